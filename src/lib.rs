@@ -1,0 +1,1 @@
+//! Holdline: a WebSocket-aware reverse proxy.
