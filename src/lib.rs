@@ -1,1 +1,2 @@
 //! Holdline: a WebSocket-aware reverse proxy.
+pub mod ws;

@@ -1,0 +1,111 @@
+//! Owns close codes and the payload of Close frames (RFC 6455 5.5.1 and 7.4, IANA registry).
+
+use std::fmt;
+
+/// The status code of a Close frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CloseCode(pub u16);
+
+impl CloseCode {
+    /// 1000: the purpose of the connection is fulfilled.
+    pub const NORMAL: Self = Self(1000);
+    /// 1001: an endpoint is going away.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// 1002: the peer broke the protocol.
+    pub const PROTOCOL_ERROR: Self = Self(1002);
+    /// 1005: what APIs report for a Close frame without a code; never on the wire.
+    pub const NO_STATUS: Self = Self(1005);
+    /// 1006: what APIs report when the connection ended without a Close frame; never on the wire.
+    pub const ABNORMAL: Self = Self(1006);
+    /// 1009: a message was too big.
+    pub const TOO_BIG: Self = Self(1009);
+    /// 1011: the server met a condition it did not expect.
+    pub const INTERNAL_ERROR: Self = Self(1011);
+    /// 1012: the service restarts; come back after a random 5 to 30 s (IANA registry).
+    pub const SERVICE_RESTART: Self = Self(1012);
+    /// 1013: the service is overloaded; try again later (IANA registry).
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
+    /// 1014: a gateway got no good answer from the server behind it (IANA registry).
+    pub const BAD_GATEWAY: Self = Self(1014);
+
+    /// The nearest code that RFC 6455 itself defines, for clients that reject the younger ones:
+    /// 1012 and 1013 become 1001, 1014 becomes 1011.
+    #[must_use]
+    pub fn to_rfc6455(self) -> Self {
+        match self {
+            Self::SERVICE_RESTART | Self::TRY_AGAIN_LATER => Self::GOING_AWAY,
+            Self::BAD_GATEWAY => Self::INTERNAL_ERROR,
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Longest reason a Close frame holds: 125 bytes of control payload less the code.
+pub const MAX_REASON: usize = 123;
+
+/// What a Close frame said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    /// The code, or [`CloseCode::NO_STATUS`] when the frame carried none.
+    pub code: CloseCode,
+    /// The text; bytes that are not UTF-8 are replaced.
+    pub text: Box<str>,
+}
+
+impl CloseReason {
+    /// Reads the (unmasked) payload of a Close frame. A payload of one byte is malformed and
+    /// reads as one without a code: judging it is the endpoints' business.
+    #[must_use]
+    pub fn parse(payload: &[u8]) -> Self {
+        match payload {
+            [high, low, text @ ..] => Self {
+                code: CloseCode(u16::from_be_bytes([*high, *low])),
+                text: String::from_utf8_lossy(text).into(),
+            },
+            _ => Self { code: CloseCode::NO_STATUS, text: "".into() },
+        }
+    }
+}
+
+/// The payload of a Close frame; a reason that is too long is cut at a character.
+#[must_use]
+pub fn payload(code: CloseCode, reason: &str) -> Vec<u8> {
+    let end = (0..=reason.len().min(MAX_REASON)).rev().find(|&i| reason.is_char_boundary(i)).unwrap_or(0);
+    let mut payload = code.0.to_be_bytes().to_vec();
+    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_reads_back() {
+        let read = CloseReason::parse(&payload(CloseCode::BAD_GATEWAY, "upstream gone"));
+        assert_eq!(read, CloseReason { code: CloseCode(1014), text: "upstream gone".into() });
+        assert_eq!(CloseReason::parse(&[]).code, CloseCode::NO_STATUS);
+        assert_eq!(CloseReason::parse(&[3]).code, CloseCode::NO_STATUS);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let cut = payload(CloseCode::NORMAL, &"ü".repeat(100));
+        assert_eq!(cut.len(), 2 + 122, "123 bytes would split a two-byte character");
+        assert!(std::str::from_utf8(&cut[2..]).is_ok());
+    }
+
+    #[test]
+    fn younger_codes_have_an_rfc6455_form() {
+        assert_eq!(CloseCode::SERVICE_RESTART.to_rfc6455(), CloseCode::GOING_AWAY);
+        assert_eq!(CloseCode::TRY_AGAIN_LATER.to_rfc6455(), CloseCode::GOING_AWAY);
+        assert_eq!(CloseCode::BAD_GATEWAY.to_rfc6455(), CloseCode::INTERNAL_ERROR);
+        assert_eq!(CloseCode::TOO_BIG.to_rfc6455(), CloseCode::TOO_BIG);
+    }
+}

@@ -1,0 +1,570 @@
+//! Owns frame headers on the wire (RFC 6455 5.2): their codec, and a scanner that finds frame
+//! boundaries in a stream of arbitrary chunks without touching payloads.
+
+use super::mask::MaskKey;
+use std::fmt;
+
+/// The longest frame header: 2 bytes, 8 of extended length, 4 of mask key.
+pub const MAX_HEADER: usize = 14;
+/// The longest payload of a control frame (RFC 6455 5.5).
+pub const MAX_CONTROL_PAYLOAD: usize = 125;
+/// The longest control frame, as a peer may send it.
+const MAX_CONTROL_FRAME: usize = MAX_HEADER + MAX_CONTROL_PAYLOAD;
+
+/// What a frame is (RFC 6455 11.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpCode {
+    /// 0x0: goes on with a fragmented message.
+    Continuation,
+    /// 0x1: begins a text message.
+    Text,
+    /// 0x2: begins a binary message.
+    Binary,
+    /// 0x8
+    Close,
+    /// 0x9
+    Ping,
+    /// 0xA
+    Pong,
+}
+
+impl OpCode {
+    /// Control frames may stand between the fragments of a message.
+    #[must_use]
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+
+    fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0x0 => Self::Continuation,
+            0x1 => Self::Text,
+            0x2 => Self::Binary,
+            0x8 => Self::Close,
+            0x9 => Self::Ping,
+            0xa => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Self::Continuation => 0x0,
+            Self::Text => 0x1,
+            Self::Binary => 0x2,
+            Self::Close => 0x8,
+            Self::Ping => 0x9,
+            Self::Pong => 0xa,
+        }
+    }
+}
+
+/// A breach of framing, found in a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A reserved bit is set that no agreed extension gave a meaning (RFC 6455 5.2).
+    ReservedBits,
+    /// An opcode that has no meaning.
+    ReservedOpCode(u8),
+    /// A client must mask (RFC 6455 5.1).
+    Unmasked,
+    /// A server must not mask (RFC 6455 5.1).
+    Masked,
+    /// A control frame's payload is over 125 bytes (RFC 6455 5.5).
+    ControlTooLong,
+    /// A control frame without FIN (RFC 6455 5.5).
+    ControlFragmented,
+    /// The length is not written in the fewest bytes (RFC 6455 5.2).
+    LengthNotMinimal,
+    /// The most significant bit of a 64-bit length is set (RFC 6455 5.2).
+    LengthTooLarge,
+    /// A continuation where no message is under way (RFC 6455 5.4).
+    NothingToContinue,
+    /// A new message inside a fragmented one (RFC 6455 5.4).
+    MessageInsideMessage,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReservedBits => f.write_str("reserved bits set"),
+            Self::ReservedOpCode(bits) => write!(f, "reserved opcode {bits:#x}"),
+            Self::Unmasked => f.write_str("client frame not masked"),
+            Self::Masked => f.write_str("server frame masked"),
+            Self::ControlTooLong => f.write_str("control frame over 125 bytes"),
+            Self::ControlFragmented => f.write_str("control frame fragmented"),
+            Self::LengthNotMinimal => f.write_str("length not minimal"),
+            Self::LengthTooLarge => f.write_str("length over 63 bits"),
+            Self::NothingToContinue => f.write_str("continuation outside a message"),
+            Self::MessageInsideMessage => f.write_str("message inside a fragmented message"),
+        }
+    }
+}
+
+/// A frame header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The last fragment of its message.
+    pub fin: bool,
+    /// The bit permessage-deflate gives a meaning (RFC 7692 6).
+    pub rsv1: bool,
+    /// What the frame is.
+    pub opcode: OpCode,
+    /// The key its payload is masked with.
+    pub mask: Option<MaskKey>,
+    /// Bytes of payload, at most 2^63 - 1.
+    pub length: u64,
+}
+
+impl Header {
+    /// Reads a header from the start of `bytes`; `None` while more bytes are needed.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the header by itself; breaches that need memory of earlier frames
+    /// are the [`Scanner`]'s to find.
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
+        let &[first, second, ..] = bytes else { return Ok(None) };
+        if first & 0x30 != 0 {
+            return Err(Violation::ReservedBits);
+        }
+        let opcode = OpCode::from_bits(first & 0x0f).ok_or(Violation::ReservedOpCode(first & 0x0f))?;
+        let (fin, rsv1) = (first & 0x80 != 0, first & 0x40 != 0);
+        if opcode.is_control() {
+            check_control(fin, rsv1, second & 0x7f)?;
+        }
+        let size = header_size(second);
+        if bytes.len() < size {
+            return Ok(None);
+        }
+        let length = decode_length(&bytes[1..])?;
+        let mask = (second & 0x80 != 0).then(|| {
+            let mut key = [0; 4];
+            key.copy_from_slice(&bytes[size - 4..size]);
+            MaskKey(key)
+        });
+        Ok(Some((Self { fin, rsv1, opcode, mask, length }, size)))
+    }
+
+    /// Appends the header as it stands on the wire.
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        to.push(u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode.bits());
+        let masked = u8::from(self.mask.is_some()) << 7;
+        match self.length {
+            0..=125 => to.push(masked | self.length as u8),
+            126..=0xffff => {
+                to.push(masked | 126);
+                to.extend_from_slice(&(self.length as u16).to_be_bytes());
+            }
+            _ => {
+                to.push(masked | 127);
+                to.extend_from_slice(&self.length.to_be_bytes());
+            }
+        }
+        if let Some(MaskKey(key)) = self.mask {
+            to.extend_from_slice(&key);
+        }
+    }
+}
+
+/// A whole control frame, ready for the wire.
+///
+/// # Panics
+/// When `payload` is over 125 bytes: callers hold payloads that fit by construction.
+#[must_use]
+pub fn control_frame(opcode: OpCode, payload: &[u8], mask: Option<MaskKey>) -> Vec<u8> {
+    assert!(payload.len() <= MAX_CONTROL_PAYLOAD, "control payloads are at most 125 bytes");
+    let mut frame = Vec::with_capacity(6 + payload.len());
+    Header { fin: true, rsv1: false, opcode, mask, length: payload.len() as u64 }.encode(&mut frame);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(key) = mask {
+        key.apply(&mut frame[start..]);
+    }
+    frame
+}
+
+/// What the scanner found next.
+#[derive(Debug)]
+pub struct Event {
+    /// What it is.
+    pub found: Found,
+    /// How many bytes of the input it took.
+    pub taken: usize,
+    /// All its bytes, when some of them came with an earlier input.
+    held: Option<Box<Held>>,
+}
+
+impl Event {
+    /// The event's bytes as they came, given the input it was found in.
+    #[must_use]
+    pub fn bytes<'a>(&'a self, input: &'a [u8]) -> &'a [u8] {
+        self.held.as_ref().map_or(&input[..self.taken], |held| held.bytes())
+    }
+
+    /// Whether the bytes stand, whole, in the input.
+    #[must_use]
+    pub fn is_contiguous(&self) -> bool {
+        self.held.is_none()
+    }
+}
+
+/// The kinds of event.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The header of a data frame. When its length is 0, the frame ends with it.
+    Data(Header),
+    /// Some of a data frame's payload.
+    Payload {
+        /// The frame ends here.
+        ends_frame: bool,
+        /// And its message with it.
+        ends_message: bool,
+    },
+    /// A control frame, whole.
+    Control(Header),
+}
+
+/// Finds frame boundaries in one direction of a connection.
+///
+/// Payloads of data frames pass chunk by chunk. A header, and a whole control frame, is held back
+/// until it is complete: that is at most 139 bytes, in a buffer that exists only while one is
+/// split over two reads. So a direction is between two frames whenever no payload is owed.
+#[derive(Debug)]
+pub struct Scanner {
+    /// Payload bytes of the current data frame that are still to come.
+    owed: u64,
+    /// Payload bytes of the current message, so far announced.
+    message: u64,
+    held: Option<Box<Held>>,
+    rules: Rules,
+    in_message: bool,
+    last_fragment: bool,
+}
+
+/// What a direction's headers are held to.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Frames are masked: true from a client, false from a server.
+    pub masked: bool,
+    /// permessage-deflate was agreed on, so RSV1 may mark the first frame of a message.
+    pub deflate: bool,
+}
+
+impl Scanner {
+    /// A scanner at the beginning of a stream.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self { owed: 0, message: 0, held: None, rules, in_message: false, last_fragment: true }
+    }
+
+    /// No data frame is unfinished: a frame may be injected here.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.owed == 0
+    }
+
+    /// Payload bytes announced so far for the message under way (as sent: compressed, perhaps).
+    #[must_use]
+    pub fn message_size(&self) -> u64 {
+        self.message
+    }
+
+    /// Takes what is held back of an unfinished header or control frame, for the case that the
+    /// stream ends or is given up as unreadable.
+    pub fn take_held(&mut self) -> Option<Box<Held>> {
+        self.held.take()
+    }
+
+    /// Finds the next event in `input`. `None` when all of it was held back or it is empty.
+    ///
+    /// # Errors
+    /// The breach of framing. Nothing of `input` has been taken then, and the offending header
+    /// is still there, in what is held and in `input`.
+    pub fn next(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        if self.owed > 0 {
+            return Ok(Some(self.payload(input)));
+        }
+        if self.held.is_some() {
+            return self.resume(input);
+        }
+        let Some((header, size)) = Header::decode(input)? else { return Ok(self.hold(input)) };
+        self.check(&header)?;
+        if !header.opcode.is_control() {
+            return Ok(Some(self.begin(header, size, None)));
+        }
+        let whole = size + header.length as usize;
+        if input.len() < whole {
+            return Ok(self.hold(input));
+        }
+        Ok(Some(Event { found: Found::Control(header), taken: whole, held: None }))
+    }
+
+    fn payload(&mut self, input: &[u8]) -> Event {
+        let taken = usize::try_from(self.owed).unwrap_or(usize::MAX).min(input.len());
+        self.owed -= taken as u64;
+        let ends_frame = self.owed == 0;
+        let found = Found::Payload { ends_frame, ends_message: ends_frame && self.last_fragment };
+        Event { found, taken, held: None }
+    }
+
+    fn hold(&mut self, input: &[u8]) -> Option<Event> {
+        let mut held = Box::new(Held { len: 0, bytes: [0; MAX_CONTROL_FRAME] });
+        held.push(input);
+        self.held = Some(held);
+        None
+    }
+
+    /// Goes on with a header or control frame that an earlier input began. The work is done on a
+    /// copy, so that an error leaves what is held as it was.
+    fn resume(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
+        let mut unit = self.held.clone().expect("only called while something is held");
+        let mut taken = 0;
+        loop {
+            let (needed, header) = match Header::decode(unit.bytes())? {
+                None => (unit.header_needs(), None),
+                Some((header, size)) if header.opcode.is_control() => {
+                    (size + header.length as usize, Some(header))
+                }
+                Some((header, size)) => (size, Some(header)),
+            };
+            let step = needed.saturating_sub(unit.bytes().len()).min(input.len() - taken);
+            unit.push(&input[taken..taken + step]);
+            taken += step;
+            if unit.bytes().len() < needed {
+                self.held = Some(unit);
+                return Ok(None);
+            }
+            let Some(header) = header else { continue };
+            self.check(&header)?;
+            self.held = None;
+            return Ok(Some(if header.opcode.is_control() {
+                Event { found: Found::Control(header), taken, held: Some(unit) }
+            } else {
+                self.begin(header, taken, Some(unit))
+            }));
+        }
+    }
+
+    /// What only the frames before can tell.
+    fn check(&self, header: &Header) -> Result<(), Violation> {
+        let first = matches!(header.opcode, OpCode::Text | OpCode::Binary);
+        if header.mask.is_some() != self.rules.masked {
+            return Err(if self.rules.masked { Violation::Unmasked } else { Violation::Masked });
+        }
+        if header.rsv1 && !(self.rules.deflate && first) {
+            return Err(Violation::ReservedBits);
+        }
+        match header.opcode {
+            OpCode::Continuation if !self.in_message => Err(Violation::NothingToContinue),
+            OpCode::Text | OpCode::Binary if self.in_message => Err(Violation::MessageInsideMessage),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, header: Header, taken: usize, held: Option<Box<Held>>) -> Event {
+        if !self.in_message {
+            self.message = 0;
+        }
+        self.owed = header.length;
+        self.message = self.message.saturating_add(header.length);
+        self.in_message = !header.fin;
+        self.last_fragment = header.fin;
+        Event { found: Found::Data(header), taken, held }
+    }
+}
+
+/// Bytes of an unfinished header or control frame.
+#[derive(Clone, Debug)]
+pub struct Held {
+    len: u8,
+    bytes: [u8; MAX_CONTROL_FRAME],
+}
+
+impl Held {
+    /// The bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    fn push(&mut self, more: &[u8]) {
+        let at = usize::from(self.len);
+        self.bytes[at..at + more.len()].copy_from_slice(more);
+        self.len += more.len() as u8;
+    }
+
+    /// How many bytes the header begun here has in all, as far as can be told.
+    fn header_needs(&self) -> usize {
+        self.bytes().get(1).map_or(2, |&second| header_size(second))
+    }
+}
+
+fn check_control(fin: bool, rsv1: bool, length: u8) -> Result<(), Violation> {
+    if rsv1 {
+        Err(Violation::ReservedBits)
+    } else if !fin {
+        Err(Violation::ControlFragmented)
+    } else if usize::from(length) > MAX_CONTROL_PAYLOAD {
+        Err(Violation::ControlTooLong)
+    } else {
+        Ok(())
+    }
+}
+
+/// The size of a header, told by its second byte.
+fn header_size(second: u8) -> usize {
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    2 + extended + if second & 0x80 != 0 { 4 } else { 0 }
+}
+
+/// Reads the payload length from the second byte on.
+fn decode_length(bytes: &[u8]) -> Result<u64, Violation> {
+    let (length, least) = match bytes[0] & 0x7f {
+        126 => (u64::from(u16::from_be_bytes([bytes[1], bytes[2]])), 126),
+        127 => {
+            let mut wide = [0; 8];
+            wide.copy_from_slice(&bytes[1..9]);
+            (u64::from_be_bytes(wide), 0x1_0000)
+        }
+        short => (u64::from(short), 0),
+    };
+    if length >> 63 != 0 {
+        Err(Violation::LengthTooLarge)
+    } else if length < least {
+        Err(Violation::LengthNotMinimal)
+    } else {
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CLIENT: Rules = Rules { masked: true, deflate: false };
+    const SERVER: Rules = Rules { masked: false, deflate: false };
+
+    /// Scans `wire` in chunks of `chunk` bytes; the headers found, and all bytes as events gave them.
+    fn scan(wire: &[u8], chunk: usize, rules: Rules) -> Result<(Vec<Header>, Vec<u8>), Violation> {
+        let mut scanner = Scanner::new(rules);
+        let (mut headers, mut bytes) = (Vec::new(), Vec::new());
+        for mut input in wire.chunks(chunk) {
+            while let Some(event) = scanner.next(input)? {
+                bytes.extend_from_slice(event.bytes(input));
+                input = &input[event.taken..];
+                if let Found::Data(header) | Found::Control(header) = event.found {
+                    headers.push(header);
+                }
+            }
+        }
+        Ok((headers, bytes))
+    }
+
+    fn violation(wire: &[u8], rules: Rules) -> Violation {
+        let whole = scan(wire, wire.len(), rules).expect_err("a violation");
+        assert_eq!(scan(wire, 1, rules).expect_err("byte by byte too"), whole);
+        whole
+    }
+
+    #[test]
+    fn reads_the_examples_of_the_rfc() {
+        let masked_hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        let (headers, _) = scan(&masked_hello, 3, CLIENT).unwrap();
+        assert_eq!(headers.len(), 1);
+        assert_eq!((headers[0].opcode, headers[0].length), (OpCode::Text, 5));
+        let fragments = [0x01, 0x03, 0x48, 0x65, 0x6c, 0x80, 0x02, 0x6c, 0x6f];
+        let (headers, _) = scan(&fragments, 1, SERVER).unwrap();
+        assert_eq!(headers.iter().map(|h| h.fin).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn names_every_violation() {
+        assert_eq!(violation(&[0xc1, 0x00], SERVER), Violation::ReservedBits);
+        assert_eq!(violation(&[0xa1, 0x00], SERVER), Violation::ReservedBits);
+        assert_eq!(violation(&[0xc9, 0x00], Rules { masked: false, deflate: true }), Violation::ReservedBits);
+        assert_eq!(violation(&[0x83, 0x00], SERVER), Violation::ReservedOpCode(3));
+        assert_eq!(violation(&[0x81, 0x00], CLIENT), Violation::Unmasked);
+        assert_eq!(violation(&[0x81, 0x80, 0, 0, 0, 0], SERVER), Violation::Masked);
+        assert_eq!(violation(&[0x89, 0x7e, 0x00, 0x7e], SERVER), Violation::ControlTooLong);
+        assert_eq!(violation(&[0x09, 0x00], SERVER), Violation::ControlFragmented);
+        assert_eq!(violation(&[0x82, 0x7e, 0x00, 0x7d], SERVER), Violation::LengthNotMinimal);
+        assert_eq!(
+            violation(&[0x82, 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff], SERVER),
+            Violation::LengthNotMinimal
+        );
+        assert_eq!(violation(&[0x82, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0], SERVER), Violation::LengthTooLarge);
+        assert_eq!(violation(&[0x80, 0x00], SERVER), Violation::NothingToContinue);
+        assert_eq!(violation(&[0x01, 0x00, 0x81, 0x00], SERVER), Violation::MessageInsideMessage);
+    }
+
+    #[test]
+    fn deflate_allows_rsv1_on_the_first_frame_only() {
+        let rules = Rules { masked: false, deflate: true };
+        assert!(scan(&[0xc1, 0x00], 2, rules).is_ok());
+        assert_eq!(violation(&[0x41, 0x00, 0xc0, 0x00], rules), Violation::ReservedBits);
+    }
+
+    #[test]
+    fn what_is_held_survives_a_violation() {
+        let mut scanner = Scanner::new(SERVER);
+        assert!(scanner.next(&[0x82, 0x7e, 0x00]).unwrap().is_none());
+        assert_eq!(scanner.next(&[0x01, 0xff]).unwrap_err(), Violation::LengthNotMinimal);
+        assert_eq!(scanner.take_held().unwrap().bytes(), [0x82, 0x7e, 0x00]);
+    }
+
+    #[test]
+    fn a_partial_header_leaves_the_direction_at_a_boundary() {
+        let mut scanner = Scanner::new(SERVER);
+        assert!(scanner.next(&[0x82]).unwrap().is_none());
+        assert!(scanner.at_boundary());
+        let event = scanner.next(&[0x02, 1]).unwrap().unwrap();
+        assert!(matches!(event.found, Found::Data(Header { length: 2, .. })));
+        assert!(!scanner.at_boundary());
+    }
+
+    prop_compose! {
+        fn header()(fin: bool, kind in 0..5_u8, length in prop_oneof![0..130_u64, 65530..65540_u64, 0..1_u64 << 20],
+            mask in proptest::option::of(any::<[u8; 4]>())) -> Header
+        {
+            let opcode = [OpCode::Text, OpCode::Binary, OpCode::Ping, OpCode::Pong, OpCode::Close][usize::from(kind)];
+            let control = opcode.is_control();
+            Header { fin: fin || control, rsv1: false, opcode, mask: mask.map(MaskKey),
+                length: if control { length % 126 } else { length } }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_reads_back(header in header()) {
+            let mut wire = Vec::new();
+            header.encode(&mut wire);
+            prop_assert_eq!(Header::decode(&wire).unwrap(), Some((header, wire.len())));
+            for short in 0..wire.len() {
+                prop_assert_eq!(Header::decode(&wire[..short]).unwrap(), None);
+            }
+        }
+
+        #[test]
+        fn chunking_changes_nothing(frames in proptest::collection::vec((0..4_u8, 0..300_usize), 1..12), chunk in 1..64_usize) {
+            let mut wire = Vec::new();
+            for (kind, length) in frames {
+                let opcode = [OpCode::Text, OpCode::Binary, OpCode::Ping, OpCode::Pong][usize::from(kind)];
+                let length = if opcode.is_control() { length % 126 } else { length };
+                let header = Header { fin: true, rsv1: false, opcode, mask: None, length: length as u64 };
+                header.encode(&mut wire);
+                wire.extend(std::iter::repeat_n(7, length));
+            }
+            let whole = scan(&wire, wire.len(), SERVER).unwrap();
+            prop_assert_eq!(&whole.1, &wire);
+            prop_assert_eq!(scan(&wire, chunk, SERVER).unwrap(), whole);
+        }
+    }
+}

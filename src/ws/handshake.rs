@@ -1,0 +1,330 @@
+//! Owns the opening handshake: what counts as an opening, and which answer accepts it
+//! (RFC 6455 4.1, 4.2; RFC 9110 7.8).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use sha1::{Digest, Sha1};
+
+/// The one version there is (RFC 6455 4.1).
+pub const VERSION: &str = "13";
+
+/// What a request wants of its connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// An ordinary request and response.
+    Http,
+    /// A WebSocket; the opening is valid.
+    WebSocket,
+    /// Another protocol, by the tokens of its `Upgrade` header.
+    Other(HeaderValue),
+}
+
+/// Why a request that claims to open a WebSocket does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpeningError {
+    /// RFC 6455 4.1 point 2.
+    #[error("a WebSocket opening is a GET")]
+    Method,
+    /// RFC 6455 4.1 point 2.
+    #[error("a WebSocket opening needs HTTP/1.1")]
+    HttpVersion,
+    /// RFC 6455 4.1 point 6.
+    #[error("\"Upgrade: websocket\" came without \"Connection: Upgrade\"")]
+    Connection,
+    /// RFC 6455 4.1 point 7.
+    #[error("Sec-WebSocket-Key must stand once and be 16 bytes in base64")]
+    Key,
+    /// RFC 6455 4.1 point 9.
+    #[error("Sec-WebSocket-Version is missing")]
+    NoVersion,
+    /// RFC 6455 4.4: answered with 426 and the version that is spoken.
+    #[error("only Sec-WebSocket-Version 13 is spoken")]
+    Version,
+    /// Bytes behind the opening are frames; a body would be read as such (RFC 9112 6.3).
+    #[error("a WebSocket opening has no body")]
+    Body,
+}
+
+impl OpeningError {
+    /// The status that tells the client.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Version => StatusCode::UPGRADE_REQUIRED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// Tells what a request wants. `h2c` is not offered to anybody (RFC 9113 3.1 made it obsolete).
+///
+/// # Errors
+/// The request names `websocket` in `Upgrade` and is no valid opening.
+pub fn wish(method: &Method, version: Version, headers: &HeaderMap) -> Result<Wish, OpeningError> {
+    let asks = list_names(headers, &CONNECTION, "upgrade");
+    if list_names(headers, &UPGRADE, "websocket") {
+        return check_opening(method, version, headers, asks).map(|()| Wish::WebSocket);
+    }
+    if !asks || version < Version::HTTP_11 {
+        return Ok(Wish::Http);
+    }
+    let others: Vec<&str> =
+        tokens(headers, &UPGRADE).filter(|token| !token.eq_ignore_ascii_case("h2c")).collect();
+    match HeaderValue::from_str(&others.join(", ")) {
+        Ok(value) if !value.is_empty() => Ok(Wish::Other(value)),
+        _ => Ok(Wish::Http),
+    }
+}
+
+fn check_opening(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+    asks: bool,
+) -> Result<(), OpeningError> {
+    if method != Method::GET {
+        return Err(OpeningError::Method);
+    }
+    if version < Version::HTTP_11 {
+        return Err(OpeningError::HttpVersion);
+    }
+    if !asks {
+        return Err(OpeningError::Connection);
+    }
+    match sole(headers, &SEC_WEBSOCKET_VERSION) {
+        Some(value) if value == VERSION => {}
+        None if !headers.contains_key(SEC_WEBSOCKET_VERSION) => return Err(OpeningError::NoVersion),
+        _ => return Err(OpeningError::Version),
+    }
+    let key = sole(headers, &SEC_WEBSOCKET_KEY).ok_or(OpeningError::Key)?;
+    if !BASE64.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) {
+        return Err(OpeningError::Key);
+    }
+    let body = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if body || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(OpeningError::Body);
+    }
+    Ok(())
+}
+
+/// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455 4.2.2 point 5.4).
+#[must_use]
+pub fn accept(key: &[u8]) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key);
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64.encode(hash.finalize())
+}
+
+/// Why a 101 does not accept the opening it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// RFC 6455 4.1, client requirement 2 and 3.
+    #[error("its 101 does not say \"Upgrade: websocket\" and \"Connection: Upgrade\"")]
+    NotUpgraded,
+    /// RFC 6455 4.1, client requirement 4: whoever answers did not read the opening.
+    #[error("its Sec-WebSocket-Accept does not answer the key")]
+    Accept,
+    /// RFC 6455 4.1, client requirement 6.
+    #[error("it chose a subprotocol that was not offered")]
+    Protocol,
+    /// RFC 9110 7.8: switches to what was not asked for.
+    #[error("it switched to a protocol that was not asked for")]
+    WrongToken,
+}
+
+/// Holds a 101 against the WebSocket opening it answers.
+///
+/// # Errors
+/// The answer does not accept this opening.
+pub fn check_answer(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
+    if !list_names(answer, &UPGRADE, "websocket") || !list_names(answer, &CONNECTION, "upgrade") {
+        return Err(AnswerError::NotUpgraded);
+    }
+    let key = opening.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+    if sole(answer, &SEC_WEBSOCKET_ACCEPT).is_none_or(|value| value.as_bytes() != accept(key).as_bytes()) {
+        return Err(AnswerError::Accept);
+    }
+    match answer.get(SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::to_str) {
+        None => Ok(()),
+        Some(Ok(chosen)) if tokens(opening, &SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == chosen.trim()) => {
+            Ok(())
+        }
+        Some(_) => Err(AnswerError::Protocol),
+    }
+}
+
+/// Holds a 101 against an upgrade to a protocol other than WebSocket.
+///
+/// # Errors
+/// The answer switches to something else.
+pub fn check_other_answer(asked: &HeaderValue, answer: &HeaderMap) -> Result<(), AnswerError> {
+    let asked = asked.to_str().unwrap_or_default();
+    let offered = |token: &str| asked.split(',').any(|offer| offer.trim().eq_ignore_ascii_case(token));
+    let mut chosen = tokens(answer, &UPGRADE).peekable();
+    if chosen.peek().is_some() && chosen.all(offered) { Ok(()) } else { Err(AnswerError::WrongToken) }
+}
+
+/// The extensions a 101 agreed to, as far as the frame scanner is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extensions {
+    /// None: RSV bits have no meaning.
+    None,
+    /// permessage-deflate alone (RFC 7692): RSV1 marks compressed messages.
+    Deflate,
+    /// Something whose effect on frames is not known here.
+    Unknown,
+}
+
+/// Reads the extensions from an answer's headers.
+#[must_use]
+pub fn extensions(answer: &HeaderMap) -> Extensions {
+    let mut found = Extensions::None;
+    for token in tokens(answer, &SEC_WEBSOCKET_EXTENSIONS) {
+        let name = token.split(';').next().unwrap_or_default().trim();
+        if !name.eq_ignore_ascii_case("permessage-deflate") {
+            return Extensions::Unknown;
+        }
+        found = Extensions::Deflate;
+    }
+    found
+}
+
+/// Whether a comma-separated list header names `token`, in any of its lines and in any case.
+#[must_use]
+pub fn list_names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
+}
+
+/// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1).
+pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opening() -> HeaderMap {
+        headers(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-protocol", "chat, superchat"),
+        ])
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|&(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    fn wish_of(headers: &HeaderMap) -> Result<Wish, OpeningError> {
+        wish(&Method::GET, Version::HTTP_11, headers)
+    }
+
+    fn without(name: &str) -> HeaderMap {
+        let mut headers = opening();
+        headers.remove(name);
+        headers
+    }
+
+    fn with(name: &'static str, value: &'static str) -> HeaderMap {
+        let mut headers = opening();
+        headers.insert(name, HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn firefox_and_chromium_openings_are_recognised() {
+        assert_eq!(wish_of(&opening()), Ok(Wish::WebSocket));
+        assert_eq!(wish_of(&with("connection", "Upgrade")), Ok(Wish::WebSocket));
+        let mut twice = with("connection", "keep-alive");
+        twice.append("connection", HeaderValue::from_static("upgrade"));
+        assert_eq!(wish_of(&twice), Ok(Wish::WebSocket), "the list may stand on several lines");
+    }
+
+    #[test]
+    fn false_openings_are_told_what_is_wrong() {
+        assert_eq!(wish(&Method::POST, Version::HTTP_11, &opening()), Err(OpeningError::Method));
+        assert_eq!(wish(&Method::GET, Version::HTTP_10, &opening()), Err(OpeningError::HttpVersion));
+        assert_eq!(wish_of(&without("connection")), Err(OpeningError::Connection));
+        assert_eq!(wish_of(&without("sec-websocket-key")), Err(OpeningError::Key));
+        assert_eq!(wish_of(&with("sec-websocket-key", "c2hvcnQ=")), Err(OpeningError::Key));
+        assert_eq!(wish_of(&without("sec-websocket-version")), Err(OpeningError::NoVersion));
+        assert_eq!(wish_of(&with("sec-websocket-version", "8")), Err(OpeningError::Version));
+        assert_eq!(OpeningError::Version.status(), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(wish_of(&with("content-length", "5")), Err(OpeningError::Body));
+        assert_eq!(wish_of(&with("content-length", "0")), Ok(Wish::WebSocket));
+        assert_eq!(wish_of(&with("transfer-encoding", "chunked")), Err(OpeningError::Body));
+        let mut two_keys = opening();
+        two_keys.append("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        assert_eq!(wish_of(&two_keys), Err(OpeningError::Key));
+    }
+
+    #[test]
+    fn other_tokens_pass_and_h2c_is_dropped() {
+        let other = with("upgrade", "h2c, tcp");
+        assert_eq!(wish_of(&other), Ok(Wish::Other(HeaderValue::from_static("tcp"))));
+        assert_eq!(wish_of(&with("upgrade", "h2c")), Ok(Wish::Http));
+        assert_eq!(wish_of(&headers(&[("upgrade", "tcp")])), Ok(Wish::Http), "Connection does not name it");
+    }
+
+    #[test]
+    fn the_accept_of_the_rfc() {
+        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn answers_are_held_against_the_opening() {
+        let good = headers(&[
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ]);
+        assert_eq!(check_answer(&opening(), &good), Ok(()));
+        let changed = |name: &'static str, value: &'static str| {
+            let mut answer = good.clone();
+            answer.insert(name, HeaderValue::from_static(value));
+            check_answer(&opening(), &answer)
+        };
+        assert_eq!(changed("upgrade", "tcp"), Err(AnswerError::NotUpgraded));
+        assert_eq!(changed("connection", "close"), Err(AnswerError::NotUpgraded));
+        assert_eq!(changed("sec-websocket-accept", "bm8="), Err(AnswerError::Accept));
+        assert_eq!(changed("sec-websocket-protocol", "superchat"), Ok(()));
+        assert_eq!(changed("sec-websocket-protocol", "mqtt"), Err(AnswerError::Protocol));
+    }
+
+    #[test]
+    fn other_answers_must_name_what_was_asked() {
+        let asked = HeaderValue::from_static("tcp, spdy/3");
+        assert_eq!(check_other_answer(&asked, &headers(&[("upgrade", "SPDY/3")])), Ok(()));
+        assert_eq!(check_other_answer(&asked, &headers(&[("upgrade", "foo")])), Err(AnswerError::WrongToken));
+        assert_eq!(check_other_answer(&asked, &headers(&[])), Err(AnswerError::WrongToken));
+    }
+
+    #[test]
+    fn extensions_are_told_apart() {
+        let of = |value| extensions(&headers(&[("sec-websocket-extensions", value)]));
+        assert_eq!(extensions(&headers(&[])), Extensions::None);
+        assert_eq!(of("permessage-deflate; client_max_window_bits=15"), Extensions::Deflate);
+        assert_eq!(of("x-webkit-deflate-frame"), Extensions::Unknown);
+        assert_eq!(of("permessage-deflate, bbf-usp-protocol"), Extensions::Unknown);
+    }
+}
