@@ -84,20 +84,28 @@ pub enum Violation {
     MessageInsideMessage,
 }
 
+impl Violation {
+    /// The breach in words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReservedBits => "reserved bits set",
+            Self::ReservedOpCode(_) => "reserved opcode",
+            Self::Unmasked => "client frame not masked",
+            Self::Masked => "server frame masked",
+            Self::ControlTooLong => "control frame over 125 bytes",
+            Self::ControlFragmented => "control frame fragmented",
+            Self::LengthNotMinimal => "length not minimal",
+            Self::LengthTooLarge => "length over 63 bits",
+            Self::NothingToContinue => "continuation outside a message",
+            Self::MessageInsideMessage => "message inside a fragmented message",
+        }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ReservedBits => f.write_str("reserved bits set"),
-            Self::ReservedOpCode(bits) => write!(f, "reserved opcode {bits:#x}"),
-            Self::Unmasked => f.write_str("client frame not masked"),
-            Self::Masked => f.write_str("server frame masked"),
-            Self::ControlTooLong => f.write_str("control frame over 125 bytes"),
-            Self::ControlFragmented => f.write_str("control frame fragmented"),
-            Self::LengthNotMinimal => f.write_str("length not minimal"),
-            Self::LengthTooLarge => f.write_str("length over 63 bits"),
-            Self::NothingToContinue => f.write_str("continuation outside a message"),
-            Self::MessageInsideMessage => f.write_str("message inside a fragmented message"),
-        }
+        f.write_str(self.as_str())
     }
 }
 

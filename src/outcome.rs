@@ -1,0 +1,233 @@
+//! Owns the end of a connection as a value: who ended it, why, with which words, after what
+//! traffic and how much silence. It must not know how any of it came about.
+
+use crate::ws::close::CloseCode;
+use std::fmt;
+use std::ops::{Index, IndexMut};
+use std::time::Duration;
+
+/// One of the two peers of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Whoever connected to the proxy.
+    Client,
+    /// The server that the proxy connected to.
+    Upstream,
+}
+
+impl Side {
+    /// Both, for loops.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
+/// Two of a thing, one for each side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerSide<T> {
+    /// The client's.
+    pub client: T,
+    /// The upstream's.
+    pub upstream: T,
+}
+
+impl<T> Index<Side> for PerSide<T> {
+    type Output = T;
+    fn index(&self, side: Side) -> &T {
+        match side {
+            Side::Client => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+}
+
+impl<T> IndexMut<Side> for PerSide<T> {
+    fn index_mut(&mut self, side: Side) -> &mut T {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The client did.
+    Client,
+    /// The upstream did.
+    Upstream,
+    /// The proxy did, by a limit, a timeout or its operator's order.
+    Proxy,
+}
+
+impl From<Side> for Who {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Upstream => Self::Upstream,
+        }
+    }
+}
+
+impl Who {
+    /// The word for it in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// An HTTP exchange was answered in full: nothing to explain.
+    Done,
+    /// A Close frame.
+    Close,
+    /// End of stream without a Close frame; applications call it 1006.
+    Eof,
+    /// ECONNRESET or EPIPE.
+    Reset,
+    /// No byte came within `ping.timeout` after a Ping of the proxy.
+    Unresponsive,
+    /// Neither side delivered a byte for `read_timeout`.
+    ReadTimeout,
+    /// Bytes were waiting for that side and it took none for `send_timeout`.
+    SendTimeout,
+    /// `max_lifetime` is over.
+    Lifetime,
+    /// The kernel gave the peer up (ETIMEDOUT: keepalive or `tcp_user_timeout`).
+    TcpTimeout,
+    /// The operator drains this endpoint or this proxy.
+    Drain,
+    /// The proxy stops.
+    Shutdown,
+    /// The endpoint was taken out of the configuration.
+    EndpointRemoved,
+    /// Moved to even out the endpoints' shares.
+    Rebalance,
+    /// A message over `max_message_size`.
+    TooBig,
+    /// A breach of framing where `on_violation = "close"`.
+    Violation,
+    /// A limit refused the connection.
+    Limit,
+    /// The request was refused as malformed, or no route serves it.
+    Refused,
+    /// No endpoint could be reached, or none is available.
+    Unreachable,
+    /// An endpoint accepted the connection and did not answer in time.
+    ResponseTimeout,
+    /// An endpoint gave an answer that is not valid.
+    BadAnswer,
+    /// The task was dropped: a defect, reported so that it shows.
+    Aborted,
+}
+
+impl Why {
+    /// The word for it in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Close => "close",
+            Self::Eof => "eof",
+            Self::Reset => "reset",
+            Self::Unresponsive => "unresponsive",
+            Self::ReadTimeout => "read_timeout",
+            Self::SendTimeout => "send_timeout",
+            Self::Lifetime => "lifetime",
+            Self::TcpTimeout => "tcp_timeout",
+            Self::Drain => "drain",
+            Self::Shutdown => "shutdown",
+            Self::EndpointRemoved => "endpoint_removed",
+            Self::Rebalance => "rebalance",
+            Self::TooBig => "too_big",
+            Self::Violation => "violation",
+            Self::Limit => "limit",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::ResponseTimeout => "response_timeout",
+            Self::BadAnswer => "bad_answer",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who, why, and the words of the Close frame if there was one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Who ended it.
+    pub who: Who,
+    /// Why.
+    pub why: Why,
+    /// The code of the Close frame that ended it, received or sent by the proxy.
+    pub code: Option<CloseCode>,
+    /// The text of that frame, or what explains an end that had none.
+    pub reason: Box<str>,
+}
+
+impl Ending {
+    /// An end without a Close frame.
+    #[must_use]
+    pub fn new(who: impl Into<Who>, why: Why) -> Self {
+        Self { who: who.into(), why, code: None, reason: "".into() }
+    }
+}
+
+/// What one side sent, and how it answered pings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes received from this side.
+    pub bytes: u64,
+    /// Messages begun by this side and received whole; 0 on blind tunnels.
+    pub messages: u64,
+    /// Pings that the proxy sent to this side.
+    pub pings: u32,
+    /// How many of them it answered.
+    pub pongs: u32,
+    /// Last round-trip time of a ping.
+    pub last_rtt: Option<Duration>,
+    /// Longest round-trip time of a ping.
+    pub worst_rtt: Option<Duration>,
+}
+
+/// The whole story of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// What each side sent.
+    pub traffic: PerSide<Traffic>,
+    /// From the opening's answer to the end.
+    pub duration: Duration,
+    /// How long each side had been silent when the end was decided.
+    pub idle: PerSide<Duration>,
+    /// Why frames were not read, if they were not: another protocol, an unknown extension, a
+    /// breach of framing.
+    pub blind: Option<&'static str>,
+}

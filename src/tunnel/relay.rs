@@ -1,0 +1,463 @@
+//! Owns the life of a tunnel as a state machine: which bytes pass, where a Ping fits, whose a Pong
+//! is, how it ends. It must not know sockets or clocks: bytes and the time are handed in, bytes to
+//! send are handed out, and the same machine serves every driver, test and fuzz target.
+
+mod ending;
+mod keepalive;
+
+use super::counters::Counters;
+use super::timer::{Tick, Timer};
+use super::{Framing, OnViolation, Pong, Settings};
+use crate::outcome::{Ending, PerSide, Side, Why};
+use crate::ws::close::{self, CloseCode, CloseReason};
+use crate::ws::frame::{
+    Event, Found, Header, MAX_CONTROL_PAYLOAD, OpCode, Rules, Scanner, Violation, control_frame,
+};
+use crate::ws::mask::MaskKey;
+use keepalive::{Keepalive, Owner};
+use std::sync::Arc;
+
+/// Where the relay's bytes go.
+pub trait Output {
+    /// `bytes` are to reach `to`, in order, behind everything sent to it before.
+    fn send(&mut self, to: Side, bytes: &[u8]);
+}
+
+/// A tunnel without its sockets.
+#[derive(Debug)]
+pub struct Relay {
+    settings: Arc<Settings>,
+    legs: PerSide<Leg>,
+    /// Set when the end is decided; the first sign of it wins.
+    end: Option<Box<End>>,
+    order: Option<Box<Order>>,
+    blind: Option<&'static str>,
+}
+
+/// An order of the operator to close.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// When.
+    pub at: Tick,
+    /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`], [`Why::Rebalance`].
+    pub why: Why,
+}
+
+#[derive(Debug)]
+struct End {
+    ending: Ending,
+    at: Tick,
+    idle: PerSide<std::time::Duration>,
+}
+
+/// One side, as the source of what it sends and as the destination of what it is sent.
+#[derive(Debug)]
+struct Leg {
+    scanner: Scanner,
+    counters: Counters,
+    keepalive: Keepalive,
+    last_seen: Tick,
+    /// Since when bytes wait for this side that it does not take.
+    blocked: Option<Tick>,
+    /// When bytes last stopped waiting for it.
+    free_since: Tick,
+    /// What goes to this side at the next frame boundary.
+    queued_close: Option<CloseCode>,
+    queued_pong: Option<Vec<u8>>,
+    queued_ping: bool,
+    /// A data frame *from* this side has passed in part.
+    mid_frame: bool,
+    /// This side has sent a Close frame.
+    closed: bool,
+    /// A Close frame was sent to this side: nothing may be injected behind it.
+    told: bool,
+    /// It was the proxy's: nothing of the other side may follow.
+    sealed: bool,
+    /// This side's stream has ended.
+    eof: bool,
+    /// Nothing can be exchanged with this side any more.
+    dead: bool,
+}
+
+impl Leg {
+    fn new(rules: Rules) -> Self {
+        Self {
+            scanner: Scanner::new(rules),
+            counters: Counters::default(),
+            keepalive: Keepalive::new(rand::random()),
+            last_seen: Tick::ZERO,
+            blocked: None,
+            free_since: Tick::ZERO,
+            queued_close: None,
+            queued_pong: None,
+            queued_ping: false,
+            mid_frame: false,
+            closed: false,
+            told: false,
+            sealed: false,
+            eof: false,
+            dead: false,
+        }
+    }
+}
+
+impl Relay {
+    /// A tunnel that has just opened, at [`Tick::ZERO`].
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, framing: Framing) -> Self {
+        let (deflate, blind) = match framing {
+            Framing::WebSocket { deflate } => (deflate, None),
+            Framing::Blind(reason) => (false, Some(reason)),
+        };
+        let legs = PerSide {
+            client: Leg::new(Rules { masked: true, deflate }),
+            upstream: Leg::new(Rules { masked: false, deflate }),
+        };
+        Self { settings, legs, end: None, order: None, blind }
+    }
+
+    /// New settings of the route, from a reload.
+    pub fn set_settings(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
+    /// Takes the operator's order to close; an earlier moment replaces a later one.
+    pub fn order(&mut self, order: Order) {
+        if self.order.as_ref().is_none_or(|standing| order.at < standing.at) {
+            self.order = Some(Box::new(order));
+        }
+    }
+
+    /// Bytes arrived from a side.
+    pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
+        let leg = &mut self.legs[from];
+        leg.last_seen = now;
+        leg.keepalive.heard();
+        leg.counters.received(input.len());
+        if self.blind.is_some() {
+            self.pass(from.other(), input, out)
+        } else {
+            self.scan(from, input, now, out)
+        }
+    }
+
+    /// Reads the frames of `input`. What passes unchanged passes in one piece: `run` is where the
+    /// piece begins that is to be sent next.
+    fn scan(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
+        let to = from.other();
+        let (mut run, mut at) = (0, 0);
+        loop {
+            let event = match self.legs[from].scanner.next(&input[at..]) {
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    // The rest is held back by the scanner, or there is none.
+                    return self.pass(to, &input[run..at], out);
+                }
+                Err(violation) => {
+                    self.pass(to, &input[run..at], out);
+                    return self.on_violation(from, violation, &input[at..], now, out);
+                }
+            };
+            let start = at;
+            at += event.taken;
+            if event.is_contiguous() && self.passes_unseen(from, &event) {
+                continue;
+            }
+            self.pass(to, &input[run..start], out);
+            run = at;
+            if self.admit(from, &event, &input[start..], now, out) {
+                if event.is_contiguous() {
+                    run = start;
+                } else {
+                    self.pass(to, event.bytes(&input[start..]), out);
+                }
+            }
+            if !self.legs[from].mid_frame && self.has_queued(to) {
+                self.pass(to, &input[run..at], out);
+                run = at;
+                self.inject_queued(to, now, out);
+            }
+        }
+    }
+
+    /// The short way of most frames: data within the limits, with nothing waiting to be injected.
+    fn passes_unseen(&mut self, from: Side, event: &Event) -> bool {
+        if self.has_queued(from.other()) {
+            return false;
+        }
+        match &event.found {
+            Found::Data(header) if !self.too_big(from) => {
+                self.on_data(from, header);
+                true
+            }
+            Found::Payload { ends_frame, ends_message } => {
+                self.on_payload(from, *ends_frame, *ends_message);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes note of an event; whether its bytes pass.
+    fn admit(&mut self, from: Side, event: &Event, input: &[u8], now: Tick, out: &mut impl Output) -> bool {
+        match &event.found {
+            Found::Data(_) if self.too_big(from) => {
+                self.end_too_big(from, now, out);
+                false
+            }
+            Found::Data(header) => {
+                self.on_data(from, header);
+                true
+            }
+            Found::Payload { ends_frame, ends_message } => {
+                self.on_payload(from, *ends_frame, *ends_message);
+                true
+            }
+            Found::Control(header) => {
+                let (mut scratch, wire) = ([0; MAX_CONTROL_PAYLOAD], event.bytes(input));
+                let payload = &mut scratch[..header.length as usize];
+                payload.copy_from_slice(&wire[wire.len() - payload.len()..]);
+                if let Some(key) = header.mask {
+                    key.apply(payload);
+                }
+                self.on_control(from, header.opcode, payload, now)
+            }
+        }
+    }
+
+    fn too_big(&self, from: Side) -> bool {
+        let size = self.legs[from].scanner.message_size();
+        self.end.is_none() && self.settings.max_message_size.is_some_and(|max| size > max)
+    }
+
+    fn on_data(&mut self, from: Side, header: &Header) {
+        let leg = &mut self.legs[from];
+        leg.mid_frame = header.length > 0;
+        if header.length == 0 && header.fin {
+            leg.counters.message();
+        }
+    }
+
+    fn on_payload(&mut self, from: Side, ends_frame: bool, ends_message: bool) {
+        let leg = &mut self.legs[from];
+        leg.mid_frame = !ends_frame;
+        if ends_message {
+            leg.counters.message();
+        }
+    }
+
+    /// A control frame came, whole; whether it passes.
+    fn on_control(&mut self, from: Side, opcode: OpCode, payload: &[u8], now: Tick) -> bool {
+        let to = from.other();
+        match opcode {
+            OpCode::Ping if !self.legs[to].sealed => self.legs[to].keepalive.foreign_ping(payload, now),
+            OpCode::Pong => return self.on_pong(from, payload, now),
+            OpCode::Close => {
+                self.legs[from].closed = true;
+                if !self.legs[to].sealed {
+                    self.legs[to].told = true;
+                    self.legs[to].forget_queued();
+                }
+                let CloseReason { code, text } = CloseReason::parse(payload);
+                let code = (code != CloseCode::NO_STATUS).then_some(code);
+                self.decide(Ending { who: from.into(), why: Why::Close, code, reason: text }, now);
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn on_pong(&mut self, from: Side, payload: &[u8], now: Tick) -> bool {
+        let leg = &mut self.legs[from];
+        match leg.keepalive.pong(payload) {
+            Owner::Peer => true,
+            Owner::Given => false,
+            Owner::Proxy { sent, missing } => {
+                if let Some(sent) = sent {
+                    leg.counters.pong(sent, now);
+                }
+                // Here is a frame boundary towards the other side: it goes out with the queue.
+                self.legs[from.other()].queued_pong = missing;
+                false
+            }
+        }
+    }
+
+    fn on_violation(
+        &mut self,
+        from: Side,
+        violation: Violation,
+        rest: &[u8],
+        now: Tick,
+        out: &mut impl Output,
+    ) {
+        if self.settings.on_violation == OnViolation::Close && self.end.is_none() {
+            return self.end_violation(from, violation, now, out);
+        }
+        if self.end.is_none() {
+            self.go_blind(violation.as_str(), out);
+        } else if let Some(held) = self.legs[from].scanner.take_held() {
+            self.pass(from.other(), held.bytes(), out);
+        }
+        self.pass(from.other(), rest, out);
+    }
+
+    /// Gives up reading frames, in both directions: without the one, Pongs could not be told apart,
+    /// without the other, nothing could be injected.
+    fn go_blind(&mut self, reason: &'static str, out: &mut impl Output) {
+        self.blind = Some(reason);
+        for side in Side::BOTH {
+            if let Some(held) = self.legs[side].scanner.take_held() {
+                self.pass(side.other(), held.bytes(), out);
+            }
+            self.legs[side].forget_queued();
+        }
+    }
+
+    /// Sends what passes, unless the proxy has closed this side already.
+    fn pass(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
+        let leg = &self.legs[to];
+        if !bytes.is_empty() && !leg.sealed && !leg.dead {
+            out.send(to, bytes);
+        }
+    }
+
+    fn has_queued(&self, to: Side) -> bool {
+        let leg = &self.legs[to];
+        leg.queued_ping || leg.queued_pong.is_some() || leg.queued_close.is_some()
+    }
+
+    /// Injects what waits for this frame boundary: the Pong somebody waits for, a Ping if it is
+    /// still due, and a Close last.
+    fn inject_queued(&mut self, to: Side, now: Tick, out: &mut impl Output) {
+        if let Some(payload) = self.legs[to].queued_pong.take() {
+            self.inject(to, OpCode::Pong, &payload, out);
+        }
+        if std::mem::take(&mut self.legs[to].queued_ping) && self.ping_due(to).is_some_and(|due| due <= now) {
+            self.ping(to, now, out);
+        }
+        if let Some(code) = self.legs[to].queued_close.take() {
+            self.close(to, code, out);
+        }
+    }
+
+    fn inject(&mut self, to: Side, opcode: OpCode, payload: &[u8], out: &mut impl Output) {
+        let leg = &self.legs[to];
+        if !leg.told && !leg.dead {
+            // To the upstream the proxy is a client, and clients mask (RFC 6455 5.1).
+            let mask = (to == Side::Upstream).then(MaskKey::random);
+            out.send(to, &control_frame(opcode, payload, mask));
+        }
+    }
+
+    fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
+        let leg = &mut self.legs[to];
+        let payload = leg.keepalive.ping(now);
+        leg.counters.ping();
+        self.inject(to, OpCode::Ping, &payload, out);
+    }
+
+    fn close(&mut self, to: Side, code: CloseCode, out: &mut impl Output) {
+        let reason = self.end.as_ref().map_or("", |end| &end.ending.reason);
+        self.inject(to, OpCode::Close, &close::payload(code, reason), out);
+        self.legs[to].told = true;
+        self.legs[to].sealed = true;
+    }
+
+    /// When this side is to be sent a Ping, if ever: not while bytes wait for it (their timeout
+    /// is the send timeout), not behind a Close, not when one is queued already, and not while the
+    /// answer to the last one decides over life and death.
+    fn ping_due(&self, side: Side) -> Option<Tick> {
+        let leg = &self.legs[side];
+        let closing = self.end.is_some() || leg.told || leg.blocked.is_some() || leg.queued_ping;
+        let judged = self.settings.pong == Pong::Required && leg.keepalive.is_awaiting();
+        if self.blind.is_some() || closing || judged {
+            return None;
+        }
+        let interval = self.settings.ping[side]?;
+        Some(leg.keepalive.due(leg.last_seen, interval, self.settings.ping_timeout))
+    }
+
+    fn pong_due(&self, side: Side) -> Option<Tick> {
+        let leg = &self.legs[side];
+        if self.blind.is_some() || self.settings.pong == Pong::Optional || leg.blocked.is_some() {
+            return None;
+        }
+        leg.keepalive.dead_at(leg.free_since, self.settings.ping_timeout)
+    }
+
+    /// All timers that run, with their moments.
+    fn timers(&self) -> impl Iterator<Item = (Tick, Timer)> + '_ {
+        let open = self.end.is_none();
+        let sides = Side::BOTH.into_iter().filter(move |_| open).flat_map(|side| {
+            let blocked = self.legs[side].blocked.zip(self.settings.send_timeout);
+            [
+                self.pong_due(side).map(|at| (at, Timer::PongDue(side))),
+                blocked.map(|(since, timeout)| (since + timeout, Timer::Send(side))),
+                self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
+            ]
+        });
+        let last_seen = self.legs.client.last_seen.max(self.legs.upstream.last_seen);
+        let both = [
+            self.settings.read_timeout.map(|timeout| (last_seen + timeout, Timer::Read)),
+            self.settings.max_lifetime.map(|span| (Tick::ZERO + span, Timer::Lifetime)),
+            self.order.as_ref().map(|order| (order.at, Timer::Order)),
+        ];
+        let both = both.into_iter().filter(move |_| open);
+        let grace = [self.close_deadline().map(|at| (at, Timer::CloseGrace))];
+        sides.chain(both).chain(grace).flatten()
+    }
+
+    /// When [`Relay::on_tick`] is to be called next. It mostly moves later as bytes arrive: a
+    /// driver need not follow it then, only when it moves earlier than the wake-up it has set.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Tick> {
+        self.timers().map(|(at, _)| at).min()
+    }
+
+    /// Does what is due by `now`.
+    pub fn on_tick(&mut self, now: Tick, out: &mut impl Output) {
+        // An end stops the other timers, so each is looked up anew.
+        while let Some(timer) = self.due(now) {
+            match timer {
+                Timer::PongDue(side) => self.end_unresponsive(side, now, out),
+                Timer::Send(side) => self.end_send_timeout(side, now, out),
+                Timer::PingDue(side) if self.legs[side.other()].mid_frame => {
+                    self.legs[side].queued_ping = true
+                }
+                Timer::PingDue(side) => self.ping(side, now, out),
+                Timer::Read => self.end_by_proxy(Why::ReadTimeout, now, out),
+                Timer::Lifetime => self.end_by_proxy(Why::Lifetime, now, out),
+                Timer::Order => {
+                    let why = self.order.as_ref().map_or(Why::Shutdown, |order| order.why);
+                    self.end_by_proxy(why, now, out);
+                }
+                Timer::CloseGrace => return,
+            }
+        }
+    }
+
+    fn due(&self, now: Tick) -> Option<Timer> {
+        self.timers().find(|&(at, timer)| at <= now && timer != Timer::CloseGrace).map(|(_, timer)| timer)
+    }
+
+    /// Bytes for this side are waiting from now on.
+    pub fn on_blocked(&mut self, side: Side, now: Tick) {
+        self.legs[side].blocked.get_or_insert(now);
+    }
+
+    /// This side took some of the bytes that wait for it.
+    pub fn on_progress(&mut self, side: Side, now: Tick) {
+        self.legs[side].blocked = Some(now);
+    }
+
+    /// No bytes wait for this side any more.
+    pub fn on_drained(&mut self, side: Side, now: Tick) {
+        let leg = &mut self.legs[side];
+        leg.blocked = None;
+        leg.free_since = now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

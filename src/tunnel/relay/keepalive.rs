@@ -1,0 +1,197 @@
+//! Owns the Pings of one side: when the next is due, whose a Pong is, when silence means death.
+
+use crate::tunnel::timer::Tick;
+use std::time::Duration;
+
+/// Tag and sequence number of an injected Ping.
+const PAYLOAD: usize = 8;
+
+/// The Pings that one side is sent, by the proxy and by the other side.
+#[derive(Debug)]
+pub(super) struct Keepalive {
+    /// When the last Ping of the proxy went out; the opening, before the first.
+    last_ping: Tick,
+    /// The latest Ping of the *other side* that passed and was not answered yet.
+    foreign: Option<Box<Foreign>>,
+    /// What marks the proxy's Pings to this side; known to nobody else until it is sent.
+    tag: u32,
+    sent: u32,
+    /// The latest of them was answered.
+    answered: bool,
+    /// A Ping of the proxy is out and no byte has come since.
+    awaiting: bool,
+}
+
+#[derive(Debug)]
+struct Foreign {
+    payload: Vec<u8>,
+    passed: Tick,
+    /// The proxy has answered it in this side's name.
+    answered: bool,
+}
+
+/// Whose a Pong is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The proxy's: it answers the Ping sent at `sent` and goes no further. `missing` is the
+    /// payload of a Ping of the other side that this Pong may have answered as well.
+    Proxy { sent: Option<Tick>, missing: Option<Vec<u8>> },
+    /// It was already given in this side's name.
+    Given,
+    /// The other side's.
+    Peer,
+}
+
+impl Keepalive {
+    pub(super) fn new(tag: u32) -> Self {
+        Self { last_ping: Tick::ZERO, foreign: None, tag, sent: 0, answered: false, awaiting: false }
+    }
+
+    /// When the next Ping is due, if the side stays silent.
+    pub(super) fn due(&self, last_seen: Tick, interval: Duration, timeout: Duration) -> Tick {
+        let due = last_seen.max(self.last_ping) + self.less_a_random_tenth(interval);
+        match &self.foreign {
+            // A peer may answer only the latest of several Pings (RFC 6455 5.5.3), so one of ours
+            // could swallow the Pong the other side waits for. A Ping that found no answer for
+            // as long as ours would have is waited for no longer.
+            Some(foreign) if !foreign.answered => due.max(foreign.passed + timeout),
+            _ => due,
+        }
+    }
+
+    /// When the side is dead, if no byte comes. `free_since` is when the last bytes that waited
+    /// for it went out: a Ping behind them could not be answered before.
+    pub(super) fn dead_at(&self, free_since: Tick, timeout: Duration) -> Option<Tick> {
+        self.awaiting.then(|| self.last_ping.max(free_since) + timeout)
+    }
+
+    /// A Ping of the proxy is out and no byte has come since.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.awaiting
+    }
+
+    /// A byte came from this side.
+    pub(super) fn heard(&mut self) {
+        self.awaiting = false;
+    }
+
+    /// The payload of the next Ping, which is sent now.
+    pub(super) fn ping(&mut self, now: Tick) -> [u8; PAYLOAD] {
+        self.sent = self.sent.saturating_add(1);
+        self.answered = false;
+        self.last_ping = now;
+        self.awaiting = true;
+        self.payload(self.sent)
+    }
+
+    /// A Ping of the other side passed to this one.
+    pub(super) fn foreign_ping(&mut self, payload: &[u8], now: Tick) {
+        let foreign = self
+            .foreign
+            .get_or_insert_with(|| Box::new(Foreign { payload: Vec::new(), passed: now, answered: false }));
+        foreign.payload.clear();
+        foreign.payload.extend_from_slice(payload);
+        (foreign.passed, foreign.answered) = (now, false);
+    }
+
+    /// A Pong came from this side.
+    pub(super) fn pong(&mut self, payload: &[u8]) -> Owner {
+        if let Some(back) = self.recognise(payload) {
+            let missing = self.foreign.as_mut().filter(|foreign| !foreign.answered).map(|foreign| {
+                foreign.answered = true;
+                foreign.payload.clone()
+            });
+            let latest = back == 0 && !std::mem::replace(&mut self.answered, true);
+            return Owner::Proxy { sent: latest.then_some(self.last_ping), missing };
+        }
+        match self.foreign.take_if(|foreign| foreign.payload == payload) {
+            Some(foreign) if foreign.answered => Owner::Given,
+            _ => Owner::Peer,
+        }
+    }
+
+    /// How many Pings ago the proxy sent this payload. A second answer to the same Ping is known
+    /// as well: nobody else may see it.
+    fn recognise(&self, payload: &[u8]) -> Option<u32> {
+        let (tag, number) = payload.split_first_chunk::<4>()?;
+        let number = u32::from_be_bytes(number.try_into().ok()?);
+        let back = self.sent.checked_sub(number)?;
+        (number > 0 && *tag == self.tag.to_be_bytes()).then_some(back)
+    }
+
+    fn payload(&self, number: u32) -> [u8; PAYLOAD] {
+        let mut payload = [0; PAYLOAD];
+        payload[..4].copy_from_slice(&self.tag.to_be_bytes());
+        payload[4..].copy_from_slice(&number.to_be_bytes());
+        payload
+    }
+
+    /// Connections that opened together would ping together for ever; the tag spreads them.
+    fn less_a_random_tenth(&self, interval: Duration) -> Duration {
+        let spread = (self.tag ^ self.sent).wrapping_mul(0x9e37_79b9) >> 16;
+        interval - interval * spread / (10 * 0x1_0000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(25);
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    fn at(seconds: u64) -> Tick {
+        Tick::after(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn the_interval_loses_a_tenth_at_most() {
+        for tag in (0..u32::MAX).step_by(0x10_0001) {
+            let due = Keepalive::new(tag).due(at(0), INTERVAL, TIMEOUT).elapsed();
+            assert!(due <= INTERVAL && due > INTERVAL * 9 / 10, "{due:?}");
+        }
+    }
+
+    #[test]
+    fn a_pong_of_ours_is_recognised_once() {
+        let mut pings = Keepalive::new(7);
+        let payload = pings.ping(at(25));
+        assert_eq!(pings.dead_at(at(0), TIMEOUT), Some(at(45)));
+        assert_eq!(pings.pong(&payload), Owner::Proxy { sent: Some(at(25)), missing: None });
+        assert_eq!(
+            pings.pong(&payload),
+            Owner::Proxy { sent: None, missing: None },
+            "nobody else may see it"
+        );
+        assert_eq!(pings.pong(&[]), Owner::Peer);
+    }
+
+    #[test]
+    fn one_pong_may_answer_several_pings() {
+        let mut pings = Keepalive::new(7);
+        let first = pings.ping(at(25));
+        let second = pings.ping(at(50));
+        assert_eq!(pings.pong(&second), Owner::Proxy { sent: Some(at(50)), missing: None });
+        assert_eq!(pings.pong(&first), Owner::Proxy { sent: None, missing: None });
+    }
+
+    #[test]
+    fn a_foreign_ping_holds_ours_back_for_a_while() {
+        let mut pings = Keepalive::new(7);
+        pings.foreign_ping(b"app", at(24));
+        assert_eq!(pings.due(at(0), INTERVAL, TIMEOUT), at(44));
+        assert_eq!(pings.pong(b"app"), Owner::Peer);
+        assert!(pings.due(at(0), INTERVAL, TIMEOUT) <= at(25));
+    }
+
+    #[test]
+    fn a_pong_swallowed_by_ours_is_given_once() {
+        let mut pings = Keepalive::new(7);
+        let ours = pings.ping(at(25));
+        pings.foreign_ping(b"app", at(26));
+        let Owner::Proxy { missing, .. } = pings.pong(&ours) else { panic!("ours") };
+        assert_eq!(missing.as_deref(), Some(&b"app"[..]));
+        assert_eq!(pings.pong(b"app"), Owner::Given);
+        assert_eq!(pings.pong(b"app"), Owner::Peer);
+    }
+}

@@ -1,0 +1,590 @@
+//! The relay without sockets: one test for each rule, and the whole under random chunking.
+
+use super::*;
+use crate::outcome::{Outcome, Who};
+use crate::tunnel::CloseCodes;
+use proptest::prelude::*;
+use std::time::Duration;
+
+const CLIENT: Side = Side::Client;
+const UPSTREAM: Side = Side::Upstream;
+
+/// Everything that was sent to each side.
+#[derive(Default)]
+struct Sent(PerSide<Vec<u8>>);
+
+impl Output for Sent {
+    fn send(&mut self, to: Side, bytes: &[u8]) {
+        self.0[to].extend_from_slice(bytes);
+    }
+}
+
+impl Sent {
+    /// The frames sent to a side since the last call, payloads unmasked.
+    fn frames(&mut self, to: Side) -> Vec<(OpCode, Vec<u8>)> {
+        let bytes = std::mem::take(&mut self.0[to]);
+        let mut rest = &bytes[..];
+        let mut frames = Vec::new();
+        while !rest.is_empty() {
+            let (header, size) = Header::decode(rest).expect("a good header").expect("a whole header");
+            let end = size + header.length as usize;
+            let mut payload = rest[size..end].to_vec();
+            if let Some(key) = header.mask {
+                key.apply(&mut payload);
+            }
+            assert_eq!(header.mask.is_some(), to == UPSTREAM, "only what goes upstream is masked");
+            frames.push((header.opcode, payload));
+            rest = &rest[end..];
+        }
+        frames
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn at(s: u64) -> Tick {
+    Tick::after(seconds(s))
+}
+
+fn settings() -> Settings {
+    Settings {
+        ping: PerSide { client: Some(seconds(25)), upstream: Some(seconds(25)) },
+        ping_timeout: seconds(20),
+        pong: Pong::Required,
+        read_timeout: None,
+        send_timeout: Some(seconds(60)),
+        close_timeout: seconds(10),
+        max_lifetime: None,
+        on_violation: OnViolation::Blind,
+        max_message_size: None,
+        close_codes: CloseCodes::Registered,
+    }
+}
+
+/// Pings only to the client, so that tests see one thing at a time.
+fn pings_to_client() -> Settings {
+    Settings { ping: PerSide { client: Some(seconds(25)), upstream: None }, ..settings() }
+}
+
+fn relay(settings: Settings) -> Relay {
+    Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false })
+}
+
+/// A frame as `from` would send it.
+fn frame(from: Side, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let mask = (from == CLIENT).then_some(MaskKey([1, 2, 3, 4]));
+    let mut frame = Vec::new();
+    Header { fin: true, rsv1: false, opcode, mask, length: payload.len() as u64 }.encode(&mut frame);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(key) = mask {
+        key.apply(&mut frame[start..]);
+    }
+    frame
+}
+
+fn close_frame(from: Side, code: u16) -> Vec<u8> {
+    frame(from, OpCode::Close, &code.to_be_bytes())
+}
+
+fn close_code(frames: &[(OpCode, Vec<u8>)]) -> Option<u16> {
+    match frames.last() {
+        Some((OpCode::Close, payload)) => Some(CloseReason::parse(payload).code.0),
+        _ => None,
+    }
+}
+
+fn ended(relay: &Relay, now: Tick) -> (Who, Why, Option<u16>) {
+    let Outcome { ending, .. } = relay.outcome(now);
+    (ending.who, ending.why, ending.code.map(|code| code.0))
+}
+
+#[test]
+fn a_silent_side_is_pinged_and_its_pong_goes_no_further() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    let due = relay.next_tick().unwrap();
+    assert!(due > at(22) && due <= at(25), "{due:?}");
+    relay.on_tick(due, &mut out);
+    let pings = out.frames(CLIENT);
+    assert!(matches!(&pings[..], [(OpCode::Ping, _)]));
+    let later = due + Duration::from_millis(30);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, &pings[0].1), later, &mut out);
+    assert_eq!(out.frames(UPSTREAM), []);
+    let traffic = relay.outcome(later).traffic.client;
+    assert_eq!((traffic.pings, traffic.pongs), (1, 1));
+    assert_eq!(traffic.last_rtt, Some(Duration::from_millis(30)));
+    assert!(relay.next_tick().unwrap() > later + seconds(22), "silence counts from the pong");
+}
+
+#[test]
+fn traffic_puts_pings_off() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"x"), at(20), &mut out);
+    relay.on_tick(at(26), &mut out);
+    assert_eq!(out.frames(CLIENT), []);
+    relay.on_tick(at(45), &mut out);
+    assert_eq!(out.frames(CLIENT).len(), 1);
+}
+
+#[test]
+fn without_any_byte_after_a_ping_the_side_is_dead() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_tick(at(25), &mut out);
+    relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Text, b"news"), at(30), &mut out);
+    relay.on_tick(at(44), &mut out);
+    assert!(!relay.is_settled());
+    relay.on_tick(at(45), &mut out);
+    assert_eq!(ended(&relay, at(45)), (Who::Client, Why::Unresponsive, Some(1001)));
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1001), "it may be asleep: on waking it reads this");
+    assert_eq!(relay.outcome(at(45)).idle.client, seconds(45));
+    assert!(!relay.is_settled(), "the upstream may still answer");
+    relay.on_bytes(UPSTREAM, &close_frame(UPSTREAM, 1001), at(46), &mut out);
+    assert!(relay.is_settled());
+}
+
+#[test]
+fn any_byte_is_a_sign_of_life() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_tick(at(25), &mut out);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"busy"), at(44), &mut out);
+    relay.on_tick(at(46), &mut out);
+    assert_eq!(relay.outcome(at(46)).ending.why, Why::Aborted, "still open");
+}
+
+#[test]
+fn an_optional_pong_never_kills() {
+    let (mut relay, mut out) =
+        (relay(Settings { pong: Pong::Optional, ..pings_to_client() }), Sent::default());
+    for minute in 1..60 {
+        relay.on_tick(at(minute * 60), &mut out);
+    }
+    assert_eq!(relay.outcome(at(3600)).ending.why, Why::Aborted, "still open");
+    assert_eq!(relay.outcome(at(3600)).traffic.client.pings, 59);
+}
+
+#[test]
+fn an_upstream_that_does_not_answer_costs_1014() {
+    let only_upstream = PerSide { client: None, upstream: Some(seconds(25)) };
+    let (mut relay, mut out) = (relay(Settings { ping: only_upstream, ..settings() }), Sent::default());
+    relay.on_tick(at(25), &mut out);
+    relay.on_tick(at(45), &mut out);
+    assert_eq!(ended(&relay, at(45)), (Who::Upstream, Why::Unresponsive, Some(1014)));
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
+}
+
+#[test]
+fn an_interval_shorter_than_the_timeout_still_finds_the_dead() {
+    let often = PerSide { client: Some(seconds(5)), upstream: None };
+    let (mut relay, mut out) = (relay(Settings { ping: often, ..settings() }), Sent::default());
+    for second in 1..25 {
+        relay.on_tick(at(second), &mut out);
+    }
+    assert_eq!(out.frames(CLIENT).len(), 1, "one ping decides");
+    relay.on_tick(at(25), &mut out);
+    assert_eq!(relay.outcome(at(25)).ending.why, Why::Unresponsive);
+}
+
+#[test]
+fn a_ping_waits_for_the_end_of_the_frame() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
+    relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
+    relay.on_tick(at(25), &mut out);
+    assert_eq!(out.0.client, message[..50], "no ping inside a frame");
+    relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(26), &mut out);
+    let kinds: Vec<_> = out.frames(CLIENT).into_iter().map(|(opcode, _)| opcode).collect();
+    assert_eq!(kinds, [OpCode::Binary, OpCode::Ping, OpCode::Binary]);
+}
+
+#[test]
+fn a_ping_of_the_other_side_holds_ours_back() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"app"), at(20), &mut out);
+    relay.on_tick(at(26), &mut out);
+    assert_eq!(out.frames(CLIENT), [(OpCode::Ping, b"app".to_vec())]);
+    relay.on_tick(at(40), &mut out);
+    assert_eq!(out.frames(CLIENT).len(), 1, "one that stays unanswered holds it back no longer");
+}
+
+#[test]
+fn the_pong_that_ours_may_have_swallowed_is_given_once() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_tick(at(25), &mut out);
+    let ours = out.frames(CLIENT).remove(0).1;
+    relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"app"), at(26), &mut out);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, &ours), at(27), &mut out);
+    assert_eq!(out.frames(UPSTREAM), [(OpCode::Pong, b"app".to_vec())]);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, b"app"), at(28), &mut out);
+    assert_eq!(out.frames(UPSTREAM), [], "the real one comes too late to be of use");
+}
+
+#[test]
+fn bytes_that_wait_for_a_side_suspend_its_pings() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_tick(at(25), &mut out);
+    relay.on_blocked(CLIENT, at(26));
+    relay.on_tick(at(50), &mut out);
+    assert_eq!(relay.outcome(at(50)).ending.why, Why::Aborted, "slow is not dead");
+    relay.on_drained(CLIENT, at(60));
+    relay.on_tick(at(79), &mut out);
+    assert_eq!(relay.outcome(at(79)).ending.why, Why::Aborted);
+    relay.on_tick(at(80), &mut out);
+    assert_eq!(relay.outcome(at(80)).ending.why, Why::Unresponsive);
+}
+
+#[test]
+fn the_close_handshake_passes_and_is_the_end() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 4000), at(3), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(4000));
+    relay.on_bytes(UPSTREAM, &close_frame(UPSTREAM, 4000), at(4), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(4000));
+    assert_eq!(ended(&relay, at(4)), (Who::Client, Why::Close, Some(4000)));
+    assert!(!relay.is_settled(), "the server closes the stream first, RFC 6455 7.1.1");
+    relay.on_eof(UPSTREAM, at(4), &mut out);
+    assert!(relay.wants_shutdown(CLIENT));
+    relay.on_eof(CLIENT, at(5), &mut out);
+    assert!(relay.is_settled());
+    assert_eq!((out.frames(CLIENT), out.frames(UPSTREAM)), (vec![], vec![]));
+}
+
+#[test]
+fn an_unfinished_close_handshake_is_cut_in_the_end() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 1000), at(3), &mut out);
+    assert_eq!(relay.next_tick(), Some(at(13)));
+    assert!(!relay.is_expired(at(12)));
+    assert!(relay.is_expired(at(13)));
+}
+
+#[test]
+fn an_upstream_gone_without_a_word_is_told_as_1014() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_eof(UPSTREAM, at(9), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
+    assert_eq!(ended(&relay, at(9)), (Who::Upstream, Why::Eof, Some(1014)));
+    assert!(relay.wants_shutdown(CLIENT) && !relay.is_settled());
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 1014), at(10), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1014), "the other half still passes");
+    assert!(relay.is_settled());
+}
+
+#[test]
+fn a_client_gone_without_a_word_is_told_as_1001() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_gone(CLIENT, Why::Reset, at(9), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+    assert_eq!(ended(&relay, at(9)), (Who::Client, Why::Reset, Some(1001)));
+    relay.on_eof(UPSTREAM, at(9), &mut out);
+    assert!(relay.is_settled());
+}
+
+#[test]
+fn in_the_middle_of_a_frame_no_close_is_possible() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
+    relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
+    relay.on_gone(UPSTREAM, Why::Reset, at(2), &mut out);
+    assert_eq!(out.0.client, message[..50]);
+    assert_eq!(ended(&relay, at(2)), (Who::Upstream, Why::Reset, None));
+    assert!(relay.is_settled(), "nothing to wait for");
+}
+
+#[test]
+fn half_a_header_is_dropped_so_that_a_close_fits() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(UPSTREAM, &[0x82], at(1), &mut out);
+    relay.on_eof(UPSTREAM, at(2), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
+}
+
+#[test]
+fn orders_and_timeouts_tell_both_sides() {
+    let orders = [(Why::Shutdown, 1001), (Why::Drain, 1012), (Why::EndpointRemoved, 1012)];
+    for (why, code) in orders {
+        let (mut relay, mut out) = (relay(settings()), Sent::default());
+        relay.order(Order { at: at(8), why });
+        relay.order(Order { at: at(5), why });
+        assert_eq!(relay.next_tick(), Some(at(5)));
+        relay.on_tick(at(5), &mut out);
+        assert_eq!(close_code(&out.frames(CLIENT)), Some(code));
+        assert_eq!(close_code(&out.frames(UPSTREAM)), Some(code));
+        assert_eq!(ended(&relay, at(5)), (Who::Proxy, why, Some(code)));
+    }
+    let idle = Settings { read_timeout: Some(seconds(10)), max_lifetime: Some(seconds(15)), ..settings() };
+    let (mut quiet, mut out) = (relay(idle.clone()), Sent::default());
+    quiet.on_tick(at(10), &mut out);
+    assert_eq!(ended(&quiet, at(10)), (Who::Proxy, Why::ReadTimeout, Some(1001)));
+    let mut busy = relay(idle);
+    busy.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"x"), at(9), &mut out);
+    busy.on_tick(at(15), &mut out);
+    assert_eq!(ended(&busy, at(15)), (Who::Proxy, Why::Lifetime, Some(1001)));
+}
+
+#[test]
+fn after_the_proxys_close_nothing_passes_but_the_answer_is_heard() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.order(Order { at: at(5), why: Why::Drain });
+    relay.on_tick(at(5), &mut out);
+    out.0 = PerSide::default();
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"late"), at(5), &mut out);
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 1012), at(6), &mut out);
+    assert!(!relay.is_settled());
+    relay.on_bytes(UPSTREAM, &close_frame(UPSTREAM, 1012), at(6), &mut out);
+    assert!(relay.is_settled());
+    assert_eq!(out.0, PerSide::default());
+}
+
+#[test]
+fn a_close_waits_for_the_end_of_the_frame_and_the_frame_arrives() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
+    relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
+    relay.order(Order { at: at(5), why: Why::Shutdown });
+    relay.on_tick(at(5), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+    relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(6), &mut out);
+    let frames = out.frames(CLIENT);
+    assert_eq!(frames.len(), 2, "the frame, the close, and not the frame behind it");
+    assert_eq!(close_code(&frames), Some(1001));
+}
+
+#[test]
+fn bytes_that_nobody_takes_end_by_the_send_timeout() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_blocked(CLIENT, at(10));
+    relay.on_progress(CLIENT, at(50));
+    relay.on_tick(at(109), &mut out);
+    assert_eq!(relay.outcome(at(109)).ending.why, Why::Aborted);
+    relay.on_tick(at(110), &mut out);
+    assert_eq!(ended(&relay, at(110)), (Who::Client, Why::SendTimeout, Some(1001)));
+    assert!(relay.is_dead(CLIENT));
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+}
+
+#[test]
+fn a_message_that_is_too_big_never_begins() {
+    let (mut relay, mut out) =
+        (relay(Settings { max_message_size: Some(100), ..settings() }), Sent::default());
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, &[b'x'; 100]), at(1), &mut out);
+    assert_eq!(out.frames(UPSTREAM).len(), 1);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, &[b'x'; 101]), at(2), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1009));
+    let upstream = out.frames(UPSTREAM);
+    assert_eq!((upstream.len(), close_code(&upstream)), (1, Some(1001)));
+    assert_eq!(ended(&relay, at(2)), (Who::Proxy, Why::TooBig, Some(1009)));
+}
+
+#[test]
+fn fragments_add_up_to_a_message() {
+    let (mut relay, mut out) =
+        (relay(Settings { max_message_size: Some(100), ..settings() }), Sent::default());
+    let mut first = frame(CLIENT, OpCode::Text, &[b'x'; 60]);
+    first[0] &= 0x7f;
+    relay.on_bytes(CLIENT, &first, at(1), &mut out);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Continuation, &[b'x'; 60]), at(1), &mut out);
+    assert_eq!(relay.outcome(at(1)).ending.why, Why::TooBig);
+    assert_eq!(out.frames(UPSTREAM).len(), 2, "the first fragment had passed");
+}
+
+#[test]
+fn a_violation_makes_the_tunnel_blind() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(UPSTREAM, &[0x81], at(1), &mut out);
+    relay.on_bytes(CLIENT, &[0x83, 0x00, 1, 2], at(1), &mut out);
+    assert_eq!(out.0.upstream, [0x83, 0x00, 1, 2]);
+    assert_eq!(out.0.client, [0x81], "what was held back passes");
+    relay.on_tick(at(60), &mut out);
+    assert_eq!(out.0.client, [0x81], "nothing is injected any more");
+    assert_eq!(relay.outcome(at(60)).blind, Some("reserved opcode"));
+}
+
+#[test]
+fn a_violation_closes_where_that_is_wanted() {
+    let (mut relay, mut out) =
+        (relay(Settings { on_violation: OnViolation::Close, ..settings() }), Sent::default());
+    let bad = [frame(CLIENT, OpCode::Text, b"good"), vec![0x83, 0x80, 0, 0, 0, 0]].concat();
+    relay.on_bytes(CLIENT, &bad, at(1), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1002));
+    let upstream = out.frames(UPSTREAM);
+    assert_eq!((upstream.len(), close_code(&upstream)), (2, Some(1002)));
+    assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::Violation, Some(1002)));
+}
+
+#[test]
+fn a_blind_tunnel_passes_all_and_half_closes() {
+    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind("another protocol"));
+    let mut out = Sent::default();
+    relay.on_bytes(CLIENT, b"SELECT 1", at(1), &mut out);
+    relay.on_eof(CLIENT, at(2), &mut out);
+    assert!(relay.wants_shutdown(UPSTREAM) && !relay.is_settled());
+    relay.on_bytes(UPSTREAM, b"1", at(3), &mut out);
+    relay.on_eof(UPSTREAM, at(3), &mut out);
+    assert!(relay.is_settled());
+    assert_eq!((&out.0.upstream[..], &out.0.client[..]), (&b"SELECT 1"[..], &b"1"[..]));
+    assert_eq!(ended(&relay, at(3)), (Who::Client, Why::Eof, None));
+}
+
+#[test]
+fn old_clients_are_sent_old_codes() {
+    let (mut relay, mut out) =
+        (relay(Settings { close_codes: CloseCodes::Rfc6455, ..settings() }), Sent::default());
+    relay.on_eof(UPSTREAM, at(1), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1011));
+    assert_eq!(ended(&relay, at(1)), (Who::Upstream, Why::Eof, Some(1011)));
+}
+
+#[test]
+fn new_settings_reach_an_open_tunnel() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.set_settings(Arc::new(Settings { read_timeout: Some(seconds(5)), ..settings() }));
+    assert_eq!(relay.next_tick(), Some(at(5)));
+    relay.on_tick(at(5), &mut out);
+    assert_eq!(relay.outcome(at(5)).ending.why, Why::ReadTimeout);
+}
+
+#[test]
+fn a_tunnel_without_frames_is_small() {
+    assert!(size_of::<Relay>() <= 400, "{} bytes", size_of::<Relay>());
+}
+
+/// A frame of a random conversation, told apart by its payload.
+#[derive(Clone, Debug)]
+struct Spoken {
+    opcode: u8,
+    fin: bool,
+    length: usize,
+}
+
+fn spoken() -> impl Strategy<Value = Spoken> {
+    (0..8_u8, any::<bool>(), prop_oneof![0..130_usize, 0..20_usize, 60_000..70_000_usize])
+        .prop_map(|(opcode, fin, length)| Spoken { opcode, fin, length })
+}
+
+/// Puts a conversation on the wire: legal frames, each as its own bytes.
+fn wire(from: Side, spoken: &[Spoken]) -> Vec<Vec<u8>> {
+    let mut in_message = false;
+    let frames = spoken.iter().enumerate().map(|(number, Spoken { opcode, fin, length })| {
+        let (opcode, control) = match opcode {
+            0 => (OpCode::Ping, true),
+            1 => (OpCode::Pong, true),
+            _ if in_message => (OpCode::Continuation, false),
+            _ => (OpCode::Binary, false),
+        };
+        let length = if control { length % 120 } else { *length };
+        let mut payload = format!("{number:05}").into_bytes();
+        payload.resize(payload.len() + length, b'.');
+        let mut bytes = frame(from, opcode, &payload);
+        if !control {
+            in_message = !fin;
+            bytes[0] = bytes[0] & 0x7f | u8::from(*fin) << 7;
+        }
+        bytes
+    });
+    frames.collect()
+}
+
+/// What is yet to come from one side: its own words, and pongs to the proxy's pings between them.
+struct Speaker {
+    words: std::collections::VecDeque<Vec<u8>>,
+    /// The rest of the frame that is being sent.
+    current: Vec<u8>,
+    pongs: std::collections::VecDeque<Vec<u8>>,
+}
+
+impl Speaker {
+    fn next(&mut self, most: usize) -> Vec<u8> {
+        let mut chunk = Vec::new();
+        while chunk.len() < most {
+            if self.current.is_empty() {
+                let Some(next) = self.pongs.pop_front().or_else(|| self.words.pop_front()) else { break };
+                self.current = next;
+            }
+            let take = self.current.len().min(most - chunk.len());
+            chunk.extend(self.current.drain(..take));
+        }
+        chunk
+    }
+}
+
+proptest! {
+    /// Whatever the chunks and the interleaving: what arrives is what was sent, plus injected
+    /// frames on frame boundaries, less the pongs to the proxy's own pings.
+    #[test]
+    fn nothing_is_lost_or_invented(
+        client in proptest::collection::vec(spoken(), 0..20),
+        upstream in proptest::collection::vec(spoken(), 0..20),
+        steps in proptest::collection::vec((any::<bool>(), 1..5000_usize, 0..30_u64), 1..200),
+    ) {
+        let quick = PerSide { client: Some(seconds(5)), upstream: Some(seconds(5)) };
+        let settings = Settings { ping: quick, pong: Pong::Optional, ping_timeout: seconds(2), ..settings() };
+        let (mut relay, mut out) = (relay(settings), Sent::default());
+        let said = PerSide { client: wire(CLIENT, &client), upstream: wire(UPSTREAM, &upstream) };
+        let speaker = |words: &Vec<Vec<u8>>| Speaker {
+            words: words.iter().cloned().collect(), current: vec![], pongs: Default::default() };
+        let mut speakers = PerSide { client: speaker(&said.client), upstream: speaker(&said.upstream) };
+        let mut received = PerSide::<Vec<Vec<u8>>>::default();
+        let mut unread = PerSide::<Vec<u8>>::default();
+        let mut now = Tick::ZERO;
+        let rest = std::iter::repeat_n([(true, 70_000, 1), (false, 70_000, 1)], 40).flatten();
+        for (left, most, pause) in steps.into_iter().chain(rest) {
+            now = now + seconds(pause);
+            let from = if left { CLIENT } else { UPSTREAM };
+            let chunk = speakers[from].next(most);
+            if !chunk.is_empty() {
+                relay.on_bytes(from, &chunk, now, &mut out);
+            }
+            relay.on_tick(now, &mut out);
+            for side in Side::BOTH {
+                unread[side].append(&mut out.0[side]);
+                // A reference reader: whole frames only, in order.
+                while let Ok(Some((header, size))) = Header::decode(&unread[side]) {
+                    let end = size + header.length as usize;
+                    if unread[side].len() < end { break }
+                    let bytes: Vec<u8> = unread[side].drain(..end).collect();
+                    let mut payload = bytes[size..].to_vec();
+                    if let Some(key) = header.mask { key.apply(&mut payload) }
+                    let own = header.opcode == OpCode::Ping && payload.len() == 8;
+                    if own && !said[side.other()].contains(&bytes) {
+                        speakers[side].pongs.push_back(frame(side, OpCode::Pong, &payload));
+                    } else {
+                        received[side].push(bytes);
+                    }
+                }
+            }
+        }
+        for side in Side::BOTH {
+            prop_assert!(unread[side].is_empty(), "a frame was left unfinished");
+            // Pongs given in the other side's name answer pings of this side, once each.
+            let pings = wire_payloads(&said[side], OpCode::Ping);
+            let mut given = Vec::new();
+            let mut expected = said[side.other()].iter().peekable();
+            for bytes in &received[side] {
+                if expected.next_if(|want| *want == bytes).is_none() {
+                    let (header, payload) = read(bytes);
+                    prop_assert!(header.opcode == OpCode::Pong && pings.contains(&payload), "invented {header:?}");
+                    prop_assert!(!given.contains(&payload), "given twice");
+                    given.push(payload);
+                }
+            }
+            prop_assert!(expected.next().is_none(), "lost something");
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> (Header, Vec<u8>) {
+    let (header, size) = Header::decode(bytes).unwrap().unwrap();
+    let mut payload = bytes[size..].to_vec();
+    if let Some(key) = header.mask {
+        key.apply(&mut payload);
+    }
+    (header, payload)
+}
+
+fn wire_payloads(frames: &[Vec<u8>], opcode: OpCode) -> Vec<Vec<u8>> {
+    let read = frames.iter().map(|bytes| read(bytes));
+    read.filter(|(header, _)| header.opcode == opcode).map(|(_, payload)| payload).collect()
+}
