@@ -1,7 +1,9 @@
 //! Owns an open connection between a client and an upstream, from the switching of protocols to
 //! its end. It must not know HTTP, routes or how the upstream was chosen.
 
+pub mod control;
 pub mod counters;
+pub mod pump;
 pub mod relay;
 pub mod timer;
 

@@ -1,0 +1,171 @@
+//! Owns addresses with a meaning: whom we listen as, who connected, whom we connect to.
+//! It must not know sockets.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Where the proxy listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddr {
+    /// An IPv4 or IPv6 address and port.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A socket that systemd hands over, by its `FileDescriptorName=`.
+    Systemd(String),
+}
+
+/// Who connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAddr {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// Over a unix socket, whose peers have no address.
+    Unix,
+}
+
+impl ClientAddr {
+    /// The IP address, if there is one. IPv4 peers of a dual-stack socket are given as IPv4.
+    #[must_use]
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+}
+
+/// A server as the configuration names it: it may stand for several addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerAddr {
+    /// A name to look up, and a port.
+    Name(String, u16),
+    /// An address.
+    Ip(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// One address to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndpointAddr {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(Arc<std::path::Path>),
+}
+
+/// Why a text is no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddrError {
+    /// Nothing that listens has this form.
+    #[error("expected \"IP:PORT\", \"[IPv6]:PORT\", \"unix:/path\" or \"systemd:NAME\"")]
+    Listen,
+    /// Nothing to connect to has this form.
+    #[error("expected \"host:port\", \"IP:PORT\", \"[IPv6]:PORT\" or \"unix:/path\"")]
+    Server,
+}
+
+impl FromStr for ListenAddr {
+    type Err = AddrError;
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        if let Some(path) = unix_path(text) {
+            return Ok(Self::Unix(path));
+        }
+        match text.strip_prefix("systemd:") {
+            Some(name) if !name.is_empty() => Ok(Self::Systemd(name.to_owned())),
+            Some(_) => Err(AddrError::Listen),
+            None => text.parse().map(Self::Tcp).map_err(|_| AddrError::Listen),
+        }
+    }
+}
+
+impl FromStr for ServerAddr {
+    type Err = AddrError;
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        if let Some(path) = unix_path(text) {
+            return Ok(Self::Unix(path));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        let (name, port) = text.rsplit_once(':').ok_or(AddrError::Server)?;
+        let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let port = port.parse().ok().filter(|&port| port != 0).ok_or(AddrError::Server)?;
+        if name.is_empty() || name.len() > 253 || !name.chars().all(label) {
+            return Err(AddrError::Server);
+        }
+        Ok(Self::Name(name.to_ascii_lowercase(), port))
+    }
+}
+
+/// The path of "unix:/path"; only absolute ones, for a service's working directory is `/`.
+fn unix_path(text: &str) -> Option<PathBuf> {
+    text.strip_prefix("unix:").filter(|path| path.starts_with('/')).map(PathBuf::from)
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix:"),
+        }
+    }
+}
+
+impl fmt::Display for ServerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for EndpointAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses_read_and_print_alike() {
+        for text in ["0.0.0.0:80", "[::1]:8080", "unix:/run/holdline.sock", "systemd:web"] {
+            assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
+        }
+        for text in ["", "80", "localhost:80", "unix:relative", "systemd:", "1.2.3.4"] {
+            assert_eq!(text.parse::<ListenAddr>(), Err(AddrError::Listen), "{text}");
+        }
+    }
+
+    #[test]
+    fn server_addresses_read_and_print_alike() {
+        for text in ["10.0.0.1:80", "[::1]:8080", "unix:/run/app.sock", "app_1.internal:8080"] {
+            assert_eq!(text.parse::<ServerAddr>().unwrap().to_string(), text);
+        }
+        for text in ["", "app", "app:0", "app:70000", ":80", "http://app:80", "a b:80", "::1:80"] {
+            assert_eq!(text.parse::<ServerAddr>(), Err(AddrError::Server), "{text}");
+        }
+    }
+}

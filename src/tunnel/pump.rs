@@ -1,0 +1,374 @@
+//! Owns the tokio driver of the relay, over any two byte streams: it reads, feeds the relay, writes,
+//! and keeps one timer. It must not know frames.
+//!
+//! An idle tunnel owns no buffer. Bytes are read into a buffer of the thread; only what the other
+//! side cannot take at once is kept, and nothing more is read from a side meanwhile.
+
+use super::control::{Control, Mail};
+use super::relay::{Order, Output, Relay};
+use super::timer::Tick;
+use super::{Framing, Settings};
+use crate::outcome::{Outcome, Side, Why};
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Bytes read at once; also the most that waits for a side, but for an injected frame.
+const SCRATCH: usize = 64 * 1024;
+/// Reads in one turn: a tunnel that moves much lets the others of its thread have theirs.
+const READS_PER_TURN: usize = 16;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// An open tunnel; as a future it resolves to the tunnel's outcome.
+#[must_use = "a tunnel does nothing unless polled"]
+pub struct Pump<C, U> {
+    relay: Relay,
+    client: Leg<C>,
+    upstream: Leg<U>,
+    control: Arc<Control>,
+    opened: Instant,
+    /// One wake-up for all timers, set again only when it fires or must come earlier.
+    wake_up: Pin<Box<Sleep>>,
+    armed: Option<Tick>,
+    attached: bool,
+}
+
+/// One side's stream, and what waits for it.
+struct Leg<S> {
+    stream: S,
+    /// What the HTTP parser had read ahead; relayed first.
+    ahead: Option<Box<[u8]>>,
+    waiting: Option<Box<Waiting>>,
+    /// Why writing failed; what it still has to say is read nevertheless.
+    broken: Option<io::ErrorKind>,
+    unflushed: bool,
+    shut: bool,
+}
+
+struct Waiting {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+/// A stream with the bytes that were read from it ahead.
+#[derive(Debug)]
+pub struct Opened<S> {
+    /// The stream.
+    pub stream: S,
+    /// What stands before its next byte.
+    pub ahead: Vec<u8>,
+}
+
+/// Joins two streams, from now on to their end.
+pub fn run<C, U>(
+    client: Opened<C>,
+    upstream: Opened<U>,
+    settings: Arc<Settings>,
+    framing: Framing,
+    control: Arc<Control>,
+) -> Pump<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let opened = Instant::now();
+    Pump {
+        relay: Relay::new(settings, framing),
+        client: Leg::new(client),
+        upstream: Leg::new(upstream),
+        control,
+        opened,
+        wake_up: Box::pin(sleep_until(opened)),
+        armed: None,
+        attached: false,
+    }
+}
+
+impl<C, U> Future for Pump<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let pump = self.get_mut();
+        if !std::mem::replace(&mut pump.attached, true) {
+            pump.control.attach(cx.waker());
+        }
+        let now = Tick::after(pump.opened.elapsed());
+        if let Some(mail) = pump.control.collect() {
+            pump.read_mail(mail, now);
+        }
+        if pump.armed.is_some_and(|at| at <= now) {
+            pump.armed = None;
+            pump.on_tick(now, cx);
+        }
+        BUFFER.with_borrow_mut(|buffer| pump.turn(buffer, now, cx));
+        if pump.is_over(now) {
+            return Poll::Ready(pump.relay.outcome(now));
+        }
+        pump.arm(cx);
+        Poll::Pending
+    }
+}
+
+impl<C, U> Pump<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// The story so far, for a tunnel that is given up.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.relay.outcome(Tick::after(self.opened.elapsed()))
+    }
+
+    fn read_mail(&mut self, mail: Mail, now: Tick) {
+        if let Some(settings) = mail.settings {
+            self.relay.set_settings(settings);
+        }
+        if let Some((at, why)) = mail.order {
+            let at = Tick::after(at.saturating_duration_since(self.opened));
+            self.relay.order(Order { at: at.max(now), why });
+        }
+        if mail.story_wanted {
+            self.control.tell(self.relay.outcome(now));
+        }
+    }
+
+    fn on_tick(&mut self, now: Tick, cx: &mut Context<'_>) {
+        let Self { relay, client, upstream, .. } = self;
+        relay.on_tick(now, &mut Both { client, upstream, cx });
+    }
+
+    /// Moves bytes both ways until neither side has more, or it is others' turn.
+    fn turn(&mut self, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) {
+        for _ in 0..READS_PER_TURN {
+            self.write_waiting(now, cx);
+            let client = self.read(Side::Client, buffer, now, cx);
+            let upstream = self.read(Side::Upstream, buffer, now, cx);
+            if !client && !upstream {
+                return self.settle(now, cx);
+            }
+        }
+        self.settle(now, cx);
+        cx.waker().wake_by_ref();
+    }
+
+    /// Reads once; whether there may be more to read or to do.
+    fn read(&mut self, from: Side, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) -> bool {
+        let held_up = self.is_waiting(from.other());
+        let Self { relay, client, upstream, .. } = self;
+        if held_up || !relay.wants_bytes(from) {
+            return false;
+        }
+        let broken = match from {
+            Side::Client => client.broken,
+            Side::Upstream => upstream.broken,
+        };
+        let read = match from {
+            Side::Client => client.read(buffer, cx),
+            Side::Upstream => upstream.read(buffer, cx),
+        };
+        let out = &mut Both { client, upstream, cx };
+        match (read, broken) {
+            (Poll::Ready(Ok(0)), None) => relay.on_eof(from, now, out),
+            (Poll::Ready(Ok(length)), _) if length > 0 => relay.on_bytes(from, &buffer[..length], now, out),
+            (Poll::Ready(Err(error)), _) => relay.on_gone(from, why(error.kind()), now, out),
+            // Nothing more to hear from a side that cannot be written to.
+            (_, Some(kind)) => relay.on_gone(from, why(kind), now, out),
+            (Poll::Pending, None) => return false,
+            (Poll::Ready(Ok(_)), None) => {}
+        }
+        true
+    }
+
+    fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
+        for side in Side::BOTH {
+            if self.relay.is_dead(side) {
+                self.forget_waiting(side);
+            }
+            let (took, left) = match side {
+                Side::Client => self.client.write_waiting(cx),
+                Side::Upstream => self.upstream.write_waiting(cx),
+            };
+            match (took, left) {
+                (true, true) => self.relay.on_progress(side, now),
+                (true, false) => self.relay.on_drained(side, now),
+                (false, true) => self.relay.on_blocked(side, now),
+                (false, false) => {}
+            }
+        }
+    }
+
+    /// What follows a turn: what waits from now on, what is gone, what is to be shut.
+    fn settle(&mut self, now: Tick, cx: &mut Context<'_>) {
+        self.write_waiting(now, cx);
+        for side in Side::BOTH {
+            // A broken side whose other side is held up cannot be read to its end.
+            let broken = match side {
+                Side::Client => self.client.broken,
+                Side::Upstream => self.upstream.broken,
+            };
+            if let Some(kind) = broken.filter(|_| self.relay.wants_bytes(side)) {
+                let Self { relay, client, upstream, .. } = self;
+                relay.on_gone(side, why(kind), now, &mut Both { client, upstream, cx });
+            }
+        }
+        for side in Side::BOTH {
+            let shut = self.relay.wants_shutdown(side);
+            match side {
+                Side::Client => self.client.flush(shut, cx),
+                Side::Upstream => self.upstream.flush(shut, cx),
+            }
+        }
+    }
+
+    fn is_waiting(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.client.waiting.is_some(),
+            Side::Upstream => self.upstream.waiting.is_some(),
+        }
+    }
+
+    fn forget_waiting(&mut self, side: Side) {
+        match side {
+            Side::Client => self.client.waiting = None,
+            Side::Upstream => self.upstream.waiting = None,
+        }
+    }
+
+    fn is_over(&self, now: Tick) -> bool {
+        let written = Side::BOTH.iter().all(|&side| self.relay.is_dead(side) || !self.is_waiting(side));
+        (self.relay.is_settled() && written) || self.relay.is_expired(now)
+    }
+
+    /// Sets the wake-up, if it must come earlier than it is set.
+    fn arm(&mut self, cx: &mut Context<'_>) {
+        let Some(next) = self.relay.next_tick() else { return };
+        if self.armed.is_none_or(|armed| next < armed) {
+            self.armed = Some(next);
+            self.wake_up.as_mut().reset(self.opened + next.elapsed());
+            if self.wake_up.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
+    fn new(opened: Opened<S>) -> Self {
+        let ahead = (!opened.ahead.is_empty()).then(|| opened.ahead.into_boxed_slice());
+        Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
+    }
+
+    fn read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(ahead) = self.ahead.take() {
+            let (now, later) = ahead.split_at(ahead.len().min(buffer.len()));
+            buffer[..now.len()].copy_from_slice(now);
+            self.ahead = (!later.is_empty()).then(|| later.into());
+            return Poll::Ready(Ok(now.len()));
+        }
+        let mut into = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
+        Poll::Ready(Ok(into.filled().len()))
+    }
+
+    /// Writes, or keeps what is not taken.
+    fn write(&mut self, mut bytes: &[u8], cx: &mut Context<'_>) {
+        if self.waiting.is_none() {
+            bytes = self.write_some(bytes, cx);
+        }
+        if bytes.is_empty() || self.broken.is_some() {
+            return;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::new(Waiting { bytes: Vec::new(), taken: 0 }));
+        waiting.bytes.extend_from_slice(bytes);
+    }
+
+    /// Writes as much as is taken; what is left.
+    fn write_some<'a>(&mut self, mut bytes: &'a [u8], cx: &mut Context<'_>) -> &'a [u8] {
+        while !bytes.is_empty() && self.broken.is_none() {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => self.broken = Some(io::ErrorKind::WriteZero),
+                Poll::Ready(Ok(taken)) => {
+                    bytes = &bytes[taken..];
+                    self.unflushed = true;
+                }
+                Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
+                Poll::Pending => break,
+            }
+        }
+        bytes
+    }
+
+    /// Whether some of what waits was taken, and whether more is left.
+    fn write_waiting(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
+        let Some(mut waiting) = self.waiting.take() else { return (false, false) };
+        let left = self.write_some(&waiting.bytes[waiting.taken..], cx).len();
+        let took = waiting.bytes.len() - left > waiting.taken;
+        waiting.taken = waiting.bytes.len() - left;
+        if left > 0 && self.broken.is_none() {
+            self.waiting = Some(waiting);
+        }
+        (took, self.waiting.is_some())
+    }
+
+    /// Flushes what a layer below may hold, and ends the stream if that is wanted.
+    fn flush(&mut self, shut: bool, cx: &mut Context<'_>) {
+        if self.broken.is_some() || self.waiting.is_some() {
+            return;
+        }
+        if self.unflushed {
+            self.unflushed = Pin::new(&mut self.stream).poll_flush(cx).is_pending();
+        }
+        if shut && !self.shut {
+            // An error says that the peer is gone, which reading says as well.
+            self.shut = Pin::new(&mut self.stream).poll_shutdown(cx).is_ready();
+        }
+    }
+}
+
+/// Where the relay's bytes go: straight to the sockets.
+struct Both<'a, 'c, C, U> {
+    client: &'a mut Leg<C>,
+    upstream: &'a mut Leg<U>,
+    cx: &'a mut Context<'c>,
+}
+
+impl<C, U> Output for Both<'_, '_, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    fn send(&mut self, to: Side, bytes: &[u8]) {
+        match to {
+            Side::Client => self.client.write(bytes, self.cx),
+            Side::Upstream => self.upstream.write(bytes, self.cx),
+        }
+    }
+}
+
+/// What an error of a socket says of its peer.
+fn why(kind: io::ErrorKind) -> Why {
+    match kind {
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Why::TcpTimeout
+        }
+        // TLS without close_notify.
+        io::ErrorKind::UnexpectedEof => Why::Eof,
+        _ => Why::Reset,
+    }
+}
+
+#[cfg(test)]
+mod tests;

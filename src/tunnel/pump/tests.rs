@@ -1,0 +1,146 @@
+//! The driver over pipes in memory, with a paused clock.
+
+use super::*;
+use crate::io::Stream;
+use crate::outcome::{PerSide, Who};
+use crate::tunnel::{CloseCodes, OnViolation, Pong};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+
+struct Rig {
+    client: DuplexStream,
+    upstream: DuplexStream,
+    control: Arc<Control>,
+    tunnel: JoinHandle<Outcome>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        ping: PerSide { client: Some(Duration::from_secs(25)), upstream: None },
+        ping_timeout: Duration::from_secs(20),
+        pong: Pong::Required,
+        read_timeout: None,
+        send_timeout: Some(Duration::from_secs(60)),
+        close_timeout: Duration::from_secs(10),
+        max_lifetime: None,
+        on_violation: OnViolation::Blind,
+        max_message_size: None,
+        close_codes: CloseCodes::Registered,
+    }
+}
+
+fn rig(ahead: &[u8], pipe: usize) -> Rig {
+    let ((client, near), (upstream, far)) = (duplex(pipe), duplex(pipe));
+    let control = Arc::new(Control::default());
+    let client_side = Opened { stream: near, ahead: ahead.to_vec() };
+    let upstream_side = Opened { stream: far, ahead: vec![] };
+    let framing = Framing::WebSocket { deflate: false };
+    let tunnel =
+        tokio::spawn(run(client_side, upstream_side, Arc::new(settings()), framing, control.clone()));
+    Rig { client, upstream, control, tunnel }
+}
+
+async fn read<const N: usize>(from: &mut DuplexStream) -> [u8; N] {
+    let mut bytes = [0; N];
+    from.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_pass_both_ways_and_what_was_read_ahead_comes_first() {
+    let mut rig = rig(&[0x81, 0x81, 0, 0, 0, 0, b'a'], 1024);
+    rig.client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'b']).await.unwrap();
+    let wire: [u8; 14] = read(&mut rig.upstream).await;
+    assert_eq!((wire[6], wire[13]), (b'a', b'b'));
+    rig.upstream.write_all(&[0x81, 0x01, b'c']).await.unwrap();
+    assert_eq!(read(&mut rig.client).await, [0x81, 0x01, b'c']);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_pinged_by_the_clock_and_given_up() {
+    let mut rig = rig(&[], 1024);
+    let started = Instant::now();
+    let ping: [u8; 10] = read(&mut rig.client).await;
+    assert_eq!(ping[..2], [0x89, 8]);
+    let waited = started.elapsed();
+    assert!(waited > Duration::from_secs(22) && waited <= Duration::from_secs(26), "{waited:?}");
+    let close: [u8; 8] = read(&mut rig.upstream).await;
+    let code = [close[6] ^ close[2], close[7] ^ close[3]];
+    assert_eq!((close[0], u16::from_be_bytes(code)), (0x88, 1001), "masked, to the upstream");
+    drop(rig.upstream);
+    let outcome = rig.tunnel.await.unwrap();
+    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::Unresponsive));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_side_waits_for_a_slow_one_and_nothing_is_lost() {
+    let mut rig = rig(&[], 1024);
+    let mut message = vec![0x82, 127];
+    message.extend_from_slice(&1_000_000_u64.to_be_bytes());
+    message.resize(10 + 1_000_000, 7);
+    let sent = message.clone();
+    let mut upstream = rig.upstream;
+    let writer = tokio::spawn(async move {
+        upstream.write_all(&sent).await.unwrap();
+        upstream
+    });
+    let mut received = vec![0; message.len()];
+    rig.client.read_exact(&mut received).await.unwrap();
+    assert!(received == message);
+    drop((writer.await.unwrap(), rig.client));
+    assert_eq!(rig.tunnel.await.unwrap().traffic.upstream.messages, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_takes_nothing_ends_by_the_send_timeout() {
+    let mut rig = rig(&[], 64);
+    let started = Instant::now();
+    rig.upstream.write_all(&[0x82, 126, 1, 0]).await.unwrap();
+    rig.upstream.write_all(&[7; 100]).await.unwrap();
+    let outcome = rig.tunnel.await.unwrap();
+    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::SendTimeout));
+    assert!(started.elapsed() >= Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_closes_with_words_and_waits_for_the_answer() {
+    let mut rig = rig(&[], 1024);
+    let at = Instant::now() + Duration::from_secs(3);
+    rig.control.close(at, Why::Drain);
+    let head: [u8; 4] = read(&mut rig.client).await;
+    assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1012));
+    assert_eq!(Instant::now().duration_since(at).as_secs(), 0);
+    rig.client.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+    rig.upstream.write_all(&[0x88, 0x00]).await.unwrap();
+    let outcome = rig.tunnel.await.unwrap();
+    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Proxy, Why::Drain));
+    assert!(at.elapsed() < Duration::from_secs(1), "answered: nothing to wait for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_settings_move_the_wake_up_forward() {
+    let rig = rig(&[], 1024);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let soon = Settings { read_timeout: Some(Duration::from_secs(5)), ..settings() };
+    rig.control.set_settings(Arc::new(soon));
+    let (_client, _upstream) = (rig.client, rig.upstream);
+    let outcome = rig.tunnel.await.unwrap();
+    assert_eq!(outcome.ending.why, Why::ReadTimeout);
+    assert_eq!(outcome.idle.client.as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_story_can_be_read_while_it_lives() {
+    let mut rig = rig(&[], 1024);
+    let _: [u8; 10] = read(&mut rig.client).await;
+    assert!(rig.control.story().is_none(), "the first look only asks");
+    tokio::task::yield_now().await;
+    assert_eq!(rig.control.story().unwrap().traffic.client.pings, 1);
+}
+
+#[test]
+fn a_tunnel_is_small() {
+    let size = size_of::<Pump<Stream, Stream>>();
+    assert!(size <= 640, "{size} bytes: an idle tunnel's memory is a promise");
+}
