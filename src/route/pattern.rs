@@ -1,0 +1,135 @@
+//! Owns one pattern of a route: how it is written and what it means.
+
+use regex::Regex;
+use std::str::FromStr;
+
+/// A host or a family of hosts (nginx, `server_name`), in lower case.
+#[derive(Clone, Debug)]
+pub enum HostPattern {
+    /// `www.example.org`
+    Exact(String),
+    /// `*.example.org`, kept as `.example.org`.
+    Leading(String),
+    /// `mail.*`, kept as `mail.`.
+    Trailing(String),
+    /// `~^img[0-9]+\.example\.org$`
+    Regex(Regex),
+}
+
+/// A path or a family of paths (nginx, `location`).
+#[derive(Clone, Debug)]
+pub enum PathPattern {
+    /// This path alone (`=`).
+    Exact(String),
+    /// Every path that begins so.
+    Prefix {
+        /// The beginning.
+        prefix: String,
+        /// It is chosen before any regex (`^~`).
+        priority: bool,
+    },
+    /// Every path with a match (`~`; `(?i)` for `~*`).
+    Regex(Regex),
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PatternError {
+    /// Not a host.
+    #[error("expected a host without port, \"*.example.com\", \".example.com\", \"mail.*\" or \"~regex\"")]
+    Host,
+    /// Not a path.
+    #[error("expected a path that begins with \"/\"")]
+    Path,
+    /// Not a regular expression.
+    #[error("not a regular expression: {0}")]
+    Regex(String),
+}
+
+impl FromStr for HostPattern {
+    type Err = PatternError;
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        if let Some(regex) = text.strip_prefix('~') {
+            return compile(&format!("(?i){regex}")).map(Self::Regex);
+        }
+        let lower = text.to_ascii_lowercase();
+        let (pattern, fixed): (fn(String) -> Self, &str) = if let Some(rest) = lower.strip_prefix("*.") {
+            (|rest| Self::Leading(format!(".{rest}")), rest)
+        } else if let Some(rest) = lower.strip_suffix(".*") {
+            (|rest| Self::Trailing(format!("{rest}.")), rest)
+        } else {
+            (Self::Exact, lower.strip_prefix('.').unwrap_or(&lower))
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '[' | ']' | ':');
+        let port = !fixed.starts_with('[') && fixed.contains(':');
+        if fixed.is_empty() || port || !fixed.chars().all(plain) {
+            return Err(PatternError::Host);
+        }
+        Ok(pattern(if lower.starts_with('.') { lower } else { fixed.to_owned() }))
+    }
+}
+
+impl HostPattern {
+    /// The patterns of a list: `.example.org` stands for `example.org` and `*.example.org`.
+    #[must_use]
+    pub fn expand(self) -> Vec<Self> {
+        match self {
+            Self::Exact(host) if host.starts_with('.') => {
+                vec![Self::Exact(host[1..].to_owned()), Self::Leading(host)]
+            }
+            other => vec![other],
+        }
+    }
+}
+
+impl PathPattern {
+    /// This path alone.
+    ///
+    /// # Errors
+    /// It does not begin with a slash.
+    pub fn exact(path: &str) -> Result<Self, PatternError> {
+        absolute(path).map(Self::Exact)
+    }
+
+    /// Every path that begins so.
+    ///
+    /// # Errors
+    /// It does not begin with a slash.
+    pub fn prefix(prefix: &str, priority: bool) -> Result<Self, PatternError> {
+        absolute(prefix).map(|prefix| Self::Prefix { prefix, priority })
+    }
+
+    /// Every path with a match.
+    ///
+    /// # Errors
+    /// Not a regular expression.
+    pub fn regex(regex: &str) -> Result<Self, PatternError> {
+        compile(regex).map(Self::Regex)
+    }
+}
+
+fn absolute(path: &str) -> Result<String, PatternError> {
+    path.starts_with('/').then(|| path.to_owned()).ok_or(PatternError::Path)
+}
+
+fn compile(regex: &str) -> Result<Regex, PatternError> {
+    Regex::new(regex).map_err(|error| {
+        // The library draws the place over several lines; the last one says what is wrong.
+        let text = error.to_string();
+        PatternError::Regex(text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_that_mean_nothing_are_refused() {
+        for host in ["", "*", "a b", "example.com:80", "*.", "a.*.b", "~("] {
+            assert!(host.parse::<HostPattern>().is_err(), "{host:?}");
+        }
+        assert!(matches!(PathPattern::exact("ws"), Err(PatternError::Path)));
+        assert!(matches!(PathPattern::regex("["), Err(PatternError::Regex(_))));
+    }
+}
