@@ -1,0 +1,32 @@
+//! Owns the HTTP server side of a connection. It must not know proxying.
+
+pub mod headers;
+pub mod respond;
+pub mod serve;
+
+use std::time::Duration;
+
+/// How requests are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// From a request's first byte, or from the connection's opening, to the end of its head
+    /// (nginx, `client_header_timeout`).
+    pub header_timeout: Duration,
+    /// From a request's end to the beginning of the next (nginx, `keepalive_timeout`).
+    pub keepalive_timeout: Duration,
+    /// Largest head of a request, in bytes, 8 KiB at least (nginx, `large_client_header_buffers`).
+    pub max_header_size: usize,
+}
+
+/// Which headers tell the upstream whence a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Proto`, `-Host` and `X-Real-IP`.
+    X,
+    /// `Forwarded` (RFC 7239).
+    Rfc7239,
+    /// All of them.
+    Both,
+    /// None is added; what the client sent passes as it came.
+    Off,
+}

@@ -1,0 +1,32 @@
+//! Owns the answers that the proxy gives itself.
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+
+/// Any body, streamed.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A body that is there already.
+#[must_use]
+pub fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A plain answer: the status in words, and what is to be said of it.
+#[must_use]
+pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let mut response = Response::new(full(format!("{} {title}\n{explanation}\n", status.as_u16())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    response
+}
+
+/// When a client that was refused for now may ask again: the order of `fail_timeout`.
+const RETRY_AFTER_SECONDS: &str = "10";

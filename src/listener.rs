@@ -1,0 +1,30 @@
+//! Owns accepting: a bound socket, and a loop that neither dies nor spins. It must not know HTTP,
+//! routes or upstreams.
+
+pub mod accept;
+pub mod socket;
+
+use crate::addr::{ClientAddr, ListenAddr};
+use crate::io::{Stream, TcpOptions};
+
+/// One listening socket (nginx, `listen`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where.
+    pub address: ListenAddr,
+    /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` caps it.
+    pub backlog: u32,
+    /// SO_REUSEPORT: other processes may listen on the same address.
+    pub reuse_port: bool,
+    /// Options of its connections.
+    pub tcp: TcpOptions,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The stream.
+    pub stream: Stream,
+    /// Who connected.
+    pub client: ClientAddr,
+}

@@ -1,0 +1,92 @@
+//! Owns the accept loop.
+
+use super::socket::Bound;
+use super::{Accepted, Settings};
+use crate::addr::ClientAddr;
+use crate::io::Stream;
+use arc_swap::ArcSwap;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// The pause after an error that the next accept would meet again.
+const BACKOFF: Duration = Duration::from_millis(100);
+/// The log is told of a lasting error once in this time.
+const COMPLAIN: Duration = Duration::from_secs(60);
+
+/// Accepts connections and gives each to `serve`, until `stop` is ready; then those that already
+/// wait in the kernel's queue are served as well, for their clients believe to be connected.
+pub async fn run(
+    bound: Bound,
+    settings: Arc<ArcSwap<Settings>>,
+    stop: impl Future<Output = ()>,
+    mut serve: impl FnMut(Accepted),
+) {
+    let mut complained: Option<Instant> = None;
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = accept(&bound) => accepted,
+        };
+        match accepted {
+            Ok(accepted) => give(accepted, &settings, &mut serve),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                complain(&settings, &error, &mut complained);
+                sleep(BACKOFF).await;
+            }
+        }
+    }
+    while let Some(Ok(accepted)) = now_or_never(accept(&bound)).await {
+        give(accepted, &settings, &mut serve);
+    }
+}
+
+fn give(accepted: Accepted, settings: &ArcSwap<Settings>, serve: &mut impl FnMut(Accepted)) {
+    if let Stream::Tcp(stream) = &accepted.stream {
+        // It fails only when the peer is gone already, which reading will tell.
+        let _ = settings.load().tcp.apply(stream);
+    }
+    serve(accepted);
+}
+
+async fn accept(bound: &Bound) -> io::Result<Accepted> {
+    match bound {
+        Bound::Tcp(listener) => {
+            let (stream, peer) = listener.accept().await?;
+            Ok(Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(peer) })
+        }
+        Bound::Unix(listener, _) => {
+            let (stream, _) = listener.accept().await?;
+            Ok(Accepted { stream: Stream::Unix(stream), client: ClientAddr::Unix })
+        }
+    }
+}
+
+/// Polls once: what is not ready now is not waited for.
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+/// Errors of a connection that died in the queue (`accept(2)`): the next one may be well.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
+}
+
+fn complain(settings: &ArcSwap<Settings>, error: &io::Error, complained: &mut Option<Instant>) {
+    if complained.is_none_or(|last| last.elapsed() >= COMPLAIN) {
+        *complained = Some(Instant::now());
+        let listen = &settings.load().address;
+        tracing::error!(%listen, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
+    }
+}

@@ -1,0 +1,37 @@
+//! Owns observation: what is written of what happened. It must not decide anything.
+
+use std::path::PathBuf;
+use tracing::level_filters::LevelFilter;
+
+/// What is logged, how, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The least severe events that are logged.
+    pub level: LevelFilter,
+    /// How the log and the access log are written.
+    pub format: Format,
+    /// Where the access log goes; the log itself goes to the standard error.
+    pub access: AccessTarget,
+}
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessTarget {
+    /// The standard output.
+    Stdout,
+    /// The standard error.
+    Stderr,
+    /// Nowhere.
+    Off,
+    /// A file, opened anew on SIGUSR1.
+    File(PathBuf),
+}

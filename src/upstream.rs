@@ -1,0 +1,238 @@
+//! Owns a named group of endpoints: who may be chosen, who is, and what came of it. It must not
+//! know HTTP routes or what a connection is used for.
+
+pub mod client;
+pub mod connect;
+mod endpoint;
+pub mod resolve;
+
+pub use endpoint::{Endpoint, Lease};
+
+use crate::addr::{EndpointAddr, ServerAddr};
+use crate::balance::{self, Candidate, Method};
+use crate::health::{Availability, EarlyEnd, Rules};
+use crate::io::TcpOptions;
+use arc_swap::ArcSwap;
+use endpoint::Member;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// One upstream, as configured (nginx, `upstream`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How an endpoint is chosen.
+    pub balance: Method,
+    /// The servers, each of which may stand for several endpoints.
+    pub servers: Vec<Server>,
+    /// From an endpoint's return to its full weight; zero: at once.
+    pub slow_start: Duration,
+    /// When ends of young tunnels count as failures.
+    pub early_end: Option<EarlyEnd>,
+    /// What is tried again elsewhere.
+    pub retry: Retry,
+    /// From one look-up of names to the next; `None`: only at start and reload.
+    pub resolve_interval: Option<Duration>,
+    /// Over how long the tunnels of a removed or drained endpoint are closed; `None`: they stay.
+    pub drain_timeout: Option<Duration>,
+    /// Options of its connections.
+    pub tcp: TcpOptions,
+}
+
+/// One server of an upstream (nginx, `server`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its address.
+    pub address: ServerAddr,
+    /// Its share, 1 to 65535.
+    pub weight: u32,
+    /// Most connections to each of its endpoints; `None`: any number.
+    pub max_conns: Option<u32>,
+    /// See [`Rules`].
+    pub max_fails: u32,
+    /// See [`Rules`].
+    pub fail_timeout: Duration,
+    /// It serves only when no other can.
+    pub backup: bool,
+    /// What the operator wants of it.
+    pub state: State,
+}
+
+/// What the operator wants of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It serves.
+    Up,
+    /// It takes nothing new; what it has is closed over `drain_timeout` if that is set.
+    Drain,
+    /// It takes nothing new.
+    Down,
+}
+
+/// What is tried again elsewhere, as long as nothing has reached the client (nginx,
+/// `proxy_next_upstream`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Endpoints tried in all; 0: each there is.
+    pub tries: u32,
+    /// No new try is begun after this; `None`: whenever.
+    pub timeout: Option<Duration>,
+    /// After a failed connect or a connection that broke before an answer.
+    pub on_connect: bool,
+    /// After a timeout.
+    pub on_timeout: bool,
+    /// After one of these statuses; they count as failures then.
+    pub on_status: Vec<http::StatusCode>,
+}
+
+/// A named group of endpoints.
+#[derive(Debug)]
+pub struct Upstream {
+    settings: Settings,
+    members: ArcSwap<Vec<Member>>,
+    /// A choice and the counting of the chosen are one step.
+    choosing: Mutex<()>,
+}
+
+/// Why there is nobody to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEndpoint {
+    /// Each has been tried.
+    #[error("every endpoint was tried")]
+    AllTried,
+    /// Those that are left are at `max_conns`.
+    #[error("every endpoint is at its max_conns")]
+    AllFull,
+    /// Names that were not found, or `state`s that allow nothing.
+    #[error("no endpoint is in use: none was found, or all are set to \"down\" or \"drain\"")]
+    None,
+}
+
+impl Upstream {
+    /// A group whose endpoints are the servers given as addresses; names follow by
+    /// [`resolve`]. Endpoints that `previous` had keep their counts and standing.
+    #[must_use]
+    pub fn new(settings: Settings, previous: Option<&Self>) -> Self {
+        let upstream =
+            Self { settings, members: ArcSwap::from_pointee(Vec::new()), choosing: Mutex::new(()) };
+        let known = previous.map(|previous| previous.members.load_full());
+        let mut found = HashMap::new();
+        for member in known.iter().flat_map(|members| members.iter()) {
+            found
+                .entry(member.server.address.clone())
+                .or_insert_with(Vec::new)
+                .push(member.endpoint.address().clone());
+        }
+        upstream.set_members(&found, known.as_deref().map_or(&[][..], Vec::as_slice), previous.is_some());
+        upstream
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The endpoints there are now.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.members.load().iter().map(|member| Arc::clone(&member.endpoint)).collect()
+    }
+
+    /// Addresses that take connections, or may again: what is open to others is to be drained.
+    #[must_use]
+    pub fn serves(&self, address: &EndpointAddr) -> bool {
+        let members = self.members.load();
+        members.iter().any(|m| m.endpoint.address() == address && m.server.state != State::Drain)
+    }
+
+    /// The addresses that a server stands for now.
+    fn addresses_of(&self, server: &ServerAddr) -> Vec<EndpointAddr> {
+        let members = self.members.load();
+        let own = members.iter().filter(|member| member.server.address == *server);
+        own.map(|member| member.endpoint.address().clone()).collect()
+    }
+
+    /// Takes over the answer of a look-up. Endpoints that stay keep their counts and standing,
+    /// new ones start slowly.
+    pub fn set_addresses(&self, found: &HashMap<ServerAddr, Vec<EndpointAddr>>) {
+        let known = self.members.load_full();
+        self.set_members(found, &known, !known.is_empty());
+    }
+
+    fn set_members(&self, found: &HashMap<ServerAddr, Vec<EndpointAddr>>, known: &[Member], under_way: bool) {
+        let mut members: Vec<Member> = Vec::new();
+        for server in &self.settings.servers {
+            let fixed = match &server.address {
+                ServerAddr::Ip(address) => vec![EndpointAddr::Tcp(*address)],
+                ServerAddr::Unix(path) => vec![EndpointAddr::Unix(path.as_path().into())],
+                ServerAddr::Name(..) => found.get(&server.address).cloned().unwrap_or_default(),
+            };
+            for address in fixed {
+                if members.iter().any(|member| *member.endpoint.address() == address) {
+                    continue;
+                }
+                let old = known.iter().find(|member| *member.endpoint.address() == address);
+                let endpoint = old.map_or_else(
+                    || Arc::new(Endpoint::new(&self.settings.name, address, under_way)),
+                    |old| Arc::clone(&old.endpoint),
+                );
+                members.push(Member::new(endpoint, server, self.rules(server)));
+            }
+        }
+        self.members.store(Arc::new(members));
+    }
+
+    fn rules(&self, server: &Server) -> Arc<Rules> {
+        Arc::new(Rules {
+            max_fails: server.max_fails,
+            fail_timeout: server.fail_timeout,
+            slow_start: self.settings.slow_start,
+            early_end: self.settings.early_end,
+        })
+    }
+
+    /// Chooses an endpoint that is not among `tried` and counts the connection that follows.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn pick(&self, key: Option<u64>, tried: &[EndpointAddr]) -> Result<Lease, NoEndpoint> {
+        let now = Instant::now().into_std();
+        let members = self.members.load();
+        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let open: Vec<&Member> = members.iter().filter(|member| member.server.state == State::Up).collect();
+        let untried: Vec<&Member> =
+            open.iter().copied().filter(|m| !tried.contains(m.endpoint.address())).collect();
+        let free: Vec<&Member> = untried.iter().copied().filter(|m| !m.is_full()).collect();
+        let up = |m: &&&Member| m.endpoint.standing().availability(now) != Availability::Out;
+        let of = |backup: bool| free.iter().filter(move |m| m.server.backup == backup);
+        // When all are out, they are tried all the same, as nginx does.
+        let tiers: [Vec<&Member>; 4] = [
+            of(false).filter(up).copied().collect(),
+            of(true).filter(up).copied().collect(),
+            of(false).copied().collect(),
+            of(true).copied().collect(),
+        ];
+        let tier = tiers.iter().find(|tier| !tier.is_empty());
+        let tier = tier.ok_or(match (open.is_empty(), untried.is_empty()) {
+            (true, _) => NoEndpoint::None,
+            (false, true) => NoEndpoint::AllTried,
+            (false, false) => NoEndpoint::AllFull,
+        })?;
+        let mut candidates: Vec<Candidate> = tier.iter().map(|member| member.candidate(now)).collect();
+        let chosen = balance::pick(&self.settings.balance, &mut candidates, key, |below| {
+            rand::random_range(0..below.max(1))
+        });
+        for (member, candidate) in tier.iter().zip(&candidates) {
+            member.endpoint.set_turn(candidate.turn);
+        }
+        let chosen = chosen.ok_or(NoEndpoint::None)?;
+        Ok(Lease::new(tier[chosen], now))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Owns one HTTP/1.1 exchange over a connection to an endpoint.
+
+use crate::drain::Watch;
+use crate::io::Stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Any body, streamed.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What an answer's head may measure.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The connection broke, or what came is no HTTP.
+    #[error("{}", innermost(.0))]
+    Http(#[from] hyper::Error),
+    /// No head within `response_timeout`.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl ExchangeError {
+    /// The endpoint did answer, but not with HTTP.
+    #[must_use]
+    pub fn is_bad_answer(&self) -> bool {
+        matches!(self, Self::Http(error) if error.is_parse())
+    }
+}
+
+/// Sends a request and waits for the head of its answer, for `limit` at most (nginx,
+/// `proxy_read_timeout` before the header). The connection ends with the exchange; a 101 can be
+/// taken over with `hyper::upgrade::on`.
+///
+/// # Errors
+/// There is no answer.
+pub async fn exchange(
+    stream: Stream,
+    request: Request<Body>,
+    limit: Option<Duration>,
+    watch: Watch,
+) -> Result<Response<Incoming>, ExchangeError> {
+    let mut builder = http1::Builder::new();
+    // Some servers look for `Sec-WebSocket-Key` in just this case.
+    builder.preserve_header_case(true).max_buf_size(MAX_HEAD);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        let _permit = watch;
+        // Its errors reach whoever waits for the answer or its body.
+        let _ = connection.with_upgrades().await;
+    });
+    let answer = sender.send_request(request);
+    match limit {
+        None => Ok(answer.await?),
+        Some(limit) => Ok(timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??),
+    }
+}
+
+/// hyper's own words hide the cause; the innermost error is the one to read.
+fn innermost(error: &hyper::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    if error.is_incomplete_message() {
+        "connection closed before an answer".to_owned()
+    } else if error.is_parse() {
+        format!("not a valid HTTP/1.1 answer: {cause}")
+    } else {
+        cause.to_string()
+    }
+}

@@ -1,0 +1,41 @@
+//! Owns connecting to an endpoint.
+
+use crate::addr::EndpointAddr;
+use crate::io::{Stream, TcpOptions};
+use std::io;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kernel says why.
+    #[error("connect: {0}")]
+    Io(#[from] io::Error),
+    /// Not within `connect_timeout`.
+    #[error("connect: no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Connects, within `limit` (nginx, `proxy_connect_timeout`).
+///
+/// # Errors
+/// The endpoint refuses, cannot be reached, or does not answer in time.
+pub async fn connect(
+    address: &EndpointAddr,
+    limit: Duration,
+    options: &TcpOptions,
+) -> Result<Stream, ConnectError> {
+    let attempt = async {
+        Ok(match address {
+            EndpointAddr::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                options.apply(&stream)?;
+                Stream::Tcp(stream)
+            }
+            EndpointAddr::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+        })
+    };
+    timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
+}

@@ -1,0 +1,82 @@
+//! Owns the looking-up of server names, again and again: a look-up that fails keeps the last answer.
+
+use super::Upstream;
+use crate::addr::{EndpointAddr, ServerAddr};
+use crate::drain::Watch;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
+
+/// How long a look-up may take.
+const LOOK_UP: Duration = Duration::from_secs(5);
+/// How soon a look-up that found nothing is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Looks up all names once. The names that failed, with the reason; their last answers stay.
+pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
+    let mut found = HashMap::new();
+    let mut failed = Vec::new();
+    for server in &upstream.settings().servers {
+        let ServerAddr::Name(name, port) = &server.address else { continue };
+        match timeout(LOOK_UP, lookup_host((name.as_str(), *port))).await {
+            Ok(Ok(addresses)) => {
+                let mut addresses: Vec<_> = addresses.map(EndpointAddr::Tcp).collect();
+                // Resolvers shuffle; the order of endpoints is to stay.
+                addresses.sort();
+                addresses.dedup();
+                found.insert(server.address.clone(), addresses);
+            }
+            Ok(Err(error)) => failed.push((server.address.clone(), error.to_string())),
+            Err(_) => failed.push((server.address.clone(), format!("no answer within {LOOK_UP:?}"))),
+        }
+    }
+    for (address, _) in &failed {
+        found.insert(address.clone(), upstream.addresses_of(address));
+    }
+    if found.values().any(|addresses| !addresses.is_empty()) {
+        upstream.set_addresses(&found);
+    }
+    failed
+}
+
+/// Whether there is anything to look up.
+#[must_use]
+pub fn has_names(upstream: &Upstream) -> bool {
+    upstream.settings().servers.iter().any(|server| matches!(server.address, ServerAddr::Name(..)))
+}
+
+/// Keeps an upstream's names looked up, until it is no longer used or the proxy drains.
+pub async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
+    let mut failing = false;
+    loop {
+        let Some(pause) = upstream.upgrade().and_then(|upstream| pause(&upstream)) else { return };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = watch.draining() => return,
+        }
+        let Some(upstream) = upstream.upgrade() else { return };
+        let failed = refresh(&upstream).await;
+        report(&upstream, &failed, &mut failing);
+    }
+}
+
+/// Says what changed: that look-ups fail, and that they work again.
+fn report(upstream: &Arc<Upstream>, failed: &[(ServerAddr, String)], failing: &mut bool) {
+    let name = &upstream.settings().name;
+    if let (Some((server, error)), false) = (failed.first(), *failing) {
+        tracing::warn!(upstream = %name, %server, error, "look-up failed, the last answer stays in use");
+    } else if failed.is_empty() && *failing {
+        tracing::info!(upstream = %name, "look-up works again");
+    }
+    *failing = !failed.is_empty();
+}
+
+fn pause(upstream: &Upstream) -> Option<Duration> {
+    let interval = upstream.settings().resolve_interval;
+    let nothing_found = upstream.settings().servers.iter().any(|server| {
+        matches!(server.address, ServerAddr::Name(..)) && upstream.addresses_of(&server.address).is_empty()
+    });
+    if nothing_found { Some(interval.map_or(RETRY, |interval| interval.min(RETRY))) } else { interval }
+}
