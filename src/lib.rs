@@ -1,15 +1,35 @@
 //! Holdline: a WebSocket-aware reverse proxy.
-pub mod addr;
-pub mod balance;
-pub mod drain;
-pub mod health;
-pub mod http;
-pub mod io;
+//!
+//! This is the map. A connection travels through the modules in this order; each first line says what
+//! its module owns. Dependencies run down the ranks only (`tests/layering.rs` holds them to it):
+//!
+//! | rank | may do | modules |
+//! |---|---|---|
+//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] |
+//! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`balance`] [`health`] [`outcome`] |
+//! | 3 services | tokio, tracing | [`drain`] [`telemetry`] [`io`] |
+//! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
+//! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
+//!
+//! The path of one connection: [`listener`] accepts it, [`http`] reads its request, [`route`] finds its
+//! route, [`proxy`] leads it to an endpoint that [`upstream`] chose by [`balance`] and [`health`], checks
+//! both sides of the handshake with [`ws`], and hands both sockets to a [`tunnel`], whose end is an
+//! [`outcome`] that [`telemetry`] writes down.
+
+// The path of one connection, in order.
 pub mod listener;
-pub mod outcome;
-pub mod proxy;
+pub mod http;
 pub mod route;
-pub mod telemetry;
-pub mod tunnel;
+pub mod balance;
+pub mod health;
 pub mod upstream;
 pub mod ws;
+pub mod tunnel;
+pub mod outcome;
+pub mod proxy;
+pub mod telemetry;
+
+// What surrounds it.
+pub mod addr;
+pub mod io;
+pub mod drain;

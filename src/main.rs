@@ -1,1 +1,3 @@
+//! Owns the exit code.
+
 fn main() {}

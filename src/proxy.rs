@@ -1,3 +1,128 @@
 //! Owns the request path: from a request to its route, to an endpoint, to an answer or a tunnel.
 
+mod attempt;
+mod failure;
+mod forward;
+mod reject;
+mod request;
+pub mod session;
 pub mod snapshot;
+mod upgrade;
+
+pub use failure::Failure;
+
+use crate::addr::ClientAddr;
+use crate::drain::Watch;
+use crate::http::respond::{Body, full};
+use crate::outcome::{Ending, PerSide, Who, Why};
+use crate::telemetry::access_log::AccessLog;
+use crate::upstream::NoEndpoint;
+use crate::ws::handshake::{Wish, wish};
+use arc_swap::ArcSwap;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use request::Inbound;
+use session::{Guard, Sessions};
+use snapshot::{Route, Snapshot, Target};
+use std::sync::Arc;
+
+/// What serves requests.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What requests see; swapped on reload.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// The live tunnels.
+    pub sessions: Arc<Sessions>,
+    /// Where reports go.
+    pub log: Arc<AccessLog>,
+}
+
+impl Proxy {
+    /// A proxy without tunnels.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, log: Arc<AccessLog>) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot), sessions: Arc::default(), log }
+    }
+
+    /// Answers one request.
+    pub async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        client: ClientAddr,
+        watch: Watch,
+    ) -> Response<Body> {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let id = self.sessions.next_id();
+        let guard = Guard::new(id, client, parts.method.clone(), host, &parts.uri, Arc::clone(&self.log));
+        let inbound = match Inbound::read(parts, client) {
+            Ok(inbound) => inbound,
+            Err(failure) => return reject::with_status(&failure, guard),
+        };
+        let snapshot = self.snapshot.load_full();
+        match snapshot.route(&inbound.host, &inbound.path) {
+            Some(route) => self.serve(&snapshot, route, inbound, body, on_upgrade, guard, watch).await,
+            None => reject::with_status(&Failure::NoRoute, guard),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one request's parts, taken apart once")]
+    async fn serve(
+        &self,
+        snapshot: &Snapshot,
+        route: &Arc<Route>,
+        inbound: Inbound,
+        body: Incoming,
+        client: OnUpgrade,
+        mut guard: Guard,
+        watch: Watch,
+    ) -> Response<Body> {
+        guard.report().route = Some(Arc::clone(&route.name));
+        let name = match &route.target {
+            Target::Upstream(name) => name,
+            Target::Respond { status, body } => return respond(*status, body, route, guard),
+        };
+        guard.report().upstream = Some(Arc::clone(name));
+        let Some(upstream) = snapshot.upstream(name) else {
+            return reject::with_status(&NoEndpoint::None.into(), guard);
+        };
+        let wish = match wish(&inbound.parts.method, inbound.parts.version, &inbound.parts.headers) {
+            Ok(wish) => wish,
+            Err(error) => return reject::with_status(&error.into(), guard),
+        };
+        if wish == Wish::Http {
+            return match forward::forward(route, upstream, &inbound, body, guard, watch).await {
+                Ok(response) => response,
+                Err((failure, guard)) => reject::with_status(&failure, guard),
+            };
+        }
+        let sessions = Arc::clone(&self.sessions);
+        let (inbound, wish) = (&inbound, &wish);
+        let spare = client.clone();
+        let opening = upgrade::Opening { route, upstream, inbound, wish, client, sessions, watch };
+        let (failure, guard) = match upgrade::open(opening, guard).await {
+            Ok(response) => return response,
+            Err(failed) => failed,
+        };
+        match reject::close_code(&failure, route).filter(|_| *wish == Wish::WebSocket) {
+            Some(code) => reject::with_close(&failure, code, &inbound.parts.headers, spare, guard),
+            None => reject::with_status(&failure, guard),
+        }
+    }
+}
+
+/// The answer of a route that has one.
+fn respond(status: StatusCode, body: &str, route: &Route, mut guard: Guard) -> Response<Body> {
+    let mut response = Response::new(full(body.to_owned()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    for (name, value) in &route.response_headers {
+        response.headers_mut().insert(name.clone(), value.clone());
+    }
+    guard.report().status = status.as_u16();
+    guard.finish_http(Ending::new(Who::Proxy, Why::Done), PerSide::default());
+    response
+}

@@ -1,5 +1,9 @@
 //! Owns observation: what is written of what happened. It must not decide anything.
 
+pub mod access_log;
+pub mod log;
+pub mod report;
+
 use std::path::PathBuf;
 use tracing::level_filters::LevelFilter;
 

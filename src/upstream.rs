@@ -142,11 +142,17 @@ impl Upstream {
         self.members.load().iter().map(|member| Arc::clone(&member.endpoint)).collect()
     }
 
-    /// Addresses that take connections, or may again: what is open to others is to be drained.
+    /// Whether an endpoint's open tunnels may stay: it is one of this upstream's, and not drained.
     #[must_use]
     pub fn serves(&self, address: &EndpointAddr) -> bool {
         let members = self.members.load();
         members.iter().any(|m| m.endpoint.address() == address && m.server.state != State::Drain)
+    }
+
+    /// Whether the address is one of this upstream, in whatever state.
+    #[must_use]
+    pub fn knows(&self, address: &EndpointAddr) -> bool {
+        self.members.load().iter().any(|member| member.endpoint.address() == address)
     }
 
     /// The addresses that a server stands for now.

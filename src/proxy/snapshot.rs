@@ -2,14 +2,16 @@
 //! the previous one, so endpoints keep their counts and standing.
 
 use crate::http::Forwarded;
-use crate::route::{Rewrite, Rule};
+use crate::route::{Rewrite, Rule, Table};
+use crate::upstream::Upstream;
 use crate::{tunnel, upstream};
 use http::{HeaderName, HeaderValue, StatusCode};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Routes and upstreams as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// In the order of the file.
     pub routes: Vec<Route>,
@@ -18,7 +20,7 @@ pub struct Plan {
 }
 
 /// One route, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Its name in logs.
     pub name: Arc<str>,
@@ -68,4 +70,53 @@ pub enum RejectWith {
     Http,
     /// By accepting the opening and closing it with 1013 or 1014 and a reason.
     Close,
+}
+
+/// Routes and upstreams as requests see them.
+#[derive(Debug)]
+pub struct Snapshot {
+    routes: Vec<Arc<Route>>,
+    table: Table,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+}
+
+impl Snapshot {
+    /// What requests see from now on. Upstreams that `previous` had keep their endpoints.
+    #[must_use]
+    pub fn new(plan: Plan, previous: Option<&Self>) -> Self {
+        let rules: Vec<Rule> = plan.routes.iter().map(|route| route.rule.clone()).collect();
+        let upstreams = plan.upstreams.into_iter().map(|settings| {
+            let name = Arc::clone(&settings.name);
+            let before = previous.and_then(|previous| previous.upstream(&name));
+            (name, Arc::new(Upstream::new(settings, before.map(|before| &**before))))
+        });
+        Self {
+            table: Table::new(&rules),
+            upstreams: upstreams.collect(),
+            routes: plan.routes.into_iter().map(Arc::new).collect(),
+        }
+    }
+
+    /// The route for a host and a normalised path.
+    #[must_use]
+    pub fn route(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        self.table.find(host, path).map(|index| &self.routes[index])
+    }
+
+    /// The route of this name.
+    #[must_use]
+    pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|route| *route.name == *name)
+    }
+
+    /// The upstream of this name.
+    #[must_use]
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(name)
+    }
+
+    /// All upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
 }

@@ -1,6 +1,7 @@
 //! Owns one pattern of a route: how it is written and what it means.
 
 use regex::Regex;
+use std::fmt;
 use std::str::FromStr;
 
 /// A host or a family of hosts (nginx, `server_name`), in lower case.
@@ -50,7 +51,7 @@ impl FromStr for HostPattern {
     type Err = PatternError;
     fn from_str(text: &str) -> Result<Self, PatternError> {
         if let Some(regex) = text.strip_prefix('~') {
-            return compile(&format!("(?i){regex}")).map(Self::Regex);
+            return compile(&format!("{ANY_CASE}{regex}")).map(Self::Regex);
         }
         let lower = text.to_ascii_lowercase();
         let (pattern, fixed): (fn(String) -> Self, &str) = if let Some(rest) = lower.strip_prefix("*.") {
@@ -62,10 +63,44 @@ impl FromStr for HostPattern {
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '[' | ']' | ':');
         let port = !fixed.starts_with('[') && fixed.contains(':');
-        if fixed.is_empty() || port || !fixed.chars().all(plain) {
+        if fixed.is_empty() || fixed.starts_with('.') || port || !fixed.chars().all(plain) {
             return Err(PatternError::Host);
         }
         Ok(pattern(if lower.starts_with('.') { lower } else { fixed.to_owned() }))
+    }
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Leading(suffix) => write!(f, "*{suffix}"),
+            Self::Trailing(prefix) => write!(f, "{prefix}*"),
+            Self::Regex(regex) => {
+                write!(f, "~{}", regex.as_str().strip_prefix(ANY_CASE).unwrap_or(regex.as_str()))
+            }
+        }
+    }
+}
+
+/// Alike when written alike: a regex has no equality of its own.
+impl PartialEq for HostPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl PartialEq for PathPattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            (Self::Prefix { prefix, priority }, Self::Prefix { prefix: other, priority: p }) => {
+                (prefix, priority) == (other, p)
+            }
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
     }
 }
 
@@ -83,6 +118,15 @@ impl HostPattern {
 }
 
 impl PathPattern {
+    /// The path or the regex, as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(path) | Self::Prefix { prefix: path, .. } => path,
+            Self::Regex(regex) => regex.as_str(),
+        }
+    }
+
     /// This path alone.
     ///
     /// # Errors
@@ -120,16 +164,27 @@ fn compile(regex: &str) -> Result<Regex, PatternError> {
     })
 }
 
+/// Hosts have no case.
+const ANY_CASE: &str = "(?i)";
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn patterns_that_mean_nothing_are_refused() {
-        for host in ["", "*", "a b", "example.com:80", "*.", "a.*.b", "~("] {
+        for host in ["", "*", "a b", "example.com:80", "*.", "a.*.b", "~(", "..a", ".a.*"] {
             assert!(host.parse::<HostPattern>().is_err(), "{host:?}");
         }
         assert!(matches!(PathPattern::exact("ws"), Err(PatternError::Path)));
         assert!(matches!(PathPattern::regex("["), Err(PatternError::Regex(_))));
+    }
+    #[test]
+    fn hosts_are_printed_as_they_are_written() {
+        for host in ["example.com", ".example.com", "*.example.com", "mail.*", "~^img[0-9]+$", "[::1]"] {
+            let pattern: HostPattern = host.parse().unwrap();
+            assert_eq!(pattern.to_string(), host);
+            assert_eq!(pattern, host.parse().unwrap());
+        }
     }
 }

@@ -28,6 +28,7 @@ struct Letters {
 pub(super) struct Mail {
     pub(super) settings: Option<Arc<Settings>>,
     pub(super) order: Option<(Instant, Why)>,
+    pub(super) cut: Option<Why>,
     pub(super) story_wanted: bool,
 }
 
@@ -39,6 +40,11 @@ impl Control {
                 mail.order = Some((at, why));
             }
         });
+    }
+
+    /// Ends the tunnel at once, with whatever words still fit.
+    pub fn cut(&self, why: Why) {
+        self.leave(|mail| mail.cut = Some(why));
     }
 
     /// Gives the tunnel its route's new settings.

@@ -106,7 +106,11 @@ where
         }
         let now = Tick::after(pump.opened.elapsed());
         if let Some(mail) = pump.control.collect() {
+            let cut = mail.cut;
             pump.read_mail(mail, now);
+            if let Some(why) = cut {
+                return Poll::Ready(pump.cut(why, now, cx));
+            }
         }
         if pump.armed.is_some_and(|at| at <= now) {
             pump.armed = None;
@@ -143,6 +147,12 @@ where
         if mail.story_wanted {
             self.control.tell(self.relay.outcome(now));
         }
+    }
+
+    fn cut(&mut self, why: Why, now: Tick, cx: &mut Context<'_>) -> Outcome {
+        self.relay.order(Order { at: now, why });
+        self.on_tick(now, cx);
+        self.relay.outcome(now)
     }
 
     fn on_tick(&mut self, now: Tick, cx: &mut Context<'_>) {

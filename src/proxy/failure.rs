@@ -1,0 +1,110 @@
+//! Owns the failures of a request, and the one place where they become statuses, close codes and
+//! causes.
+
+use crate::outcome::{Ending, Who, Why};
+use crate::route::PathError;
+use crate::upstream::NoEndpoint;
+use crate::upstream::client::ExchangeError;
+use crate::upstream::connect::ConnectError;
+use crate::ws::close::CloseCode;
+use crate::ws::handshake::{AnswerError, OpeningError};
+use http::StatusCode;
+
+/// Why a request is not passed on, or not answered by its upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It claims to open a WebSocket and does not.
+    #[error("{0}")]
+    Opening(#[from] OpeningError),
+    /// Its path has no normal form.
+    #[error("{0}")]
+    Path(#[from] PathError),
+    /// HTTP/1.1 wants one (RFC 9112 3.2).
+    #[error("the request needs exactly one Host header")]
+    Host,
+    /// A tunnel by CONNECT is not what this proxy is for.
+    #[error("CONNECT is not served here")]
+    Connect,
+    /// No route serves it.
+    #[error("no route serves this host and path")]
+    NoRoute,
+    /// There is nobody to ask.
+    #[error("{0}")]
+    NoEndpoint(#[from] NoEndpoint),
+    /// The last endpoint tried could not be connected to.
+    #[error("{0}")]
+    NotConnected(#[from] ConnectError),
+    /// It gave no answer.
+    #[error("{0}")]
+    NoAnswer(#[from] ExchangeError),
+    /// Its 101 does not accept this opening.
+    #[error("{0}")]
+    BadAnswer(#[from] AnswerError),
+    /// It switched protocols unasked.
+    #[error("it switched protocols although nobody asked")]
+    Unasked,
+}
+
+impl Failure {
+    /// What the client is answered.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Opening(error) => error.status(),
+            Self::Path(_) | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotConnected(ConnectError::TimedOut(_)) | Self::NoAnswer(ExchangeError::TimedOut(_)) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::NotConnected(ConnectError::Io(_))
+            | Self::NoAnswer(ExchangeError::Http(_))
+            | Self::BadAnswer(_)
+            | Self::Unasked => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// What a client is told in a Close frame, where openings are refused so; `None`: the request
+    /// is at fault, and only a status can say so.
+    #[must_use]
+    pub fn close_code(&self) -> Option<CloseCode> {
+        match self {
+            Self::NoEndpoint(_) => Some(CloseCode::TRY_AGAIN_LATER),
+            Self::NotConnected(_) | Self::NoAnswer(_) | Self::BadAnswer(_) | Self::Unasked => {
+                Some(CloseCode::BAD_GATEWAY)
+            }
+            _ => None,
+        }
+    }
+
+    /// What the client may know of it: nothing of the hosts behind the proxy.
+    #[must_use]
+    pub fn public(&self) -> String {
+        match self {
+            Self::NotConnected(_) => "the upstream cannot be reached".to_owned(),
+            Self::NoAnswer(ExchangeError::TimedOut(_)) => "the upstream did not answer in time".to_owned(),
+            Self::NoAnswer(_) => "the upstream gave no answer".to_owned(),
+            Self::BadAnswer(_) | Self::Unasked => "the upstream gave no valid answer".to_owned(),
+            Self::NoEndpoint(_) => "no upstream server is available".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// How a report puts it.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        let (who, why) = match self {
+            Self::Opening(_) | Self::Path(_) | Self::Host | Self::Connect | Self::NoRoute => {
+                (Who::Proxy, Why::Refused)
+            }
+            Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
+            Self::NotConnected(_) => (Who::Upstream, Why::Unreachable),
+            Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
+            Self::NoAnswer(error) if error.is_bad_answer() => (Who::Upstream, Why::BadAnswer),
+            Self::NoAnswer(_) => (Who::Upstream, Why::Eof),
+            Self::BadAnswer(_) | Self::Unasked => (Who::Upstream, Why::BadAnswer),
+        };
+        Ending { reason: self.to_string().into(), ..Ending::new(who, why) }
+    }
+}

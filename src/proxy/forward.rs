@@ -1,0 +1,154 @@
+//! Owns a plain HTTP request and its response, streamed both ways.
+
+use super::attempt::{Attempts, Miss};
+use super::failure::Failure;
+use super::request::Inbound;
+use super::session::Guard;
+use super::snapshot::Route;
+use crate::drain::Watch;
+use crate::http::headers::remove_hop_by_hop;
+use crate::http::respond::{self, full};
+use crate::outcome::{Ending, PerSide, Who, Why};
+use crate::upstream::client::Body;
+use crate::upstream::{Lease, Upstream};
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// Passes a request on and its response back.
+///
+/// # Errors
+/// There is no response to pass; the guard comes back for the report.
+pub(super) async fn forward(
+    route: &Arc<Route>,
+    upstream: &Arc<Upstream>,
+    inbound: &Inbound,
+    body: Incoming,
+    mut guard: Guard,
+    watch: Watch,
+) -> Result<Response<respond::Body>, (Failure, Guard)> {
+    let mut attempts = Attempts::new(route, upstream, inbound);
+    // What was sent with a body cannot be sent again: the body is not kept.
+    let again = body.is_end_stream() && is_idempotent(&inbound.parts.method);
+    let mut body = Some(body);
+    loop {
+        let (mut lease, stream) = match attempts.connect(&mut guard).await {
+            Ok(connected) => connected,
+            Err(failure) => return Err((failure, guard)),
+        };
+        let body = match body.take() {
+            Some(body) => body.map_err(Into::into).boxed_unsync(),
+            None => full(Bytes::new()),
+        };
+        let request = inbound.for_upstream(route, None, body);
+        let failure = match attempts.exchange(&mut lease, stream, request, watch.clone()).await {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                attempts.miss(&mut lease, &Failure::Unasked);
+                Failure::Unasked
+            }
+            Ok(response) => {
+                let miss = Miss::Status(response.status());
+                if attempts.is_failure(response.status()) {
+                    lease.failed();
+                    if again && attempts.go_on(miss) {
+                        continue;
+                    }
+                } else {
+                    lease.succeeded();
+                }
+                return Ok(relay(response, route, lease, guard));
+            }
+            Err(error) if again && attempts.go_on(Miss::from(&error)) => continue,
+            Err(error) => error.into(),
+        };
+        return Err((failure, guard));
+    }
+}
+
+/// RFC 9110 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Passes a response back; its report is made when its body has passed.
+pub(super) fn relay(
+    response: Response<Incoming>,
+    route: &Route,
+    lease: Lease,
+    mut guard: Guard,
+) -> Response<respond::Body> {
+    guard.report().status = response.status().as_u16();
+    let (mut parts, body) = response.into_parts();
+    remove_hop_by_hop(&mut parts.headers);
+    for (name, value) in &route.response_headers {
+        parts.headers.insert(name.clone(), value.clone());
+    }
+    let body = Relayed { body, bytes: 0, guard: Some(guard), _lease: lease };
+    Response::from_parts(parts, body.boxed_unsync())
+}
+
+/// A response's body on its way to the client.
+struct Relayed {
+    body: Incoming,
+    bytes: u64,
+    guard: Option<Guard>,
+    /// The endpoint is busy with it until it has passed.
+    _lease: Lease,
+}
+
+impl Relayed {
+    fn finish(&mut self, ending: Ending) {
+        if let Some(guard) = self.guard.take() {
+            guard.finish_http(ending, PerSide { client: 0, upstream: self.bytes });
+        }
+    }
+}
+
+impl hyper::body::Body for Relayed {
+    type Data = Bytes;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            None => {
+                self.finish(Ending::new(Who::Upstream, Why::Done));
+                None
+            }
+            Some(Ok(frame)) => {
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                let reason = "upstream broke off its response".into();
+                self.finish(Ending { reason, ..Ending::new(Who::Upstream, Why::Reset) });
+                Some(Err(error.into()))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        let ending = if self.body.is_end_stream() {
+            Ending::new(Who::Upstream, Why::Done)
+        } else {
+            let reason = "client left before the end of the response".into();
+            Ending { reason, ..Ending::new(Who::Client, Why::Eof) }
+        };
+        self.finish(ending);
+    }
+}

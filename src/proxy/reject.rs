@@ -1,0 +1,95 @@
+//! Owns refusals: a status, or, for clients that cannot see one, an opening accepted only to be
+//! closed with a reason.
+
+use super::failure::Failure;
+use super::session::Guard;
+use super::snapshot::{RejectWith, Route};
+use crate::http::respond::{Body, full, plain};
+use crate::outcome::PerSide;
+use crate::tunnel::CloseCodes;
+use crate::ws::close::{self, CloseCode};
+use crate::ws::frame::{OpCode, control_frame};
+use crate::ws::handshake::{VERSION, accept, tokens};
+use http::header::{
+    ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use hyper::body::Bytes;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+/// How long a client that is turned away may take to close.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Refuses a request with a status.
+pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body> {
+    let status = failure.status();
+    let mut response = plain(status, &failure.public());
+    if status == StatusCode::UPGRADE_REQUIRED {
+        response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+    }
+    guard.report().status = status.as_u16();
+    guard.finish_http(failure.ending(), PerSide::<u64>::default());
+    response
+}
+
+/// The code that refuses an opening of this route; `None`: it is refused with a status.
+#[must_use]
+pub(super) fn close_code(failure: &Failure, route: &Route) -> Option<CloseCode> {
+    let codes: CloseCodes = route.tunnel.close_codes;
+    failure.close_code().filter(|_| route.reject_with == RejectWith::Close).map(|code| codes.apply(code))
+}
+
+/// Accepts an opening and closes it.
+pub(super) fn with_close(
+    failure: &Failure,
+    code: CloseCode,
+    opening: &HeaderMap,
+    client: OnUpgrade,
+    mut guard: Guard,
+) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let key = opening.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+    headers.extend(HeaderValue::from_str(&accept(key)).map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
+    // Browsers fail an opening whose subprotocols were all passed over.
+    let first = tokens(opening, &SEC_WEBSOCKET_PROTOCOL).next();
+    headers.extend(first.and_then(|p| HeaderValue::from_str(p).ok()).map(|p| (SEC_WEBSOCKET_PROTOCOL, p)));
+    guard.report().status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    let frame = control_frame(OpCode::Close, &close::payload(code, &failure.public()), None);
+    let mut ending = failure.ending();
+    ending.code = Some(code);
+    tokio::spawn(async move {
+        say_farewell(client, &frame).await;
+        guard.finish_http(ending, PerSide::<u64>::default());
+    });
+    response
+}
+
+/// Sends the Close and waits for the client to go.
+async fn say_farewell(client: OnUpgrade, frame: &[u8]) {
+    let farewell = async {
+        let mut stream = TokioIo::new(client.await.ok()?);
+        stream.write_all(frame).await.ok()?;
+        stream.shutdown().await.ok()?;
+        let mut scratch = [0; 512];
+        while stream.read(&mut scratch).await.ok()? > 0 {}
+        Some(())
+    };
+    // Whoever does not go in time is left.
+    let _ = timeout(FAREWELL, farewell).await;
+}

@@ -1,0 +1,179 @@
+//! Owns a request on its way: what it asks for, and the form in which an upstream gets it.
+
+use super::failure::Failure;
+use super::snapshot::Route;
+use crate::addr::ClientAddr;
+use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
+use crate::http::headers::{add_forwarding, remove_expect, remove_hop_by_hop};
+use crate::route::normalise;
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Uri, Version};
+
+/// A request, without its body.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    /// As it came.
+    pub(super) parts: Parts,
+    /// Who asked.
+    pub(super) client: ClientAddr,
+    /// The host asked for, without port.
+    pub(super) host: String,
+    /// The path asked for, in normal form.
+    pub(super) path: String,
+}
+
+impl Inbound {
+    /// Reads what a request asks for.
+    ///
+    /// # Errors
+    /// It is not one that can be passed on unambiguously.
+    pub(super) fn read(mut parts: Parts, client: ClientAddr) -> Result<Self, Failure> {
+        if parts.method == Method::CONNECT {
+            return Err(Failure::Connect);
+        }
+        // The authority of an absolute form is the host asked for (RFC 9112 3.2.2).
+        if let Some(authority) = parts.uri.authority() {
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                parts.headers.insert(HOST, host);
+            }
+        }
+        let mut hosts = parts.headers.get_all(HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => host.to_str().ok().filter(|host| is_host(host)),
+            (None, _) if parts.version < Version::HTTP_11 => Some(""),
+            _ => None,
+        };
+        let Some(host) = host.map(without_port) else { return Err(Failure::Host) };
+        let path = normalise(parts.uri.path())?.into_owned();
+        Ok(Self { host, path, client, parts })
+    }
+
+    /// The request as the upstream gets it; `upgrade` names the protocol that is asked for.
+    #[must_use]
+    pub(super) fn for_upstream<B>(
+        &self,
+        route: &Route,
+        upgrade: Option<&HeaderValue>,
+        body: B,
+    ) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.target(route);
+        // How the client spelt the names of its headers travels here.
+        *request.extensions_mut() = self.parts.extensions.clone();
+        let headers = request.headers_mut();
+        headers.clone_from(&self.parts.headers);
+        if headers.contains_key(TRANSFER_ENCODING) {
+            // The body is framed anew, and by one of them only (RFC 9112 6.3).
+            headers.remove(CONTENT_LENGTH);
+        }
+        remove_hop_by_hop(headers);
+        remove_expect(headers);
+        add_forwarding(headers, route.forwarded, self.client, "http");
+        for name in &route.remove_headers {
+            headers.remove(name);
+        }
+        for (name, value) in &route.set_headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Some(protocol) = upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(UPGRADE, protocol.clone());
+        }
+        request
+    }
+
+    /// The path and query to ask for.
+    fn target(&self, route: &Route) -> Uri {
+        let query = self.parts.uri.query();
+        let path = match &route.rewrite {
+            Some(rewrite) => rewrite.apply(&route.rule.path, &self.path),
+            None => self.parts.uri.path().to_owned(),
+        };
+        let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+        // The parts come from a URI, or percent-encoded.
+        target.parse().unwrap_or_else(|_| Uri::from_static("/"))
+    }
+
+    /// What an upstream's method of balancing goes by.
+    #[must_use]
+    pub(super) fn balance_key(&self, method: &Balance) -> Option<u64> {
+        let Balance::Hash(source) = method else {
+            return (*method == Balance::IpHash).then(|| self.client.ip().map_or(0, key_of_ip));
+        };
+        let headers = &self.parts.headers;
+        let value = match source {
+            Source::Path => Some(self.path.as_str()),
+            Source::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()),
+            Source::Query(name) => self.parts.uri.query().and_then(|query| pair(query, '&', name)),
+            Source::Cookie(name) => {
+                let mut lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+                lines.find_map(|line| pair(line, ';', name))
+            }
+        };
+        value.filter(|value| !value.is_empty()).map(|value| key_of(value.as_bytes()))
+    }
+}
+
+/// The value of `name` among `name=value` pairs.
+fn pair<'a>(list: &'a str, separator: char, name: &str) -> Option<&'a str> {
+    let mut pairs = list.split(separator).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// What RFC 3986 3.2.2 lets stand in a host and port.
+fn is_host(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b))
+}
+
+fn without_port(host: &str) -> String {
+    let end = match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => colon,
+        _ => host.len(),
+    };
+    host[..end].to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
+        let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
+        Inbound::read(request.body(()).unwrap().into_parts().0, client)
+    }
+
+    #[test]
+    fn the_host_is_read_from_where_rfc_9112_says() {
+        let host = |request| inbound(request).map(|inbound| inbound.host);
+        assert_eq!(host(Request::get("/").header("host", "Example.COM:8080")).unwrap(), "example.com");
+        assert_eq!(host(Request::get("/").header("host", "[::1]:80")).unwrap(), "[::1]");
+        assert_eq!(host(Request::get("/").header("host", "[::1]")).unwrap(), "[::1]");
+        assert_eq!(host(Request::get("http://a.example/x").header("host", "b")).unwrap(), "a.example");
+        assert_eq!(host(Request::get("/").version(Version::HTTP_10)).unwrap(), "");
+        assert!(matches!(host(Request::get("/")), Err(Failure::Host)));
+        assert!(matches!(
+            host(Request::get("/").header("host", "a").header("host", "b")),
+            Err(Failure::Host)
+        ));
+        assert!(matches!(host(Request::get("/").header("host", "a/b")), Err(Failure::Host)));
+    }
+
+    #[test]
+    fn keys_are_found_where_the_method_looks() {
+        let request = Request::get("/ws//room?a=1&room=7")
+            .header("host", "x")
+            .header("cookie", "a=b; sid=abc")
+            .header("x-room", "9");
+        let inbound = inbound(request).unwrap();
+        let key = |source| inbound.balance_key(&Balance::Hash(source));
+        assert_eq!(key(Source::Query("room".into())), Some(key_of(b"7")));
+        assert_eq!(key(Source::Cookie("sid".into())), Some(key_of(b"abc")));
+        assert_eq!(key(Source::Header("x-room".parse().unwrap())), Some(key_of(b"9")));
+        assert_eq!(key(Source::Path), Some(key_of(b"/ws/room")));
+        assert_eq!(key(Source::Query("none".into())), None);
+        assert_eq!(inbound.balance_key(&Balance::IpHash), Some(key_of(&[192, 0, 2])));
+        assert_eq!(inbound.balance_key(&Balance::LeastConn), None);
+    }
+}

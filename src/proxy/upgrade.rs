@@ -1,0 +1,234 @@
+//! Owns the opening of a tunnel: the upstream's handshake is finished before the client is answered,
+//! so that every failure still has a status.
+
+use super::attempt::{Attempts, Miss};
+use super::failure::Failure;
+use super::forward;
+use super::request::Inbound;
+use super::session::{Guard, Place, Session, Sessions};
+use super::snapshot::Route;
+use crate::drain::Watch;
+use crate::http::headers::remove_hop_by_hop;
+use crate::http::respond::{self, full};
+use crate::http::serve::{Watched, into_stream};
+use crate::io::Stream;
+use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+use crate::tunnel::pump::{Opened, Pump, run};
+use crate::tunnel::{Framing, Settings};
+use crate::upstream::{Lease, Upstream};
+use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
+use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::time::Instant;
+
+/// A request that wants to become a tunnel.
+pub(super) struct Opening<'a> {
+    /// Its route.
+    pub(super) route: &'a Arc<Route>,
+    /// Its route's upstream.
+    pub(super) upstream: &'a Arc<Upstream>,
+    /// The request.
+    pub(super) inbound: &'a Inbound,
+    /// The protocol it wants.
+    pub(super) wish: &'a Wish,
+    /// The client's connection, after the answer.
+    pub(super) client: OnUpgrade,
+    /// Where the tunnel is entered.
+    pub(super) sessions: Arc<Sessions>,
+    /// Its permit.
+    pub(super) watch: Watch,
+}
+
+/// Opens a tunnel, or passes back what the upstream answers instead.
+///
+/// # Errors
+/// There is no answer to pass; the guard comes back for the report.
+pub(super) async fn open(
+    opening: Opening<'_>,
+    mut guard: Guard,
+) -> Result<Response<respond::Body>, (Failure, Guard)> {
+    let Opening { route, upstream, inbound, wish, .. } = &opening;
+    let websocket = HeaderValue::from_static("websocket");
+    let protocol = match wish {
+        Wish::Other(tokens) => tokens,
+        _ => &websocket,
+    };
+    let mut attempts = Attempts::new(route, upstream, inbound);
+    loop {
+        let (mut lease, stream) = match attempts.connect(&mut guard).await {
+            Ok(connected) => connected,
+            Err(failure) => return Err((failure, guard)),
+        };
+        let request = inbound.for_upstream(route, Some(protocol), full(Bytes::new()));
+        let asked = request.headers().clone();
+        let response = match attempts.exchange(&mut lease, stream, request, opening.watch.clone()).await {
+            Ok(response) => response,
+            Err(error) if attempts.go_on(Miss::from(&error)) => continue,
+            Err(error) => return Err((error.into(), guard)),
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if !attempts.is_failure(response.status()) {
+                lease.succeeded();
+            } else {
+                lease.failed();
+                if attempts.go_on(Miss::Status(response.status())) {
+                    continue;
+                }
+            }
+            return Ok(forward::relay(response, route, lease, guard));
+        }
+        if let Err(error) = check(wish, &asked, response.headers()) {
+            attempts.miss(&mut lease, &error);
+            if attempts.go_on(Miss::Broken) {
+                continue;
+            }
+            return Err((error.into(), guard));
+        }
+        lease.succeeded();
+        return Ok(accept(opening, response, lease, guard));
+    }
+}
+
+fn check(wish: &Wish, asked: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
+    match wish {
+        Wish::Other(tokens) => handshake::check_other_answer(tokens, answer),
+        _ => handshake::check_answer(asked, answer),
+    }
+}
+
+/// Answers the client with the upstream's 101 and leaves the rest to a task.
+fn accept(
+    opening: Opening<'_>,
+    mut response: Response<Incoming>,
+    lease: Lease,
+    mut guard: Guard,
+) -> Response<respond::Body> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let (mut parts, _) = response.into_parts();
+    let framing = framing(opening.wish, &parts.headers);
+    let report = guard.report();
+    report.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    report.subprotocol = text_of(&parts.headers, &SEC_WEBSOCKET_PROTOCOL);
+    report.extensions = text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS);
+    let session = Session {
+        id: report.id,
+        route: Arc::clone(&opening.route.name),
+        endpoint: Arc::clone(lease.endpoint()),
+        target: report.target.clone(),
+        opened: Instant::now(),
+        control: Arc::default(),
+    };
+    let place = opening.sessions.add(session);
+    let protocol = parts.headers.get(UPGRADE).cloned();
+    remove_hop_by_hop(&mut parts.headers);
+    for (name, value) in &opening.route.response_headers {
+        parts.headers.insert(name.clone(), value.clone());
+    }
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
+    let settings = Arc::clone(&opening.route.tunnel);
+    let end = End { lease, guard, place, _permit: opening.watch };
+    tokio::spawn(switch(opening.client, upstream, settings, framing, end));
+    Response::from_parts(parts, full(Bytes::new()))
+}
+
+fn framing(wish: &Wish, answer: &HeaderMap) -> Framing {
+    match (wish, handshake::extensions(answer)) {
+        (Wish::Other(_), _) => Framing::Blind("another protocol"),
+        (_, Extensions::None) => Framing::WebSocket { deflate: false },
+        (_, Extensions::Deflate) => Framing::WebSocket { deflate: true },
+        (_, Extensions::Unknown) => Framing::Blind("unknown extension"),
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(Into::into)
+}
+
+/// Takes both connections out of HTTP and starts the tunnel, in a task of its own that holds
+/// nothing of the opening any more.
+async fn switch(client: OnUpgrade, upstream: OnUpgrade, settings: Arc<Settings>, framing: Framing, end: End) {
+    let client = match client.await {
+        Ok(upgraded) => {
+            opened::<Watched>(upgraded).map(|(io, ahead)| Opened { stream: into_stream(io), ahead })
+        }
+        Err(_) => None,
+    };
+    let Some(client) = client else {
+        return end.finish_unopened(Who::Client, "client left before the tunnel opened");
+    };
+    let upstream = match upstream.await {
+        Ok(upgraded) => opened::<Stream>(upgraded).map(|(stream, ahead)| Opened { stream, ahead }),
+        Err(_) => None,
+    };
+    let Some(upstream) = upstream else {
+        return end.finish_unopened(Who::Upstream, "upstream left before the tunnel opened");
+    };
+    let control = Arc::clone(&end.place.session.control);
+    let pump = run(client, upstream, settings, framing, control);
+    tokio::spawn(Tunnel { pump, end: Some(Box::new(end)) });
+}
+
+/// The stream of an upgraded connection, and what was read from it ahead. The bytes are copied: to
+/// keep hyper's would keep its whole buffer.
+fn opened<T>(upgraded: Upgraded) -> Option<(T, Vec<u8>)>
+where
+    TokioIo<T>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let parts = upgraded.downcast::<TokioIo<T>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+}
+
+/// What is to be done when a tunnel ends, and held until then.
+struct End {
+    lease: Lease,
+    guard: Guard,
+    place: Place,
+    _permit: Watch,
+}
+
+impl End {
+    fn finish(mut self, outcome: Outcome) {
+        self.lease.ended(&outcome);
+        self.guard.finish(outcome);
+    }
+
+    fn finish_unopened(self, who: Who, reason: &str) {
+        let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
+        self.guard.finish_http(ending, PerSide::default());
+    }
+}
+
+/// A tunnel and its end: one small task for each connection.
+struct Tunnel {
+    pump: Pump<Stream, Stream>,
+    end: Option<Box<End>>,
+}
+
+impl Future for Tunnel {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(outcome) = Pin::new(&mut self.pump).poll(cx) else { return Poll::Pending };
+        if let Some(end) = self.end.take() {
+            end.finish(outcome);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Tunnel {
+    /// A task that is dropped before its end is a defect; its report says so.
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            end.finish(self.pump.outcome());
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Owns the log: what the operator must see, on the standard error.
+
+use super::{Format, Settings};
+use std::io::{self, IsTerminal};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, fmt, reload};
+
+type Output = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Changes the log's settings while it is in use.
+#[derive(Clone)]
+pub struct LogControl {
+    level: reload::Handle<LevelFilter, FullRegistry>,
+    output: reload::Handle<Output, Registry>,
+}
+
+type FullRegistry = tracing_subscriber::layer::Layered<reload::Layer<Output, Registry>, Registry>;
+
+/// Starts the log of this process; to be called once.
+#[must_use]
+pub fn start(settings: &Settings) -> LogControl {
+    let (output, output_handle) = reload::Layer::new(output(settings.format));
+    let (level, level_handle) = reload::Layer::new(settings.level);
+    // A second start, as tests may cause, leaves the first in place.
+    let _ = tracing_subscriber::registry().with(output).with(level).try_init();
+    LogControl { level: level_handle, output: output_handle }
+}
+
+impl std::fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogControl").finish_non_exhaustive()
+    }
+}
+
+impl LogControl {
+    /// Makes new settings count.
+    pub fn set(&self, settings: &Settings) {
+        // They fail only when the log is gone, at the end of the process.
+        let _ = self.level.reload(settings.level);
+        let _ = self.output.reload(output(settings.format));
+    }
+}
+
+fn output(format: Format) -> Output {
+    let layer = fmt::layer().with_writer(io::stderr).with_target(false);
+    match format {
+        Format::Text => Box::new(layer.with_ansi(io::stderr().is_terminal())),
+        Format::Json => Box::new(layer.json().flatten_event(true)),
+    }
+}

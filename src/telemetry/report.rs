@@ -1,0 +1,296 @@
+//! Owns the report of a connection: all that is written of it, once, at its end.
+
+use crate::addr::{ClientAddr, EndpointAddr};
+use crate::outcome::{Outcome, Side};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Tells connections apart, across restarts too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What is known of a connection, filled in as it goes its way.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its id.
+    pub id: ConnectionId,
+    /// When its request arrived.
+    pub time: SystemTime,
+    /// Who asked.
+    pub client: ClientAddr,
+    /// The request's method.
+    pub method: http::Method,
+    /// The host asked for.
+    pub host: Box<str>,
+    /// The path and query asked for, secrets removed.
+    pub target: Box<str>,
+    /// The route that serves it.
+    pub route: Option<Arc<str>>,
+    /// The upstream that the route names.
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint that was tried last.
+    pub endpoint: Option<EndpointAddr>,
+    /// Endpoints tried.
+    pub tries: u32,
+    /// The status that the client was answered with; 0: none.
+    pub status: u16,
+    /// The subprotocol agreed on.
+    pub subprotocol: Option<Box<str>>,
+    /// The extensions agreed on.
+    pub extensions: Option<Box<str>>,
+}
+
+/// One line of the access log. The names are those of the log's documentation.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    id: String,
+    client: String,
+    method: &'a str,
+    host: &'a str,
+    path: &'a str,
+    route: Option<&'a str>,
+    upstream: Option<&'a str>,
+    endpoint: Option<String>,
+    protocol: &'static str,
+    tls: bool,
+    subprotocol: Option<&'a str>,
+    extensions: Option<&'a str>,
+    status: u16,
+    who: &'static str,
+    why: &'static str,
+    code: Option<u16>,
+    reason: &'a str,
+    blind: Option<&'static str>,
+    duration: Seconds,
+    idle_client: Seconds,
+    idle_upstream: Seconds,
+    bytes_client: u64,
+    bytes_upstream: u64,
+    messages_client: u64,
+    messages_upstream: u64,
+    pings_client: u32,
+    pongs_client: u32,
+    pings_upstream: u32,
+    pongs_upstream: u32,
+    rtt_client: Option<Seconds>,
+    rtt_worst_client: Option<Seconds>,
+    rtt_upstream: Option<Seconds>,
+    rtt_worst_upstream: Option<Seconds>,
+    tries: u32,
+}
+
+/// A span of time as a number of seconds, to the microsecond.
+struct Seconds(Duration);
+
+impl Serialize for Seconds {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.0.as_micros() as f64 / 1e6)
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0.as_secs_f64())
+    }
+}
+
+impl Report {
+    /// The line as one JSON object.
+    #[must_use]
+    pub fn json(&self, outcome: &Outcome) -> String {
+        // Strings and numbers only: there is nothing in it that could not be written.
+        serde_json::to_string(&self.line(outcome)).unwrap_or_default()
+    }
+
+    /// The line for people: when, who, what, the status; then how it ended, after what silence;
+    /// then the numbers.
+    #[must_use]
+    pub fn text(&self, outcome: &Outcome) -> String {
+        use fmt::Write as _;
+        let line = self.line(outcome);
+        let mut text = format!(
+            "{} {} {} {} {}{} {}",
+            line.time, line.id, line.client, line.method, line.host, line.path, line.status
+        );
+        let mut pair = |key: &str, value: &dyn fmt::Display| {
+            let _ = write!(text, " {key}={value}");
+        };
+        for (key, value) in [("route", line.route), ("upstream", line.upstream)] {
+            value.inspect(|value| pair(key, value));
+        }
+        line.endpoint.as_ref().inspect(|endpoint| pair("endpoint", endpoint));
+        pair("end", &format_args!("{}/{}", line.who, line.why));
+        line.code.inspect(|code| pair("code", code));
+        if !line.reason.is_empty() {
+            // What a peer wrote: quoted, and nothing in it can begin a new line.
+            pair("reason", &format_args!("{:?}", line.reason));
+        }
+        line.blind.inspect(|blind| pair("blind", &format_args!("{blind:?}")));
+        pair("duration", &line.duration);
+        pair("idle", &format_args!("{}/{}", line.idle_client, line.idle_upstream));
+        pair("bytes", &format_args!("{}/{}", line.bytes_client, line.bytes_upstream));
+        pair("messages", &format_args!("{}/{}", line.messages_client, line.messages_upstream));
+        pair("pings", &format_args!("{}/{}", line.pings_client, line.pings_upstream));
+        pair("pongs", &format_args!("{}/{}", line.pongs_client, line.pongs_upstream));
+        if line.rtt_client.is_some() || line.rtt_upstream.is_some() {
+            let or_dash = |rtt: &Option<Seconds>| rtt.as_ref().map_or("-".into(), Seconds::to_string);
+            pair("rtt", &format_args!("{}/{}", or_dash(&line.rtt_client), or_dash(&line.rtt_upstream)));
+        }
+        pair("tries", &line.tries);
+        text
+    }
+
+    fn line<'a>(&'a self, outcome: &'a Outcome) -> Line<'a> {
+        let client = &outcome.traffic[Side::Client];
+        let upstream = &outcome.traffic[Side::Upstream];
+        Line {
+            time: humantime::format_rfc3339_millis(self.time).to_string(),
+            id: self.id.to_string(),
+            client: self.client.to_string(),
+            method: self.method.as_str(),
+            host: &self.host,
+            path: &self.target,
+            route: self.route.as_deref(),
+            upstream: self.upstream.as_deref(),
+            endpoint: self.endpoint.as_ref().map(EndpointAddr::to_string),
+            protocol: "h1",
+            tls: false,
+            subprotocol: self.subprotocol.as_deref(),
+            extensions: self.extensions.as_deref(),
+            status: self.status,
+            who: outcome.ending.who.as_str(),
+            why: outcome.ending.why.as_str(),
+            code: outcome.ending.code.map(|code| code.0),
+            reason: &outcome.ending.reason,
+            blind: outcome.blind,
+            duration: Seconds(outcome.duration),
+            idle_client: Seconds(outcome.idle[Side::Client]),
+            idle_upstream: Seconds(outcome.idle[Side::Upstream]),
+            bytes_client: client.bytes,
+            bytes_upstream: upstream.bytes,
+            messages_client: client.messages,
+            messages_upstream: upstream.messages,
+            pings_client: client.pings,
+            pongs_client: client.pongs,
+            pings_upstream: upstream.pings,
+            pongs_upstream: upstream.pongs,
+            rtt_client: client.last_rtt.map(Seconds),
+            rtt_worst_client: client.worst_rtt.map(Seconds),
+            rtt_upstream: upstream.last_rtt.map(Seconds),
+            rtt_worst_upstream: upstream.worst_rtt.map(Seconds),
+            tries: self.tries,
+        }
+    }
+}
+
+/// Parts of names whose values are secrets.
+const SECRET_PARTS: [&str; 9] =
+    ["token", "secret", "passw", "pwd", "auth", "jwt", "credential", "session", "signature"];
+/// Whole names whose values are secrets.
+const SECRET_NAMES: [&str; 10] =
+    ["key", "apikey", "api_key", "api-key", "sig", "sid", "ticket", "code", "otp", "bearer"];
+
+/// A path and query with the values of secret-looking parameters replaced by `***`. Browsers cannot
+/// send headers with an opening, so tokens travel in the query.
+#[must_use]
+pub fn redact(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((key, value)) if is_secret(key) && !value.is_empty() => format!("{key}=***"),
+        _ => pair.to_owned(),
+    });
+    format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = percent_decode_str(key).decode_utf8_lossy().to_ascii_lowercase();
+    SECRET_NAMES.contains(&key.as_str()) || SECRET_PARTS.iter().any(|part| key.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{Ending, PerSide, Traffic, Who, Why};
+    use crate::ws::close::CloseCode;
+
+    fn report() -> Report {
+        Report {
+            id: ConnectionId(0xabc),
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+            client: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
+            method: http::Method::GET,
+            host: "example.com".into(),
+            target: redact("/ws?token=abc&room=1").into(),
+            route: Some("chat".into()),
+            upstream: Some("chat".into()),
+            endpoint: Some(EndpointAddr::Tcp("10.0.0.1:80".parse().unwrap())),
+            tries: 1,
+            status: 101,
+            subprotocol: None,
+            extensions: None,
+        }
+    }
+
+    fn outcome() -> Outcome {
+        let ending = Ending {
+            who: Who::Client,
+            why: Why::Close,
+            code: Some(CloseCode(1000)),
+            reason: "bye\n\"now\"".into(),
+        };
+        let traffic = PerSide {
+            client: Traffic { bytes: 9, messages: 1, ..Traffic::default() },
+            upstream: Traffic {
+                pings: 1,
+                pongs: 1,
+                last_rtt: Some(Duration::from_millis(2)),
+                ..Traffic::default()
+            },
+        };
+        let idle = PerSide { client: Duration::ZERO, upstream: Duration::from_millis(1200) };
+        Outcome { ending, traffic, duration: Duration::from_millis(61_250), idle, blind: None }
+    }
+
+    #[test]
+    fn text_is_one_line_that_reads_from_left_to_right() {
+        assert_eq!(
+            report().text(&outcome()),
+            "1970-01-01T00:00:01.500Z 0000000000000abc 192.0.2.1:5000 GET example.com/ws?token=***&room=1 101 \
+             route=chat upstream=chat endpoint=10.0.0.1:80 end=client/close code=1000 \
+             reason=\"bye\\n\\\"now\\\"\" duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
+             pings=0/1 pongs=0/1 rtt=-/0.002 tries=1"
+        );
+    }
+
+    #[test]
+    fn json_holds_the_same() {
+        let line: serde_json::Value = serde_json::from_str(&report().json(&outcome())).unwrap();
+        assert_eq!(line["who"], "client");
+        assert_eq!(line["why"], "close");
+        assert_eq!(line["code"], 1000);
+        assert_eq!(line["reason"], "bye\n\"now\"");
+        assert_eq!(line["duration"], 61.25);
+        assert_eq!(line["idle_upstream"], 1.2);
+        assert_eq!(line["rtt_upstream"], 0.002);
+        assert_eq!(line["path"], "/ws?token=***&room=1");
+    }
+
+    #[test]
+    fn secrets_do_not_reach_the_log() {
+        assert_eq!(redact("/ws"), "/ws");
+        assert_eq!(redact("/ws?a=1"), "/ws?a=1");
+        assert_eq!(redact("/?access_token=x&API_KEY=y&a=b=c"), "/?access_token=***&API_KEY=***&a=b=c");
+        assert_eq!(redact("/?%74oken=x"), "/?%74oken=***");
+        assert_eq!(redact("/?sessionId=1&sid=2&token="), "/?sessionId=***&sid=***&token=");
+    }
+}
