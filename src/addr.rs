@@ -89,8 +89,8 @@ impl FromStr for ServerAddr {
         if let Some(path) = unix_path(text) {
             return Ok(Self::Unix(path));
         }
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Ip(address));
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 { Err(AddrError::Server) } else { Ok(Self::Ip(address)) };
         }
         let (name, port) = text.rsplit_once(':').ok_or(AddrError::Server)?;
         let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -164,7 +164,9 @@ mod tests {
         for text in ["10.0.0.1:80", "[::1]:8080", "unix:/run/app.sock", "app_1.internal:8080"] {
             assert_eq!(text.parse::<ServerAddr>().unwrap().to_string(), text);
         }
-        for text in ["", "app", "app:0", "app:70000", ":80", "http://app:80", "a b:80", "::1:80"] {
+        for text in
+            ["", "app", "app:0", "10.0.0.1:0", "app:70000", ":80", "http://app:80", "a b:80", "::1:80"]
+        {
             assert_eq!(text.parse::<ServerAddr>(), Err(AddrError::Server), "{text}");
         }
     }

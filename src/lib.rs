@@ -10,6 +10,7 @@
 //! | 3 services | tokio, tracing | [`drain`] [`telemetry`] [`io`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
+//! | 7 configuration | knows every settings type of 1 to 5, and TOML | [`config`] |
 //!
 //! The path of one connection: [`listener`] accepts it, [`http`] reads its request, [`route`] finds its
 //! route, [`proxy`] leads it to an endpoint that [`upstream`] chose by [`balance`] and [`health`], checks
@@ -33,3 +34,4 @@ pub mod telemetry;
 pub mod addr;
 pub mod io;
 pub mod drain;
+pub mod config;

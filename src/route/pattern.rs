@@ -53,7 +53,7 @@ impl FromStr for HostPattern {
         if let Some(regex) = text.strip_prefix('~') {
             return compile(&format!("{ANY_CASE}{regex}")).map(Self::Regex);
         }
-        let lower = text.to_ascii_lowercase();
+        let lower = text.trim_end_matches('.').to_ascii_lowercase();
         let (pattern, fixed): (fn(String) -> Self, &str) = if let Some(rest) = lower.strip_prefix("*.") {
             (|rest| Self::Leading(format!(".{rest}")), rest)
         } else if let Some(rest) = lower.strip_suffix(".*") {
@@ -62,7 +62,7 @@ impl FromStr for HostPattern {
             (Self::Exact, lower.strip_prefix('.').unwrap_or(&lower))
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '[' | ']' | ':');
-        let port = !fixed.starts_with('[') && fixed.contains(':');
+        let port = if fixed.starts_with('[') { !fixed.ends_with(']') } else { fixed.contains(':') };
         if fixed.is_empty() || fixed.starts_with('.') || port || !fixed.chars().all(plain) {
             return Err(PatternError::Host);
         }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn patterns_that_mean_nothing_are_refused() {
-        for host in ["", "*", "a b", "example.com:80", "*.", "a.*.b", "~(", "..a", ".a.*"] {
+        for host in ["", "*", "a b", "example.com:80", "*.", "[::1]:80", "a.*.b", "~(", "..a", ".a.*"] {
             assert!(host.parse::<HostPattern>().is_err(), "{host:?}");
         }
         assert!(matches!(PathPattern::exact("ws"), Err(PatternError::Path)));

@@ -1,0 +1,104 @@
+//! Owns the configuration: one file, validated as a whole, immutable. It must not know how a
+//! setting is carried out.
+//!
+//! The file is read as it was written (`raw`), then given its meaning (`resolve`). All mistakes
+//! are found in one go.
+
+mod defaults;
+mod error;
+mod raw;
+mod resolve;
+mod show;
+mod value;
+mod words;
+
+pub use error::{Error, Errors, Place, Warning};
+
+use crate::proxy::snapshot::Plan;
+use crate::{http, listener, telemetry};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A configuration that can be run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The process itself.
+    pub process: Process,
+    /// What is written of what happens.
+    pub log: telemetry::Settings,
+    /// Where connections come from; one at least.
+    pub listeners: Vec<Listen>,
+    /// Where they go; one route at least.
+    pub plan: Plan,
+    /// What is legal in the file but hardly meant so.
+    pub warnings: Vec<Warning>,
+}
+
+/// The process itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Threads that carry connections (nginx `worker_processes`); 0: one a CPU.
+    pub workers: usize,
+    /// From the order to stop to the end of what is still open (nginx `worker_shutdown_timeout`).
+    pub shutdown_grace: Duration,
+    /// Over how long tunnels are closed after that order, so that their clients do not come back
+    /// all at once.
+    pub drain_spread: Duration,
+    /// A file that holds the process's id (nginx `pid`); `None`: none is written.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// One listening socket and how requests are taken there (nginx `listen`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The socket.
+    pub socket: listener::Settings,
+    /// The requests.
+    pub http: http::Settings,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or it holds mistakes.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        let source = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| Error {
+            place: Place { source: source.as_str().into(), line: None, path: String::new() },
+            found: format!("cannot be read: {error}"),
+            remedy: "expected a readable file in UTF-8".to_owned(),
+        })?;
+        Self::parse(&text, &source)
+    }
+
+    /// Reads a text; messages name it `source`.
+    ///
+    /// # Errors
+    /// It holds mistakes: all of them are given.
+    pub fn parse(text: &str, source: &str) -> Result<Self, Errors> {
+        let reading = raw::File::new(source, text).read(resolve::config);
+        reading.result.map(|config| Self { warnings: reading.warnings, ..config })
+    }
+
+    /// The settings that a text leaves to their defaults, like `route[].ping.client`: those of
+    /// every table that it has or that may be left out.
+    #[must_use]
+    pub fn absent_keys(text: &str) -> Vec<String> {
+        raw::File::new("", text).read(resolve::config).absent
+    }
+
+    /// The settings in effect as TOML, with every key. Read again they are the same.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        show::config(self)
+    }
+}
+
+/// Alike in what they make the proxy do: the warnings tell of the text.
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |config: &Self| (config.process.clone(), config.log.clone(), config.listeners.clone());
+        parts(self) == parts(other) && self.plan == other.plan
+    }
+}

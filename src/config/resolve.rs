@@ -1,0 +1,150 @@
+//! Owns the meaning of a file: one function a table, defaults where nothing was written. It must
+//! not know how values are spelled.
+
+mod headers;
+mod listen;
+mod route;
+mod upstream;
+
+use super::raw::{Table, Value};
+use super::value::{self, duration_or_zero, integer, off_or, word};
+use super::{Config, Process, defaults, words};
+use crate::proxy::snapshot::{Plan, Target};
+use crate::telemetry::{self, AccessTarget};
+use std::path::PathBuf;
+
+/// The whole file. What could not be read is left out; the mistakes are noted with the file.
+pub(super) fn config(table: &Table<'_>) -> Config {
+    let process = table.section("process", process);
+    let log = table.section("log", log);
+    let listeners = listen::all(table);
+    let upstreams = upstream::all(table);
+    let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name).collect();
+    let base = table.section("defaults", |table| route::settings(table, &route::Settings::default()));
+    let routes = route::all(table, &base, &names);
+    let is_used = |name: &str| {
+        routes.iter().any(|route| matches!(&route.target, Target::Upstream(target) if **target == *name))
+    };
+    let (used, unused): (Vec<_>, Vec<_>) = upstreams.into_iter().partition(|upstream| is_used(upstream.name));
+    for upstream in unused {
+        table.warn(upstream.place, "no route leads to it");
+    }
+    let upstreams = used.into_iter().filter_map(|upstream| upstream.settings).collect();
+    Config { process, log, listeners, plan: Plan { routes, upstreams }, warnings: Vec::new() }
+}
+
+fn process(table: &Table<'_>) -> Process {
+    let shutdown_grace = table.get("shutdown_grace", duration_or_zero).unwrap_or(defaults::SHUTDOWN_GRACE);
+    let drain_spread = table.get("drain_spread", duration_or_zero);
+    let process = Process {
+        workers: table.get("workers", integer(0..=MOST_WORKERS)).unwrap_or(defaults::WORKERS),
+        shutdown_grace,
+        drain_spread: drain_spread.unwrap_or(defaults::DRAIN_SPREAD.min(shutdown_grace * 2 / 3)),
+        pid_file: table.get("pid_file", off_or(path)).unwrap_or(defaults::PID_FILE),
+    };
+    if process.drain_spread > process.shutdown_grace {
+        let [spread, grace] = [process.drain_spread, process.shutdown_grace].map(value::write_duration);
+        let text =
+            format!("drain_spread is {spread}, but shutdown_grace, {grace}, cuts what is open by then");
+        table.warn(table.place(), text);
+    }
+    process
+}
+
+fn log(table: &Table<'_>) -> telemetry::Settings {
+    telemetry::Settings {
+        level: table.get("level", word(words::LEVEL)).unwrap_or(defaults::LOG_LEVEL),
+        format: table.get("format", word(words::FORMAT)).unwrap_or(defaults::LOG_FORMAT),
+        access: table.get("access", access).unwrap_or(defaults::LOG_ACCESS),
+    }
+}
+
+/// A word, or any other text as a path.
+fn access(value: &Value<'_>) -> Option<AccessTarget> {
+    let Some(text) = value.as_str().filter(|text| value::is_name(text)) else {
+        return value.wrong(value::one_of(words::ACCESS, Some("a path")));
+    };
+    let known = words::ACCESS.iter().find(|(word, _)| *word == text);
+    Some(known.map_or_else(|| AccessTarget::File(text.into()), |(_, target)| target.clone()))
+}
+
+fn path(value: &Value<'_>) -> Option<PathBuf> {
+    let found = value.as_str().filter(|text| value::is_name(text)).map(PathBuf::from);
+    found.or_else(|| value.wrong("expected a path"))
+}
+
+/// More threads than any machine has CPUs are a slip of the keyboard.
+const MOST_WORKERS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::snapshot::Route;
+    use std::time::Duration;
+
+    /// The routes of a text that names no listener and no upstream.
+    fn routes(text: &str) -> Vec<Route> {
+        let text = format!(
+            "listen = [{{ address = \"127.0.0.1:0\" }}]\n{text}\n[upstream.u]\nservers = [\"a:1\"]\n"
+        );
+        Config::parse(&text, "f").unwrap_or_else(|errors| panic!("{errors}")).plan.routes
+    }
+
+    #[test]
+    fn a_route_overrides_single_settings_of_a_ping() {
+        let routes = routes(
+            r#"
+            [defaults]
+            ping = { client = "10s", timeout = "3s" }
+            [[route]]
+            path = "/a/"
+            upstream = "u"
+            ping = { upstream = "off" }
+            [[route]]
+            path = "/b/"
+            upstream = "u"
+            ping = "off"
+            "#,
+        );
+        let [a, b] = [&routes[0].tunnel, &routes[1].tunnel];
+        assert_eq!((a.ping.client, a.ping.upstream), (Some(Duration::from_secs(10)), None));
+        assert_eq!((b.ping.client, b.ping.upstream), (None, None));
+        assert_eq!([a.ping_timeout, b.ping_timeout], [Duration::from_secs(3); 2]);
+    }
+
+    #[test]
+    fn headers_of_a_route_add_to_those_of_all() {
+        let routes = routes(
+            r#"
+            [defaults]
+            headers = { set = { A = "1", B = "1" }, remove = ["C", "D"] }
+            response_headers = { X = "1", Y = "1" }
+            [[route]]
+            path = "/"
+            upstream = "u"
+            headers = { set = { b = "2", C = "2" }, remove = ["A"] }
+            response_headers = { Y = "2" }
+            "#,
+        );
+        let shown = |fields: &[(http::HeaderName, http::HeaderValue)]| -> Vec<String> {
+            fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+        };
+        assert_eq!(shown(&routes[0].set_headers), ["b: 2", "c: 2"]);
+        assert_eq!(routes[0].remove_headers, ["a", "d"]);
+        assert_eq!(shown(&routes[0].response_headers), ["x: 1", "y: 2"]);
+    }
+
+    #[test]
+    fn an_upstream_without_a_route_is_left_out() {
+        let text = "listen = [{ address = \"127.0.0.1:0\" }]\nroute = [{ path = \"/\", respond = { status = 200 } }]\n[upstream.u]\nservers = [\"a:1\"]\n";
+        let config = Config::parse(text, "f").unwrap();
+        assert_eq!(config.plan.upstreams, []);
+        assert_eq!(config.warnings[0].to_string(), "f:3: upstream.u: no route leads to it");
+    }
+
+    #[test]
+    fn retry_off_is_one_try() {
+        let text = "listen = [{ address = \"127.0.0.1:0\" }]\nroute = [{ path = \"/\", upstream = \"u\" }]\n[upstream.u]\nservers = [\"a:1\"]\nretry = \"off\"\n";
+        assert_eq!(Config::parse(text, "f").unwrap().plan.upstreams[0].retry.tries, 1);
+    }
+}

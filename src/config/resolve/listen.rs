@@ -1,0 +1,86 @@
+//! Owns the meaning of `[[listen]]` and of the TCP options that it shares with upstreams. It must
+//! not know routes.
+
+use crate::addr::ListenAddr;
+use crate::config::raw::{Table, Value};
+use crate::config::value::{self, duration, duration_within, integer, off_or, size, write_size};
+use crate::config::{Listen, defaults};
+use crate::io::{Keepalive, TcpOptions};
+use crate::{http, listener};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Every `[[listen]]`.
+pub(super) fn all(table: &Table<'_>) -> Vec<Listen> {
+    let mut taken: Vec<ListenAddr> = Vec::new();
+    table.each("listen", |table| {
+        let listen = listen(table)?;
+        let address = &listen.socket.address;
+        // Port 0 is another one each time.
+        let is_any_port = matches!(address, ListenAddr::Tcp(address) if address.port() == 0);
+        if !is_any_port && taken.contains(address) {
+            let found = format!("found \"{address}\" a second time");
+            table.error(table.place_of("address"), found, "expected each address once");
+        }
+        taken.push(address.clone());
+        Some(listen)
+    })
+}
+
+fn listen(table: &Table<'_>) -> Option<Listen> {
+    let address = table.require("address", "expected an address like \"0.0.0.0:8080\"", value::parsed);
+    let backlog = table.get("backlog", integer(1..=MOST_BACKLOG)).unwrap_or(defaults::BACKLOG);
+    let reuse_port = table.get("reuse_port", Value::boolean).unwrap_or(defaults::REUSE_PORT);
+    let http = http::Settings {
+        header_timeout: table.get("header_timeout", duration).unwrap_or(defaults::HEADER_TIMEOUT),
+        keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
+        max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
+    };
+    let tcp = tcp(table);
+    Some(Listen { socket: listener::Settings { address: address?, backlog, reuse_port, tcp }, http })
+}
+
+fn header_size(value: &Value<'_>) -> Option<usize> {
+    let found = usize::try_from(size(value)?).ok();
+    found.filter(|size| HEADER_SIZES.contains(size)).or_else(|| {
+        let [low, high] = [HEADER_SIZES.start(), HEADER_SIZES.end()].map(|&size| write_size(size as u64));
+        value.wrong(format!("expected \"{low}\" to \"{high}\""))
+    })
+}
+
+/// The TCP options of a table.
+pub(super) fn tcp(table: &Table<'_>) -> TcpOptions {
+    let user_timeout = off_or(duration_within(Duration::from_millis(1)..=LONGEST_USER_TIMEOUT, MILLI));
+    TcpOptions {
+        keepalive: table.section_or_off("tcp_keepalive", keepalive),
+        user_timeout: table.get("tcp_user_timeout", user_timeout).unwrap_or(defaults::TCP_USER_TIMEOUT),
+    }
+}
+
+fn keepalive(table: &Table<'_>) -> Keepalive {
+    let seconds = || duration_within(SECOND..=LONGEST_KEEPALIVE, SECOND);
+    let default = defaults::TCP_KEEPALIVE;
+    Keepalive {
+        time: table.get("time", seconds()).unwrap_or(default.time),
+        interval: table.get("interval", seconds()).unwrap_or(default.interval),
+        probes: table.get("probes", integer(1..=MOST_PROBES)).unwrap_or(default.probes),
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// Linux caps the backlog at `net.core.somaxconn`, which was a 16-bit number for long.
+const MOST_BACKLOG: u32 = 65_535;
+
+/// The HTTP parser wants 8 KiB; above 1 MiB a few thousand slow clients fill the memory.
+const HEADER_SIZES: RangeInclusive<usize> = 8 * 1024..=1024 * 1024;
+
+/// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux, which counts in seconds.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// `MAX_TCP_KEEPCNT` of Linux.
+const MOST_PROBES: u32 = 127;
+
+/// Linux keeps milliseconds in 31 bits: 24 days and some hours.
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);

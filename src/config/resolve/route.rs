@@ -1,0 +1,219 @@
+//! Owns the meaning of `[[route]]` and `[defaults]`. It must not know upstreams but for their names.
+
+use super::headers::{self, Fields, Headers};
+use crate::config::error::nearest;
+use crate::config::raw::{Table, Value};
+use crate::config::value::{self, duration, integer, list, off_or, parsed, size, word, write_duration};
+use crate::config::{defaults, words};
+use crate::http::Forwarded;
+use crate::outcome::PerSide;
+use crate::proxy::snapshot::{RejectWith, Route, Target};
+use crate::route::{HostPattern, PathPattern, Rewrite, Rule};
+use crate::tunnel::{self, Pong};
+use http::StatusCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a route and `[defaults]` share.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    connect_timeout: Duration,
+    response_timeout: Option<Duration>,
+    tunnel: tunnel::Settings,
+    reject_with: RejectWith,
+    headers: Headers,
+    response_headers: Fields,
+    forwarded: Forwarded,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: defaults::CONNECT_TIMEOUT,
+            response_timeout: defaults::RESPONSE_TIMEOUT,
+            tunnel: defaults::TUNNEL,
+            reject_with: defaults::REJECT_WITH,
+            headers: Headers::default(),
+            response_headers: Fields::default(),
+            forwarded: defaults::FORWARDED,
+        }
+    }
+}
+
+/// The settings of a table, over those of `base`.
+pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
+    Settings {
+        connect_timeout: table.get("connect_timeout", duration).unwrap_or(base.connect_timeout),
+        response_timeout: table.get("response_timeout", off_or(duration)).unwrap_or(base.response_timeout),
+        tunnel: tunnel(table, &base.tunnel),
+        reject_with: table.get("reject_with", word(words::REJECT_WITH)).unwrap_or(base.reject_with),
+        headers: table.section("headers", |table| headers::request(table, &base.headers)),
+        response_headers: table
+            .get("response_headers", headers::fields)
+            .map_or_else(|| base.response_headers.clone(), |more| base.response_headers.with(&more)),
+        forwarded: table.get("forwarded", word(words::FORWARDED)).unwrap_or(base.forwarded),
+    }
+}
+
+fn tunnel(table: &Table<'_>, base: &tunnel::Settings) -> tunnel::Settings {
+    let limit = |key, base| table.get(key, off_or(duration)).unwrap_or(base);
+    let (read_timeout, send_timeout) =
+        (limit("read_timeout", base.read_timeout), limit("send_timeout", base.send_timeout));
+    let close_timeout = table.get("close_timeout", duration).unwrap_or(base.close_timeout);
+    let max_lifetime = limit("max_lifetime", base.max_lifetime);
+    let off = (PerSide { client: None, upstream: None }, base.ping_timeout, base.pong);
+    let ping = table.section_or_off("ping", |table| ping(table, base));
+    let (ping, ping_timeout, pong) = ping.unwrap_or(off);
+    let settings = tunnel::Settings {
+        ping,
+        ping_timeout,
+        pong,
+        read_timeout,
+        send_timeout,
+        close_timeout,
+        max_lifetime,
+        on_violation: table.get("on_violation", word(words::ON_VIOLATION)).unwrap_or(base.on_violation),
+        max_message_size: table.get("max_message_size", off_or(size)).unwrap_or(base.max_message_size),
+        close_codes: table.get("close_codes", word(words::CLOSE_CODES)).unwrap_or(base.close_codes),
+    };
+    if (settings.ping, settings.read_timeout) != (base.ping, base.read_timeout) {
+        doubt(table, &settings);
+    }
+    settings
+}
+
+fn ping(table: &Table<'_>, base: &tunnel::Settings) -> (PerSide<Option<Duration>>, Duration, Pong) {
+    let interval = |key, base| table.get(key, off_or(duration)).unwrap_or(base);
+    let (client, upstream) = (interval("client", base.ping.client), interval("upstream", base.ping.upstream));
+    let timeout = table.get("timeout", duration).unwrap_or(base.ping_timeout);
+    let pong = table.get("pong", word(words::PONG)).unwrap_or(base.pong);
+    (PerSide { client, upstream }, timeout, pong)
+}
+
+/// Notes pings that come too seldom for what they are for.
+fn doubt(table: &Table<'_>, settings: &tunnel::Settings) {
+    let intervals = [settings.ping.client, settings.ping.upstream].into_iter().flatten();
+    let place = table.place_of("ping");
+    if let (Some(first), Some(limit)) = (intervals.clone().min(), settings.read_timeout)
+        && first >= limit
+    {
+        let [first, limit] = [first, limit].map(write_duration);
+        let text =
+            format!("read_timeout ends an idle tunnel after {limit}, before the first ping at {first}");
+        table.warn(place.clone(), text);
+    }
+    if let Some(longest) = intervals.max().filter(|&longest| longest > HALF_OF_USUAL_LIMIT) {
+        let text = "above half of 60s, the default idle limit of nginx and AWS ALB: one lost ping is enough";
+        table.warn(place, format!("{} is {text}", write_duration(longest)));
+    }
+}
+
+/// Every `[[route]]`.
+pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Vec<Route> {
+    let mut seen: Vec<(String, Rule)> = Vec::new();
+    table.each("route", |table| {
+        let route = route(table, base, upstreams)?;
+        let place = table.place();
+        if let Some((path, _)) = seen.iter().find(|(_, rule)| is_hidden(&route.rule, rule)) {
+            let found = format!("found a host and a path that {path} has too");
+            table.error(place.clone(), found, "expected one to differ: the first is always chosen");
+        }
+        seen.push((place.path, route.rule.clone()));
+        Some(route)
+    })
+}
+
+/// Whether an earlier rule leaves a later one nothing for one of its hosts.
+fn is_hidden(later: &Rule, earlier: &Rule) -> bool {
+    let hosts = |rule: &Rule| rule.hosts.iter().cloned().flat_map(HostPattern::expand).collect::<Vec<_>>();
+    let same_kind = std::mem::discriminant(&later.path) == std::mem::discriminant(&earlier.path);
+    let same_path = same_kind && later.path.as_str() == earlier.path.as_str();
+    let (later, earlier) = (hosts(later), hosts(earlier));
+    let any_host = later.is_empty() && earlier.is_empty();
+    same_path && (any_host || later.iter().any(|host| earlier.contains(host)))
+}
+
+fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route> {
+    let name = table.get("name", value::name);
+    let hosts = table.get("hosts", list("expected a list of hosts", parsed)).unwrap_or_default();
+    let path = path(table);
+    let target = target(table, upstreams);
+    let rewrite = rewrite(table, path.as_ref(), target.as_ref());
+    let settings = settings(table, base);
+    let path = path?;
+    Some(Route {
+        name: name.unwrap_or_else(|| path.as_str().to_owned()).into(),
+        rule: Rule { hosts, path },
+        target: target?,
+        rewrite,
+        connect_timeout: settings.connect_timeout,
+        response_timeout: settings.response_timeout,
+        tunnel: Arc::new(settings.tunnel),
+        reject_with: settings.reject_with,
+        set_headers: settings.headers.set.0,
+        remove_headers: settings.headers.remove,
+        response_headers: settings.response_headers.0,
+        forwarded: settings.forwarded,
+    })
+}
+
+fn path(table: &Table<'_>) -> Option<PathPattern> {
+    let written = table.one_of(&["path", "path_exact", "path_regex"]);
+    let priority = table.get("priority", Value::boolean).unwrap_or(defaults::PRIORITY);
+    let (kind, value) = written?;
+    if priority && kind != 0 {
+        table.error(table.place_of("priority"), "found without path", "expected it beside path only");
+    }
+    // It names the route in logs where nothing else does.
+    let text = value::name(&value)?;
+    let pattern = match kind {
+        0 => PathPattern::prefix(&text, priority),
+        1 => PathPattern::exact(&text),
+        _ => PathPattern::regex(&text),
+    };
+    pattern.map_err(|error| value.wrong::<()>(error)).ok()
+}
+
+fn target(table: &Table<'_>, upstreams: &[&str]) -> Option<Target> {
+    let (kind, value) = table.one_of(&["upstream", "respond"])?;
+    if kind == 1 {
+        return value.table(respond).flatten();
+    }
+    let name = value.text("expected the name of an upstream")?;
+    if upstreams.contains(&name) {
+        return Some(Target::Upstream(name.into()));
+    }
+    match nearest(name, upstreams) {
+        Some(near) => value.wrong(format!("did you mean \"{near}\"?")),
+        None => value.wrong("expected the name of an [upstream.NAME]"),
+    }
+}
+
+fn respond(table: &Table<'_>) -> Option<Target> {
+    let status = table.require("status", "expected a status, like 200", integer(200..=599));
+    let body = table.get("body", |value| value.text("expected a text")).unwrap_or_default();
+    Some(Target::Respond { status: StatusCode::from_u16(status?).ok()?, body: body.to_owned() })
+}
+
+fn rewrite(table: &Table<'_>, path: Option<&PathPattern>, target: Option<&Target>) -> Option<Rewrite> {
+    let strip = table.get("strip_prefix", Value::boolean).unwrap_or(defaults::STRIP_PREFIX);
+    let rewrite = table.take("rewrite");
+    let key = if strip { "strip_prefix" } else { "rewrite" };
+    if strip && rewrite.is_some() {
+        table.error(table.place_of("rewrite"), "found beside strip_prefix", "expected only one of them");
+    }
+    if strip && path.is_some_and(|path| !matches!(path, PathPattern::Prefix { .. })) {
+        table.error(table.place_of(key), "found without path", "expected it beside path only");
+    }
+    if (strip || rewrite.is_some()) && matches!(target, Some(Target::Respond { .. })) {
+        table.error(table.place_of(key), "found beside respond", "expected it beside upstream only");
+    }
+    let text = rewrite.and_then(|value| {
+        let text = value.as_str().filter(|text| text.starts_with('/'));
+        text.or_else(|| value.wrong("expected a path that begins with \"/\""))
+    });
+    text.or(strip.then_some("/")).map(|text| Rewrite(text.to_owned()))
+}
+
+/// A ping at half of a limit may be lost once without harm.
+const HALF_OF_USUAL_LIMIT: Duration = Duration::from_secs(30);

@@ -1,0 +1,228 @@
+//! Owns the writing of a configuration as TOML. It must not know defaults: every key is written.
+
+use super::raw::is_bare;
+use super::value::{word_for, write_duration, write_size};
+use super::words::{self, RetryOn};
+use super::{Config, Listen, Process};
+use crate::balance::{Method, Source};
+use crate::io::TcpOptions;
+use crate::proxy::snapshot::{Route, Target};
+use crate::route::{PathPattern, Rule};
+use crate::telemetry::{self, AccessTarget};
+use crate::upstream::{Retry, Server, Settings};
+use crate::{health, tunnel};
+use http::{HeaderName, HeaderValue};
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+
+/// The whole configuration.
+pub(super) fn config(config: &Config) -> String {
+    let mut out = Out(String::new());
+    process(&mut out, &config.process);
+    log(&mut out, &config.log);
+    config.listeners.iter().for_each(|one| listen(&mut out, one));
+    config.plan.routes.iter().for_each(|one| route(&mut out, one));
+    config.plan.upstreams.iter().for_each(|one| upstream(&mut out, one));
+    out.0
+}
+
+fn process(out: &mut Out, process: &Process) {
+    out.table("[process]");
+    out.set("workers", process.workers);
+    out.set("shutdown_grace", time(process.shutdown_grace));
+    out.set("drain_spread", time(process.drain_spread));
+    out.set("pid_file", or_off(process.pid_file.as_deref(), path));
+}
+
+fn log(out: &mut Out, log: &telemetry::Settings) {
+    out.table("[log]");
+    out.set("level", text(word_for(words::LEVEL, &log.level)));
+    out.set("format", text(word_for(words::FORMAT, &log.format)));
+    out.set(
+        "access",
+        match &log.access {
+            AccessTarget::File(file) => path(file),
+            target => text(word_for(words::ACCESS, target)),
+        },
+    );
+}
+
+fn listen(out: &mut Out, listen: &Listen) {
+    out.table("[[listen]]");
+    out.set("address", text(listen.socket.address.to_string()));
+    out.set("backlog", listen.socket.backlog);
+    out.set("reuse_port", listen.socket.reuse_port);
+    out.set("header_timeout", time(listen.http.header_timeout));
+    out.set("keepalive_timeout", time(listen.http.keepalive_timeout));
+    out.set("max_header_size", text(write_size(listen.http.max_header_size as u64)));
+    tcp(out, &listen.socket.tcp);
+}
+
+fn tcp(out: &mut Out, tcp: &TcpOptions) {
+    out.set(
+        "tcp_keepalive",
+        or_off(tcp.keepalive, |keepalive| {
+            let [idle, interval] = [keepalive.time, keepalive.interval].map(time);
+            format!("{{ time = {idle}, interval = {interval}, probes = {} }}", keepalive.probes)
+        }),
+    );
+    out.set("tcp_user_timeout", or_off(tcp.user_timeout, time));
+}
+
+fn route(out: &mut Out, route: &Route) {
+    out.table("[[route]]");
+    out.set("name", text(&*route.name));
+    rule(out, &route.rule);
+    target(out, route);
+    out.set("connect_timeout", time(route.connect_timeout));
+    out.set("response_timeout", or_off(route.response_timeout, time));
+    tunnel(out, &route.tunnel);
+    out.set("reject_with", text(word_for(words::REJECT_WITH, &route.reject_with)));
+    let removed = list(route.remove_headers.iter().map(text));
+    out.set("headers", format!("{{ set = {}, remove = {removed} }}", fields(&route.set_headers)));
+    out.set("response_headers", fields(&route.response_headers));
+    out.set("forwarded", text(word_for(words::FORWARDED, &route.forwarded)));
+}
+
+fn rule(out: &mut Out, rule: &Rule) {
+    out.set("hosts", list(rule.hosts.iter().map(text)));
+    let pattern = &rule.path;
+    match pattern {
+        PathPattern::Exact(_) => out.set("path_exact", text(pattern.as_str())),
+        PathPattern::Regex(_) => out.set("path_regex", text(pattern.as_str())),
+        PathPattern::Prefix { priority, .. } => {
+            out.set("path", text(pattern.as_str()));
+            out.set("priority", priority);
+        }
+    }
+}
+
+fn target(out: &mut Out, route: &Route) {
+    match &route.target {
+        Target::Upstream(name) => out.set("upstream", text(&**name)),
+        Target::Respond { status, body } => {
+            out.set("respond", format!("{{ status = {}, body = {} }}", status.as_u16(), text(body)));
+        }
+    }
+    // strip_prefix is a rewrite to "/".
+    if let Some(rewrite) = &route.rewrite {
+        out.set("rewrite", text(&rewrite.0));
+    }
+}
+
+fn tunnel(out: &mut Out, tunnel: &tunnel::Settings) {
+    out.set("read_timeout", or_off(tunnel.read_timeout, time));
+    out.set("send_timeout", or_off(tunnel.send_timeout, time));
+    out.set("close_timeout", time(tunnel.close_timeout));
+    out.set("max_lifetime", or_off(tunnel.max_lifetime, time));
+    let [client, upstream] = [tunnel.ping.client, tunnel.ping.upstream].map(|side| or_off(side, time));
+    let (timeout, pong) = (time(tunnel.ping_timeout), text(word_for(words::PONG, &tunnel.pong)));
+    let ping = format!("{{ client = {client}, upstream = {upstream}, timeout = {timeout}, pong = {pong} }}");
+    out.set("ping", ping);
+    out.set("on_violation", text(word_for(words::ON_VIOLATION, &tunnel.on_violation)));
+    out.set("max_message_size", or_off(tunnel.max_message_size, |size| text(write_size(size))));
+    out.set("close_codes", text(word_for(words::CLOSE_CODES, &tunnel.close_codes)));
+}
+
+fn upstream(out: &mut Out, upstream: &Settings) {
+    out.table(&format!("[upstream.{}]", key(&upstream.name)));
+    out.set("balance", balance(&upstream.balance));
+    let servers: String = upstream.servers.iter().map(|one| format!("  {},\n", server(one))).collect();
+    out.set("servers", format!("[\n{servers}]"));
+    out.set("slow_start", time(upstream.slow_start));
+    out.set(
+        "early_end",
+        or_off(upstream.early_end, |health::EarlyEnd { within, max }| {
+            format!("{{ within = {}, max = {max} }}", time(within))
+        }),
+    );
+    out.set("retry", retry(&upstream.retry));
+    out.set("resolve", format!("{{ interval = {} }}", or_off(upstream.resolve_interval, time)));
+    out.set("drain_timeout", or_off(upstream.drain_timeout, time));
+    tcp(out, &upstream.tcp);
+}
+
+fn balance(method: &Method) -> String {
+    let Method::Hash(source) = method else { return text(word_for(words::BALANCE, method)) };
+    let source = match source {
+        Source::Header(name) => format!("header:{name}"),
+        Source::Cookie(name) => format!("cookie:{name}"),
+        Source::Query(name) => format!("query:{name}"),
+        Source::Path => "path".to_owned(),
+    };
+    format!("{{ hash = {} }}", text(source))
+}
+
+/// Every number of a server is its own here: `max_fails` and `fail_timeout` of the upstream are
+/// nothing but their defaults.
+fn server(server: &Server) -> String {
+    format!(
+        "{{ address = {}, weight = {}, max_conns = {}, max_fails = {}, fail_timeout = {}, backup = {}, state = {} }}",
+        text(server.address.to_string()),
+        server.weight,
+        or_off(server.max_conns, |most| most.to_string()),
+        server.max_fails,
+        time(server.fail_timeout),
+        server.backup,
+        text(word_for(words::STATE, &server.state)),
+    )
+}
+
+fn retry(retry: &Retry) -> String {
+    let fixed = [(retry.on_connect, RetryOn::Connect), (retry.on_timeout, RetryOn::Timeout)];
+    let fixed = fixed.into_iter().filter(|&(on, _)| on).map(|(_, reason)| reason);
+    let reasons = fixed.chain(retry.on_status.iter().map(|&status| RetryOn::Status(status)));
+    let on = list(reasons.map(|reason| text(word_for(words::RETRY_ON, &reason))));
+    format!("{{ tries = {}, timeout = {}, on = {on} }}", retry.tries, or_off(retry.timeout, time))
+}
+
+fn fields(fields: &[(HeaderName, HeaderValue)]) -> String {
+    let each = fields.iter().map(|(name, value)| {
+        // Values come from TOML, where only ASCII was let in.
+        format!("{} = {}", key(name.as_str()), text(value.to_str().unwrap_or_default()))
+    });
+    let all: Vec<String> = each.collect();
+    if all.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", all.join(", ")) }
+}
+
+// Values, each as TOML.
+
+fn key(name: &str) -> String {
+    if is_bare(name) { name.to_owned() } else { text(name) }
+}
+
+fn text(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    text(path.display())
+}
+
+fn time(duration: Duration) -> String {
+    text(write_duration(duration))
+}
+
+fn or_off<T>(value: Option<T>, write: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| text("off"), write)
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+/// TOML under way.
+struct Out(String);
+
+impl Out {
+    /// Begins a table by its header.
+    fn table(&mut self, header: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.0 += &format!("{gap}{header}\n");
+    }
+
+    fn set(&mut self, key: &str, value: impl Display) {
+        self.0 += &format!("{key} = {value}\n");
+    }
+}

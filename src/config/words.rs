@@ -1,0 +1,74 @@
+//! Owns the words that choose among meanings, for reading and for writing. It must not know which
+//! of them is the default.
+
+use crate::balance::Method;
+use crate::http::Forwarded;
+use crate::proxy::snapshot::RejectWith;
+use crate::telemetry::{AccessTarget, Format};
+use crate::tunnel::{CloseCodes, OnViolation, Pong};
+use crate::upstream::State;
+use tracing::level_filters::LevelFilter;
+
+pub(super) const LEVEL: &[(&str, LevelFilter)] = &[
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+    ("off", LevelFilter::OFF),
+];
+
+pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
+
+/// Any other text is a path.
+pub(super) const ACCESS: &[(&str, AccessTarget)] =
+    &[("stdout", AccessTarget::Stdout), ("stderr", AccessTarget::Stderr), ("off", AccessTarget::Off)];
+
+pub(super) const PONG: &[(&str, Pong)] = &[("required", Pong::Required), ("optional", Pong::Optional)];
+
+pub(super) const ON_VIOLATION: &[(&str, OnViolation)] =
+    &[("blind", OnViolation::Blind), ("close", OnViolation::Close)];
+
+pub(super) const CLOSE_CODES: &[(&str, CloseCodes)] =
+    &[("registered", CloseCodes::Registered), ("rfc6455", CloseCodes::Rfc6455)];
+
+pub(super) const REJECT_WITH: &[(&str, RejectWith)] =
+    &[("http", RejectWith::Http), ("close", RejectWith::Close)];
+
+pub(super) const FORWARDED: &[(&str, Forwarded)] = &[
+    ("x", Forwarded::X),
+    ("rfc7239", Forwarded::Rfc7239),
+    ("both", Forwarded::Both),
+    ("off", Forwarded::Off),
+];
+
+/// A table `{ hash = ... }` is the one method without a word.
+pub(super) const BALANCE: &[(&str, Method)] = &[
+    ("least_conn", Method::LeastConn),
+    ("ip_hash", Method::IpHash),
+    ("round_robin", Method::RoundRobin),
+    ("random_two", Method::RandomTwo),
+];
+
+pub(super) const STATE: &[(&str, State)] =
+    &[("up", State::Up), ("drain", State::Drain), ("down", State::Down)];
+
+/// What `retry.on` may name.
+pub(super) const RETRY_ON: &[(&str, RetryOn)] = &[
+    ("connect", RetryOn::Connect),
+    ("timeout", RetryOn::Timeout),
+    ("502", RetryOn::Status(http::StatusCode::BAD_GATEWAY)),
+    ("503", RetryOn::Status(http::StatusCode::SERVICE_UNAVAILABLE)),
+    ("504", RetryOn::Status(http::StatusCode::GATEWAY_TIMEOUT)),
+];
+
+/// A reason to try elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RetryOn {
+    /// No connection, or one that broke before an answer.
+    Connect,
+    /// No answer in time.
+    Timeout,
+    /// An answer of this status.
+    Status(http::StatusCode),
+}
