@@ -11,6 +11,8 @@
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
 //! | 7 configuration | knows every settings type of 1 to 5, and TOML | [`config`] |
+//! | 8 process | knows everything; runs tasks | [`app`] |
+//! | 9 command line | calls 7 and 8 | [`cli`], and `main` |
 //!
 //! The path of one connection: [`listener`] accepts it, [`http`] reads its request, [`route`] finds its
 //! route, [`proxy`] leads it to an endpoint that [`upstream`] chose by [`balance`] and [`health`], checks
@@ -35,3 +37,5 @@ pub mod addr;
 pub mod io;
 pub mod drain;
 pub mod config;
+pub mod app;
+pub mod cli;

@@ -1,3 +1,7 @@
 //! Owns the exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdline::cli::execute()
+}

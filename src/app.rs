@@ -1,0 +1,178 @@
+//! Owns assembly: a configuration is bound, then run. It is the only place that sees every layer.
+
+mod reload;
+mod shutdown;
+pub mod signal;
+
+pub use reload::ReloadError;
+
+use crate::addr::ListenAddr;
+use crate::config::{Config, Listen};
+use crate::drain::{self, Trigger, Watch};
+use crate::http::serve::serve;
+use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
+use crate::listener::{Accepted, accept};
+use crate::proxy::Proxy;
+use crate::proxy::snapshot::Snapshot;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::log::LogControl;
+use crate::upstream::resolve;
+use crate::{http, listener};
+use arc_swap::ArcSwap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Why the proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket cannot be bound.
+    #[error("listen: {0}")]
+    Bind(#[from] BindError),
+    /// The access log cannot be opened.
+    #[error("log.access: {0}")]
+    AccessLog(io::Error),
+    /// The pid file cannot be written.
+    #[error("process.pid_file: {0}")]
+    PidFile(io::Error),
+}
+
+/// A configuration with everything at hand that can fail: sockets and files.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    sockets: Vec<(Listen, Socket)>,
+    inherited: Inherited,
+    log: AccessLog,
+}
+
+/// A proxy that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// What serves requests.
+    pub proxy: Arc<Proxy>,
+    config: Config,
+    listeners: Vec<Active>,
+    inherited: Inherited,
+    log_control: Option<LogControl>,
+    trigger: Trigger,
+    watch: Watch,
+}
+
+/// A listener that accepts.
+#[derive(Debug)]
+struct Active {
+    address: ListenAddr,
+    local: Option<SocketAddr>,
+    socket: Arc<ArcSwap<listener::Settings>>,
+    http: Arc<ArcSwap<http::Settings>>,
+    /// Dropped, it ends the accept loop.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Bound {
+    /// Binds what the configuration names. Names of servers are looked up too, but one that is
+    /// not found keeps nothing from starting: it may come up later.
+    ///
+    /// # Errors
+    /// A socket or file is not to be had.
+    pub async fn new(config: Config, inherited: Inherited) -> Result<Self, StartError> {
+        let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
+        let mut sockets = Vec::new();
+        for listen in &config.listeners {
+            sockets.push((listen.clone(), bind(&listen.socket, &inherited).await?));
+        }
+        if let Some(path) = &config.process.pid_file {
+            std::fs::write(path, format!("{}\n", std::process::id())).map_err(StartError::PidFile)?;
+        }
+        Ok(Self { config, sockets, inherited, log })
+    }
+
+    /// Begins to serve.
+    pub async fn start(self, log_control: Option<LogControl>) -> Running {
+        let (trigger, watch) = drain::channel();
+        let snapshot = Snapshot::new(self.config.plan.clone(), None);
+        look_up_names(&snapshot).await;
+        let proxy = Arc::new(Proxy::new(snapshot, Arc::new(self.log)));
+        let mut running = Running {
+            proxy,
+            config: self.config,
+            listeners: Vec::new(),
+            inherited: self.inherited,
+            log_control,
+            trigger,
+            watch,
+        };
+        running.keep_names_fresh();
+        for (listen, socket) in self.sockets {
+            running.listen(&listen, socket);
+        }
+        running
+    }
+}
+
+/// Looks up all names of a snapshot and says which are not found.
+async fn look_up_names(snapshot: &Snapshot) {
+    for upstream in snapshot.upstreams().filter(|upstream| resolve::has_names(upstream)) {
+        for (server, error) in resolve::refresh(upstream).await {
+            let upstream = &upstream.settings().name;
+            tracing::warn!(%upstream, %server, error, "look-up failed, it will be tried again");
+        }
+    }
+}
+
+impl Running {
+    /// The addresses that are listened on, in the order of the file; the real port where the file
+    /// says 0.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<Option<SocketAddr>> {
+        self.listeners.iter().map(|active| active.local).collect()
+    }
+
+    /// How many tasks there are that a shutdown waits for.
+    #[must_use]
+    pub fn permits(&self) -> usize {
+        // The one of `self` is no task.
+        self.trigger.remaining() - 1
+    }
+
+    fn keep_names_fresh(&self) {
+        for upstream in self.proxy.snapshot.load().upstreams().filter(|upstream| resolve::has_names(upstream))
+        {
+            tokio::spawn(resolve::keep_fresh(Arc::downgrade(upstream), self.watch.clone()));
+        }
+    }
+
+    fn listen(&mut self, listen: &Listen, socket: Socket) {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let local = socket.local_addr();
+        let settings = Arc::new(ArcSwap::from_pointee(listen.socket.clone()));
+        let http = Arc::new(ArcSwap::from_pointee(listen.http.clone()));
+        let (proxy, watch, http_now) = (Arc::clone(&self.proxy), self.watch.clone(), Arc::clone(&http));
+        let mut draining = self.watch.clone();
+        let until = async move {
+            tokio::select! {
+                _ = stopped => {}
+                () = draining.draining() => {}
+            }
+        };
+        let give = move |accepted: Accepted| {
+            tokio::spawn(serve_one(accepted, http_now.load_full(), Arc::clone(&proxy), watch.clone()));
+        };
+        tokio::spawn(accept::run(socket, Arc::clone(&settings), until, give));
+        let address = listen.socket.address.clone();
+        tracing::info!(%address, "listening");
+        self.listeners.push(Active { address, local, socket: settings, http, _stop: stop });
+    }
+}
+
+/// One accepted connection, to its end as HTTP.
+async fn serve_one(accepted: Accepted, settings: Arc<http::Settings>, proxy: Arc<Proxy>, watch: Watch) {
+    let client = accepted.client;
+    let answer = |request| {
+        let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
+        async move { proxy.answer(request, client, watch).await }
+    };
+    serve(accepted.stream, &settings, watch.clone(), answer).await;
+}

@@ -1,0 +1,96 @@
+//! Owns the change to a new configuration: everything that can fail is done first, then all is
+//! swapped, and no connection notices.
+
+use super::{Running, look_up_names};
+use crate::config::{Config, Listen};
+use crate::listener::socket::{BindError, Bound as Socket, bind};
+use crate::proxy::snapshot::Snapshot;
+use std::io;
+use std::sync::Arc;
+
+/// Why a new configuration was not taken over; the old one is still in force then.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A new socket cannot be bound.
+    #[error("listen: {0}")]
+    Bind(#[from] BindError),
+    /// The access log cannot be opened.
+    #[error("log.access: {0}")]
+    AccessLog(io::Error),
+}
+
+impl Running {
+    /// Takes over a new configuration.
+    ///
+    /// # Errors
+    /// Something it needs is not to be had; nothing has changed then.
+    pub async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
+        let added = self.bind_added(&config).await?;
+        let proxy = Arc::clone(&self.proxy);
+        let use_log = match self.config.log == config.log {
+            true => None,
+            false => Some(proxy.log.prepare(&config.log).map_err(ReloadError::AccessLog)?),
+        };
+        let previous = proxy.snapshot.load_full();
+        let next = Snapshot::new(config.plan.clone(), Some(&previous));
+        look_up_names(&next).await;
+
+        // From here on nothing fails.
+        let next = Arc::new(next);
+        proxy.snapshot.store(Arc::clone(&next));
+        proxy.sessions.follow(&next, &previous);
+        self.keep_names_fresh();
+        self.listeners.retain(|active| config.listeners.iter().any(|l| l.socket.address == active.address));
+        self.update_kept(&config);
+        for (listen, socket) in added {
+            self.listen(&listen, socket);
+        }
+        if let Some(use_log) = use_log {
+            use_log();
+            self.log_control.iter().for_each(|control| control.set(&config.log));
+        }
+        self.warn_of_what_needs_a_restart(&config);
+        self.config = config;
+        Ok(())
+    }
+
+    async fn bind_added(&self, config: &Config) -> Result<Vec<(Listen, Socket)>, BindError> {
+        let mut added = Vec::new();
+        for listen in &config.listeners {
+            if self.listeners.iter().all(|active| active.address != listen.socket.address) {
+                added.push((listen.clone(), bind(&listen.socket, &self.inherited).await?));
+            }
+        }
+        Ok(added)
+    }
+
+    /// Connections accepted from now on get the new settings.
+    fn update_kept(&self, config: &Config) {
+        for listen in &config.listeners {
+            let kept = self.listeners.iter().find(|active| active.address == listen.socket.address);
+            if let Some(active) = kept {
+                active.socket.store(Arc::new(listen.socket.clone()));
+                active.http.store(Arc::new(listen.http.clone()));
+            }
+        }
+    }
+
+    fn warn_of_what_needs_a_restart(&self, config: &Config) {
+        let (old, new) = (&self.config.process, &config.process);
+        if old.workers != new.workers || old.pid_file != new.pid_file {
+            tracing::warn!("process.workers and process.pid_file change only with a restart");
+        }
+        let fixed = |config: &Config, address| {
+            let mut listeners = config.listeners.iter();
+            let found = listeners.find(|listen| listen.socket.address == address);
+            found.map(|listen| (listen.socket.backlog, listen.socket.reuse_port))
+        };
+        for active in &self.listeners {
+            let address = &active.address;
+            let before = fixed(&self.config, address.clone());
+            if before.is_some() && before != fixed(config, address.clone()) {
+                tracing::warn!(%address, "listen.backlog and listen.reuse_port change only with a restart");
+            }
+        }
+    }
+}

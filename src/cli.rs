@@ -1,0 +1,91 @@
+//! Owns the commands and the exit codes.
+
+mod check;
+mod demo;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The command did not do what it was asked for; the last line of the log says why.
+const EXIT_FAILURE: u8 = 1;
+/// The configuration is not valid: EX_CONFIG of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+/// Where the configuration is, unless it is said otherwise.
+const DEFAULT_CONFIG: &str = "/etc/holdline/proxy.toml";
+
+/// A WebSocket-aware reverse proxy: no connection dies by its hand, and none dies unexplained.
+#[derive(Debug, Parser)]
+#[command(name = "holdline", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done; after SIGTERM or SIGINT: everything was closed
+  1    failed, for instance an address in use; the message says why
+  2    wrong usage of the command line
+  78   the configuration is not valid
+  130  a second SIGTERM or SIGINT ended the process at once
+
+Signals:
+  SIGHUP           load the configuration anew; no connection is dropped
+  SIGUSR1          open the access log anew, after it was moved away
+  SIGTERM, SIGINT  close everything within process.shutdown_grace";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Check a configuration and print every mistake in it
+    Check {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// Print the configuration in effect, with every default
+        #[arg(long)]
+        show: bool,
+    },
+    /// Run the proxy before a chat and an echo of its own, with a page to try them
+    Demo {
+        /// Where to listen
+        #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+    },
+}
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn execute() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { config, show } => check::check(&config, show),
+        Command::Demo { listen } => demo::demo(listen),
+    }
+}
+
+/// Says what went wrong and ends with it.
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("holdline: {error}");
+    ExitCode::from(EXIT_FAILURE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,46 @@
+//! Owns `holdline run`.
+
+use super::{EXIT_CONFIG, fail};
+use crate::app::Bound;
+use crate::app::signal::Signals;
+use crate::config::Config;
+use crate::listener::socket::Inherited;
+use crate::telemetry::log;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub(super) fn run(path: &Path) -> ExitCode {
+    let inherited = Inherited::from_env();
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let log_control = log::start(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let workers = config.process.workers;
+    let life = async move {
+        let signals = Signals::new()?;
+        let bound = Bound::new(config, inherited).await.map_err(io::Error::other)?;
+        let running = bound.start(Some(log_control)).await;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "serving");
+        Ok(signals.attend(running, || Config::load(path)).await)
+    };
+    block_on(workers, life)
+}
+
+/// Runs the proxy's life on `workers` threads; 0: one for each CPU.
+pub(super) fn block_on(workers: usize, life: impl Future<Output = io::Result<ExitCode>>) -> ExitCode {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if workers > 0 {
+        builder.worker_threads(workers);
+    }
+    let result = builder.enable_all().build().and_then(|runtime| runtime.block_on(life));
+    result.unwrap_or_else(|error| fail(&error))
+}
