@@ -1,0 +1,275 @@
+//! What integration tests stand on: a proxy in this process, upstreams of several kinds, a client
+//! that speaks bytes. All on port 0; nothing sleeps to wait for something.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use holdline::app::{Bound, Running};
+use holdline::config::Config;
+use holdline::listener::socket::Inherited;
+use holdline::outcome::Outcome;
+use holdline::telemetry::report::Report;
+use holdline::ws::close::CloseReason;
+use holdline::ws::frame::{Header, OpCode};
+use holdline::ws::handshake;
+use holdline::ws::mask::MaskKey;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+/// Longer than anything here may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A proxy in this process.
+pub struct Proxy {
+    pub running: Running,
+    pub address: SocketAddr,
+    reports: broadcast::Receiver<Arc<(Report, Outcome)>>,
+}
+
+impl Proxy {
+    /// Starts one on a port of its own. `rest` is the configuration but for `[log]` and `[[listen]]`.
+    pub async fn start(rest: &str) -> Self {
+        let config = Config::parse(&with_listen(rest), "test").unwrap_or_else(|errors| panic!("{errors}"));
+        let bound = Bound::new(config, Inherited::default()).await.unwrap();
+        let running = bound.start(None).await;
+        let address = running.local_addrs()[0].unwrap();
+        let reports = running.proxy.log.listen();
+        Self { running, address, reports }
+    }
+
+    /// Before one upstream, `up`, with these servers, for every path.
+    pub async fn before(servers: &[SocketAddr]) -> Self {
+        Self::start(&format!("{}\n{}", route(""), upstream(servers, ""))).await
+    }
+
+    /// Takes over another configuration.
+    pub async fn reload(&mut self, rest: &str) {
+        let config = Config::parse(&with_listen(rest), "test").unwrap_or_else(|errors| panic!("{errors}"));
+        self.running.reload(config).await.unwrap();
+    }
+
+    /// The next report.
+    pub async fn report(&mut self) -> Arc<(Report, Outcome)> {
+        timeout(PATIENCE, self.reports.recv()).await.expect("a report in time").unwrap()
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> Raw {
+        Raw { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
+    }
+
+    /// A WebSocket through it.
+    pub async fn open(&self, target: &str) -> Raw {
+        let mut raw = self.connect().await;
+        let head = raw.ask(&opening(target, "")).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        raw
+    }
+}
+
+/// Logs nowhere and listens on one port that is free.
+pub fn with_listen(rest: &str) -> String {
+    format!("[log]\naccess = \"off\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{rest}")
+}
+
+/// A route for every path to the upstream `up`, with more settings.
+pub fn route(settings: &str) -> String {
+    format!("[[route]]\nname = \"all\"\npath = \"/\"\nupstream = \"up\"\n{settings}")
+}
+
+/// The upstream `up`, with more settings.
+pub fn upstream(servers: &[SocketAddr], settings: &str) -> String {
+    let servers: Vec<_> = servers.iter().map(|server| format!("\"{server}\"")).collect();
+    format!("[upstream.up]\nservers = [{}]\n{settings}\n", servers.join(", "))
+}
+
+/// An address where nobody listens.
+pub async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// The opening of RFC 6455 1.2, with more header lines.
+pub fn opening(target: &str, lines: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{lines}\r\n"
+    )
+}
+
+/// The answer that accepts it, with more header lines.
+pub fn accepted(lines: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{lines}\r\n"
+    )
+}
+
+/// A connection on which bytes are written and read as they are.
+pub struct Raw {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Raw {
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Writes a request and reads the head of its answer.
+    pub async fn ask(&mut self, request: &str) -> String {
+        self.write(request).await;
+        self.head().await
+    }
+
+    /// Reads up to an empty line.
+    pub async fn head(&mut self) -> String {
+        loop {
+            if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head: Vec<u8> = self.read.drain(..end + 4).collect();
+                return String::from_utf8(head).unwrap();
+            }
+            assert!(self.more().await, "the end came before the end of the head: {:?}", self.read);
+        }
+    }
+
+    /// Reads so many bytes.
+    pub async fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.read.len() < length {
+            assert!(self.more().await, "the end came early: {:?}", self.read);
+        }
+        self.read.drain(..length).collect()
+    }
+
+    /// Reads to the end; a reset is an end too.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.read)
+    }
+
+    /// Reads a frame, its payload unmasked.
+    pub async fn frame(&mut self) -> (OpCode, Vec<u8>) {
+        loop {
+            if let Some((header, size)) = Header::decode(&self.read).unwrap() {
+                let end = size + header.length as usize;
+                if self.read.len() >= end {
+                    let mut payload = self.read[size..end].to_vec();
+                    if let Some(key) = header.mask {
+                        key.apply(&mut payload);
+                    }
+                    self.read.drain(..end);
+                    return (header.opcode, payload);
+                }
+            }
+            assert!(self.more().await, "the end came before a frame: {:?}", self.read);
+        }
+    }
+
+    /// Reads a frame that must be a Close.
+    pub async fn close(&mut self) -> CloseReason {
+        let (opcode, payload) = self.frame().await;
+        assert_eq!(opcode, OpCode::Close, "{payload:?}");
+        CloseReason::parse(&payload)
+    }
+
+    /// Sends a masked frame, as a client does.
+    pub async fn send(&mut self, opcode: OpCode, payload: &[u8]) {
+        self.write(frame(opcode, payload, Some(MaskKey([9, 8, 7, 6])))).await;
+    }
+
+    /// Says a text and hears it again.
+    pub async fn echo(&mut self, text: &str) {
+        self.send(OpCode::Text, text.as_bytes()).await;
+        assert_eq!(self.frame().await, (OpCode::Text, text.as_bytes().to_vec()));
+    }
+
+    async fn more(&mut self) -> bool {
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("bytes in time");
+        read.is_ok_and(|length| length > 0)
+    }
+}
+
+/// A frame on the wire.
+pub fn frame(opcode: OpCode, payload: &[u8], mask: Option<MaskKey>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    Header { fin: true, rsv1: false, opcode, mask, length: payload.len() as u64 }.encode(&mut frame);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(key) = mask {
+        key.apply(&mut frame[start..]);
+    }
+    frame
+}
+
+/// An upstream that a test plays by hand.
+pub struct Puppet {
+    listener: TcpListener,
+}
+
+impl Puppet {
+    pub async fn new() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// The next connection that comes.
+    pub async fn accept(&self) -> Raw {
+        let (stream, _) =
+            timeout(PATIENCE, self.listener.accept()).await.expect("a connection in time").unwrap();
+        Raw { stream, read: Vec::new() }
+    }
+
+    /// The next connection, its opening read and accepted; and what the opening was.
+    pub async fn open(&self) -> (Raw, String) {
+        let mut raw = self.accept().await;
+        let head = raw.head().await;
+        raw.write(accepted("")).await;
+        (raw, head)
+    }
+}
+
+/// An upstream that echoes whatever frames come, and answers pings and closes.
+pub async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(echo_one(Raw { stream, read: Vec::new() }));
+        }
+    });
+    address
+}
+
+async fn echo_one(mut raw: Raw) {
+    let head = raw.head().await;
+    let key = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim().to_owned())
+    });
+    let accept = handshake::accept(key.expect("a key").as_bytes());
+    raw.write(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    ))
+    .await;
+    loop {
+        // Its end is whatever ends it.
+        if raw.read.is_empty() && !raw.more().await {
+            return;
+        }
+        let (opcode, payload) = raw.frame().await;
+        let answer = if opcode == OpCode::Ping { OpCode::Pong } else { opcode };
+        if opcode != OpCode::Pong && raw.stream.write_all(&frame(answer, &payload, None)).await.is_err() {
+            return;
+        }
+        if opcode == OpCode::Close {
+            return;
+        }
+    }
+}
