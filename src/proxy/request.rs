@@ -33,10 +33,9 @@ impl Inbound {
             return Err(Failure::Connect);
         }
         // The authority of an absolute form is the host asked for (RFC 9112 3.2.2).
-        if let Some(authority) = parts.uri.authority() {
-            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-                parts.headers.insert(HOST, host);
-            }
+        let authority = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+        if let Some(Ok(host)) = authority {
+            parts.headers.insert(HOST, host);
         }
         let mut hosts = parts.headers.get_all(HOST).iter();
         let host = match (hosts.next(), hosts.next()) {

@@ -45,7 +45,8 @@ pub struct Pump<C, U> {
 struct Leg<S> {
     stream: S,
     /// What the HTTP parser had read ahead; relayed first.
-    ahead: Option<Box<[u8]>>,
+    #[expect(clippy::box_collection, reason = "nearly always none: one word for it")]
+    ahead: Option<Box<Vec<u8>>>,
     waiting: Option<Box<Waiting>>,
     /// Why writing failed; what it still has to say is read nevertheless.
     broken: Option<io::ErrorKind>,
@@ -277,7 +278,7 @@ where
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     fn new(opened: Opened<S>) -> Self {
-        let ahead = (!opened.ahead.is_empty()).then(|| opened.ahead.into_boxed_slice());
+        let ahead = (!opened.ahead.is_empty()).then(|| Box::new(opened.ahead));
         Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
     }
 
@@ -285,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         if let Some(ahead) = self.ahead.take() {
             let (now, later) = ahead.split_at(ahead.len().min(buffer.len()));
             buffer[..now.len()].copy_from_slice(now);
-            self.ahead = (!later.is_empty()).then(|| later.into());
+            self.ahead = (!later.is_empty()).then(|| Box::new(later.to_vec()));
             return Poll::Ready(Ok(now.len()));
         }
         let mut into = ReadBuf::new(buffer);

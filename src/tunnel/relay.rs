@@ -57,14 +57,14 @@ struct Leg {
     counters: Counters,
     keepalive: Keepalive,
     last_seen: Tick,
-    /// Since when bytes wait for this side that it does not take.
-    blocked: Option<Tick>,
-    /// When bytes last stopped waiting for it.
-    free_since: Tick,
+    /// When this side last took some of the bytes that wait for it, or all of them.
+    took: Tick,
     /// What goes to this side at the next frame boundary.
     queued_close: Option<CloseCode>,
-    queued_pong: Option<Vec<u8>>,
+    queued_pong: Option<Box<[u8]>>,
     queued_ping: bool,
+    /// Bytes wait for this side that it does not take.
+    blocked: bool,
     /// A data frame *from* this side has passed in part.
     mid_frame: bool,
     /// This side has sent a Close frame.
@@ -86,11 +86,11 @@ impl Leg {
             counters: Counters::default(),
             keepalive: Keepalive::new(rand::random()),
             last_seen: Tick::ZERO,
-            blocked: None,
-            free_since: Tick::ZERO,
+            took: Tick::ZERO,
             queued_close: None,
             queued_pong: None,
             queued_ping: false,
+            blocked: false,
             mid_frame: false,
             closed: false,
             told: false,
@@ -277,7 +277,7 @@ impl Relay {
                     leg.counters.pong(sent, now);
                 }
                 // Here is a frame boundary towards the other side: it goes out with the queue.
-                self.legs[from.other()].queued_pong = missing;
+                self.legs[from.other()].queued_pong = missing.map(Vec::into_boxed_slice);
                 false
             }
         }
@@ -369,7 +369,7 @@ impl Relay {
     /// answer to the last one decides over life and death.
     fn ping_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
-        let closing = self.end.is_some() || leg.told || leg.blocked.is_some() || leg.queued_ping;
+        let closing = self.end.is_some() || leg.told || leg.blocked || leg.queued_ping;
         let judged = self.settings.pong == Pong::Required && leg.keepalive.is_awaiting();
         if self.blind.is_some() || closing || judged {
             return None;
@@ -380,20 +380,21 @@ impl Relay {
 
     fn pong_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
-        if self.blind.is_some() || self.settings.pong == Pong::Optional || leg.blocked.is_some() {
+        if self.blind.is_some() || self.settings.pong == Pong::Optional || leg.blocked {
             return None;
         }
-        leg.keepalive.dead_at(leg.free_since, self.settings.ping_timeout)
+        leg.keepalive.dead_at(leg.took, self.settings.ping_timeout)
     }
 
     /// All timers that run, with their moments.
     fn timers(&self) -> impl Iterator<Item = (Tick, Timer)> + '_ {
         let open = self.end.is_none();
         let sides = Side::BOTH.into_iter().filter(move |_| open).flat_map(|side| {
-            let blocked = self.legs[side].blocked.zip(self.settings.send_timeout);
+            let leg = &self.legs[side];
+            let send_timeout = self.settings.send_timeout.filter(|_| leg.blocked);
             [
                 self.pong_due(side).map(|at| (at, Timer::PongDue(side))),
-                blocked.map(|(since, timeout)| (since + timeout, Timer::Send(side))),
+                send_timeout.map(|timeout| (leg.took + timeout, Timer::Send(side))),
                 self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
             ]
         });
@@ -443,19 +444,21 @@ impl Relay {
 
     /// Bytes for this side are waiting from now on.
     pub fn on_blocked(&mut self, side: Side, now: Tick) {
-        self.legs[side].blocked.get_or_insert(now);
+        if !self.legs[side].blocked {
+            self.on_progress(side, now);
+        }
     }
 
     /// This side took some of the bytes that wait for it.
     pub fn on_progress(&mut self, side: Side, now: Tick) {
-        self.legs[side].blocked = Some(now);
+        let leg = &mut self.legs[side];
+        (leg.blocked, leg.took) = (true, now);
     }
 
     /// No bytes wait for this side any more.
     pub fn on_drained(&mut self, side: Side, now: Tick) {
         let leg = &mut self.legs[side];
-        leg.blocked = None;
-        leg.free_since = now;
+        (leg.blocked, leg.took) = (false, now);
     }
 }
 

@@ -142,5 +142,5 @@ async fn its_story_can_be_read_while_it_lives() {
 #[test]
 fn a_tunnel_is_small() {
     let size = size_of::<Pump<Stream, Stream>>();
-    assert!(size <= 640, "{size} bytes: an idle tunnel's memory is a promise");
+    assert!(size <= 536, "{size} bytes: an idle tunnel's memory is a promise");
 }

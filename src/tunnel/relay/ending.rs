@@ -128,8 +128,9 @@ impl Relay {
     pub(super) fn close_deadline(&self) -> Option<Tick> {
         let end = self.end.as_ref()?;
         // Bytes that still move are not cut off: the Close stands behind them.
-        let moving = Side::BOTH.map(|side| self.legs[side].blocked.unwrap_or(Tick::ZERO)).into_iter().max();
-        Some(end.at.max(moving.unwrap_or(Tick::ZERO)) + self.settings.close_timeout)
+        let moved =
+            Side::BOTH.into_iter().filter(|&side| self.legs[side].blocked).map(|side| self.legs[side].took);
+        Some(moved.fold(end.at, Tick::max) + self.settings.close_timeout)
     }
 
     /// Nothing is waited for any more: once what was handed out is written, the sockets go.
