@@ -2,7 +2,7 @@
 
 use super::Settings;
 use super::respond::Body;
-use crate::drain::Watch;
+use crate::drain::{Phase, Watch};
 use crate::io::Stream;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -37,13 +37,16 @@ where
         let answer = answer(request);
         async move { Ok::<_, Infallible>(answer.await.map(|body| Counted { body, _exchange: exchange })) }
     });
+    // What was accepted while the proxy ends has its one request served.
+    let mut draining = watch.phase() != Phase::Serving;
     let mut builder = http1::Builder::new();
+    builder.keep_alive(!draining);
     builder.preserve_header_case(true).max_buf_size(settings.max_header_size);
     let connection = builder.serve_connection(io, service).with_upgrades();
     tokio::pin!(connection);
     // Often enough for whichever timeout runs, rarely enough to cost nothing.
     let check = settings.header_timeout.min(settings.keepalive_timeout) / 4;
-    let (mut draining, mut end) = (false, watch.clone());
+    let mut end = watch.clone();
     loop {
         tokio::select! {
             // Its errors are the client's: a request that is no HTTP was answered with a 400.

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep};
 
 /// The pause after an error that the next accept would meet again.
@@ -41,9 +42,34 @@ pub async fn run(
             }
         }
     }
-    while let Some(Ok(accepted)) = now_or_never(accept(&bound)).await {
+    for accepted in queued(bound).unwrap_or_default() {
         give(accepted, &settings, &mut serve);
     }
+}
+
+/// What waits in the kernel's queue. The kernel is asked itself: the runtime may not have heard yet
+/// that somebody is waiting.
+fn queued(bound: Bound) -> io::Result<Vec<Accepted>> {
+    let mut found = Vec::new();
+    match bound {
+        Bound::Tcp(listener) => {
+            let listener = listener.into_std()?;
+            while let Ok((stream, peer)) = listener.accept() {
+                stream.set_nonblocking(true)?;
+                let stream = Stream::Tcp(TcpStream::from_std(stream)?);
+                found.push(Accepted { stream, client: ClientAddr::Tcp(peer) });
+            }
+        }
+        Bound::Unix(listener, _file) => {
+            let listener = listener.into_std()?;
+            while let Ok((stream, _)) = listener.accept() {
+                stream.set_nonblocking(true)?;
+                let stream = Stream::Unix(UnixStream::from_std(stream)?);
+                found.push(Accepted { stream, client: ClientAddr::Unix });
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn give(accepted: Accepted, settings: &ArcSwap<Settings>, serve: &mut impl FnMut(Accepted)) {
@@ -65,16 +91,6 @@ async fn accept(bound: &Bound) -> io::Result<Accepted> {
             Ok(Accepted { stream: Stream::Unix(stream), client: ClientAddr::Unix })
         }
     }
-}
-
-/// Polls once: what is not ready now is not waited for.
-async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
 }
 
 /// Errors of a connection that died in the queue (`accept(2)`): the next one may be well.

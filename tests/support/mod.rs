@@ -1,6 +1,6 @@
 //! What integration tests stand on: a proxy in this process, upstreams of several kinds, a client
 //! that speaks bytes. All on port 0; nothing sleeps to wait for something.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "tests; each file uses its part")]
 
 use holdline::app::{Bound, Running};
 use holdline::config::Config;
@@ -58,7 +58,7 @@ impl Proxy {
 
     /// A connection to it.
     pub async fn connect(&self) -> Raw {
-        Raw { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
+        Raw::new(TcpStream::connect(self.address).await.unwrap())
     }
 
     /// A WebSocket through it.
@@ -114,6 +114,10 @@ pub struct Raw {
 }
 
 impl Raw {
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -221,7 +225,7 @@ impl Puppet {
     pub async fn accept(&self) -> Raw {
         let (stream, _) =
             timeout(PATIENCE, self.listener.accept()).await.expect("a connection in time").unwrap();
-        Raw { stream, read: Vec::new() }
+        Raw::new(stream)
     }
 
     /// The next connection, its opening read and accepted; and what the opening was.
@@ -240,7 +244,7 @@ pub async fn echo() -> SocketAddr {
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(echo_one(Raw { stream, read: Vec::new() }));
+            tokio::spawn(echo_one(Raw::new(stream)));
         }
     });
     address

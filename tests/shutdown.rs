@@ -1,0 +1,102 @@
+//! The end of the proxy: what is open closes with words, and nothing remains.
+
+mod support;
+
+use holdline::outcome::{Who, Why};
+use holdline::ws::frame::OpCode;
+use std::time::{Duration, Instant};
+use support::{Proxy, Puppet, echo, opening, route, upstream};
+
+fn config(server: std::net::SocketAddr, grace: &str, spread: &str) -> String {
+    format!(
+        "[process]\nshutdown_grace = \"{grace}\"\ndrain_spread = \"{spread}\"\n{}\n{}",
+        route(""),
+        upstream(&[server], "")
+    )
+}
+
+#[tokio::test]
+async fn tunnels_are_told_1001_and_no_task_remains() {
+    let proxy = Proxy::start(&config(echo().await, "10s", "50ms")).await;
+    let address = proxy.address;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(proxy.open("/").await);
+    }
+    let mut reports = proxy.running.proxy.log.listen();
+    assert!(proxy.running.permits() >= 20);
+    let sessions = proxy.running.proxy.sessions.clone();
+    let ending = tokio::spawn(proxy.running.shut_down());
+    for client in &mut clients {
+        let close = client.close().await;
+        assert_eq!((close.code.0, &*close.text), (1001, "proxy is shutting down"));
+        client.send(OpCode::Close, &1001_u16.to_be_bytes()).await;
+    }
+    let started = Instant::now();
+    assert!(ending.await.unwrap(), "nothing had to be cut: no task and no permit remains");
+    assert!(started.elapsed() < Duration::from_secs(5), "it waits for nobody who has left");
+    assert_eq!(sessions.count(), 0);
+    for _ in 0..20 {
+        let report = reports.recv().await.unwrap();
+        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
+    }
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn requests_under_way_are_finished() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::start(&config(puppet.address(), "10s", "0s")).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    let mut late = proxy.connect().await;
+    late.write(opening("/late", "")).await;
+    let mut opening_server = puppet.accept().await;
+    opening_server.head().await;
+    let ending = tokio::spawn(proxy.running.shut_down());
+    tokio::task::yield_now().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    assert_eq!(client.bytes(4).await, b"done");
+    assert!(client.rest().await.is_empty(), "and the connection is closed");
+    // An opening under way opens, and is closed with words like the others.
+    opening_server.write(support::accepted("")).await;
+    assert!(late.head().await.starts_with("HTTP/1.1 101"));
+    assert_eq!(late.close().await.code.0, 1001);
+    assert_eq!(opening_server.close().await.code.0, 1001);
+    drop((late, opening_server));
+    assert!(ending.await.unwrap());
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_and_reported() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::start(&config(puppet.address(), "100ms", "0s")).await;
+    let mut client = proxy.connect().await;
+    client.write(opening("/", "")).await;
+    let (server, _) = puppet.open().await;
+    client.head().await;
+    let mut reports = proxy.running.proxy.log.listen();
+    // Neither side answers the Close.
+    assert!(!proxy.running.shut_down().await, "it had to be cut");
+    assert_eq!(client.close().await.code.0, 1001);
+    let report = reports.recv().await.unwrap();
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
+    drop(server);
+}
+
+#[tokio::test]
+async fn who_waits_to_be_accepted_is_served() {
+    // One thread: the accept loop cannot run before the shutdown has begun.
+    let proxy = Proxy::start(&config(echo().await, "10s", "0s")).await;
+    let mut queued = std::net::TcpStream::connect(proxy.address).unwrap();
+    std::io::Write::write_all(&mut queued, b"GET /x HTTP/1.1\r\n").unwrap();
+    let ending = tokio::spawn(proxy.running.shut_down());
+    queued.set_nonblocking(true).unwrap();
+    let mut raw = support::Raw::new(tokio::net::TcpStream::from_std(queued).unwrap());
+    let head = raw.ask("Connection: keep-alive\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "an answer, be it that the Host is missing: {head}");
+    assert!(ending.await.unwrap());
+}
