@@ -42,7 +42,10 @@ impl Signals {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => reload(&mut running, &mut load).await,
-                _ = self.user1.recv() => running.proxy.log.reopen(),
+                _ = self.user1.recv() => {
+                    running.proxy.log.reopen();
+                    tracing::info!("access log is opened anew");
+                }
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
             }

@@ -1,0 +1,105 @@
+//! The command line as a shell sees it: what is printed, and the exit codes.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
+
+fn holdline(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_holdline")).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn file(name: &str) -> String {
+    format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn check_says_ok_or_all_that_is_wrong() {
+    let good = holdline(&["check", "--config", &file("proxy.toml.example")]);
+    assert_eq!(good.status.code(), Some(0));
+    assert!(text(&good.stdout).ends_with("proxy.toml.example: ok\n"), "{}", text(&good.stdout));
+    let bad = holdline(&["check", "--config", &file("tests/config/invalid/many.toml")]);
+    assert_eq!(bad.status.code(), Some(78));
+    let expected = std::fs::read_to_string(file("tests/config/invalid/many.expected")).unwrap();
+    assert_eq!(text(&bad.stderr).lines().count(), expected.lines().count());
+    let none = holdline(&["check", "--config", "/no/such/file.toml"]);
+    assert_eq!(none.status.code(), Some(78));
+    assert!(text(&none.stderr).contains("/no/such/file.toml"));
+}
+
+#[test]
+fn check_shows_what_is_in_effect_and_that_is_valid_again() {
+    let shown = holdline(&["check", "--show", "--config", &file("tests/config/valid/smallest.toml")]);
+    assert_eq!(shown.status.code(), Some(0));
+    let folder = tempfile::tempdir().unwrap();
+    let again = folder.path().join("proxy.toml");
+    std::fs::write(&again, &shown.stdout).unwrap();
+    let again = holdline(&["check", "--show", "--config", again.to_str().unwrap()]);
+    assert_eq!(text(&again.stdout), text(&shown.stdout));
+}
+
+#[test]
+fn usage_and_version() {
+    assert_eq!(holdline(&["ran"]).status.code(), Some(2));
+    let version = text(&holdline(&["--version"]).stdout);
+    assert_eq!(version, format!("holdline {}\n", env!("CARGO_PKG_VERSION")));
+    let help = text(&holdline(&["--help"]).stdout);
+    assert!(help.contains("SIGHUP") && help.contains("78"), "{help}");
+}
+
+#[test]
+fn what_cannot_be_bound_is_said_with_a_remedy() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("proxy.toml");
+    let address = taken.local_addr().unwrap();
+    let config =
+        format!("[[listen]]\naddress = \"{address}\"\n[[route]]\npath = \"/\"\nrespond = {{ status = 204 }}");
+    std::fs::write(&path, config).unwrap();
+    let run = holdline(&["run", "--config", path.to_str().unwrap()]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(text(&run.stderr).contains("another process listens there"), "{}", text(&run.stderr));
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+fn signals_reload_reopen_and_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, log) = (folder.path().join("proxy.toml"), folder.path().join("access.log"));
+    let good = format!(
+        "[log]\naccess = \"{}\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n[[route]]\npath = \"/\"\nrespond = {{ status = 204 }}",
+        log.display()
+    );
+    std::fs::write(&path, &good).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdline"));
+    let mut child = command.args(["run", "--config"]).arg(&path).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut wait_for = |text: &str| loop {
+        let line = lines.next().unwrap_or_else(|| panic!("the log ended before {text:?}")).unwrap();
+        if line.contains(text) {
+            return line;
+        }
+    };
+    wait_for("serving");
+    signal(&child, "HUP");
+    wait_for("reloaded");
+    std::fs::write(&path, "[[liste]]").unwrap();
+    signal(&child, "HUP");
+    assert!(wait_for("liste").contains("listen"), "the nearest key is named");
+    wait_for("the running configuration stays");
+    std::fs::rename(&log, folder.path().join("access.log.1")).unwrap();
+    signal(&child, "USR1");
+    wait_for("opened anew");
+    signal(&child, "TERM");
+    wait_for("shutting down");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(log.exists(), "the log was opened anew");
+}

@@ -1,0 +1,147 @@
+//! Plain HTTP through the same routes.
+
+mod support;
+
+use holdline::outcome::Why;
+use std::time::Duration;
+use support::{Proxy, Puppet, nobody, route, upstream};
+
+#[tokio::test]
+async fn a_request_and_its_response_pass() {
+    let puppet = Puppet::new().await;
+    let mut proxy = Proxy::before(&[puppet.address()]).await;
+    let mut client = proxy.connect().await;
+    client
+        .write("POST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\nhello")
+        .await;
+    let mut server = puppet.accept().await;
+    let head = server.head().await;
+    assert!(head.starts_with("POST /a?b HTTP/1.1\r\n") && !head.contains("X-Hop"), "{head}");
+    assert_eq!(server.bytes(5).await, b"hello");
+    server
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close, X-Own\r\nX-Own: 1\r\nX-Kept: 1\r\n\r\nok")
+        .await;
+    let head = client.head().await;
+    assert!(head.contains("X-Kept: 1") && !head.contains("X-Own"), "{head}");
+    assert_eq!(client.bytes(2).await, b"ok");
+    let report = proxy.report().await;
+    assert_eq!((report.0.status, report.1.ending.why, report.1.traffic.upstream.bytes), (200, Why::Done, 2));
+}
+
+#[tokio::test]
+async fn bodies_are_streamed_both_ways() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::before(&[puppet.address()]).await;
+    let mut client = proxy.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
+    let mut server = puppet.accept().await;
+    let head = server.head().await.to_ascii_lowercase();
+    assert!(head.contains("transfer-encoding: chunked") && !head.contains("content-length"), "{head}");
+    // Each piece arrives before the next is sent.
+    assert_eq!(server.bytes(8).await, b"3\r\nabc\r\n");
+    client.write("0\r\n\r\n").await;
+    assert_eq!(server.bytes(5).await, b"0\r\n\r\n");
+    server.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n").await;
+    client.head().await;
+    assert_eq!(client.bytes(7).await, b"2\r\nhi\r\n");
+    server.write("0\r\n\r\n").await;
+    assert_eq!(client.bytes(5).await, b"0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_client_connection_is_kept_and_an_idle_one_closed() {
+    let config = "[[route]]\npath = \"/\"\nrespond = { status = 200, body = \"here\" }";
+    let text = support::with_listen(config).replace(
+        "address = \"127.0.0.1:0\"",
+        "address = \"127.0.0.1:0\"\nkeepalive_timeout = \"100ms\"\nheader_timeout = \"200ms\"",
+    );
+    let config = holdline::config::Config::parse(&text, "test").unwrap();
+    let bound = holdline::app::Bound::new(config, Default::default()).await.unwrap();
+    let running = bound.start(None).await;
+    let address = running.local_addrs()[0].unwrap();
+    let connect = || async { support::Raw::new(tokio::net::TcpStream::connect(address).await.unwrap()) };
+    let mut client = connect().await;
+    for _ in 0..3 {
+        client.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert_eq!(client.bytes(4).await, b"here");
+    }
+    assert!(client.rest().await.is_empty(), "closed when idle");
+    let mut slow = connect().await;
+    slow.write("GET / HTTP/1.1\r\nHost").await;
+    assert!(slow.rest().await.is_empty(), "a head that does not come to its end is cut");
+    let mut silent = connect().await;
+    assert!(silent.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn routes_rewrite_set_and_answer() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::start(&format!(
+        "[[route]]\npath = \"/api/\"\nupstream = \"up\"\nstrip_prefix = true\nforwarded = \"off\"\n\
+         headers = {{ set = {{ Host = \"inner\", X-Own = \"1\" }}, remove = [\"Cookie\"] }}\n\
+         response_headers = {{ X-Served-By = \"holdline\" }}\n\
+         [[route]]\nhosts = [\"*.example.org\"]\npath_exact = \"/teapot\"\nrespond = {{ status = 418, body = \"short\" }}\n{}",
+        upstream(&[puppet.address()], "")
+    ))
+    .await;
+    let mut client = proxy.connect().await;
+    client.write("GET /api/room%2F1?q=1 HTTP/1.1\r\nHost: x\r\nCookie: a\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    let head = server.head().await;
+    assert!(head.starts_with("GET /room/1?q=1 HTTP/1.1\r\n"), "{head}");
+    let lower = head.to_ascii_lowercase();
+    assert!(lower.contains("host: inner\r\n") && lower.contains("x-own: 1\r\n"), "{head}");
+    assert!(!lower.contains("cookie") && !lower.contains("forwarded"), "{head}");
+    server.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let head = client.head().await;
+    assert!(head.to_ascii_lowercase().contains("x-served-by: holdline"), "{head}");
+    let head = client.ask("GET /teapot HTTP/1.1\r\nHost: tea.example.org\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 418"), "{head}");
+    let head = proxy.connect().await.ask("GET /teapot HTTP/1.1\r\nHost: elsewhere\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
+async fn an_unasked_101_is_a_bad_gateway() {
+    let puppet = Puppet::new().await;
+    let mut proxy = Proxy::before(&[puppet.address()]).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: tcp\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 502"));
+    assert_eq!(proxy.report().await.1.ending.why, Why::BadAnswer);
+}
+
+#[tokio::test]
+async fn failures_have_statuses() {
+    let mut proxy = Proxy::before(&[nobody().await]).await;
+    let head = proxy.connect().await.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 502"), "{head}");
+    assert_eq!(proxy.report().await.1.ending.why, Why::Unreachable);
+    let head = proxy.connect().await.ask("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 405"), "{head}");
+    let huge = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Big: {}\r\n\r\n", "x".repeat(64 * 1024));
+    let head = proxy.connect().await.ask(&huge).await;
+    assert!(head.starts_with("HTTP/1.1 431"), "{head}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_reported_and_the_upstream_let_go() {
+    let puppet = Puppet::new().await;
+    let mut proxy = Proxy::start(&format!(
+        "{}\n{}",
+        route("response_timeout = \"off\""),
+        upstream(&[puppet.address()], "")
+    ))
+    .await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    drop(client);
+    assert_eq!(proxy.report().await.0.status, 499);
+    let end = tokio::time::timeout(Duration::from_secs(5), server.rest()).await;
+    assert!(end.unwrap().is_empty());
+}

@@ -1,0 +1,106 @@
+//! The rank table: dependencies run down only, and pure files stay pure.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What may import what: a module imports lower ranks and its own children only.
+const RANKS: [(u32, &[&str]); 9] = [
+    (1, &["addr", "ws", "proxy_protocol"]),
+    (2, &["route", "balance", "health", "limit", "outcome"]),
+    (3, &["drain", "telemetry", "io", "tls"]),
+    (4, &["listener", "http", "upstream", "tunnel"]),
+    (5, &["proxy"]),
+    (6, &["admin"]),
+    (7, &["config"]),
+    (8, &["app"]),
+    (9, &["cli", "main"]),
+];
+
+/// Files of higher ranks that are pure all the same.
+const PURE: [&str; 3] = ["tunnel/relay", "tunnel/timer", "tunnel/counters"];
+const IMPURE: [&str; 3] = ["tokio", "tracing", "Instant::now"];
+
+fn rank(module: &str) -> u32 {
+    let found = RANKS.iter().find(|(_, modules)| modules.contains(&module));
+    found.unwrap_or_else(|| panic!("{module} has no rank: give it one here and in lib.rs")).0
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every source file but `lib.rs`: its path below `src`, without `.rs`, and its product code.
+fn files() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    sources(&root, &mut found);
+    let named = found.into_iter().map(|path| {
+        let name = path.strip_prefix(&root).unwrap().with_extension("").display().to_string();
+        let text = fs::read_to_string(&path).unwrap();
+        let product = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        (name, product.to_owned())
+    });
+    named.filter(|(name, _)| name != "lib" && !name.ends_with("/tests")).collect()
+}
+
+/// Code without comments, which may speak of anything.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    lines.filter(|(_, line)| !line.starts_with("//"))
+}
+
+#[test]
+fn dependencies_run_down() {
+    let mut faults = Vec::new();
+    for (name, text) in files() {
+        let module = name.split('/').next().unwrap();
+        for (number, line) in code(&text) {
+            assert!(!line.ends_with("crate::{"), "src/{name}.rs:{number}: one `use crate::` a line, please");
+            // `use crate::{a, b::c};` names several.
+            let imports = line.split("crate::").skip(1).flat_map(|rest| {
+                let group = rest.strip_prefix('{').map(|group| group.split('}').next().unwrap_or_default());
+                let paths: Vec<&str> = group.map_or_else(|| vec![rest], |group| group.split(',').collect());
+                let first = |path: &str| -> String {
+                    path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+                };
+                paths.into_iter().map(first).collect::<Vec<_>>()
+            });
+            for import in imports.filter(|import| import != module) {
+                if rank(&import) >= rank(module) {
+                    faults.push(format!("src/{name}.rs:{number}: {module} may not import {import}"));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn pure_files_know_no_runtime_and_no_clock() {
+    let mut faults = Vec::new();
+    for (name, text) in files() {
+        let pure =
+            rank(name.split('/').next().unwrap()) <= 2 || PURE.iter().any(|pure| name.starts_with(pure));
+        for (number, line) in code(&text).filter(|_| pure) {
+            if let Some(word) = IMPURE.iter().find(|word| line.contains(**word)) {
+                faults.push(format!("src/{name}.rs:{number}: {word} in a pure file"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn every_module_says_first_what_it_owns() {
+    let silent: Vec<_> = files().into_iter().filter(|(_, text)| !text.starts_with("//! Owns ")).collect();
+    assert!(silent.is_empty(), "{:?}", silent.iter().map(|(name, _)| name).collect::<Vec<_>>());
+}

@@ -1,0 +1,195 @@
+//! Open tunnels: how they end and what each side is told.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use holdline::outcome::{Side, Who, Why};
+use holdline::ws::frame::OpCode;
+use socket2::SockRef;
+use std::time::Duration;
+use support::{Proxy, Puppet, Raw, accepted, echo, frame, opening, route, upstream};
+
+/// A client and an upstream with an open tunnel between them.
+async fn pair(settings: &str) -> (Proxy, Raw, Raw) {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::start(&format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""))).await;
+    let mut client = proxy.connect().await;
+    client.write(opening("/", "")).await;
+    let (server, _) = puppet.open().await;
+    client.head().await;
+    (proxy, client, server)
+}
+
+fn reset(raw: Raw) {
+    SockRef::from(&raw.stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_that_dies_is_told_as_1014() {
+    let (mut proxy, mut client, server) = pair("").await;
+    reset(server);
+    let close = client.close().await;
+    assert_eq!((close.code.0, &*close.text), (1014, "upstream reset the connection"));
+    assert!(client.rest().await.is_empty());
+    drop(client);
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Reset));
+}
+
+#[tokio::test]
+async fn an_upstream_that_leaves_without_a_close_is_told_as_1014() {
+    let (mut proxy, mut client, server) = pair("").await;
+    drop(server);
+    assert_eq!(client.close().await.code.0, 1014);
+    drop(client);
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Eof));
+}
+
+#[tokio::test]
+async fn a_client_that_dies_is_told_as_1001() {
+    let (mut proxy, client, mut server) = pair("").await;
+    reset(client);
+    let close = server.close().await;
+    assert_eq!((close.code.0, &*close.text), (1001, "client reset the connection"));
+    drop(server);
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Reset));
+}
+
+#[tokio::test]
+async fn in_the_middle_of_a_frame_the_connection_is_cut() {
+    let (mut proxy, mut client, mut server) = pair("").await;
+    let message = frame(OpCode::Binary, &[7; 100], None);
+    server.write(&message[..50]).await;
+    assert_eq!(client.bytes(50).await, message[..50]);
+    reset(server);
+    assert!(client.rest().await.is_empty(), "nothing could be said");
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.why, report.1.ending.code), (Why::Reset, None));
+}
+
+#[tokio::test]
+async fn pings_go_both_ways_and_their_pongs_no_further() {
+    let (mut proxy, mut client, mut server) =
+        pair("ping = { client = \"20ms\", upstream = \"20ms\", timeout = \"10s\" }").await;
+    for _ in 0..3 {
+        let (opcode, payload) = client.frame().await;
+        assert_eq!(opcode, OpCode::Ping);
+        client.send(OpCode::Pong, &payload).await;
+        let (opcode, payload) = server.frame().await;
+        assert_eq!(opcode, OpCode::Ping, "and no pong of the client's");
+        server.write(frame(OpCode::Pong, &payload, None)).await;
+    }
+    server.write(frame(OpCode::Close, &1000_u16.to_be_bytes(), None)).await;
+    while client.frame().await.0 != OpCode::Close {}
+    client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
+    drop((client, server));
+    let report = proxy.report().await;
+    let traffic = &report.1.traffic;
+    assert!(traffic[Side::Client].pongs >= 3 && traffic[Side::Upstream].pongs >= 3, "{traffic:?}");
+    assert!(traffic[Side::Client].last_rtt.is_some());
+    assert_eq!((report.1.ending.who, report.1.ending.code.unwrap().0), (Who::Upstream, 1000));
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_unresponsive() {
+    let (mut proxy, mut client, mut server) =
+        pair("ping = { client = \"20ms\", upstream = \"off\", timeout = \"30ms\" }").await;
+    assert_eq!(client.frame().await.0, OpCode::Ping);
+    let close = server.close().await;
+    assert_eq!((close.code.0, &*close.text), (1001, "client did not answer a ping"));
+    assert_eq!(client.close().await.code.0, 1001);
+    drop(server);
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Unresponsive));
+    assert!(report.1.idle[Side::Client] >= Duration::from_millis(48), "{:?}", report.1.idle);
+}
+
+#[tokio::test]
+async fn timeouts_and_limits_close_with_words() {
+    for (settings, why, code) in [
+        ("read_timeout = \"30ms\"", Why::ReadTimeout, 1001),
+        ("max_lifetime = \"30ms\"", Why::Lifetime, 1001),
+    ] {
+        let (mut proxy, mut client, mut server) = pair(settings).await;
+        assert_eq!(client.close().await.code.0, code);
+        assert_eq!(server.close().await.code.0, code);
+        drop((client, server));
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, why));
+    }
+    let (mut proxy, mut client, mut server) = pair("max_message_size = \"1k\"").await;
+    client.send(OpCode::Text, &[b'x'; 1025]).await;
+    assert_eq!(client.close().await.code.0, 1009);
+    assert_eq!(server.close().await.code.0, 1001);
+    drop((client, server));
+    assert_eq!(proxy.report().await.1.ending.why, Why::TooBig);
+}
+
+#[tokio::test]
+async fn violations_pass_or_close_as_the_route_says() {
+    let bad = [0x83, 0x80, 0, 0, 0, 0];
+    let (mut proxy, mut client, mut server) = pair("").await;
+    client.write(bad).await;
+    assert_eq!(server.bytes(6).await, bad, "the endpoints judge it themselves");
+    drop((client, server));
+    assert_eq!(proxy.report().await.1.blind, Some("reserved opcode"));
+
+    let (_proxy, mut client, mut server) = pair("on_violation = \"close\"").await;
+    client.write(bad).await;
+    assert_eq!((client.close().await.code.0, server.close().await.code.0), (1002, 1002));
+}
+
+#[tokio::test]
+async fn an_unknown_extension_makes_the_tunnel_blind() {
+    let puppet = Puppet::new().await;
+    let settings = "ping = { client = \"10ms\", upstream = \"10ms\", timeout = \"10ms\" }";
+    let mut proxy =
+        Proxy::start(&format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""))).await;
+    let mut client = proxy.connect().await;
+    client.write(opening("/", "Sec-WebSocket-Extensions: x-own\r\n")).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write(accepted("Sec-WebSocket-Extensions: x-own\r\n")).await;
+    client.head().await;
+    // Past many pings, had there been any.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.write([0xf2, 0x01, 7]).await;
+    assert_eq!(client.bytes(3).await, [0xf2, 0x01, 7]);
+    drop((client, server));
+    let report = proxy.report().await;
+    assert_eq!(report.1.blind, Some("unknown extension"));
+    assert_eq!(report.0.extensions.as_deref(), Some("x-own"));
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_up_only_its_own_writer() {
+    let (_proxy, mut client, mut server) = pair("").await;
+    let big = frame(OpCode::Binary, &vec![7; 32 << 20], None);
+    let length = big.len();
+    let writer = tokio::spawn(async move {
+        server.write(&big).await;
+        server
+    });
+    // The other direction goes on while this one is full.
+    client.send(OpCode::Text, b"still heard").await;
+    let received = client.bytes(length).await;
+    assert!(received[10..].iter().all(|&byte| byte == 7));
+    let mut server = writer.await.unwrap();
+    assert_eq!(server.frame().await, (OpCode::Text, b"still heard".to_vec()));
+}
+
+#[tokio::test]
+async fn ten_thousand_messages_arrive_in_order() {
+    let proxy = Proxy::before(&[echo().await]).await;
+    let mut client = proxy.open("/").await;
+    for number in 0..10_000_u32 {
+        client.send(OpCode::Binary, &number.to_be_bytes()).await;
+        if number % 100 == 99 {
+            for expected in number - 99..=number {
+                assert_eq!(client.frame().await, (OpCode::Binary, expected.to_be_bytes().to_vec()));
+            }
+        }
+    }
+}
