@@ -23,6 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -112,10 +113,16 @@ impl Bound {
     }
 }
 
-/// Looks up all names of a snapshot and says which are not found.
+/// Looks up, side by side, the names that nothing is known of yet, and says which are not found.
+/// The others are refreshed by the way: a reload does not wait for a slow resolver.
 async fn look_up_names(snapshot: &Snapshot) {
-    for upstream in snapshot.upstreams().filter(|upstream| resolve::has_names(upstream)) {
-        for (server, error) in resolve::refresh(upstream).await {
+    let mut lookups = JoinSet::new();
+    for upstream in snapshot.upstreams().filter(|upstream| resolve::is_missing_names(upstream)) {
+        let upstream = Arc::clone(upstream);
+        lookups.spawn(async move { (resolve::refresh(&upstream).await, upstream) });
+    }
+    while let Some(Ok((failed, upstream))) = lookups.join_next().await {
+        for (server, error) in failed {
             let upstream = &upstream.settings().name;
             tracing::warn!(%upstream, %server, error, "look-up failed, it will be tried again");
         }

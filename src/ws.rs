@@ -5,3 +5,4 @@ pub mod close;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
+pub mod scanner;

@@ -8,7 +8,7 @@ use crate::http::respond::{Body, full, plain};
 use crate::outcome::PerSide;
 use crate::tunnel::CloseCodes;
 use crate::ws::close::{self, CloseCode};
-use crate::ws::frame::{OpCode, control_frame};
+use crate::ws::frame::{OpCode, encode};
 use crate::ws::handshake::{VERSION, accept, tokens};
 use http::header::{
     ALLOW, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -70,7 +70,7 @@ pub(super) fn with_close(
     let first = tokens(opening, &SEC_WEBSOCKET_PROTOCOL).next();
     headers.extend(first.and_then(|p| HeaderValue::from_str(p).ok()).map(|p| (SEC_WEBSOCKET_PROTOCOL, p)));
     guard.report().status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-    let frame = control_frame(OpCode::Close, &close::payload(code, &failure.public()), None);
+    let frame = encode(OpCode::Close, &close::payload(code, &failure.public()), None);
     let mut ending = failure.ending();
     ending.code = Some(code);
     tokio::spawn(async move {

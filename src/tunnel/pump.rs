@@ -27,7 +27,8 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// An open tunnel; as a future it resolves to the tunnel's outcome.
+/// An open tunnel; as a future it resolves to the tunnel's outcome. It is to be polled by one task
+/// only, whose waker it keeps.
 #[must_use = "a tunnel does nothing unless polled"]
 pub struct Pump<C, U> {
     relay: Relay,

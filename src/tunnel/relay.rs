@@ -4,16 +4,16 @@
 
 mod ending;
 mod keepalive;
+mod timing;
 
 use super::counters::Counters;
-use super::timer::{Tick, Timer};
-use super::{Framing, OnViolation, Pong, Settings};
+use super::timer::Tick;
+use super::{Framing, OnViolation, Settings};
 use crate::outcome::{Ending, PerSide, Side, Why};
 use crate::ws::close::{self, CloseCode, CloseReason};
-use crate::ws::frame::{
-    Event, Found, Header, MAX_CONTROL_PAYLOAD, OpCode, Rules, Scanner, Violation, control_frame,
-};
+use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation, encode};
 use crate::ws::mask::MaskKey;
+use crate::ws::scanner::{Event, Found, Rules, Scanner};
 use keepalive::{Keepalive, Owner};
 use std::sync::Arc;
 
@@ -346,11 +346,11 @@ impl Relay {
         if !leg.told && !leg.dead {
             // To the upstream the proxy is a client, and clients mask (RFC 6455 5.1).
             let mask = (to == Side::Upstream).then(MaskKey::random);
-            out.send(to, &control_frame(opcode, payload, mask));
+            out.send(to, &encode(opcode, payload, mask));
         }
     }
 
-    fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
+    pub(super) fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
         let leg = &mut self.legs[to];
         let payload = leg.keepalive.ping(now);
         leg.counters.ping();
@@ -362,103 +362,6 @@ impl Relay {
         self.inject(to, OpCode::Close, &close::payload(code, reason), out);
         self.legs[to].told = true;
         self.legs[to].sealed = true;
-    }
-
-    /// When this side is to be sent a Ping, if ever: not while bytes wait for it (their timeout
-    /// is the send timeout), not behind a Close, not when one is queued already, and not while the
-    /// answer to the last one decides over life and death.
-    fn ping_due(&self, side: Side) -> Option<Tick> {
-        let leg = &self.legs[side];
-        let closing = self.end.is_some() || leg.told || leg.blocked || leg.queued_ping;
-        let judged = self.settings.pong == Pong::Required && leg.keepalive.is_awaiting();
-        if self.blind.is_some() || closing || judged {
-            return None;
-        }
-        let interval = self.settings.ping[side]?;
-        Some(leg.keepalive.due(leg.last_seen, interval, self.settings.ping_timeout))
-    }
-
-    fn pong_due(&self, side: Side) -> Option<Tick> {
-        let leg = &self.legs[side];
-        if self.blind.is_some() || self.settings.pong == Pong::Optional || leg.blocked {
-            return None;
-        }
-        leg.keepalive.dead_at(leg.took, self.settings.ping_timeout)
-    }
-
-    /// All timers that run, with their moments.
-    fn timers(&self) -> impl Iterator<Item = (Tick, Timer)> + '_ {
-        let open = self.end.is_none();
-        let sides = Side::BOTH.into_iter().filter(move |_| open).flat_map(|side| {
-            let leg = &self.legs[side];
-            let send_timeout = self.settings.send_timeout.filter(|_| leg.blocked);
-            [
-                self.pong_due(side).map(|at| (at, Timer::PongDue(side))),
-                send_timeout.map(|timeout| (leg.took + timeout, Timer::Send(side))),
-                self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
-            ]
-        });
-        let last_seen = self.legs.client.last_seen.max(self.legs.upstream.last_seen);
-        let both = [
-            self.settings.read_timeout.map(|timeout| (last_seen + timeout, Timer::Read)),
-            self.settings.max_lifetime.map(|span| (Tick::ZERO + span, Timer::Lifetime)),
-            self.order.as_ref().map(|order| (order.at, Timer::Order)),
-        ];
-        let both = both.into_iter().filter(move |_| open);
-        let grace = [self.close_deadline().map(|at| (at, Timer::CloseGrace))];
-        sides.chain(both).chain(grace).flatten()
-    }
-
-    /// When [`Relay::on_tick`] is to be called next. It mostly moves later as bytes arrive: a
-    /// driver need not follow it then, only when it moves earlier than the wake-up it has set.
-    #[must_use]
-    pub fn next_tick(&self) -> Option<Tick> {
-        self.timers().map(|(at, _)| at).min()
-    }
-
-    /// Does what is due by `now`.
-    pub fn on_tick(&mut self, now: Tick, out: &mut impl Output) {
-        // An end stops the other timers, so each is looked up anew.
-        while let Some(timer) = self.due(now) {
-            match timer {
-                Timer::PongDue(side) => self.end_unresponsive(side, now, out),
-                Timer::Send(side) => self.end_send_timeout(side, now, out),
-                Timer::PingDue(side) if self.legs[side.other()].mid_frame => {
-                    self.legs[side].queued_ping = true
-                }
-                Timer::PingDue(side) => self.ping(side, now, out),
-                Timer::Read => self.end_by_proxy(Why::ReadTimeout, now, out),
-                Timer::Lifetime => self.end_by_proxy(Why::Lifetime, now, out),
-                Timer::Order => {
-                    let why = self.order.as_ref().map_or(Why::Shutdown, |order| order.why);
-                    self.end_by_proxy(why, now, out);
-                }
-                Timer::CloseGrace => return,
-            }
-        }
-    }
-
-    fn due(&self, now: Tick) -> Option<Timer> {
-        self.timers().find(|&(at, timer)| at <= now && timer != Timer::CloseGrace).map(|(_, timer)| timer)
-    }
-
-    /// Bytes for this side are waiting from now on.
-    pub fn on_blocked(&mut self, side: Side, now: Tick) {
-        if !self.legs[side].blocked {
-            self.on_progress(side, now);
-        }
-    }
-
-    /// This side took some of the bytes that wait for it.
-    pub fn on_progress(&mut self, side: Side, now: Tick) {
-        let leg = &mut self.legs[side];
-        (leg.blocked, leg.took) = (true, now);
-    }
-
-    /// No bytes wait for this side any more.
-    pub fn on_drained(&mut self, side: Side, now: Tick) {
-        let leg = &mut self.legs[side];
-        (leg.blocked, leg.took) = (false, now);
     }
 }
 

@@ -47,6 +47,14 @@ pub fn has_names(upstream: &Upstream) -> bool {
     upstream.settings().servers.iter().any(|server| matches!(server.address, ServerAddr::Name(..)))
 }
 
+/// Whether a name stands for nothing yet.
+#[must_use]
+pub fn is_missing_names(upstream: &Upstream) -> bool {
+    upstream.settings().servers.iter().any(|server| {
+        matches!(server.address, ServerAddr::Name(..)) && upstream.addresses_of(&server.address).is_empty()
+    })
+}
+
 /// Keeps an upstream's names looked up, until it is no longer used or the proxy drains.
 pub async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
     let mut failing = false;
@@ -75,8 +83,9 @@ fn report(upstream: &Arc<Upstream>, failed: &[(ServerAddr, String)], failing: &m
 
 fn pause(upstream: &Upstream) -> Option<Duration> {
     let interval = upstream.settings().resolve_interval;
-    let nothing_found = upstream.settings().servers.iter().any(|server| {
-        matches!(server.address, ServerAddr::Name(..)) && upstream.addresses_of(&server.address).is_empty()
-    });
-    if nothing_found { Some(interval.map_or(RETRY, |interval| interval.min(RETRY))) } else { interval }
+    if is_missing_names(upstream) {
+        Some(interval.map_or(RETRY, |interval| interval.min(RETRY)))
+    } else {
+        interval
+    }
 }

@@ -8,6 +8,7 @@ use holdline::listener::socket::Inherited;
 use holdline::outcome::Outcome;
 use holdline::telemetry::report::Report;
 use holdline::ws::close::CloseReason;
+pub use holdline::ws::frame::encode as frame;
 use holdline::ws::frame::{Header, OpCode};
 use holdline::ws::handshake;
 use holdline::ws::mask::MaskKey;
@@ -193,18 +194,6 @@ impl Raw {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("bytes in time");
         read.is_ok_and(|length| length > 0)
     }
-}
-
-/// A frame on the wire.
-pub fn frame(opcode: OpCode, payload: &[u8], mask: Option<MaskKey>) -> Vec<u8> {
-    let mut frame = Vec::new();
-    Header { fin: true, rsv1: false, opcode, mask, length: payload.len() as u64 }.encode(&mut frame);
-    let start = frame.len();
-    frame.extend_from_slice(payload);
-    if let Some(key) = mask {
-        key.apply(&mut frame[start..]);
-    }
-    frame
 }
 
 /// An upstream that a test plays by hand.

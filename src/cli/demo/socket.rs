@@ -2,7 +2,7 @@
 
 use crate::drain::Watch;
 use crate::http::respond::{Body, full, plain};
-use crate::ws::frame::{Header, OpCode, control_frame};
+use crate::ws::frame::{Header, OpCode, encode};
 use crate::ws::handshake::{Wish, accept, wish};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -59,11 +59,10 @@ impl Socket {
         loop {
             let (header, payload) = self.frame().await?;
             match header.opcode {
-                OpCode::Ping => self.write(&control_frame(OpCode::Pong, &payload, None)).await?,
+                OpCode::Ping => self.write(&encode(OpCode::Pong, &payload, None)).await?,
                 OpCode::Pong => {}
                 OpCode::Close => {
-                    self.write(&control_frame(OpCode::Close, payload.get(..2).unwrap_or_default(), None))
-                        .await?;
+                    self.write(&encode(OpCode::Close, payload.get(..2).unwrap_or_default(), None)).await?;
                     return None;
                 }
                 OpCode::Text => message = Some(Message::Text(payload)),
@@ -81,11 +80,7 @@ impl Socket {
     }
 
     pub(super) async fn send(&mut self, opcode: OpCode, payload: &[u8]) -> Option<()> {
-        let mut frame = Vec::with_capacity(payload.len() + 10);
-        Header { fin: true, rsv1: false, opcode, mask: None, length: payload.len() as u64 }
-            .encode(&mut frame);
-        frame.extend_from_slice(payload);
-        self.write(&frame).await
+        self.write(&encode(opcode, payload, None)).await
     }
 
     async fn frame(&mut self) -> Option<(Header, Vec<u8>)> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::outcome::{Outcome, Who};
-use crate::tunnel::CloseCodes;
+use crate::tunnel::{CloseCodes, Pong};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -74,15 +74,7 @@ fn relay(settings: Settings) -> Relay {
 
 /// A frame as `from` would send it.
 fn frame(from: Side, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let mask = (from == CLIENT).then_some(MaskKey([1, 2, 3, 4]));
-    let mut frame = Vec::new();
-    Header { fin: true, rsv1: false, opcode, mask, length: payload.len() as u64 }.encode(&mut frame);
-    let start = frame.len();
-    frame.extend_from_slice(payload);
-    if let Some(key) = mask {
-        key.apply(&mut frame[start..]);
-    }
-    frame
+    encode(opcode, payload, (from == CLIENT).then_some(MaskKey([1, 2, 3, 4])))
 }
 
 fn close_frame(from: Side, code: u16) -> Vec<u8> {

@@ -1,0 +1,327 @@
+//! Owns a scanner that finds frame boundaries in a stream of arbitrary chunks, without touching
+//! payloads. It must not know what is done with the frames.
+
+use super::frame::{Header, MAX_CONTROL_FRAME, OpCode, Violation, header_size};
+
+/// What the scanner found next.
+#[derive(Debug)]
+pub struct Event {
+    /// What it is.
+    pub found: Found,
+    /// How many bytes of the input it took.
+    pub taken: usize,
+    /// All its bytes, when some of them came with an earlier input.
+    held: Option<Box<Held>>,
+}
+
+impl Event {
+    /// The event's bytes as they came, given the input it was found in.
+    #[must_use]
+    pub fn bytes<'a>(&'a self, input: &'a [u8]) -> &'a [u8] {
+        self.held.as_ref().map_or(&input[..self.taken], |held| held.bytes())
+    }
+
+    /// Whether the bytes stand, whole, in the input.
+    #[must_use]
+    pub fn is_contiguous(&self) -> bool {
+        self.held.is_none()
+    }
+}
+
+/// The kinds of event.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The header of a data frame. When its length is 0, the frame ends with it.
+    Data(Header),
+    /// Some of a data frame's payload.
+    Payload {
+        /// The frame ends here.
+        ends_frame: bool,
+        /// And its message with it.
+        ends_message: bool,
+    },
+    /// A control frame, whole.
+    Control(Header),
+}
+
+/// Finds frame boundaries in one direction of a connection.
+///
+/// Payloads of data frames pass chunk by chunk. A header, and a whole control frame, is held back
+/// until it is complete: that is at most 139 bytes, in a buffer that exists only while one is
+/// split over two reads. So a direction is between two frames whenever no payload is owed.
+#[derive(Debug)]
+pub struct Scanner {
+    /// Payload bytes of the current data frame that are still to come.
+    owed: u64,
+    /// Payload bytes of the current message, so far announced.
+    message: u64,
+    held: Option<Box<Held>>,
+    rules: Rules,
+    in_message: bool,
+    last_fragment: bool,
+}
+
+/// What a direction's headers are held to.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Frames are masked: true from a client, false from a server.
+    pub masked: bool,
+    /// permessage-deflate was agreed on, so RSV1 may mark the first frame of a message.
+    pub deflate: bool,
+}
+
+impl Scanner {
+    /// A scanner at the beginning of a stream.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self { owed: 0, message: 0, held: None, rules, in_message: false, last_fragment: true }
+    }
+
+    /// No data frame is unfinished: a frame may be injected here.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.owed == 0
+    }
+
+    /// Payload bytes announced so far for the message under way (as sent: compressed, perhaps).
+    #[must_use]
+    pub fn message_size(&self) -> u64 {
+        self.message
+    }
+
+    /// Takes what is held back of an unfinished header or control frame, for the case that the
+    /// stream ends or is given up as unreadable.
+    pub fn take_held(&mut self) -> Option<Box<Held>> {
+        self.held.take()
+    }
+
+    /// Finds the next event in `input`. `None` when all of it was held back or it is empty.
+    ///
+    /// # Errors
+    /// The breach of framing. Nothing of `input` has been taken then, and the offending header
+    /// is still there, in what is held and in `input`.
+    pub fn next(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        if self.owed > 0 {
+            return Ok(Some(self.payload(input)));
+        }
+        if self.held.is_some() {
+            return self.resume(input);
+        }
+        let Some((header, size)) = Header::decode(input)? else { return Ok(self.hold(input)) };
+        self.check(&header)?;
+        if !header.opcode.is_control() {
+            return Ok(Some(self.begin(header, size, None)));
+        }
+        let whole = size + header.length as usize;
+        if input.len() < whole {
+            return Ok(self.hold(input));
+        }
+        Ok(Some(Event { found: Found::Control(header), taken: whole, held: None }))
+    }
+
+    fn payload(&mut self, input: &[u8]) -> Event {
+        let taken = usize::try_from(self.owed).unwrap_or(usize::MAX).min(input.len());
+        self.owed -= taken as u64;
+        let ends_frame = self.owed == 0;
+        let found = Found::Payload { ends_frame, ends_message: ends_frame && self.last_fragment };
+        Event { found, taken, held: None }
+    }
+
+    fn hold(&mut self, input: &[u8]) -> Option<Event> {
+        let mut held = Box::new(Held { len: 0, bytes: [0; MAX_CONTROL_FRAME] });
+        held.push(input);
+        self.held = Some(held);
+        None
+    }
+
+    /// Goes on with a header or control frame that an earlier input began. The work is done on a
+    /// copy, so that an error leaves what is held as it was.
+    fn resume(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
+        let mut unit = self.held.clone().expect("only called while something is held");
+        let mut taken = 0;
+        loop {
+            let (needed, header) = match Header::decode(unit.bytes())? {
+                None => (unit.header_needs(), None),
+                Some((header, size)) if header.opcode.is_control() => {
+                    (size + header.length as usize, Some(header))
+                }
+                Some((header, size)) => (size, Some(header)),
+            };
+            let step = needed.saturating_sub(unit.bytes().len()).min(input.len() - taken);
+            unit.push(&input[taken..taken + step]);
+            taken += step;
+            if unit.bytes().len() < needed {
+                self.held = Some(unit);
+                return Ok(None);
+            }
+            let Some(header) = header else { continue };
+            self.check(&header)?;
+            self.held = None;
+            return Ok(Some(if header.opcode.is_control() {
+                Event { found: Found::Control(header), taken, held: Some(unit) }
+            } else {
+                self.begin(header, taken, Some(unit))
+            }));
+        }
+    }
+
+    /// What only the frames before can tell.
+    fn check(&self, header: &Header) -> Result<(), Violation> {
+        let first = matches!(header.opcode, OpCode::Text | OpCode::Binary);
+        if header.mask.is_some() != self.rules.masked {
+            return Err(if self.rules.masked { Violation::Unmasked } else { Violation::Masked });
+        }
+        if header.rsv1 && !(self.rules.deflate && first) {
+            return Err(Violation::ReservedBits);
+        }
+        match header.opcode {
+            OpCode::Continuation if !self.in_message => Err(Violation::NothingToContinue),
+            OpCode::Text | OpCode::Binary if self.in_message => Err(Violation::MessageInsideMessage),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, header: Header, taken: usize, held: Option<Box<Held>>) -> Event {
+        if !self.in_message {
+            self.message = 0;
+        }
+        self.owed = header.length;
+        self.message = self.message.saturating_add(header.length);
+        self.in_message = !header.fin;
+        self.last_fragment = header.fin;
+        Event { found: Found::Data(header), taken, held }
+    }
+}
+
+/// Bytes of an unfinished header or control frame.
+#[derive(Clone, Debug)]
+pub struct Held {
+    len: u8,
+    bytes: [u8; MAX_CONTROL_FRAME],
+}
+
+impl Held {
+    /// The bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    fn push(&mut self, more: &[u8]) {
+        let at = usize::from(self.len);
+        self.bytes[at..at + more.len()].copy_from_slice(more);
+        self.len += more.len() as u8;
+    }
+
+    /// How many bytes the header begun here has in all, as far as can be told.
+    fn header_needs(&self) -> usize {
+        self.bytes().get(1).map_or(2, |&second| header_size(second))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CLIENT: Rules = Rules { masked: true, deflate: false };
+    const SERVER: Rules = Rules { masked: false, deflate: false };
+
+    /// Scans `wire` in chunks of `chunk` bytes; the headers found, and all bytes as events gave them.
+    fn scan(wire: &[u8], chunk: usize, rules: Rules) -> Result<(Vec<Header>, Vec<u8>), Violation> {
+        let mut scanner = Scanner::new(rules);
+        let (mut headers, mut bytes) = (Vec::new(), Vec::new());
+        for mut input in wire.chunks(chunk) {
+            while let Some(event) = scanner.next(input)? {
+                bytes.extend_from_slice(event.bytes(input));
+                input = &input[event.taken..];
+                if let Found::Data(header) | Found::Control(header) = event.found {
+                    headers.push(header);
+                }
+            }
+        }
+        Ok((headers, bytes))
+    }
+
+    fn violation(wire: &[u8], rules: Rules) -> Violation {
+        let whole = scan(wire, wire.len(), rules).expect_err("a violation");
+        assert_eq!(scan(wire, 1, rules).expect_err("byte by byte too"), whole);
+        whole
+    }
+
+    #[test]
+    fn reads_the_examples_of_the_rfc() {
+        let masked_hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        let (headers, _) = scan(&masked_hello, 3, CLIENT).unwrap();
+        assert_eq!(headers.len(), 1);
+        assert_eq!((headers[0].opcode, headers[0].length), (OpCode::Text, 5));
+        let fragments = [0x01, 0x03, 0x48, 0x65, 0x6c, 0x80, 0x02, 0x6c, 0x6f];
+        let (headers, _) = scan(&fragments, 1, SERVER).unwrap();
+        assert_eq!(headers.iter().map(|h| h.fin).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn names_every_violation() {
+        assert_eq!(violation(&[0xc1, 0x00], SERVER), Violation::ReservedBits);
+        assert_eq!(violation(&[0xa1, 0x00], SERVER), Violation::ReservedBits);
+        assert_eq!(violation(&[0xc9, 0x00], Rules { masked: false, deflate: true }), Violation::ReservedBits);
+        assert_eq!(violation(&[0x83, 0x00], SERVER), Violation::ReservedOpCode(3));
+        assert_eq!(violation(&[0x81, 0x00], CLIENT), Violation::Unmasked);
+        assert_eq!(violation(&[0x81, 0x80, 0, 0, 0, 0], SERVER), Violation::Masked);
+        assert_eq!(violation(&[0x89, 0x7e, 0x00, 0x7e], SERVER), Violation::ControlTooLong);
+        assert_eq!(violation(&[0x09, 0x00], SERVER), Violation::ControlFragmented);
+        assert_eq!(violation(&[0x82, 0x7e, 0x00, 0x7d], SERVER), Violation::LengthNotMinimal);
+        assert_eq!(
+            violation(&[0x82, 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff], SERVER),
+            Violation::LengthNotMinimal
+        );
+        assert_eq!(violation(&[0x82, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0], SERVER), Violation::LengthTooLarge);
+        assert_eq!(violation(&[0x80, 0x00], SERVER), Violation::NothingToContinue);
+        assert_eq!(violation(&[0x01, 0x00, 0x81, 0x00], SERVER), Violation::MessageInsideMessage);
+    }
+
+    #[test]
+    fn deflate_allows_rsv1_on_the_first_frame_only() {
+        let rules = Rules { masked: false, deflate: true };
+        assert!(scan(&[0xc1, 0x00], 2, rules).is_ok());
+        assert_eq!(violation(&[0x41, 0x00, 0xc0, 0x00], rules), Violation::ReservedBits);
+    }
+
+    #[test]
+    fn what_is_held_survives_a_violation() {
+        let mut scanner = Scanner::new(SERVER);
+        assert!(scanner.next(&[0x82, 0x7e, 0x00]).unwrap().is_none());
+        assert_eq!(scanner.next(&[0x01, 0xff]).unwrap_err(), Violation::LengthNotMinimal);
+        assert_eq!(scanner.take_held().unwrap().bytes(), [0x82, 0x7e, 0x00]);
+    }
+
+    #[test]
+    fn a_partial_header_leaves_the_direction_at_a_boundary() {
+        let mut scanner = Scanner::new(SERVER);
+        assert!(scanner.next(&[0x82]).unwrap().is_none());
+        assert!(scanner.at_boundary());
+        let event = scanner.next(&[0x02, 1]).unwrap().unwrap();
+        assert!(matches!(event.found, Found::Data(Header { length: 2, .. })));
+        assert!(!scanner.at_boundary());
+    }
+
+    proptest! {
+        #[test]
+        fn chunking_changes_nothing(frames in proptest::collection::vec((0..4_u8, 0..300_usize), 1..12), chunk in 1..64_usize) {
+            let mut wire = Vec::new();
+            for (kind, length) in frames {
+                let opcode = [OpCode::Text, OpCode::Binary, OpCode::Ping, OpCode::Pong][usize::from(kind)];
+                let length = if opcode.is_control() { length % 126 } else { length };
+                let header = Header { fin: true, rsv1: false, opcode, mask: None, length: length as u64 };
+                header.encode(&mut wire);
+                wire.extend(std::iter::repeat_n(7, length));
+            }
+            let whole = scan(&wire, wire.len(), SERVER).unwrap();
+            prop_assert_eq!(&whole.1, &wire);
+            prop_assert_eq!(scan(&wire, chunk, SERVER).unwrap(), whole);
+        }
+    }
+}
