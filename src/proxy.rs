@@ -72,7 +72,7 @@ impl Proxy {
     #[expect(clippy::too_many_arguments, reason = "one request's parts, taken apart once")]
     async fn serve(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         route: &Arc<Route>,
         inbound: Inbound,
         body: Incoming,
@@ -99,10 +99,10 @@ impl Proxy {
                 Err((failure, guard)) => reject::with_status(&failure, guard),
             };
         }
-        let sessions = Arc::clone(&self.sessions);
         let (inbound, wish) = (&inbound, &wish);
         let spare = client.clone();
-        let opening = upgrade::Opening { route, upstream, inbound, wish, client, sessions, watch };
+        let opening =
+            upgrade::Opening { route, upstream, inbound, wish, client, proxy: self, snapshot, watch };
         let (failure, guard) = match upgrade::open(opening, guard).await {
             Ok(response) => return response,
             Err(failed) => failed,

@@ -6,7 +6,7 @@ use holdline::app::Bound;
 use holdline::config::Config;
 use holdline::outcome::{Who, Why};
 use holdline::ws::frame::OpCode;
-use support::{Proxy, echo, nobody, opening, route, upstream, with_listen};
+use support::{Proxy, Puppet, echo, nobody, opening, route, upstream, with_listen};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -18,6 +18,21 @@ async fn open_tunnels_stay_and_take_their_routes_new_settings() {
     proxy.reload(&with("read_timeout = \"1h\"")).await;
     client.echo("still here").await;
     proxy.reload(&with("ping = { client = \"10ms\", upstream = \"off\", timeout = \"20s\" }")).await;
+    assert_eq!(client.frame().await.0, OpCode::Ping);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_was_opening_takes_them_too() {
+    let puppet = Puppet::new().await;
+    let with = |settings| format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""));
+    let mut proxy = Proxy::start(&with("")).await;
+    let mut client = proxy.connect().await;
+    client.write(opening("/", "")).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    proxy.reload(&with("ping = { client = \"10ms\", upstream = \"off\", timeout = \"20s\" }")).await;
+    server.write(support::accepted("")).await;
+    client.head().await;
     assert_eq!(client.frame().await.0, OpCode::Ping);
 }
 

@@ -32,6 +32,23 @@ pub struct Session {
     pub control: Arc<Control>,
 }
 
+impl Session {
+    /// Takes the tunnel over into a new snapshot: it gets its route's settings, and if its
+    /// endpoint is no longer wanted it closes, where that is wished.
+    pub fn follow(&self, next: &Snapshot, previous: &Snapshot) {
+        let tunnel =
+            |snapshot: &Snapshot| snapshot.route_named(&self.route).map(|route| Arc::clone(&route.tunnel));
+        match (tunnel(next), tunnel(previous)) {
+            (Some(next), Some(previous)) if Arc::ptr_eq(&next, &previous) => {}
+            (Some(next), _) => self.control.set_settings(next),
+            (None, _) => {}
+        }
+        if let Some((window, why)) = farewell(&self.endpoint, next, previous) {
+            self.control.close(random_moment(Instant::now() + window), why);
+        }
+    }
+}
+
 /// All live tunnels.
 #[derive(Debug)]
 pub struct Sessions {
@@ -101,16 +118,10 @@ impl Sessions {
         }
     }
 
-    /// Takes open tunnels over into a new snapshot: they get their route's settings, and those of
-    /// endpoints that are no longer wanted close, where that is wished.
+    /// Takes open tunnels over into a new snapshot.
     pub fn follow(&self, next: &Snapshot, previous: &Snapshot) {
         for session in self.all() {
-            if let Some(route) = next.route_named(&session.route) {
-                session.control.set_settings(Arc::clone(&route.tunnel));
-            }
-            if let Some((window, why)) = farewell(&session.endpoint, next, previous) {
-                session.control.close(random_moment(Instant::now() + window), why);
-            }
+            session.follow(next, previous);
         }
     }
 

@@ -90,11 +90,16 @@ impl Snapshot {
             let before = previous.and_then(|previous| previous.upstream(&name));
             (name, Arc::new(Upstream::new(settings, before.map(|before| &**before))))
         });
-        Self {
-            table: Table::new(&rules),
-            upstreams: upstreams.collect(),
-            routes: plan.routes.into_iter().map(Arc::new).collect(),
+        let upstreams = upstreams.collect();
+        let mut routes = plan.routes;
+        for route in &mut routes {
+            // What has not changed stays the same thing: then no open tunnel has to be told.
+            let before = previous.and_then(|previous| previous.route_named(&route.name));
+            if let Some(before) = before.filter(|before| before.tunnel == route.tunnel) {
+                route.tunnel = Arc::clone(&before.tunnel);
+            }
         }
+        Self { table: Table::new(&rules), upstreams, routes: routes.into_iter().map(Arc::new).collect() }
     }
 
     /// The route for a host and a normalised path.

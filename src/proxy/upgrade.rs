@@ -1,12 +1,13 @@
 //! Owns the opening of a tunnel: the upstream's handshake is finished before the client is answered,
 //! so that every failure still has a status.
 
+use super::Proxy;
 use super::attempt::{Attempts, Miss};
 use super::failure::Failure;
 use super::forward;
 use super::request::Inbound;
-use super::session::{Guard, Place, Session, Sessions};
-use super::snapshot::Route;
+use super::session::{Guard, Place, Session};
+use super::snapshot::{Route, Snapshot};
 use crate::drain::Watch;
 use crate::http::headers::remove_hop_by_hop;
 use crate::http::respond::{self, full};
@@ -41,7 +42,9 @@ pub(super) struct Opening<'a> {
     /// The client's connection, after the answer.
     pub(super) client: OnUpgrade,
     /// Where the tunnel is entered.
-    pub(super) sessions: Arc<Sessions>,
+    pub(super) proxy: &'a Proxy,
+    /// What the request saw.
+    pub(super) snapshot: &'a Arc<Snapshot>,
     /// Its permit.
     pub(super) watch: Watch,
 }
@@ -125,7 +128,12 @@ fn accept(
         opened: Instant::now(),
         control: Arc::default(),
     };
-    let place = opening.sessions.add(session);
+    let place = opening.proxy.sessions.add(session);
+    // A reload during the opening has told all tunnels of its time; this one was not among them.
+    let current = opening.proxy.snapshot.load();
+    if !Arc::ptr_eq(&current, opening.snapshot) {
+        place.session.follow(&current, opening.snapshot);
+    }
     let protocol = parts.headers.get(UPGRADE).cloned();
     remove_hop_by_hop(&mut parts.headers);
     for (name, value) in &opening.route.response_headers {

@@ -196,4 +196,9 @@ async fn local_names_are_looked_up() {
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].0, unknown);
     assert!(upstream.pick(None, &[]).is_ok());
+    // A name that was found once and is not found now keeps its last answer.
+    let last = vec![EndpointAddr::Tcp(([10, 0, 0, 1], 80).into())];
+    upstream.set_addresses(&HashMap::from([(unknown.clone(), last.clone())]));
+    assert_eq!(resolve::refresh(&upstream).await.len(), 1);
+    assert_eq!(upstream.addresses_of(&unknown), last);
 }

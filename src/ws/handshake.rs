@@ -70,7 +70,8 @@ pub fn wish(method: &Method, version: Version, headers: &HeaderMap) -> Result<Wi
     if list_names(headers, &UPGRADE, "websocket") {
         return check_opening(method, version, headers, asks).map(|()| Wish::WebSocket);
     }
-    if !asks || version < Version::HTTP_11 {
+    // What follows a body cannot be told from it by whoever sees only one of the protocols.
+    if !asks || version < Version::HTTP_11 || has_body(headers) {
         return Ok(Wish::Http);
     }
     let others: Vec<&str> =
@@ -105,11 +106,11 @@ fn check_opening(
     if !BASE64.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) {
         return Err(OpeningError::Key);
     }
-    let body = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    if body || headers.contains_key(TRANSFER_ENCODING) {
-        return Err(OpeningError::Body);
-    }
-    Ok(())
+    if has_body(headers) { Err(OpeningError::Body) } else { Ok(()) }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455 4.2.2 point 5.4).
@@ -284,6 +285,8 @@ mod tests {
         assert_eq!(wish_of(&other), Ok(Wish::Other(HeaderValue::from_static("tcp"))));
         assert_eq!(wish_of(&with("upgrade", "h2c")), Ok(Wish::Http));
         assert_eq!(wish_of(&headers(&[("upgrade", "tcp")])), Ok(Wish::Http), "Connection does not name it");
+        let body = headers(&[("connection", "upgrade"), ("upgrade", "tcp"), ("content-length", "5")]);
+        assert_eq!(wish_of(&body), Ok(Wish::Http));
     }
 
     #[test]
