@@ -5,6 +5,7 @@ mod shutdown;
 pub mod signal;
 
 pub use reload::ReloadError;
+pub use shutdown::Ended;
 
 use crate::addr::ListenAddr;
 use crate::config::{Config, Listen};
@@ -21,6 +22,7 @@ use crate::{http, listener};
 use arc_swap::ArcSwap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -59,6 +61,8 @@ pub struct Running {
     log_control: Option<LogControl>,
     trigger: Trigger,
     watch: Watch,
+    /// As it was written at the start.
+    pid_file: Option<PathBuf>,
 }
 
 /// A listener that accepts.
@@ -98,6 +102,7 @@ impl Bound {
         let proxy = Arc::new(Proxy::new(snapshot, Arc::new(self.log)));
         let mut running = Running {
             proxy,
+            pid_file: self.config.process.pid_file.clone(),
             config: self.config,
             listeners: Vec::new(),
             inherited: self.inherited,
@@ -169,7 +174,10 @@ impl Running {
         };
         tokio::spawn(accept::run(socket, Arc::clone(&settings), until, give));
         let address = listen.socket.address.clone();
-        tracing::info!(%address, "listening");
+        match local {
+            Some(local) => tracing::info!(%address, %local, "listening"),
+            None => tracing::info!(%address, "listening"),
+        }
         self.listeners.push(Active { address, local, socket: settings, http, _stop: stop });
     }
 }
@@ -181,5 +189,6 @@ async fn serve_one(accepted: Accepted, settings: Arc<http::Settings>, proxy: Arc
         let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
         async move { proxy.answer(request, client, watch).await }
     };
-    serve(accepted.stream, &settings, watch.clone(), answer).await;
+    let refused = |refusal| proxy.refused(refusal, client);
+    serve(accepted.stream, &settings, watch.clone(), answer, refused).await;
 }

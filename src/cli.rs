@@ -27,7 +27,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0    done; after SIGTERM or SIGINT: everything was closed
+  0    done; after SIGTERM or SIGINT: closed, or cut at the end of the grace
   1    failed, for instance an address in use; the message says why
   2    wrong usage of the command line
   78   the configuration is not valid

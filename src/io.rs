@@ -2,10 +2,11 @@
 
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A plain connection, to a client or to an upstream.
@@ -23,9 +24,18 @@ impl Stream {
     /// # Errors
     /// Those of the socket.
     pub async fn readable(&self) -> io::Result<()> {
+        // A stream that was just accepted counts as readable until the first try: only a look into
+        // the socket tells.
+        let mut scratch = [MaybeUninit::uninit()];
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(stream) => {
+                let look = || SockRef::from(stream).peek(&mut scratch);
+                stream.async_io(Interest::READABLE, look).await.map(drop)
+            }
+            Self::Unix(stream) => {
+                let look = || SockRef::from(stream).peek(&mut scratch);
+                stream.async_io(Interest::READABLE, look).await.map(drop)
+            }
         }
     }
 }

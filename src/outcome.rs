@@ -116,14 +116,10 @@ pub enum Why {
     Shutdown,
     /// The endpoint was taken out of the configuration.
     EndpointRemoved,
-    /// Moved to even out the endpoints' shares.
-    Rebalance,
     /// A message over `max_message_size`.
     TooBig,
     /// A breach of framing where `on_violation = "close"`.
     Violation,
-    /// A limit refused the connection.
-    Limit,
     /// The request was refused as malformed, or no route serves it.
     Refused,
     /// No endpoint could be reached, or none is available.
@@ -153,10 +149,8 @@ impl Why {
             Self::Drain => "drain",
             Self::Shutdown => "shutdown",
             Self::EndpointRemoved => "endpoint_removed",
-            Self::Rebalance => "rebalance",
             Self::TooBig => "too_big",
             Self::Violation => "violation",
-            Self::Limit => "limit",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::ResponseTimeout => "response_timeout",

@@ -14,13 +14,14 @@ pub use failure::Failure;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::respond::{Body, full};
+use crate::http::serve::Refusal;
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::NoEndpoint;
 use crate::ws::handshake::{Wish, wish};
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use request::Inbound;
@@ -67,6 +68,27 @@ impl Proxy {
             Some(route) => self.serve(&snapshot, route, inbound, body, on_upgrade, guard, watch).await,
             None => reject::with_status(&Failure::NoRoute, guard),
         }
+    }
+
+    /// Reports what a client sent instead of a request.
+    pub fn refused(&self, refusal: Refusal, client: ClientAddr) {
+        let (status, reason) = match refusal {
+            Refusal::Malformed => (StatusCode::BAD_REQUEST, "no valid HTTP/1.1 request"),
+            Refusal::TooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head over max_header_size")
+            }
+            Refusal::TooSlow => {
+                (StatusCode::REQUEST_TIMEOUT, "request head not complete within header_timeout")
+            }
+        };
+        // Its method is not known: a dash, as logs have it.
+        let method = Method::from_bytes(b"-").unwrap_or_default();
+        let (id, log) = (self.sessions.next_id(), Arc::clone(&self.log));
+        let mut guard = Guard::new(id, client, method, "", &Uri::default(), log);
+        guard.report().target = "-".into();
+        guard.report().status = status.as_u16();
+        let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };
+        guard.finish_http(ending, PerSide::default());
     }
 
     #[expect(clippy::too_many_arguments, reason = "one request's parts, taken apart once")]

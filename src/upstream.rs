@@ -15,7 +15,7 @@ use crate::io::TcpOptions;
 use arc_swap::ArcSwap;
 use endpoint::Member;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -93,6 +93,8 @@ pub struct Retry {
 pub struct Upstream {
     settings: Settings,
     members: ArcSwap<Vec<Member>>,
+    /// When its names were last looked up.
+    looked_up: Mutex<Option<Instant>>,
     /// A choice and the counting of the chosen are one step.
     choosing: Mutex<()>,
 }
@@ -116,8 +118,15 @@ impl Upstream {
     /// [`resolve`]. Endpoints that `previous` had keep their counts and standing.
     #[must_use]
     pub fn new(settings: Settings, previous: Option<&Self>) -> Self {
-        let upstream =
-            Self { settings, members: ArcSwap::from_pointee(Vec::new()), choosing: Mutex::new(()) };
+        let upstream = Self {
+            settings,
+            members: ArcSwap::default(),
+            looked_up: Mutex::default(),
+            choosing: Mutex::default(),
+        };
+        // Reloads do not put look-ups off; where there is no interval, a reload asks for one.
+        let last = previous.filter(|_| upstream.settings.resolve_interval.is_some());
+        *upstream.looked_up() = last.and_then(|previous| *previous.looked_up());
         let known = previous.map(|previous| previous.members.load_full());
         let mut found = HashMap::new();
         for member in known.iter().flat_map(|members| members.iter()) {
@@ -190,6 +199,10 @@ impl Upstream {
             }
         }
         self.members.store(Arc::new(members));
+    }
+
+    fn looked_up(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rules(&self, server: &Server) -> Arc<Rules> {

@@ -4,7 +4,7 @@ mod support;
 
 use holdline::outcome::Why;
 use std::time::Duration;
-use support::{Proxy, Puppet, nobody, route, upstream};
+use support::{Proxy, Puppet, nobody, route, upstream, with_listen};
 
 #[tokio::test]
 async fn a_request_and_its_response_pass() {
@@ -51,26 +51,45 @@ async fn bodies_are_streamed_both_ways() {
 #[tokio::test]
 async fn a_client_connection_is_kept_and_an_idle_one_closed() {
     let config = "[[route]]\npath = \"/\"\nrespond = { status = 200, body = \"here\" }";
-    let text = support::with_listen(config).replace(
+    let text = with_listen(config).replace(
         "address = \"127.0.0.1:0\"",
         "address = \"127.0.0.1:0\"\nkeepalive_timeout = \"100ms\"\nheader_timeout = \"200ms\"",
     );
-    let config = holdline::config::Config::parse(&text, "test").unwrap();
-    let bound = holdline::app::Bound::new(config, Default::default()).await.unwrap();
-    let running = bound.start(None).await;
-    let address = running.local_addrs()[0].unwrap();
-    let connect = || async { support::Raw::new(tokio::net::TcpStream::connect(address).await.unwrap()) };
-    let mut client = connect().await;
+    let proxy = Proxy::with(&text).await;
+    let mut client = proxy.connect().await;
     for _ in 0..3 {
         client.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert_eq!(client.bytes(4).await, b"here");
     }
     assert!(client.rest().await.is_empty(), "closed when idle");
-    let mut slow = connect().await;
+    let mut slow = proxy.connect().await;
     slow.write("GET / HTTP/1.1\r\nHost").await;
     assert!(slow.rest().await.is_empty(), "a head that does not come to its end is cut");
-    let mut silent = connect().await;
+}
+
+#[tokio::test]
+async fn what_never_becomes_a_request_is_cut_and_reported() {
+    let text = with_listen("[[route]]\npath = \"/\"\nrespond = { status = 204 }").replace(
+        "address = \"127.0.0.1:0\"",
+        // A client that sends nothing is not idle after a request: the header timeout is for it.
+        "address = \"127.0.0.1:0\"\nkeepalive_timeout = \"1h\"\nheader_timeout = \"100ms\"",
+    );
+    let mut proxy = Proxy::with(&text).await;
+    let mut silent = proxy.connect().await;
     assert!(silent.rest().await.is_empty());
+    for (bytes, status) in [
+        ("GET / HTTP/1.1\r\nHost", 408),
+        ("no HTTP at all\r\n\r\n", 400),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (&format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 16)), 431),
+    ] {
+        let mut client = proxy.connect().await;
+        client.write(bytes).await;
+        client.rest().await;
+        let report = proxy.report().await;
+        assert_eq!((report.0.status, report.1.ending.why), (status, Why::Refused), "{:.30}", bytes);
+        assert_eq!(report.0.method, "-");
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 mod support;
 
+use holdline::app::Ended;
 use holdline::outcome::{Who, Why};
 use holdline::ws::frame::OpCode;
+use std::future::{pending, ready};
 use std::time::{Duration, Instant};
 use support::{Proxy, Puppet, echo, opening, route, upstream};
 
@@ -26,14 +28,14 @@ async fn tunnels_are_told_1001_and_no_task_remains() {
     let mut reports = proxy.running.proxy.log.listen();
     assert!(proxy.running.permits() >= 20);
     let sessions = proxy.running.proxy.sessions.clone();
-    let ending = tokio::spawn(proxy.running.shut_down());
+    let ending = tokio::spawn(proxy.running.shut_down(pending()));
     for client in &mut clients {
         let close = client.close().await;
         assert_eq!((close.code.0, &*close.text), (1001, "proxy is shutting down"));
         client.send(OpCode::Close, &1001_u16.to_be_bytes()).await;
     }
     let started = Instant::now();
-    assert!(ending.await.unwrap(), "nothing had to be cut: no task and no permit remains");
+    assert_eq!(ending.await.unwrap(), Ended::InTime, "nothing had to be cut: no task and no permit remains");
     assert!(started.elapsed() < Duration::from_secs(5), "it waits for nobody who has left");
     assert_eq!(sessions.count(), 0);
     for _ in 0..20 {
@@ -55,7 +57,7 @@ async fn requests_under_way_are_finished() {
     late.write(opening("/late", "")).await;
     let mut opening_server = puppet.accept().await;
     opening_server.head().await;
-    let ending = tokio::spawn(proxy.running.shut_down());
+    let ending = tokio::spawn(proxy.running.shut_down(pending()));
     tokio::task::yield_now().await;
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
     assert!(client.head().await.starts_with("HTTP/1.1 200"));
@@ -67,7 +69,7 @@ async fn requests_under_way_are_finished() {
     assert_eq!(late.close().await.code.0, 1001);
     assert_eq!(opening_server.close().await.code.0, 1001);
     drop((late, opening_server));
-    assert!(ending.await.unwrap());
+    assert_eq!(ending.await.unwrap(), Ended::InTime);
 }
 
 #[tokio::test]
@@ -80,7 +82,7 @@ async fn what_does_not_end_is_cut_and_reported() {
     client.head().await;
     let mut reports = proxy.running.proxy.log.listen();
     // Neither side answers the Close.
-    assert!(!proxy.running.shut_down().await, "it had to be cut");
+    assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
     assert_eq!(client.close().await.code.0, 1001);
     let report = reports.recv().await.unwrap();
     assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
@@ -93,10 +95,24 @@ async fn who_waits_to_be_accepted_is_served() {
     let proxy = Proxy::start(&config(echo().await, "10s", "0s")).await;
     let mut queued = std::net::TcpStream::connect(proxy.address).unwrap();
     std::io::Write::write_all(&mut queued, b"GET /x HTTP/1.1\r\n").unwrap();
-    let ending = tokio::spawn(proxy.running.shut_down());
+    let ending = tokio::spawn(proxy.running.shut_down(pending()));
     queued.set_nonblocking(true).unwrap();
     let mut raw = support::Raw::new(tokio::net::TcpStream::from_std(queued).unwrap());
     let head = raw.ask("Connection: keep-alive\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 400"), "an answer, be it that the Host is missing: {head}");
-    assert!(ending.await.unwrap());
+    assert_eq!(ending.await.unwrap(), Ended::InTime);
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_at_once_and_still_tells_everybody() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::start(&config(puppet.address(), "1h", "1h")).await;
+    let mut client = proxy.connect().await;
+    client.write(opening("/", "")).await;
+    let (mut server, _) = puppet.open().await;
+    client.head().await;
+    let mut reports = proxy.running.proxy.log.listen();
+    assert_eq!(proxy.running.shut_down(ready(())).await, Ended::AtOnce);
+    assert_eq!((client.close().await.code.0, server.close().await.code.0), (1001, 1001));
+    assert_eq!(reports.recv().await.unwrap().1.ending.why, Why::Shutdown, "and not aborted");
 }

@@ -2,34 +2,50 @@
 
 use super::Running;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// What is cut gets this long to be reported.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything ended by itself.
+    InTime,
+    /// The grace ran out, and the rest was cut.
+    Cut,
+    /// The operator would not wait, and the rest was cut.
+    AtOnce,
+}
+
 impl Running {
-    /// Ends everything, within `process.shutdown_grace`. Whether nothing had to be cut.
-    pub async fn shut_down(self) -> bool {
-        let Self { proxy, config, listeners, trigger, watch, .. } = self;
+    /// Ends everything, within `process.shutdown_grace`, or at once when `hurry` is ready. How it
+    /// went.
+    pub async fn shut_down(self, hurry: impl Future<Output = ()>) -> Ended {
+        let Self { proxy, config, listeners, trigger, watch, pid_file, .. } = self;
         let (grace, spread) = (config.process.shutdown_grace, config.process.drain_spread);
         tracing::info!(tunnels = proxy.sessions.count(), ?grace, "shutting down");
         drop(watch);
         trigger.drain(grace);
         drop(listeners);
         proxy.sessions.shut_down(spread.min(grace));
-        let in_time = timeout(grace, trigger.finished()).await.is_ok();
-        if !in_time {
-            tracing::warn!(remaining = trigger.remaining(), "the grace is over, cutting what is left");
+        let ended = tokio::select! {
+            () = trigger.finished() => Ended::InTime,
+            () = sleep(grace) => Ended::Cut,
+            () = hurry => Ended::AtOnce,
+        };
+        if ended != Ended::InTime {
+            tracing::warn!(remaining = trigger.remaining(), "cutting what is left");
             proxy.sessions.cut();
             trigger.expire();
             // Whatever does not end now would not end at all.
             let _ = timeout(LAST_WORDS, trigger.finished()).await;
         }
         proxy.log.close();
-        if let Some(path) = &config.process.pid_file {
+        if let Some(path) = &pid_file {
             // It may have been removed by hand.
             let _ = std::fs::remove_file(path);
         }
-        in_time
+        ended
     }
 }

@@ -1,6 +1,6 @@
 //! Owns the process's signals and what they mean.
 
-use super::Running;
+use super::{Ended, Running};
 use crate::config::{Config, Errors};
 use std::io;
 use std::process::ExitCode;
@@ -50,10 +50,15 @@ impl Signals {
                 _ = self.interrupt.recv() => break,
             }
         }
-        tokio::select! {
-            _ = running.shut_down() => ExitCode::SUCCESS,
-            _ = self.terminate.recv() => ExitCode::from(EXIT_AT_ONCE),
-            _ = self.interrupt.recv() => ExitCode::from(EXIT_AT_ONCE),
+        let second = async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        };
+        match running.shut_down(second).await {
+            Ended::InTime | Ended::Cut => ExitCode::SUCCESS,
+            Ended::AtOnce => ExitCode::from(EXIT_AT_ONCE),
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         }
     };
     for warning in &config.warnings {
-        eprintln!("{}: warning: {warning}", path.display());
+        eprintln!("warning: {warning}");
     }
     if show {
         print!("{}", config.to_toml());

@@ -20,11 +20,24 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Serves the requests of a connection until it ends, becomes a tunnel or drains.
-pub async fn serve<F, A>(stream: Stream, settings: &Settings, mut watch: Watch, answer: F)
+/// Why what a client sent did not become a request. What answer it gets is hyper's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is no HTTP/1.1: 400.
+    Malformed,
+    /// Its head is over `max_header_size`: 431.
+    TooLarge,
+    /// Its head did not come to its end within `header_timeout`; there is no answer.
+    TooSlow,
+}
+
+/// Serves the requests of a connection until it ends, becomes a tunnel or drains. `refused` is told
+/// of what did not become a request.
+pub async fn serve<F, A, R>(stream: Stream, settings: &Settings, mut watch: Watch, answer: F, refused: R)
 where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>>,
+    R: Fn(Refusal),
 {
     // A connection costs some 10 KB once hyper has it: not before its first byte is there.
     if !matches!(timeout(settings.header_timeout, stream.readable()).await, Ok(Ok(()))) {
@@ -49,8 +62,7 @@ where
     let mut end = watch.clone();
     loop {
         tokio::select! {
-            // Its errors are the client's: a request that is no HTTP was answered with a 400.
-            _ = &mut connection => return,
+            ended = &mut connection => return ended.err().and_then(|e| refusal(&e)).into_iter().for_each(refused),
             () = watch.draining(), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
@@ -59,9 +71,18 @@ where
             () = sleep(check.max(Duration::from_millis(10))) => match activity.verdict(settings) {
                 Verdict::Fine => {}
                 Verdict::Idle => connection.as_mut().graceful_shutdown(),
-                Verdict::TooSlow => return,
+                Verdict::TooSlow => return refused(Refusal::TooSlow),
             },
         }
+    }
+}
+
+/// Other errors are of connections that broke: their requests have their own reports.
+fn refusal(error: &hyper::Error) -> Option<Refusal> {
+    if error.is_parse_too_large() {
+        Some(Refusal::TooLarge)
+    } else {
+        error.is_parse().then_some(Refusal::Malformed)
     }
 }
 

@@ -143,7 +143,10 @@ impl Report {
         pair("pings", &format_args!("{}/{}", line.pings_client, line.pings_upstream));
         pair("pongs", &format_args!("{}/{}", line.pongs_client, line.pongs_upstream));
         if line.rtt_client.is_some() || line.rtt_upstream.is_some() {
-            let or_dash = |rtt: &Option<Seconds>| rtt.as_ref().map_or("-".into(), Seconds::to_string);
+            let or_dash = |rtt: &Option<Seconds>| {
+                // On a local network it is microseconds that tell.
+                rtt.as_ref().map_or("-".into(), |Seconds(rtt)| format!("{:.6}", rtt.as_secs_f64()))
+            };
             pair("rtt", &format_args!("{}/{}", or_dash(&line.rtt_client), or_dash(&line.rtt_upstream)));
         }
         pair("tries", &line.tries);
@@ -268,7 +271,7 @@ mod tests {
             "1970-01-01T00:00:01.500Z 0000000000000abc 192.0.2.1:5000 GET example.com/ws?token=***&room=1 101 \
              route=chat upstream=chat endpoint=10.0.0.1:80 end=client/close code=1000 \
              reason=\"bye\\n\\\"now\\\"\" duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
-             pings=0/1 pongs=0/1 rtt=-/0.002 tries=1"
+             pings=0/1 pongs=0/1 rtt=-/0.002000 tries=1"
         );
     }
 

@@ -39,7 +39,7 @@ pub struct Relay {
 pub struct Order {
     /// When.
     pub at: Tick,
-    /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`], [`Why::Rebalance`].
+    /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`].
     pub why: Why,
 }
 
@@ -241,7 +241,7 @@ impl Relay {
     fn on_payload(&mut self, from: Side, ends_frame: bool, ends_message: bool) {
         let leg = &mut self.legs[from];
         leg.mid_frame = !ends_frame;
-        if ends_message {
+        if ends_message && self.end.is_none() {
             leg.counters.message();
         }
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::lookup_host;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a look-up may take.
 const LOOK_UP: Duration = Duration::from_secs(5);
@@ -16,6 +16,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Looks up all names once. The names that failed, with the reason; their last answers stay.
 pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
+    *upstream.looked_up() = Some(Instant::now());
     let mut found = HashMap::new();
     let mut failed = Vec::new();
     for server in &upstream.settings().servers {
@@ -59,9 +60,9 @@ pub fn is_missing_names(upstream: &Upstream) -> bool {
 pub async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
     let mut failing = false;
     loop {
-        let Some(pause) = upstream.upgrade().and_then(|upstream| pause(&upstream)) else { return };
+        let Some(due) = upstream.upgrade().and_then(|upstream| due(&upstream)) else { return };
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep_until(due) => {}
             () = watch.draining() => return,
         }
         let Some(upstream) = upstream.upgrade() else { return };
@@ -81,11 +82,14 @@ fn report(upstream: &Arc<Upstream>, failed: &[(ServerAddr, String)], failing: &m
     *failing = !failed.is_empty();
 }
 
-fn pause(upstream: &Upstream) -> Option<Duration> {
+/// When the next look-up is due; `None`: never.
+fn due(upstream: &Upstream) -> Option<Instant> {
+    let Some(last) = *upstream.looked_up() else { return Some(Instant::now()) };
     let interval = upstream.settings().resolve_interval;
-    if is_missing_names(upstream) {
+    let interval = if is_missing_names(upstream) {
         Some(interval.map_or(RETRY, |interval| interval.min(RETRY)))
     } else {
         interval
-    }
+    };
+    interval.map(|interval| last + interval)
 }

@@ -201,4 +201,12 @@ async fn local_names_are_looked_up() {
     upstream.set_addresses(&HashMap::from([(unknown.clone(), last.clone())]));
     assert_eq!(resolve::refresh(&upstream).await.len(), 1);
     assert_eq!(upstream.addresses_of(&unknown), last);
+    // Reloads, however frequent, do not put look-ups off.
+    let mut every_minute = upstream.settings().clone();
+    every_minute.resolve_interval = Some(Duration::from_secs(60));
+    let last = *upstream.looked_up();
+    assert!(last.is_some());
+    assert_eq!(*Upstream::new(every_minute, Some(&upstream)).looked_up(), last);
+    // Where there is no interval, each reload asks once.
+    assert_eq!(*Upstream::new(upstream.settings().clone(), Some(&upstream)).looked_up(), None);
 }

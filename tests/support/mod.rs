@@ -33,7 +33,12 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one on a port of its own. `rest` is the configuration but for `[log]` and `[[listen]]`.
     pub async fn start(rest: &str) -> Self {
-        let config = Config::parse(&with_listen(rest), "test").unwrap_or_else(|errors| panic!("{errors}"));
+        Self::with(&with_listen(rest)).await
+    }
+
+    /// Starts one on the whole of a configuration.
+    pub async fn with(text: &str) -> Self {
+        let config = Config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}"));
         let bound = Bound::new(config, Inherited::default()).await.unwrap();
         let running = bound.start(None).await;
         let address = running.local_addrs()[0].unwrap();

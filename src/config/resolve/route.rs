@@ -110,15 +110,22 @@ fn doubt(table: &Table<'_>, settings: &tunnel::Settings) {
 
 /// Every `[[route]]`.
 pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Vec<Route> {
-    let mut seen: Vec<(String, Rule)> = Vec::new();
+    let mut seen: Vec<(String, Rule, Arc<str>)> = Vec::new();
     table.each("route", |table| {
         let route = route(table, base, upstreams)?;
         let place = table.place();
-        if let Some((path, _)) = seen.iter().find(|(_, rule)| is_hidden(&route.rule, rule)) {
+        if let Some((path, ..)) = seen.iter().find(|(_, rule, _)| is_hidden(&route.rule, rule)) {
             let found = format!("found a host and a path that {path} has too");
             table.error(place.clone(), found, "expected one to differ: the first is always chosen");
+        } else if let Some((path, ..)) = seen.iter().find(|(.., name)| *name == route.name) {
+            let found = format!("found the name {:?}, which {path} has too", route.name);
+            table.error(
+                place.clone(),
+                found,
+                "expected a name of its own: open tunnels find their route by it",
+            );
         }
-        seen.push((place.path, route.rule.clone()));
+        seen.push((place.path, route.rule.clone(), Arc::clone(&route.name)));
         Some(route)
     })
 }
@@ -142,7 +149,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
     let settings = settings(table, base);
     let path = path?;
     Some(Route {
-        name: name.unwrap_or_else(|| path.as_str().to_owned()).into(),
+        name: name.unwrap_or_else(|| default_name(&hosts, &path)).into(),
         rule: Rule { hosts, path },
         target: target?,
         rewrite,
@@ -155,6 +162,17 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
         response_headers: settings.response_headers.0,
         forwarded: settings.forwarded,
     })
+}
+
+/// The first host and the path, written so that no two routes that differ in them are alike.
+fn default_name(hosts: &[HostPattern], path: &PathPattern) -> String {
+    let host = hosts.first().map(HostPattern::to_string).unwrap_or_default();
+    let sign = match path {
+        PathPattern::Prefix { .. } => "",
+        PathPattern::Exact(_) => "=",
+        PathPattern::Regex(_) => "~",
+    };
+    format!("{host}{sign}{}", path.as_str())
 }
 
 fn path(table: &Table<'_>) -> Option<PathPattern> {

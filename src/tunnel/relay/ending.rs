@@ -55,7 +55,7 @@ impl Relay {
     /// Ends by timeout or order: both sides are told.
     pub(super) fn end_by_proxy(&mut self, why: Why, now: Tick, out: &mut impl Output) {
         let code = match why {
-            Why::Drain | Why::EndpointRemoved | Why::Rebalance => CloseCode::SERVICE_RESTART,
+            Why::Drain | Why::EndpointRemoved => CloseCode::SERVICE_RESTART,
             _ => CloseCode::GOING_AWAY,
         };
         self.decide(self.proxys(why, code, words(Who::Proxy, why).into()), now);
@@ -130,7 +130,10 @@ impl Relay {
         // Bytes that still move are not cut off: the Close stands behind them.
         let moved =
             Side::BOTH.into_iter().filter(|&side| self.legs[side].blocked).map(|side| self.legs[side].took);
-        Some(moved.fold(end.at, Tick::max) + self.settings.close_timeout)
+        // Nor is the other half of a protocol that is not known here: half-close may be its way.
+        let heard =
+            Side::BOTH.into_iter().filter(|_| self.blind.is_some()).map(|side| self.legs[side].last_seen);
+        Some(moved.chain(heard).fold(end.at, Tick::max) + self.settings.close_timeout)
     }
 
     /// Nothing is waited for any more: once what was handed out is written, the sockets go.
@@ -231,7 +234,6 @@ fn words(who: Who, why: Why) -> &'static str {
         (_, Why::Shutdown) => "proxy is shutting down",
         (_, Why::Drain) => "proxy is being drained",
         (_, Why::EndpointRemoved) => "upstream server is being removed",
-        (_, Why::Rebalance) => "moving to another upstream server",
         _ => "",
     }
 }

@@ -421,6 +421,18 @@ fn a_blind_tunnel_passes_all_and_half_closes() {
 }
 
 #[test]
+fn the_other_half_of_a_blind_tunnel_lives_as_long_as_it_moves() {
+    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind("another protocol"));
+    let mut out = Sent::default();
+    relay.on_eof(CLIENT, at(2), &mut out);
+    for second in [10, 18, 26] {
+        assert!(!relay.is_expired(at(second)));
+        relay.on_bytes(UPSTREAM, b"more", at(second), &mut out);
+    }
+    assert!(!relay.is_expired(at(35)) && relay.is_expired(at(36)));
+}
+
+#[test]
 fn old_clients_are_sent_old_codes() {
     let (mut relay, mut out) =
         (relay(Settings { close_codes: CloseCodes::Rfc6455, ..settings() }), Sent::default());
