@@ -103,6 +103,7 @@ impl Proxy {
         watch: Watch,
     ) -> Response<Body> {
         guard.report().route = Some(Arc::clone(&route.name));
+        guard.report().unlogged = !route.access_log;
         let name = match &route.target {
             Target::Upstream(name) => name,
             Target::Respond { status, body } => return respond(*status, body, route, guard),

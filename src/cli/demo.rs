@@ -73,6 +73,7 @@ reject_with = "close"
 name = "page"
 path = "/"
 upstream = "page"
+access_log = false # the page asks for its state every second
 
 [[route]]
 name = "chat"

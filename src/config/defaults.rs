@@ -106,6 +106,9 @@ pub(super) const TUNNEL: tunnel::Settings = tunnel::Settings {
 /// A status is what logs and load balancers understand.
 pub(super) const REJECT_WITH: RejectWith = RejectWith::Http;
 
+/// Every request has its line, unless the operator knows better: health checks, say.
+pub(super) const ACCESS_LOG: bool = true;
+
 /// What most applications read.
 pub(super) const FORWARDED: Forwarded = Forwarded::X;
 

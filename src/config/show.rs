@@ -79,6 +79,7 @@ fn route(out: &mut Out, route: &Route) {
     out.set("response_timeout", or_off(route.response_timeout, time));
     tunnel(out, &route.tunnel);
     out.set("reject_with", text(word_for(words::REJECT_WITH, &route.reject_with)));
+    out.set("access_log", route.access_log);
     let removed = list(route.remove_headers.iter().map(text));
     out.set("headers", format!("{{ set = {}, remove = {removed} }}", fields(&route.set_headers)));
     out.set("response_headers", fields(&route.response_headers));

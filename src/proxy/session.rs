@@ -199,6 +199,7 @@ impl Guard {
             status: 0,
             subprotocol: None,
             extensions: None,
+            unlogged: false,
         };
         Self { report: Some(Box::new(report)), started: Instant::now(), log }
     }

@@ -39,6 +39,8 @@ pub struct Route {
     pub tunnel: Arc<tunnel::Settings>,
     /// How openings are refused.
     pub reject_with: RejectWith,
+    /// Whether its requests have lines in the access log (nginx, `access_log off`).
+    pub access_log: bool,
     /// Request headers that are set, over what came.
     pub set_headers: Vec<(HeaderName, HeaderValue)>,
     /// Request headers that are removed.

@@ -84,7 +84,7 @@ impl AccessLog {
 
     /// Writes one report.
     pub fn write(&self, report: Report, outcome: Outcome) {
-        if !self.off.load(Ordering::Relaxed) {
+        if !report.unlogged && !self.off.load(Ordering::Relaxed) {
             let json = self.json.load(Ordering::Relaxed);
             let line = if json { report.json(&outcome) } else { report.text(&outcome) };
             self.give(Order::Line(line));
@@ -266,6 +266,7 @@ mod tests {
             status: 404,
             subprotocol: None,
             extensions: None,
+            unlogged: false,
         };
         let outcome = Outcome {
             ending: Ending::new(Who::Proxy, Why::Refused),

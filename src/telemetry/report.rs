@@ -47,6 +47,8 @@ pub struct Report {
     pub subprotocol: Option<Box<str>>,
     /// The extensions agreed on.
     pub extensions: Option<Box<str>>,
+    /// It has no line in the access log.
+    pub unlogged: bool,
 }
 
 /// One line of the access log. The names are those of the log's documentation.
@@ -241,6 +243,7 @@ mod tests {
             status: 101,
             subprotocol: None,
             extensions: None,
+            unlogged: false,
         }
     }
 

@@ -21,6 +21,7 @@ pub(super) struct Settings {
     response_timeout: Option<Duration>,
     tunnel: tunnel::Settings,
     reject_with: RejectWith,
+    access_log: bool,
     headers: Headers,
     response_headers: Fields,
     forwarded: Forwarded,
@@ -33,6 +34,7 @@ impl Default for Settings {
             response_timeout: defaults::RESPONSE_TIMEOUT,
             tunnel: defaults::TUNNEL,
             reject_with: defaults::REJECT_WITH,
+            access_log: defaults::ACCESS_LOG,
             headers: Headers::default(),
             response_headers: Fields::default(),
             forwarded: defaults::FORWARDED,
@@ -47,6 +49,7 @@ pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
         response_timeout: table.get("response_timeout", off_or(duration)).unwrap_or(base.response_timeout),
         tunnel: tunnel(table, &base.tunnel),
         reject_with: table.get("reject_with", word(words::REJECT_WITH)).unwrap_or(base.reject_with),
+        access_log: table.get("access_log", Value::boolean).unwrap_or(base.access_log),
         headers: table.section("headers", |table| headers::request(table, &base.headers)),
         response_headers: table
             .get("response_headers", headers::fields)
@@ -157,6 +160,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
         response_timeout: settings.response_timeout,
         tunnel: Arc::new(settings.tunnel),
         reject_with: settings.reject_with,
+        access_log: settings.access_log,
         set_headers: settings.headers.set.0,
         remove_headers: settings.headers.remove,
         response_headers: settings.response_headers.0,
