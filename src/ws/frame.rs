@@ -128,7 +128,7 @@ impl Header {
     ///
     /// # Errors
     /// Whatever is wrong with the header by itself; breaches that need memory of earlier frames
-    /// are the [`Scanner`]'s to find.
+    /// are the [scanner](super::scanner::Scanner)'s to find.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
         let &[first, second, ..] = bytes else { return Ok(None) };
         if first & 0x30 != 0 {
