@@ -22,6 +22,9 @@ pub enum Failure {
     /// HTTP/1.1 wants one (RFC 9112 3.2).
     #[error("the request needs exactly one Host header")]
     Host,
+    /// Where its body ends can be read in two ways (RFC 9112 6.1, 6.3).
+    #[error("the length of the request's body is ambiguous: {0}")]
+    Framing(&'static str),
     /// A tunnel by CONNECT is not what this proxy is for.
     #[error("CONNECT is not served here")]
     Connect,
@@ -51,7 +54,7 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Opening(error) => error.status(),
-            Self::Path(_) | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Path(_) | Self::Host | Self::Framing(_) => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -95,9 +98,12 @@ impl Failure {
     #[must_use]
     pub fn ending(&self) -> Ending {
         let (who, why) = match self {
-            Self::Opening(_) | Self::Path(_) | Self::Host | Self::Connect | Self::NoRoute => {
-                (Who::Proxy, Why::Refused)
-            }
+            Self::Opening(_)
+            | Self::Path(_)
+            | Self::Host
+            | Self::Framing(_)
+            | Self::Connect
+            | Self::NoRoute => (Who::Proxy, Why::Refused),
             Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
             Self::NotConnected(_) => (Who::Upstream, Why::Unreachable),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),

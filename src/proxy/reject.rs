@@ -39,6 +39,10 @@ pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body>
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
     }
+    if status == StatusCode::BAD_REQUEST {
+        // What follows on the connection cannot be trusted to be a request.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     guard.report().status = status.as_u16();
     guard.finish_http(failure.ending(), PerSide::<u64>::default());
     response
