@@ -4,6 +4,7 @@
 pub mod client;
 pub mod connect;
 mod endpoint;
+pub mod pool;
 pub mod resolve;
 
 pub use endpoint::{Endpoint, Lease};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub retry: Retry,
     /// From one look-up of names to the next; `None`: only at start and reload.
     pub resolve_interval: Option<Duration>,
+    /// Idle HTTP connections that are kept.
+    pub keepalive: pool::Limits,
     /// Over how long the tunnels of a removed or drained endpoint are closed; `None`: they stay.
     pub drain_timeout: Option<Duration>,
     /// Options of its connections.

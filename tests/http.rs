@@ -164,3 +164,86 @@ async fn a_client_that_leaves_is_reported_and_the_upstream_let_go() {
     let end = tokio::time::timeout(Duration::from_secs(5), server.rest()).await;
     assert!(end.unwrap().is_empty());
 }
+
+/// An upstream that answers every request of a connection, and counts connections.
+async fn counting() -> (std::net::SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let puppet = Puppet::new().await;
+    let (address, count) = (puppet.address(), std::sync::Arc::<std::sync::atomic::AtomicUsize>::default());
+    let counted = count.clone();
+    tokio::spawn(async move {
+        loop {
+            let mut raw = puppet.accept().await;
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::spawn(async move {
+                while !raw.head_or_end().await.is_empty() {
+                    raw.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+            });
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn connections_to_the_upstream_are_kept_for_what_can_be_sent_again() {
+    let (address, count) = counting().await;
+    let proxy = Proxy::before(&[address]).await;
+    let mut client = proxy.connect().await;
+    for _ in 0..5 {
+        assert!(client.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+        client.bytes(2).await;
+    }
+    assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 1);
+    for _ in 0..2 {
+        client.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+        client.bytes(2).await;
+    }
+    assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 3, "a POST is never sent twice");
+}
+
+#[tokio::test]
+async fn a_stale_connection_costs_no_client_anything() {
+    let puppet = Puppet::new().await;
+    let mut proxy = Proxy::before(&[puppet.address()]).await;
+    let mut client = proxy.connect().await;
+    for _ in 0..3 {
+        client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        // Each connection answers once, and is closed when the next request is on its way.
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        client.bytes(2).await;
+        let report = proxy.report().await;
+        assert_eq!((report.0.status, report.0.tries), (200, 1));
+        tokio::spawn(async move {
+            server.head_or_end().await;
+        });
+    }
+    let snapshot = proxy.running.proxy.snapshot.load();
+    let endpoint = &snapshot.upstream("up").unwrap().endpoints()[0];
+    assert_eq!(endpoint.availability(), holdline::health::Availability::Up, "nor the endpoint its standing");
+}
+
+#[tokio::test]
+async fn idle_connections_end_by_their_timeout_and_hold_up_no_shutdown() {
+    let puppet = Puppet::new().await;
+    let settings = "keepalive_timeout = \"50ms\"";
+    let proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&[puppet.address()], settings))).await;
+    let mut client = proxy.connect().await;
+    for round in 0..2 {
+        client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        client.head().await;
+        client.bytes(2).await;
+        if round == 0 {
+            assert!(server.rest().await.is_empty(), "closed by the proxy");
+        } else {
+            let ended = proxy.running.shut_down(std::future::pending()).await;
+            assert_eq!(ended, holdline::app::Ended::InTime);
+            return;
+        }
+    }
+}

@@ -148,6 +148,12 @@ pub(super) const RETRY_ON: &[RetryOn] = &[RetryOn::Connect, RetryOn::Timeout];
 /// What DNS servers of clusters give as a time to live: Kubernetes' CoreDNS 30 s, AWS 60 s.
 pub(super) const RESOLVE_INTERVAL: Option<Duration> = Some(secs(30));
 
+/// As many as nginx keeps since 1.29.7.
+pub(super) const KEEPALIVE: usize = 32;
+
+/// nginx's: less than most servers' own, which are 75s and more.
+pub(super) const UPSTREAM_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Tunnels stay until their peers end them.
 pub(super) const DRAIN_TIMEOUT: Option<Duration> = None;
 

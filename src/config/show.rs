@@ -140,6 +140,8 @@ fn upstream(out: &mut Out, upstream: &Settings) {
     );
     out.set("retry", retry(&upstream.retry));
     out.set("resolve", format!("{{ interval = {} }}", or_off(upstream.resolve_interval, time)));
+    out.set("keepalive", upstream.keepalive.connections);
+    out.set("keepalive_timeout", time(upstream.keepalive.timeout));
     out.set("drain_timeout", or_off(upstream.drain_timeout, time));
     tcp(out, &upstream.tcp);
 }

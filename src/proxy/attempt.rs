@@ -7,8 +7,7 @@ use super::session::Guard;
 use super::snapshot::Route;
 use crate::addr::EndpointAddr;
 use crate::drain::Watch;
-use crate::io::Stream;
-use crate::upstream::client::{Body, ExchangeError, exchange};
+use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::{ConnectError, connect};
 use crate::upstream::{Lease, Upstream};
 use http::{Request, Response, StatusCode};
@@ -24,6 +23,8 @@ pub(super) struct Attempts<'a> {
     tried: Vec<EndpointAddr>,
     /// The endpoint of the next try, chosen when the last one had failed.
     next: Option<Lease>,
+    /// The endpoint whose idle connection turned out to be closed.
+    afresh: Option<Lease>,
     started: Instant,
 }
 
@@ -43,25 +44,35 @@ impl<'a> Attempts<'a> {
     #[must_use]
     pub(super) fn new(route: &'a Route, upstream: &'a Arc<Upstream>, inbound: &Inbound) -> Self {
         let key = inbound.balance_key(&upstream.settings().balance);
-        Self { route, upstream, key, tried: Vec::new(), next: None, started: Instant::now() }
+        Self { route, upstream, key, tried: Vec::new(), next: None, afresh: None, started: Instant::now() }
     }
 
-    /// Connects to an endpoint, to the next ones where the first fail.
+    /// Connects to an endpoint, to the next ones where the first fail. An idle connection may do
+    /// where `reuse` says so.
     ///
     /// # Errors
     /// No endpoint is left, or the last failure where no other may be tried.
-    pub(super) async fn connect(&mut self, guard: &mut Guard) -> Result<(Lease, Stream), Failure> {
+    pub(super) async fn connect(
+        &mut self,
+        guard: &mut Guard,
+        reuse: bool,
+        watch: &Watch,
+    ) -> Result<(Lease, Connection), Failure> {
         loop {
-            let mut lease = match self.next.take() {
+            let afresh = self.afresh.take();
+            let reuse = reuse && afresh.is_none();
+            guard.report().tries += u32::from(afresh.is_none());
+            let mut lease = match afresh.or_else(|| self.next.take()) {
                 Some(lease) => lease,
                 None => self.pick()?,
             };
-            let report = guard.report();
-            report.endpoint = Some(lease.endpoint().address().clone());
-            report.tries += 1;
+            guard.report().endpoint = Some(lease.endpoint().address().clone());
+            if let Some(connection) = reuse.then(|| lease.endpoint().pool().take()).flatten() {
+                return Ok((lease, connection));
+            }
             let options = &self.upstream.settings().tcp;
             let error = match connect(lease.endpoint().address(), self.route.connect_timeout, options).await {
-                Ok(stream) => return Ok((lease, stream)),
+                Ok(stream) => return Ok((lease, Connection::new(stream, watch.clone()).await?)),
                 Err(error) => error,
             };
             self.miss(&mut lease, &error);
@@ -79,12 +90,22 @@ impl<'a> Attempts<'a> {
     pub(super) async fn exchange(
         &self,
         lease: &mut Lease,
-        stream: Stream,
+        connection: &mut Connection,
         request: Request<Body>,
-        watch: Watch,
     ) -> Result<Response<Incoming>, ExchangeError> {
-        let answer = exchange(stream, request, self.route.response_timeout, watch).await;
-        answer.inspect_err(|error| self.miss(lease, error))
+        let fresh = !connection.used;
+        let answer = connection.exchange(request, self.route.response_timeout).await;
+        // One that was used before may have been closed meanwhile: that is nobody's failure.
+        answer.inspect_err(|error| {
+            if fresh || matches!(error, ExchangeError::TimedOut(_)) {
+                self.miss(lease, error);
+            }
+        })
+    }
+
+    /// The next try goes to the same endpoint, over a new connection.
+    pub(super) fn again_afresh(&mut self, lease: Lease) {
+        self.afresh = Some(lease);
     }
 
     /// Charges an endpoint with a failure.

@@ -9,7 +9,8 @@ use crate::drain::Watch;
 use crate::http::headers::remove_hop_by_hop;
 use crate::http::respond::{self, full};
 use crate::outcome::{Ending, PerSide, Who, Why};
-use crate::upstream::client::Body;
+use crate::upstream::client::{Body, Connection, ExchangeError};
+use crate::upstream::pool::Limits;
 use crate::upstream::{Lease, Upstream};
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -35,16 +36,17 @@ pub(super) async fn forward(
     let again = body.is_end_stream() && is_idempotent(&inbound.parts.method);
     let mut body = Some(body);
     loop {
-        let (mut lease, stream) = match attempts.connect(&mut guard).await {
+        let (mut lease, mut connection) = match attempts.connect(&mut guard, again, &watch).await {
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
+        let used = connection.used;
         let body = match body.take() {
             Some(body) => body.map_err(Into::into).boxed_unsync(),
             None => full(Bytes::new()),
         };
         let request = inbound.for_upstream(route, None, body);
-        let failure = match attempts.exchange(&mut lease, stream, request, watch.clone()).await {
+        let failure = match attempts.exchange(&mut lease, &mut connection, request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 attempts.miss(&mut lease, &Failure::Unasked);
                 Failure::Unasked
@@ -59,7 +61,12 @@ pub(super) async fn forward(
                 } else {
                     lease.succeeded();
                 }
-                return Ok(relay(response, route, lease, guard));
+                let give_back = GiveBack::new(connection, upstream, &watch);
+                return Ok(relay(response, route, lease, guard, give_back));
+            }
+            Err(ExchangeError::Http(_)) if used => {
+                attempts.again_afresh(lease);
+                continue;
             }
             Err(error) if again && attempts.go_on(Miss::from(&error)) => continue,
             Err(error) => error.into(),
@@ -79,6 +86,7 @@ pub(super) fn relay(
     route: &Route,
     lease: Lease,
     mut guard: Guard,
+    give_back: GiveBack,
 ) -> Response<respond::Body> {
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
@@ -86,7 +94,7 @@ pub(super) fn relay(
     for (name, value) in &route.response_headers {
         parts.headers.insert(name.clone(), value.clone());
     }
-    let body = Relayed { body, bytes: 0, guard: Some(guard), _lease: lease };
+    let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back) };
     Response::from_parts(parts, body.boxed_unsync())
 }
 
@@ -96,10 +104,32 @@ struct Relayed {
     bytes: u64,
     guard: Option<Guard>,
     /// The endpoint is busy with it until it has passed.
-    _lease: Lease,
+    lease: Lease,
+    give_back: Option<GiveBack>,
+}
+
+/// A connection to an endpoint, for the next request.
+pub(super) struct GiveBack {
+    connection: Connection,
+    limits: Limits,
+    watch: Watch,
+}
+
+impl GiveBack {
+    pub(super) fn new(connection: Connection, upstream: &Upstream, watch: &Watch) -> Self {
+        Self { connection, limits: upstream.settings().keepalive, watch: watch.clone() }
+    }
 }
 
 impl Relayed {
+    /// All of it has passed.
+    fn done(&mut self) {
+        self.finish(Ending::new(Who::Upstream, Why::Done));
+        if let Some(GiveBack { connection, limits, watch }) = self.give_back.take() {
+            self.lease.endpoint().pool().give(connection, limits, &watch);
+        }
+    }
+
     fn finish(&mut self, ending: Ending) {
         if let Some(guard) = self.guard.take() {
             guard.finish_http(ending, PerSide { client: 0, upstream: self.bytes });
@@ -117,7 +147,7 @@ impl hyper::body::Body for Relayed {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             None => {
-                self.finish(Ending::new(Who::Upstream, Why::Done));
+                self.done();
                 None
             }
             Some(Ok(frame)) => {
@@ -143,12 +173,11 @@ impl hyper::body::Body for Relayed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        let ending = if self.body.is_end_stream() {
-            Ending::new(Who::Upstream, Why::Done)
+        if self.body.is_end_stream() {
+            self.done();
         } else {
             let reason = "client left before the end of the response".into();
-            Ending { reason, ..Ending::new(Who::Client, Why::Eof) }
-        };
-        self.finish(ending);
+            self.finish(Ending { reason, ..Ending::new(Who::Client, Why::Eof) });
+        }
     }
 }

@@ -4,7 +4,7 @@
 use super::Proxy;
 use super::attempt::{Attempts, Miss};
 use super::failure::Failure;
-use super::forward;
+use super::forward::{self, GiveBack};
 use super::request::Inbound;
 use super::session::{Guard, Place, Session};
 use super::snapshot::{Route, Snapshot};
@@ -65,13 +65,15 @@ pub(super) async fn open(
     };
     let mut attempts = Attempts::new(route, upstream, inbound);
     loop {
-        let (mut lease, stream) = match attempts.connect(&mut guard).await {
+        // Always a connection of its own: the tunnel will keep it.
+        let connected = attempts.connect(&mut guard, false, &opening.watch).await;
+        let (mut lease, mut connection) = match connected {
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
         let request = inbound.for_upstream(route, Some(protocol), full(Bytes::new()));
         let asked = request.headers().clone();
-        let response = match attempts.exchange(&mut lease, stream, request, opening.watch.clone()).await {
+        let response = match attempts.exchange(&mut lease, &mut connection, request).await {
             Ok(response) => response,
             Err(error) if attempts.go_on(Miss::from(&error)) => continue,
             Err(error) => return Err((error.into(), guard)),
@@ -85,7 +87,8 @@ pub(super) async fn open(
                     continue;
                 }
             }
-            return Ok(forward::relay(response, route, lease, guard));
+            let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
+            return Ok(forward::relay(response, route, lease, guard, give_back));
         }
         if let Err(error) = check(wish, &asked, response.headers()) {
             attempts.miss(&mut lease, &error);

@@ -35,31 +35,60 @@ impl ExchangeError {
     }
 }
 
-/// Sends a request and waits for the head of its answer, for `limit` at most (nginx,
-/// `proxy_read_timeout` before the header). The connection ends with the exchange; a 101 can be
-/// taken over with `hyper::upgrade::on`.
-///
-/// # Errors
-/// There is no answer.
-pub async fn exchange(
-    stream: Stream,
-    request: Request<Body>,
-    limit: Option<Duration>,
-    watch: Watch,
-) -> Result<Response<Incoming>, ExchangeError> {
-    let mut builder = http1::Builder::new();
-    // Some servers look for `Sec-WebSocket-Key` in just this case.
-    builder.preserve_header_case(true).max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        let _permit = watch;
-        // Its errors reach whoever waits for the answer or its body.
-        let _ = connection.with_upgrades().await;
-    });
-    let answer = sender.send_request(request);
-    match limit {
-        None => Ok(answer.await?),
-        Some(limit) => Ok(timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??),
+/// A connection to an endpoint, for one exchange after another. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Connection {
+    sender: http1::SendRequest<Body>,
+    /// It has served an exchange before: the endpoint may be closing it just now.
+    pub used: bool,
+}
+
+impl Connection {
+    /// Makes HTTP of a stream.
+    ///
+    /// # Errors
+    /// The stream broke.
+    pub async fn new(stream: Stream, watch: Watch) -> Result<Self, ExchangeError> {
+        let mut builder = http1::Builder::new();
+        // Some servers look for `Sec-WebSocket-Key` in just this case.
+        builder.preserve_header_case(true).max_buf_size(MAX_HEAD);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            let _permit = watch;
+            // Its errors reach whoever waits for the answer or its body.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(Self { sender, used: false })
+    }
+
+    /// Sends a request and waits for the head of its answer, for `limit` at most (nginx,
+    /// `proxy_read_timeout` before the header). A 101 can be taken over with `hyper::upgrade::on`.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn exchange(
+        &mut self,
+        request: Request<Body>,
+        limit: Option<Duration>,
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        let answer = self.sender.send_request(request);
+        self.used = true;
+        match limit {
+            None => Ok(answer.await?),
+            Some(limit) => Ok(timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??),
+        }
+    }
+
+    /// Whether a request can be sent now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Whether there will never be another exchange.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 }
 

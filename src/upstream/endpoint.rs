@@ -1,6 +1,7 @@
 //! Owns one endpoint: its address, what it has open, its standing; and the lease that counts one
 //! connection to it and reports what came of it.
 
+use super::pool::Pool;
 use super::{Server, State};
 use crate::addr::EndpointAddr;
 use crate::balance::{Candidate, key_of};
@@ -21,6 +22,7 @@ pub struct Endpoint {
     /// Its place in the round.
     turn: AtomicI64,
     standing: Mutex<Standing>,
+    pool: Arc<Pool>,
 }
 
 impl Endpoint {
@@ -33,6 +35,7 @@ impl Endpoint {
             active: AtomicU32::new(0),
             turn: AtomicI64::new(0),
             standing: Mutex::new(standing),
+            pool: Arc::default(),
         }
     }
 
@@ -58,6 +61,12 @@ impl Endpoint {
     #[must_use]
     pub fn availability(&self) -> Availability {
         self.standing().availability(Instant::now().into_std())
+    }
+
+    /// Its idle HTTP connections.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     pub(super) fn set_turn(&self, turn: i64) {

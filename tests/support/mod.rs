@@ -145,6 +145,14 @@ impl Raw {
         }
     }
 
+    /// Reads up to an empty line, or nothing if the end comes first.
+    pub async fn head_or_end(&mut self) -> String {
+        if self.read.is_empty() && !self.more().await {
+            return String::new();
+        }
+        self.head().await
+    }
+
     /// Reads so many bytes.
     pub async fn bytes(&mut self, length: usize) -> Vec<u8> {
         while self.read.len() < length {

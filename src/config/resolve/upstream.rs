@@ -9,8 +9,12 @@ use crate::config::value::{self, duration, duration_or_zero, integer, list, off_
 use crate::config::words::RetryOn;
 use crate::config::{defaults, words};
 use crate::health::EarlyEnd;
+use crate::upstream::pool::Limits;
 use crate::upstream::{Retry, Server, Settings};
 use std::time::Duration;
+
+/// More idle connections than anybody needs of one endpoint.
+const MOST_IDLE: usize = 10_000;
 
 /// An upstream as it stands in the file.
 pub(super) struct Named<'a> {
@@ -47,6 +51,12 @@ fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
         early_end: table.section_or_off("early_end", early_end),
         retry: retry(table),
         resolve_interval: table.section("resolve", resolve_interval),
+        keepalive: Limits {
+            connections: table
+                .get("keepalive", off_or(integer(0..=MOST_IDLE)))
+                .map_or(defaults::KEEPALIVE, Option::unwrap_or_default),
+            timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::UPSTREAM_KEEPALIVE_TIMEOUT),
+        },
         drain_timeout: table
             .get("drain_timeout", off_or(duration_or_zero))
             .unwrap_or(defaults::DRAIN_TIMEOUT),
