@@ -1,7 +1,7 @@
 //! Owns a request on its way: what it asks for, and the form in which an upstream gets it.
 
 use super::failure::Failure;
-use super::snapshot::Route;
+use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{add_forwarding, remove_expect, remove_hop_by_hop};
@@ -70,6 +70,10 @@ impl Inbound {
         }
         remove_hop_by_hop(headers);
         remove_expect(headers);
+        if let (false, Target::Upstream(name)) = (headers.contains_key(HOST), &route.target) {
+            // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not (nginx, `$proxy_host`).
+            headers.extend(HeaderValue::from_str(name).map(|name| (HOST, name)));
+        }
         add_forwarding(headers, route.forwarded, self.client, "http");
         for name in &route.remove_headers {
             headers.remove(name);
@@ -144,17 +148,28 @@ fn pair<'a>(list: &'a str, separator: char, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// What RFC 3986 3.2.2 lets stand in a host and port.
-fn is_host(host: &str) -> bool {
-    !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b))
+/// A host and perhaps a port, as RFC 3986 3.2.2 and 3.2.3 write them.
+fn is_host(text: &str) -> bool {
+    let (host, port) = split_port(text);
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
+    let is_good = match inner {
+        Some(literal) => !literal.is_empty() && literal.bytes().all(|b| b == b':' || allowed(b)),
+        None => !host.is_empty() && host.bytes().all(allowed),
+    };
+    is_good && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The host, and the port or nothing.
+fn split_port(text: &str) -> (&str, &str) {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    }
 }
 
 fn without_port(host: &str) -> String {
-    let end = match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => colon,
-        _ => host.len(),
-    };
-    host[..end].to_ascii_lowercase()
+    split_port(host).0.to_ascii_lowercase()
 }
 
 #[cfg(test)]

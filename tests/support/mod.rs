@@ -161,6 +161,28 @@ impl Raw {
         self.read.drain(..length).collect()
     }
 
+    /// Reads so many bytes; `None` if the end comes first.
+    pub async fn bytes_or_end(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.read.len() < length {
+            if !self.more().await {
+                return None;
+            }
+        }
+        Some(self.read.drain(..length).collect())
+    }
+
+    /// Reads up to some bytes, them too; `None` if the end comes first.
+    pub async fn until_or_end(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(at) = self.read.windows(mark.len()).position(|bytes| bytes == mark) {
+                return Some(self.read.drain(..at + mark.len()).collect());
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
     /// Reads to the end; a reset is an end too.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}
