@@ -189,6 +189,6 @@ async fn serve_one(accepted: Accepted, settings: Arc<http::Settings>, proxy: Arc
         let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
         async move { proxy.answer(request, client, watch).await }
     };
-    let refused = |refusal| proxy.refused(refusal, client);
+    let refused = |refusal| proxy.refused(refusal, client, watch.clone());
     serve(accepted.stream, &settings, watch.clone(), answer, refused).await;
 }

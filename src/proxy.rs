@@ -58,7 +58,15 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let id = self.sessions.next_id();
-        let guard = Guard::new(id, client, parts.method.clone(), host, &parts.uri, Arc::clone(&self.log));
+        let guard = Guard::new(
+            id,
+            client,
+            parts.method.clone(),
+            host,
+            &parts.uri,
+            Arc::clone(&self.log),
+            watch.clone(),
+        );
         let inbound = match Inbound::read(parts, client) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
@@ -71,7 +79,7 @@ impl Proxy {
     }
 
     /// Reports what a client sent instead of a request.
-    pub fn refused(&self, refusal: Refusal, client: ClientAddr) {
+    pub fn refused(&self, refusal: Refusal, client: ClientAddr, watch: Watch) {
         let (status, reason) = match refusal {
             Refusal::Malformed => (StatusCode::BAD_REQUEST, "no valid HTTP/1.1 request"),
             Refusal::TooLarge => {
@@ -84,7 +92,7 @@ impl Proxy {
         // Its method is not known: a dash, as logs have it.
         let method = Method::from_bytes(b"-").unwrap_or_default();
         let (id, log) = (self.sessions.next_id(), Arc::clone(&self.log));
-        let mut guard = Guard::new(id, client, method, "", &Uri::default(), log);
+        let mut guard = Guard::new(id, client, method, "", &Uri::default(), log, watch);
         guard.report().target = "-".into();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };

@@ -116,3 +116,17 @@ async fn a_second_signal_cuts_at_once_and_still_tells_everybody() {
     assert_eq!((client.close().await.code.0, server.close().await.code.0), (1001, 1001));
     assert_eq!(reports.recv().await.unwrap().1.ending.why, Why::Shutdown, "and not aborted");
 }
+
+#[tokio::test]
+async fn a_request_that_is_cut_was_not_left_by_its_client() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::start(&config(puppet.address(), "50ms", "0s")).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    let mut reports = proxy.running.proxy.log.listen();
+    assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
+    let report = reports.recv().await.unwrap();
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
+}

@@ -176,8 +176,11 @@ impl Drop for Relayed {
         if self.body.is_end_stream() {
             self.done();
         } else {
-            let reason = "client left before the end of the response".into();
-            self.finish(Ending { reason, ..Ending::new(Who::Client, Why::Eof) });
+            let ending = self
+                .guard
+                .as_ref()
+                .map(|guard| guard.broken_off("client left before the end of the response"));
+            ending.into_iter().for_each(|ending| self.finish(ending));
         }
     }
 }

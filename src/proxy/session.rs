@@ -3,6 +3,7 @@
 
 use super::snapshot::Snapshot;
 use crate::addr::ClientAddr;
+use crate::drain::{Phase, Watch};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::report::{ConnectionId, Report, redact};
@@ -171,6 +172,7 @@ pub struct Guard {
     report: Option<Box<Report>>,
     started: Instant,
     log: Arc<AccessLog>,
+    watch: Watch,
 }
 
 impl Guard {
@@ -183,6 +185,7 @@ impl Guard {
         host: &str,
         uri: &Uri,
         log: Arc<AccessLog>,
+        watch: Watch,
     ) -> Self {
         let target = uri.path_and_query().map_or("", |target| target.as_str());
         let report = Report {
@@ -201,7 +204,7 @@ impl Guard {
             extensions: None,
             unlogged: false,
         };
-        Self { report: Some(Box::new(report)), started: Instant::now(), log }
+        Self { report: Some(Box::new(report)), started: Instant::now(), log, watch }
     }
 
     /// What is known, to be added to.
@@ -210,6 +213,17 @@ impl Guard {
     /// Never: the report is there until the guard is consumed.
     pub fn report(&mut self) -> &mut Report {
         self.report.as_mut().expect("a guard has its report until it is consumed")
+    }
+
+    /// The end of an exchange that is dropped before its end: unless the proxy itself has run out of
+    /// grace, its client has left.
+    #[must_use]
+    pub fn broken_off(&self, by_client: &str) -> Ending {
+        let (who, why, reason) = match self.watch.phase() {
+            Phase::Expired => (Who::Proxy, Why::Shutdown, "cut at the end of shutdown_grace"),
+            _ => (Who::Client, Why::Eof, by_client),
+        };
+        Ending { reason: reason.into(), ..Ending::new(who, why) }
     }
 
     /// Writes the report of a tunnel.
@@ -245,8 +259,8 @@ impl Drop for Guard {
             if report.status == 0 {
                 report.status = CLIENT_LEFT;
             }
-            let reason = "client left before the answer".into();
-            self.write_http(Ending { reason, ..Ending::new(Who::Client, Why::Eof) }, PerSide::default());
+            let ending = self.broken_off("client left before the answer");
+            self.write_http(ending, PerSide::default());
         }
     }
 }

@@ -1,0 +1,84 @@
+"""The PyPI package aiohttp, as client and as server. Its API has no fragments."""
+
+import asyncio
+
+from aiohttp import ClientSession, WSMsgType, web
+from peer import Conn, Peer, decode, encode
+
+LOOSE = {"autoping": False, "max_msg_size": 0}
+COMPRESS = {"off": 0, "takeover": 15}
+
+
+class Aiohttp(Peer):
+    async def listen(self, port):
+        async def handler(request):
+            socket = web.WebSocketResponse(protocols=["chat.v2"], **LOOSE)
+            await socket.prepare(request)
+            await self.keep(request.path.rsplit("/", 1)[-1], socket, lambda: request.transport)
+            return socket
+
+        app = web.Application()
+        app.router.add_get("/{path:.*}", handler)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        return runner.addresses[0][1]
+
+    async def open(self, conn, url, protocols, deflate):
+        session = ClientSession()
+        socket = await session.ws_connect(url, protocols=protocols, compress=COMPRESS[deflate], **LOOSE)
+        self.conns[conn] = None
+        transport = socket._response.connection.transport
+        asyncio.create_task(self.keep(conn, socket, lambda: transport))
+        await asyncio.sleep(0)
+
+    async def keep(self, name, socket, transport):
+        """Reads a connection to its end."""
+        conn = self.conns[name] = Conn()
+        conn.socket, conn.transport = socket, transport
+        while conn.closed is None:
+            await take(conn, await socket.receive())
+
+    async def send(self, conn, message, pieces):
+        data, socket = decode(message), self.find(conn).socket
+        await (socket.send_str(data) if isinstance(data, str) else socket.send_bytes(data))
+
+    async def ping(self, conn, data):
+        await self.find(conn).socket.ping(data.encode())
+
+    async def close(self, conn, code, reason):
+        found = self.find(conn)
+        await found.socket.close(code=code, message=reason.encode())
+        found.closed = [found.socket.close_code, ""]
+
+    async def drop(self, conn):
+        self.find(conn).transport().abort()
+
+    async def seen(self, conn):
+        found = self.find(conn)
+        socket = found.socket
+        return {
+            "pings": found.pings, "pongs": found.pongs, "closed": found.closed,
+            "protocol": getattr(socket, "ws_protocol", None) or getattr(socket, "protocol", None) or "", "extensions": "permessage-deflate" if socket.compress else "",
+        }
+
+
+async def take(conn, message):
+    """Notes one message of a connection."""
+    if message.type is WSMsgType.PING:
+        conn.pings.append(message.data.decode("latin-1"))
+        await conn.socket.pong(message.data)
+    elif message.type is WSMsgType.PONG:
+        conn.pongs.append(message.data.decode("latin-1"))
+    elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+        conn.messages.put_nowait(encode(message.data))
+    elif message.type is WSMsgType.CLOSE:
+        conn.closed = [message.data, message.extra or ""]
+    elif message.type is WSMsgType.CLOSED:
+        conn.closed = [conn.socket.close_code, ""]
+    elif message.type is WSMsgType.ERROR:
+        conn.closed = [conn.socket.close_code, f"error: {message.data}"]
+
+
+asyncio.run(Aiohttp().serve({"pieces": False, "pings": True, "drop": True, "deflate": list(COMPRESS)}))
