@@ -3,10 +3,10 @@
 use super::Forwarded;
 use crate::addr::ClientAddr;
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use std::net::IpAddr;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -17,15 +17,14 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Headers that concern one connection only (RFC 9110 7.6.1). Credentials for a proxy are for this
-/// one; whatever the framing of a body was, it is made anew.
-const HOP_BY_HOP: [HeaderName; 9] = [
+/// one; whatever the framing of a body was, it is made anew. `Trailer` stays: trailers pass.
+const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
     TE,
-    TRAILER,
     TRANSFER_ENCODING,
     UPGRADE,
 ];
@@ -44,6 +43,12 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
+}
+
+/// Says that a message came through here, as a proxy must (RFC 9110 7.6.3), behind those before it.
+pub fn add_via(headers: &mut HeaderMap, received: Version) {
+    let version = if received == Version::HTTP_10 { "1.0" } else { "1.1" };
+    append(headers, &VIA, &format!("{version} holdline"));
 }
 
 /// `Expect: 100-continue` is answered here: the request is not held back towards the upstream.

@@ -6,7 +6,7 @@ use super::request::Inbound;
 use super::session::Guard;
 use super::snapshot::Route;
 use crate::drain::Watch;
-use crate::http::headers::remove_hop_by_hop;
+use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection, ExchangeError};
@@ -91,6 +91,7 @@ pub(super) fn relay(
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
+    add_via(&mut parts.headers, parts.version);
     for (name, value) in &route.response_headers {
         parts.headers.insert(name.clone(), value.clone());
     }

@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
-use crate::http::headers::{add_forwarding, remove_expect, remove_hop_by_hop};
+use crate::http::headers::{add_forwarding, add_via, remove_expect, remove_hop_by_hop};
 use crate::route::normalise;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -70,6 +70,7 @@ impl Inbound {
         }
         remove_hop_by_hop(headers);
         remove_expect(headers);
+        add_via(headers, self.parts.version);
         if let (false, Target::Upstream(name)) = (headers.contains_key(HOST), &route.target) {
             // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not (nginx, `$proxy_host`).
             headers.extend(HeaderValue::from_str(name).map(|name| (HOST, name)));

@@ -9,7 +9,7 @@ use super::request::Inbound;
 use super::session::{Guard, Place, Session};
 use super::snapshot::{Route, Snapshot};
 use crate::drain::Watch;
-use crate::http::headers::remove_hop_by_hop;
+use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::{Watched, into_stream};
 use crate::io::Stream;
@@ -139,6 +139,7 @@ fn accept(
     }
     let protocol = parts.headers.get(UPGRADE).cloned();
     remove_hop_by_hop(&mut parts.headers);
+    add_via(&mut parts.headers, parts.version);
     for (name, value) in &opening.route.response_headers {
         parts.headers.insert(name.clone(), value.clone());
     }

@@ -128,6 +128,11 @@ impl Raw {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Writes what is taken at once, or waits until something is.
+    pub async fn write_some(&mut self, bytes: &[u8]) -> usize {
+        self.stream.write(bytes).await.unwrap()
+    }
+
     /// Writes a request and reads the head of its answer.
     pub async fn ask(&mut self, request: &str) -> String {
         self.write(request).await;
