@@ -93,6 +93,48 @@ async fn a_fast_side_waits_for_a_slow_one_and_nothing_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_slow_side_is_bounded() {
+    let mut rig = rig(&[], 1024);
+    let mut message = vec![0x82, 127];
+    message.extend_from_slice(&(1_u64 << 30).to_be_bytes());
+    rig.upstream.write_all(&message).await.unwrap();
+    // It takes as much as it will hold; then a second without a byte taken.
+    let (mut taken, piece) = (0, [7; 4096]);
+    while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), rig.upstream.write(&piece)).await {
+        taken += written.unwrap();
+    }
+    assert!(taken <= 128 * 1024, "{taken} bytes are held for a client that reads none");
+    // A client that reads a little at a time is served at its pace, and kept.
+    let mut little = [0; 1024];
+    for _ in 0..120 {
+        rig.client.read_exact(&mut little).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = tokio::time::timeout(Duration::from_millis(1), rig.upstream.write(&piece)).await;
+    }
+    assert!(!rig.tunnel.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_moves_much_lets_the_others_have_their_turn() {
+    let mut rig = rig(&[], 1 << 24);
+    let mut flood = vec![0x82, 127];
+    flood.extend_from_slice(&(1_u64 << 23).to_be_bytes());
+    flood.resize(1 << 23, 7);
+    rig.upstream.write_all(&flood).await.unwrap();
+    // One thread: tasks take turns, so between two of the reader's the tunnel has one.
+    let reader = tokio::spawn(async move {
+        let (mut turns, mut left, mut buffer) = (0, 1 << 23, vec![0; 1 << 23]);
+        while left > 0 {
+            let most = rig.client.read(&mut buffer).await.unwrap();
+            assert!(most <= READS_PER_TURN * SCRATCH + 10, "{most} bytes in one turn");
+            (left, turns) = (left.max(most) - most, turns + 1);
+        }
+        turns
+    });
+    assert!(reader.await.unwrap() >= (1 << 23) / (READS_PER_TURN * SCRATCH));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_side_that_takes_nothing_ends_by_the_send_timeout() {
     let mut rig = rig(&[], 64);
     let started = Instant::now();
