@@ -150,9 +150,7 @@ fn respond(status: StatusCode, body: &str, route: &Route, mut guard: Guard) -> R
     let mut response = Response::new(full(body.to_owned()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    for (name, value) in &route.response_headers {
-        response.headers_mut().insert(name.clone(), value.clone());
-    }
+    route.set_response_headers(response.headers_mut());
     guard.report().status = status.as_u16();
     guard.finish_http(Ending::new(Who::Proxy, Why::Done), PerSide::default());
     response

@@ -91,6 +91,9 @@ fn signals_reload_reopen_and_end() {
     wait_for("serving");
     signal(&child, "HUP");
     wait_for("reloaded");
+    std::fs::write(&path, good.replace("[log]", "[log]\nformat = \"json\"")).unwrap();
+    signal(&child, "HUP");
+    assert!(wait_for("reloaded").starts_with('{'), "the log's format changes too");
     std::fs::write(&path, "[[liste]]").unwrap();
     signal(&child, "HUP");
     assert!(wait_for("liste").contains("listen"), "the nearest key is named");

@@ -92,9 +92,7 @@ pub(super) fn relay(
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
     add_via(&mut parts.headers, parts.version);
-    for (name, value) in &route.response_headers {
-        parts.headers.insert(name.clone(), value.clone());
-    }
+    route.set_response_headers(&mut parts.headers);
     let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back) };
     Response::from_parts(parts, body.boxed_unsync())
 }

@@ -5,7 +5,7 @@ use crate::http::Forwarded;
 use crate::route::{Rewrite, Rule, Table};
 use crate::upstream::Upstream;
 use crate::{tunnel, upstream};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,15 @@ pub struct Route {
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// Which headers tell the upstream whence a request came.
     pub forwarded: Forwarded,
+}
+
+impl Route {
+    /// Sets the response headers that the route wants, over what came.
+    pub fn set_response_headers(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.response_headers {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
 }
 
 /// What becomes of a route's requests.

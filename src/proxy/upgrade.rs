@@ -140,9 +140,7 @@ fn accept(
     let protocol = parts.headers.get(UPGRADE).cloned();
     remove_hop_by_hop(&mut parts.headers);
     add_via(&mut parts.headers, parts.version);
-    for (name, value) in &opening.route.response_headers {
-        parts.headers.insert(name.clone(), value.clone());
-    }
+    opening.route.set_response_headers(&mut parts.headers);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
     let settings = Arc::clone(&opening.route.tunnel);

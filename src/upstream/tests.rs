@@ -187,6 +187,27 @@ async fn an_endpoint_that_never_answered_a_ping_was_silent_from_the_start() {
 }
 
 #[tokio::test]
+async fn names_are_looked_up_again_and_again_as_long_as_they_are_used() {
+    let mut settings =
+        settings(vec![Server { address: ServerAddr::Name("localhost".into(), 80), ..server(0) }]);
+    settings.resolve_interval = Some(Duration::from_millis(10));
+    let upstream = Arc::new(Upstream::new(settings, None));
+    let (_trigger, watch) = crate::drain::channel();
+    let keeper = tokio::spawn(resolve::keep_fresh(Arc::downgrade(&upstream), watch));
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let last = *upstream.looked_up();
+        if last.is_some() && seen.last() != Some(&last) {
+            seen.push(last);
+        }
+    }
+    assert!(upstream.pick(None, &[]).is_ok());
+    drop(upstream);
+    tokio::time::timeout(Duration::from_secs(5), keeper).await.expect("it ends with its upstream").unwrap();
+}
+
+#[tokio::test]
 async fn local_names_are_looked_up() {
     let name = ServerAddr::Name("localhost".into(), 80);
     let unknown = ServerAddr::Name("unknown.invalid".into(), 80);
