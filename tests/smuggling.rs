@@ -464,3 +464,84 @@ async fn exchange(client: &mut Raw, want: Want) -> String {
     let _ = client.stream.shutdown().await;
     String::from_utf8_lossy(&client.rest().await).into_owned()
 }
+
+/// Answers of an upstream, each with more bytes behind it than it announces, or with two readings.
+/// What is left must not be taken for the answer to the next request.
+#[tokio::test]
+async fn no_answer_is_taken_for_the_next_one() {
+    let poison = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned";
+    let answers = [
+        ("two answers to one request", format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{poison}")),
+        ("bytes behind the body", format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\n{poison}")),
+        ("a body behind 204", format!("HTTP/1.1 204 No Content\r\n\r\n{poison}")),
+        ("a body behind 304", format!("HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\n{poison}")),
+        (
+            "two lengths",
+            format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 51\r\n\r\nok{poison}"),
+        ),
+        (
+            "6.3: both framings",
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{poison}"
+            ),
+        ),
+        (
+            "7.1: a bad chunk",
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n{poison}"),
+        ),
+        (
+            "7.1: bytes behind the last chunk",
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{poison}"),
+        ),
+        (
+            "an answer behind a 100",
+            format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{poison}"),
+        ),
+        (
+            "an unasked 101",
+            format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n{poison}"),
+        ),
+        (
+            "5.2: a folded field",
+            format!("HTTP/1.1 200 OK\r\nX: a\r\n Content-Length: 2\r\nContent-Length: 0\r\n\r\n{poison}"),
+        ),
+        ("a negative length", format!("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{poison}")),
+    ];
+    for (what, answer) in answers {
+        let puppet = Puppet::new().await;
+        let proxy = Proxy::before(&[puppet.address()]).await;
+        let mut client = proxy.connect().await;
+        client.write("GET /1 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write(&answer).await;
+        // Answered, refused, or cut where a head had passed before the body proved bad.
+        let _ = client.head_or_end().await;
+        // Another client: what matters is the connection to the upstream.
+        let mut next = proxy.connect().await;
+        next.write("GET /2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        let good = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond";
+        let serve_first = async {
+            if server.head_or_end().await.starts_with("GET /2") {
+                server.write(good).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let serve_new = async {
+            let mut server = puppet.accept().await;
+            server.head().await;
+            server.write(good).await;
+            std::future::pending::<()>().await;
+        };
+        let heard = tokio::select! {
+            heard = next.rest() => heard,
+            () = serve_first => unreachable!(),
+            () = serve_new => unreachable!(),
+        };
+        assert!(
+            String::from_utf8_lossy(&heard).ends_with("second"),
+            "{what}: {}",
+            String::from_utf8_lossy(&heard)
+        );
+    }
+}

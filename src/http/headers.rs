@@ -3,8 +3,8 @@
 use super::Forwarded;
 use crate::addr::ClientAddr;
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use std::net::IpAddr;
@@ -42,6 +42,30 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
+    }
+}
+
+/// Finds what two readers may frame differently: whoever stands behind would be smuggled the
+/// difference as a message of its own (RFC 9112 6.3, 11.2).
+///
+/// # Errors
+/// What is ambiguous.
+pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
+    let lines = |name| headers.get_all(name).iter().collect::<Vec<_>>();
+    let (codings, lengths) = (lines(TRANSFER_ENCODING), lines(CONTENT_LENGTH));
+    let is_chunked = |coding: &&HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    let is_number =
+        |length: &&HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if !codings.is_empty() && !lengths.is_empty() {
+        Err("both Transfer-Encoding and Content-Length")
+    } else if !codings.is_empty() && version < Version::HTTP_11 {
+        Err("Transfer-Encoding in HTTP/1.0")
+    } else if codings.len() > 1 || !codings.iter().all(is_chunked) {
+        Err("a Transfer-Encoding other than chunked")
+    } else if lengths.len() > 1 || !lengths.iter().all(is_number) {
+        Err("Content-Length is not one number")
+    } else {
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use super::session::Guard;
 use super::snapshot::Route;
 use crate::addr::EndpointAddr;
 use crate::drain::Watch;
+use crate::http::headers::check_framing;
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::{ConnectError, connect};
 use crate::upstream::{Lease, Upstream};
@@ -86,19 +87,23 @@ impl<'a> Attempts<'a> {
     /// Sends a request over a connection; on a failure, the endpoint is charged with it.
     ///
     /// # Errors
-    /// There is no answer.
+    /// There is no answer, or none that can be passed on.
     pub(super) async fn exchange(
         &self,
         lease: &mut Lease,
         connection: &mut Connection,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    ) -> Result<Response<Incoming>, Failure> {
         let fresh = !connection.used;
         let answer = connection.exchange(request, self.route.response_timeout).await;
-        // One that was used before may have been closed meanwhile: that is nobody's failure.
-        answer.inspect_err(|error| {
-            if fresh || matches!(error, ExchangeError::TimedOut(_)) {
-                self.miss(lease, error);
+        let checked = answer.map_err(Failure::from).and_then(|response| {
+            let framing = check_framing(response.headers(), response.version());
+            framing.map(|()| response).map_err(Failure::AnswerFraming)
+        });
+        checked.inspect_err(|failure| {
+            // One that was used before may have been closed meanwhile: that is nobody's fault.
+            if fresh || !matches!(failure, Failure::NoAnswer(ExchangeError::Http(_))) {
+                self.miss(lease, failure);
             }
         })
     }
@@ -144,11 +149,11 @@ impl<'a> Attempts<'a> {
     }
 }
 
-impl From<&ExchangeError> for Miss {
-    fn from(error: &ExchangeError) -> Self {
-        match error {
-            ExchangeError::TimedOut(_) => Self::TimedOut,
-            ExchangeError::Http(_) => Self::Broken,
+impl From<&Failure> for Miss {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::NoAnswer(ExchangeError::TimedOut(_)) => Self::TimedOut,
+            _ => Self::Broken,
         }
     }
 }

@@ -43,6 +43,9 @@ pub enum Failure {
     /// Its 101 does not accept this opening.
     #[error("{0}")]
     BadAnswer(#[from] AnswerError),
+    /// Where the body of its answer ends can be read in two ways.
+    #[error("the length of its answer is ambiguous: {0}")]
+    AnswerFraming(&'static str),
     /// It switched protocols unasked.
     #[error("it switched protocols although nobody asked")]
     Unasked,
@@ -64,6 +67,7 @@ impl Failure {
             Self::NotConnected(ConnectError::Io(_))
             | Self::NoAnswer(ExchangeError::Http(_))
             | Self::BadAnswer(_)
+            | Self::AnswerFraming(_)
             | Self::Unasked => StatusCode::BAD_GATEWAY,
         }
     }
@@ -74,9 +78,11 @@ impl Failure {
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
             Self::NoEndpoint(_) => Some(CloseCode::TRY_AGAIN_LATER),
-            Self::NotConnected(_) | Self::NoAnswer(_) | Self::BadAnswer(_) | Self::Unasked => {
-                Some(CloseCode::BAD_GATEWAY)
-            }
+            Self::NotConnected(_)
+            | Self::NoAnswer(_)
+            | Self::BadAnswer(_)
+            | Self::AnswerFraming(_)
+            | Self::Unasked => Some(CloseCode::BAD_GATEWAY),
             _ => None,
         }
     }
@@ -88,7 +94,9 @@ impl Failure {
             Self::NotConnected(_) => "the upstream cannot be reached".to_owned(),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => "the upstream did not answer in time".to_owned(),
             Self::NoAnswer(_) => "the upstream gave no answer".to_owned(),
-            Self::BadAnswer(_) | Self::Unasked => "the upstream gave no valid answer".to_owned(),
+            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::Unasked => {
+                "the upstream gave no valid answer".to_owned()
+            }
             Self::NoEndpoint(_) => "no upstream server is available".to_owned(),
             other => other.to_string(),
         }
@@ -109,7 +117,7 @@ impl Failure {
             Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
             Self::NoAnswer(error) if error.is_bad_answer() => (Who::Upstream, Why::BadAnswer),
             Self::NoAnswer(_) => (Who::Upstream, Why::Eof),
-            Self::BadAnswer(_) | Self::Unasked => (Who::Upstream, Why::BadAnswer),
+            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::Unasked => (Who::Upstream, Why::BadAnswer),
         };
         Ending { reason: self.to_string().into(), ..Ending::new(who, why) }
     }

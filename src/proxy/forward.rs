@@ -64,12 +64,12 @@ pub(super) async fn forward(
                 let give_back = GiveBack::new(connection, upstream, &watch);
                 return Ok(relay(response, route, lease, guard, give_back));
             }
-            Err(ExchangeError::Http(_)) if used => {
+            Err(Failure::NoAnswer(ExchangeError::Http(_))) if used => {
                 attempts.again_afresh(lease);
                 continue;
             }
-            Err(error) if again && attempts.go_on(Miss::from(&error)) => continue,
-            Err(error) => error.into(),
+            Err(failure) if again && attempts.go_on(Miss::from(&failure)) => continue,
+            Err(failure) => failure,
         };
         return Err((failure, guard));
     }

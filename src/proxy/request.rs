@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
-use crate::http::headers::{add_forwarding, add_via, remove_expect, remove_hop_by_hop};
+use crate::http::headers::{add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop};
 use crate::route::normalise;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -32,7 +32,7 @@ impl Inbound {
         if parts.method == Method::CONNECT {
             return Err(Failure::Connect);
         }
-        check_framing(&parts)?;
+        check_framing(&parts.headers, parts.version).map_err(Failure::Framing)?;
         // The authority of an absolute form is the host asked for (RFC 9112 3.2.2).
         let authority = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         if let Some(Ok(host)) = authority {
@@ -119,28 +119,6 @@ impl Inbound {
         };
         value.filter(|value| !value.is_empty()).map(|value| key_of(value.as_bytes()))
     }
-}
-
-/// Refuses what two readers may frame differently: whoever stands behind would be smuggled the
-/// difference as a request of its own (RFC 9112 11.2).
-fn check_framing(parts: &Parts) -> Result<(), Failure> {
-    let lines = |name| parts.headers.get_all(name).iter().collect::<Vec<_>>();
-    let (codings, lengths) = (lines(TRANSFER_ENCODING), lines(CONTENT_LENGTH));
-    if !codings.is_empty() && !lengths.is_empty() {
-        return Err(Failure::Framing("both Transfer-Encoding and Content-Length"));
-    }
-    if !codings.is_empty() && parts.version < Version::HTTP_11 {
-        return Err(Failure::Framing("Transfer-Encoding in HTTP/1.0"));
-    }
-    if codings.len() > 1 || codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Err(Failure::Framing("a Transfer-Encoding other than chunked"));
-    }
-    let plain =
-        |length: &&HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-    if lengths.len() > 1 || !lengths.iter().all(plain) {
-        return Err(Failure::Framing("Content-Length is not one number"));
-    }
-    Ok(())
 }
 
 /// The value of `name` among `name=value` pairs.

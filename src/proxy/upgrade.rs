@@ -75,8 +75,8 @@ pub(super) async fn open(
         let asked = request.headers().clone();
         let response = match attempts.exchange(&mut lease, &mut connection, request).await {
             Ok(response) => response,
-            Err(error) if attempts.go_on(Miss::from(&error)) => continue,
-            Err(error) => return Err((error.into(), guard)),
+            Err(failure) if attempts.go_on(Miss::from(&failure)) => continue,
+            Err(failure) => return Err((failure, guard)),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             if !attempts.is_failure(response.status()) {
