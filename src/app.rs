@@ -3,6 +3,7 @@
 mod reload;
 mod shutdown;
 pub mod signal;
+mod systemd;
 
 pub use reload::ReloadError;
 pub use shutdown::Ended;

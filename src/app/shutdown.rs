@@ -19,6 +19,11 @@ pub enum Ended {
 }
 
 impl Running {
+    /// The longest that [`Self::shut_down`] takes.
+    pub(super) fn longest_end(&self) -> Duration {
+        self.config.process.shutdown_grace + LAST_WORDS
+    }
+
     /// Ends everything, within `process.shutdown_grace`, or at once when `hurry` is ready. How it
     /// went.
     pub async fn shut_down(self, hurry: impl Future<Output = ()>) -> Ended {

@@ -1,5 +1,6 @@
 //! Owns the process's signals and what they mean.
 
+use super::systemd::Systemd;
 use super::{Ended, Running};
 use crate::config::{Config, Errors};
 use std::io;
@@ -39,9 +40,14 @@ impl Signals {
         mut running: Running,
         mut load: impl FnMut() -> Result<Config, Errors>,
     ) -> ExitCode {
+        let systemd = Systemd::serving(&running.proxy.sessions, running.listeners.len());
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => reload(&mut running, &mut load).await,
+                _ = self.hangup.recv() => {
+                    systemd.reloading();
+                    let failed = reload(&mut running, &mut load).await.err();
+                    systemd.reloaded(running.listeners.len(), failed);
+                }
                 _ = self.user1.recv() => {
                     running.proxy.log.reopen();
                     tracing::info!("access log is opened anew");
@@ -56,31 +62,44 @@ impl Signals {
                 _ = self.interrupt.recv() => {}
             }
         };
-        match running.shut_down(second).await {
+        systemd.stopping(running.longest_end());
+        let ended = running.shut_down(second).await;
+        systemd.end().await;
+        match ended {
             Ended::InTime | Ended::Cut => ExitCode::SUCCESS,
             Ended::AtOnce => ExitCode::from(EXIT_AT_ONCE),
         }
     }
 }
 
-async fn reload(running: &mut Running, load: &mut impl FnMut() -> Result<Config, Errors>) {
-    let config = match load() {
-        Ok(config) => config,
-        Err(errors) => {
-            for error in errors.iter() {
-                tracing::error!("{error}");
-            }
-            return tracing::error!(
-                errors = errors.iter().count(),
-                "reload failed, the running configuration stays"
-            );
+/// Loads and takes over; says in the log how it went, and returns in short why it failed.
+async fn reload(
+    running: &mut Running,
+    load: &mut impl FnMut() -> Result<Config, Errors>,
+) -> Result<(), String> {
+    let config = load().map_err(|errors| {
+        for error in errors.iter() {
+            tracing::error!("{error}");
         }
-    };
+        tracing::error!(errors = errors.iter().count(), "reload failed, the running configuration stays");
+        first_of(&errors)
+    })?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match running.reload(config).await {
-        Ok(()) => tracing::info!(tunnels = running.proxy.sessions.count(), "reloaded"),
-        Err(error) => tracing::error!(%error, "reload failed, the running configuration stays"),
+    running.reload(config).await.map_err(|error| {
+        tracing::error!(%error, "reload failed, the running configuration stays");
+        error.to_string()
+    })?;
+    tracing::info!(tunnels = running.proxy.sessions.count(), "reloaded");
+    Ok(())
+}
+
+fn first_of(errors: &Errors) -> String {
+    let mut all = errors.iter();
+    let first = all.next().map(ToString::to_string).unwrap_or_default();
+    match all.count() {
+        0 => first,
+        more => format!("{first} (and {more} more)"),
     }
 }
