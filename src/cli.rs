@@ -2,9 +2,10 @@
 
 mod check;
 mod demo;
+mod generate;
 mod run;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +62,13 @@ enum Command {
         #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
     },
+    /// Write manual pages and completions for shells, as packages want them
+    #[command(hide = true)]
+    Generate {
+        /// Where to
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
 }
 
 /// Does what the command line asks for.
@@ -70,6 +78,7 @@ pub fn execute() -> ExitCode {
         Command::Run { config } => run::run(&config),
         Command::Check { config, show } => check::check(&config, show),
         Command::Demo { listen } => demo::demo(listen),
+        Command::Generate { folder } => generate::generate(&Cli::command(), &folder),
     }
 }
 
@@ -82,7 +91,6 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -106,3 +106,23 @@ fn signals_reload_reopen_and_end() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(log.exists(), "the log was opened anew");
 }
+
+#[test]
+fn manual_pages_and_completions_say_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = folder.path().join("new/folder");
+    let generated = holdline(&["generate", written.to_str().unwrap()]);
+    assert_eq!(generated.status.code(), Some(0), "{}", text(&generated.stderr));
+    let read = |name: &str| std::fs::read_to_string(written.join(name)).unwrap();
+    let page = read("holdline.1");
+    for word in ["holdline\\-check(1)", ".SH SIGNALS", "SIGHUP", ".SH \"EXIT CODES\"", "78"] {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+    assert!(!page.contains("holdline\\-help"), "{page}");
+    assert!(read("holdline-run.1").contains("/etc/holdline/proxy.toml"));
+    for name in ["holdline.1", "holdline.bash", "holdline.fish", "_holdline"] {
+        assert!(!read(name).contains("generate"), "{name} offers what is no operator's business");
+    }
+    assert!(!text(&holdline(&["--help"]).stdout).contains("generate"));
+    assert_eq!(holdline(&["generate", "/dev/null/folder"]).status.code(), Some(1));
+}
