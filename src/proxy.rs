@@ -124,6 +124,10 @@ impl Proxy {
             Ok(wish) => wish,
             Err(error) => return reject::with_status(&error.into(), guard),
         };
+        let inbound = match inbound.aimed(route) {
+            Ok(inbound) => inbound,
+            Err(failure) => return reject::with_status(&failure, guard),
+        };
         if wish == Wish::Http {
             return match forward::forward(route, upstream, &inbound, body, guard, watch).await {
                 Ok(response) => response,

@@ -137,6 +137,9 @@ pub enum PathError {
     /// It is not absolute.
     #[error("the path does not begin with a slash")]
     Relative,
+    /// Rewritten, it leads out of the path that stands in the configuration.
+    #[error("the path leads out of its route")]
+    LeadsOut,
 }
 
 /// A path as routes are matched on it (nginx, `location`): `%XX` decoded, `.` and `..` resolved,
@@ -178,8 +181,10 @@ pub struct Rewrite(pub String);
 impl Rewrite {
     /// The path to ask the upstream for, percent-encoded: the part that `matched` is replaced
     /// (nginx `proxy_pass` with a URI); of a regex, `$1` and its like stand for its groups.
-    #[must_use]
-    pub fn apply(&self, matched: &PathPattern, normal: &str) -> String {
+    ///
+    /// # Errors
+    /// What was no `..` in the path is one behind what replaces its beginning: `/ws../x`, less `/ws`.
+    pub fn apply(&self, matched: &PathPattern, normal: &str) -> Result<String, PathError> {
         let path = match matched {
             PathPattern::Exact(_) => self.0.clone(),
             PathPattern::Prefix { prefix, .. } => {
@@ -196,7 +201,10 @@ impl Rewrite {
             PathPattern::Regex(regex) => regex.replace(normal, self.0.as_str()).into_owned(),
         };
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        utf8_percent_encode(&path, PATH).to_string()
+        if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+            return Err(PathError::LeadsOut);
+        }
+        Ok(utf8_percent_encode(&path, PATH).to_string())
     }
 }
 
@@ -303,7 +311,9 @@ mod tests {
 
     #[test]
     fn rewriting_replaces_what_matched() {
-        let to = |rewrite: &str, matched: &PathPattern, path| Rewrite(rewrite.into()).apply(matched, path);
+        let to = |rewrite: &str, matched: &PathPattern, path| {
+            Rewrite(rewrite.into()).apply(matched, path).unwrap()
+        };
         assert_eq!(to("/", &prefix("/ws/"), "/ws/room/1"), "/room/1");
         assert_eq!(to("/", &prefix("/ws"), "/ws/room"), "/room");
         assert_eq!(to("/", &prefix("/ws"), "/ws"), "/");

@@ -49,6 +49,22 @@ impl Inbound {
         Ok(Self { host, path, client, parts })
     }
 
+    /// The same with the path and query to ask the upstream for.
+    ///
+    /// # Errors
+    /// The route's rewrite leads elsewhere than it says.
+    pub(super) fn aimed(mut self, route: &Route) -> Result<Self, Failure> {
+        let query = self.parts.uri.query();
+        let path = match &route.rewrite {
+            Some(rewrite) => rewrite.apply(&route.rule.path, &self.path)?,
+            None => self.parts.uri.path().to_owned(),
+        };
+        let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+        // The parts come from a URI, or percent-encoded.
+        self.parts.uri = target.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        Ok(self)
+    }
+
     /// The request as the upstream gets it; `upgrade` names the protocol that is asked for.
     #[must_use]
     pub(super) fn for_upstream<B>(
@@ -59,7 +75,7 @@ impl Inbound {
     ) -> Request<B> {
         let mut request = Request::new(body);
         *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.target(route);
+        *request.uri_mut() = self.parts.uri.clone();
         // How the client spelt the names of its headers travels here.
         *request.extensions_mut() = self.parts.extensions.clone();
         let headers = request.headers_mut();
@@ -87,18 +103,6 @@ impl Inbound {
             headers.insert(UPGRADE, protocol.clone());
         }
         request
-    }
-
-    /// The path and query to ask for.
-    fn target(&self, route: &Route) -> Uri {
-        let query = self.parts.uri.query();
-        let path = match &route.rewrite {
-            Some(rewrite) => rewrite.apply(&route.rule.path, &self.path),
-            None => self.parts.uri.path().to_owned(),
-        };
-        let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-        // The parts come from a URI, or percent-encoded.
-        target.parse().unwrap_or_else(|_| Uri::from_static("/"))
     }
 
     /// What an upstream's method of balancing goes by.

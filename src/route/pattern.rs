@@ -50,6 +50,10 @@ pub enum PatternError {
 impl FromStr for HostPattern {
     type Err = PatternError;
     fn from_str(text: &str) -> Result<Self, PatternError> {
+        // It may name the route in logs.
+        if text.contains(char::is_control) {
+            return Err(PatternError::Host);
+        }
         if let Some(regex) = text.strip_prefix('~') {
             return compile(&format!("{ANY_CASE}{regex}")).map(Self::Regex);
         }

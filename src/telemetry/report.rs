@@ -209,12 +209,25 @@ const SECRET_NAMES: [&str; 10] =
 /// send headers with an opening, so tokens travel in the query.
 #[must_use]
 pub fn redact(target: &str) -> String {
-    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
-    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((key, value)) if is_secret(key) && !value.is_empty() => format!("{key}=***"),
-        _ => pair.to_owned(),
+    let each = |text: &str, separator: &str| {
+        text.split(separator).map(without_secret).collect::<Vec<_>>().join(separator)
+    };
+    match target.split_once('?') {
+        Some((path, query)) => format!("{}?{}", each(path, "/"), each(query, "&")),
+        None => each(target, "/"),
+    }
+}
+
+/// A parameter of a query or a segment of a path, up to the value of the first secret in it. Some
+/// servers part parameters at `;` too, and segments have theirs behind one (RFC 3986 3.3); a `?`
+/// begins those of a target within the target.
+fn without_secret(text: &str) -> String {
+    let starts = text.match_indices([';', '?']).map(|(at, _)| at + 1);
+    let mut pairs = std::iter::once(0).chain(starts).filter_map(|start| {
+        let (key, value) = text[start..].split_once('=')?;
+        (is_secret(key) && !value.is_empty()).then(|| start + key.len())
     });
-    format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
+    pairs.next().map_or_else(|| text.to_owned(), |end| format!("{}=***", &text[..end]))
 }
 
 fn is_secret(key: &str) -> bool {

@@ -110,7 +110,8 @@ fn check_opening(
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
 /// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455 4.2.2 point 5.4).
@@ -151,13 +152,13 @@ pub fn check_answer(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), Answe
     if sole(answer, &SEC_WEBSOCKET_ACCEPT).is_none_or(|value| value.as_bytes() != accept(key).as_bytes()) {
         return Err(AnswerError::Accept);
     }
-    match answer.get(SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::to_str) {
-        None => Ok(()),
-        Some(Ok(chosen)) if tokens(opening, &SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == chosen.trim()) => {
-            Ok(())
-        }
-        Some(_) => Err(AnswerError::Protocol),
+    if !answer.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        return Ok(());
     }
+    // It may stand once only (RFC 6455 11.3.4).
+    let chosen = sole(answer, &SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()).map(str::trim);
+    let offered = |chosen| tokens(opening, &SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == chosen);
+    if chosen.is_some_and(offered) { Ok(()) } else { Err(AnswerError::Protocol) }
 }
 
 /// Holds a 101 against an upgrade to a protocol other than WebSocket.
@@ -185,6 +186,11 @@ pub enum Extensions {
 /// Reads the extensions from an answer's headers.
 #[must_use]
 pub fn extensions(answer: &HeaderMap) -> Extensions {
+    // What cannot be read may be any of them.
+    let mut lines = answer.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
+    if lines.any(|line| line.to_str().is_err()) {
+        return Extensions::Unknown;
+    }
     let mut found = Extensions::None;
     for token in tokens(answer, &SEC_WEBSOCKET_EXTENSIONS) {
         let name = token.split(';').next().unwrap_or_default().trim();
@@ -202,13 +208,14 @@ pub fn list_names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1).
+/// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). One with bytes
+/// that are no text is left out, and the others are not lost by it.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|token| std::str::from_utf8(token).ok())
         .map(str::trim)
         .filter(|token| !token.is_empty())
 }

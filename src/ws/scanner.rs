@@ -145,10 +145,11 @@ impl Scanner {
         loop {
             let (needed, header) = match Header::decode(unit.bytes())? {
                 None => (unit.header_needs(), None),
-                Some((header, size)) if header.opcode.is_control() => {
-                    (size + header.length as usize, Some(header))
+                Some((header, size)) => {
+                    self.check(&header)?;
+                    let payload = if header.opcode.is_control() { header.length as usize } else { 0 };
+                    (size + payload, Some(header))
                 }
-                Some((header, size)) => (size, Some(header)),
             };
             let step = needed.saturating_sub(unit.bytes().len()).min(input.len() - taken);
             unit.push(&input[taken..taken + step]);
@@ -158,7 +159,6 @@ impl Scanner {
                 return Ok(None);
             }
             let Some(header) = header else { continue };
-            self.check(&header)?;
             self.held = None;
             return Ok(Some(if header.opcode.is_control() {
                 Event { found: Found::Control(header), taken, held: Some(unit) }

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// Tag and sequence number of an injected Ping.
 const PAYLOAD: usize = 8;
 
+/// Ticks are microseconds: a shorter interval would leave the next Ping due for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// The Pings that one side is sent, by the proxy and by the other side.
 #[derive(Debug)]
 pub(super) struct Keepalive {
@@ -128,6 +131,7 @@ impl Keepalive {
 
     /// Connections that opened together would ping together for ever; the tag spreads them.
     fn less_a_random_tenth(&self, interval: Duration) -> Duration {
+        let interval = interval.max(SHORTEST);
         let spread = (self.tag ^ self.sent).wrapping_mul(0x9e37_79b9) >> 16;
         interval - interval * spread / (10 * 0x1_0000)
     }

@@ -1,0 +1,138 @@
+//! One test for each bug that was found, named after it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use holdline::config::Config;
+use holdline::http::headers::remove_hop_by_hop;
+use holdline::outcome::{PerSide, Side};
+use holdline::route::{PathError, PathPattern, Rewrite};
+use holdline::telemetry::report::redact;
+use holdline::tunnel::relay::{Output, Relay};
+use holdline::tunnel::timer::Tick;
+use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
+use holdline::ws::frame::Violation;
+use holdline::ws::handshake::{AnswerError, Extensions, accept, check_answer, extensions, list_names};
+use holdline::ws::scanner::{Rules, Scanner};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Proxy, Puppet, opening, upstream};
+
+#[test]
+fn a_violation_in_a_split_control_frame_waited_for_its_payload() {
+    let mut scanner = Scanner::new(Rules { masked: true, deflate: false });
+    assert!(scanner.next(&[0x89]).unwrap().is_none());
+    assert_eq!(scanner.next(&[0x05]).unwrap_err(), Violation::Unmasked);
+}
+
+#[test]
+fn a_ping_interval_below_a_microsecond_was_due_for_ever() {
+    struct Few(u32);
+    impl Output for Few {
+        fn send(&mut self, _: Side, _: &[u8]) {
+            self.0 += 1;
+            assert!(self.0 < 3, "one tick goes on for ever");
+        }
+    }
+    let often = Some(Duration::from_nanos(1));
+    let settings = Settings {
+        ping: PerSide { client: often, upstream: often },
+        ping_timeout: Duration::from_secs(20),
+        pong: Pong::Optional,
+        read_timeout: None,
+        send_timeout: None,
+        close_timeout: Duration::from_secs(10),
+        max_lifetime: None,
+        on_violation: OnViolation::Blind,
+        max_message_size: None,
+        close_codes: CloseCodes::Registered,
+    };
+    let mut relay = Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false });
+    let now = Tick::after(Duration::from_secs(1));
+    relay.on_tick(now, &mut Few(0));
+    assert!(relay.next_tick().unwrap() > now);
+}
+
+fn answer(pairs: &[(&'static str, &'static [u8])]) -> HeaderMap {
+    let value = |value| HeaderValue::from_bytes(value).unwrap();
+    pairs.iter().map(|&(name, bytes)| (HeaderName::from_static(name), value(bytes))).collect()
+}
+
+#[test]
+fn an_extension_with_bytes_beyond_ascii_was_overlooked() {
+    let unknown = answer(&[("sec-websocket-extensions", b"x-\xe4")]);
+    assert_eq!(extensions(&unknown), Extensions::Unknown);
+    let both = answer(&[
+        ("sec-websocket-extensions", b"permessage-deflate"),
+        ("sec-websocket-extensions", b"x; y=\"\xe4\""),
+    ]);
+    assert_eq!(extensions(&both), Extensions::Unknown);
+}
+
+#[test]
+fn bytes_beyond_ascii_hid_the_other_members_of_a_list() {
+    let connection = answer(&[("connection", b"k\xe4, Upgrade, x-hop"), ("x-hop", b"1")]);
+    assert!(list_names(&connection, &CONNECTION, "upgrade"));
+    let mut passed = connection;
+    remove_hop_by_hop(&mut passed);
+    assert!(passed.is_empty(), "{passed:?}");
+}
+
+#[test]
+fn a_second_subprotocol_in_an_answer_was_overlooked() {
+    let asked = answer(&[("sec-websocket-key", b"k"), ("sec-websocket-protocol", b"chat")]);
+    let mut given = answer(&[
+        ("upgrade", b"websocket"),
+        ("connection", b"upgrade"),
+        ("sec-websocket-protocol", b"chat"),
+        ("sec-websocket-protocol", b"mqtt"),
+    ]);
+    given.insert("sec-websocket-accept", accept(b"k").parse().unwrap());
+    assert_eq!(check_answer(&asked, &given), Err(AnswerError::Protocol));
+}
+
+#[test]
+fn secrets_behind_a_semicolon_were_logged() {
+    assert_eq!(redact("/ws?a=1;token=x"), "/ws?a=1;token=***");
+    assert_eq!(redact("/ws;jsessionid=x/room?b=2"), "/ws;jsessionid=***/room?b=2");
+    assert_eq!(redact("/ws;v=1;sid=x"), "/ws;v=1;sid=***");
+    assert_eq!(redact("/ws?to=/back?token=x&b=2"), "/ws?to=/back?token=***&b=2");
+    assert_eq!(redact("/ws?token=a;b?c/d"), "/ws?token=***", "none of the value is left");
+    assert_eq!(redact("/a=b/c;d?e;f=g"), "/a=b/c;d?e;f=g");
+}
+
+#[test]
+fn a_rewritten_path_led_out_of_its_route() {
+    let below = |rewrite: &str, path| {
+        Rewrite(rewrite.to_owned()).apply(&PathPattern::prefix("/ws", false).unwrap(), path)
+    };
+    assert_eq!(below("/api/", "/ws../admin"), Err(PathError::LeadsOut));
+    assert_eq!(below("/", "/ws."), Err(PathError::LeadsOut));
+    assert_eq!(below("/api/", "/ws..x"), Ok("/api/..x".to_owned()));
+    let regex = PathPattern::regex("^/ws(.*)$").unwrap();
+    assert_eq!(Rewrite("/api/$1".to_owned()).apply(&regex, "/ws../admin"), Err(PathError::LeadsOut));
+}
+
+#[tokio::test]
+async fn a_request_that_leads_out_of_its_route_reached_the_upstream() {
+    let puppet = Puppet::new().await;
+    let route = "[[route]]\npath = \"/ws\"\nupstream = \"up\"\nrewrite = \"/api/\"\n";
+    let proxy = Proxy::start(&format!("{route}{}", upstream(&[puppet.address()], ""))).await;
+    for path in ["/ws../admin", "/ws%2e%2e/admin"] {
+        let head = proxy.connect().await.ask(&opening(path, "")).await;
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    }
+}
+
+#[test]
+fn a_control_character_in_a_host_made_a_name_that_was_refused() {
+    let text = "[[listen]]\naddress = \"127.0.0.1:0\"\n[[route]]\nhosts = [\"~a\\tb\"]\npath = \"/\"\n\
+                respond = { status = 200 }\n";
+    let Err(errors) = Config::parse(text, "f") else { panic!("its name could not be read again") };
+    assert!(
+        errors.to_string().starts_with("f:4: route[0].hosts[0]: found \"~a\\tb\", expected a host"),
+        "{errors}"
+    );
+}
