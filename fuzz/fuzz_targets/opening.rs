@@ -1,0 +1,123 @@
+//! Owns what is held of the opening handshake: what is taken for an opening is one, what is taken for
+//! its acceptance is that, and an extension is never overlooked.
+//!
+//! An input is lines: a request line ("GET 1.1"), header lines, an empty line, header lines of the
+//! answer. The line "accept" stands for the header that answers the key.
+
+#![no_main]
+
+use holdline::ws::handshake::{self, AnswerError, Extensions, Wish};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use libfuzzer_sys::fuzz_target;
+
+fn headers<'a>(lines: impl Iterator<Item = &'a [u8]>, key: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in lines.take(64) {
+        if line == b"accept" {
+            headers.append("sec-websocket-accept", handshake::accept(key).parse().expect("base64"));
+            continue;
+        }
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// The members of a list header, read as bytes and without the code under test.
+fn members(headers: &HeaderMap, name: &str) -> Vec<Vec<u8>> {
+    let lines = headers.get_all(name).iter();
+    let all = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii));
+    all.filter(|member| !member.is_empty()).map(<[u8]>::to_ascii_lowercase).collect()
+}
+
+fn has(headers: &HeaderMap, name: &str, member: &[u8]) -> bool {
+    members(headers, name).iter().any(|found| found == member)
+}
+
+fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
+    let values = |name: &str| request.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    let body = values("content-length").iter().any(|&length| length != b"0")
+        || request.contains_key("transfer-encoding");
+    let asks = has(request, "connection", b"upgrade");
+    let wish = handshake::wish(method, version, request);
+    match &wish {
+        Ok(Wish::WebSocket) => {
+            assert!(method == Method::GET && version >= Version::HTTP_11 && asks && !body);
+            assert!(has(request, "upgrade", b"websocket"));
+            assert_eq!(values("sec-websocket-version"), [b"13"]);
+            let [key] = values("sec-websocket-key")[..] else { panic!("one key") };
+            assert!(key.len() == 24 && key.ends_with(b"=="), "16 bytes in base64");
+        }
+        Ok(Wish::Other(tokens)) => {
+            assert!(asks && version >= Version::HTTP_11 && !body);
+            let other = HeaderMap::from_iter([(http::header::UPGRADE, tokens.clone())]);
+            let asked = members(&other, "upgrade");
+            assert!(!asked.is_empty(), "another protocol has a name");
+            for token in &asked {
+                assert!(token != b"websocket" && token != b"h2c");
+                assert!(has(request, "upgrade", token), "it was asked for");
+            }
+            assert_eq!(handshake::check_other_answer(tokens, &other), Ok(()), "what was asked for is accepted");
+        }
+        Ok(Wish::Http) => {}
+        Err(error) => {
+            assert!(has(request, "upgrade", b"websocket"), "only who says so is refused");
+            assert!(error.status().is_client_error() && !error.to_string().is_empty());
+        }
+    }
+    matches!(wish, Ok(Wish::WebSocket))
+}
+
+fn check_answer(request: &HeaderMap, answer: &HeaderMap, key: &[u8]) {
+    let verdict = handshake::check_answer(request, answer);
+    let upgraded = has(answer, "upgrade", b"websocket") && has(answer, "connection", b"upgrade");
+    assert_eq!(verdict == Err(AnswerError::NotUpgraded), !upgraded);
+    if verdict.is_ok() {
+        let accepts: Vec<_> = answer.get_all("sec-websocket-accept").iter().collect();
+        assert!(accepts.len() == 1 && accepts[0].as_bytes() == handshake::accept(key).as_bytes());
+        // RFC 6455 11.3.4: in an answer it stands once, and names one of those asked for.
+        let chosen: Vec<_> = answer.get_all("sec-websocket-protocol").iter().collect();
+        assert!(chosen.len() < 2, "one subprotocol at most");
+        for chosen in chosen {
+            let offered = request.get_all("sec-websocket-protocol");
+            let mut offered = offered.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+            assert!(offered.any(|offer| offer.trim_ascii() == chosen.as_bytes().trim_ascii()));
+        }
+    }
+}
+
+fn check_extensions(answer: &HeaderMap) {
+    let deflate = |member: &Vec<u8>| {
+        member.split(|&byte| byte == b';').next().is_some_and(|name| name.trim_ascii() == b"permessage-deflate")
+    };
+    let agreed = members(answer, "sec-websocket-extensions");
+    match handshake::extensions(answer) {
+        Extensions::None => assert!(agreed.is_empty(), "an extension was overlooked"),
+        Extensions::Deflate => assert!(!agreed.is_empty() && agreed.iter().all(deflate)),
+        Extensions::Unknown => assert!(!agreed.is_empty()),
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut lines = input.split(|&byte| byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let mut words = first.split(|&byte| byte == b' ');
+    let Ok(method) = Method::from_bytes(words.next().unwrap_or_default()) else { return };
+    let version = match words.next() {
+        Some(b"1.0") => Version::HTTP_10,
+        Some(b"2") => Version::HTTP_2,
+        _ => Version::HTTP_11,
+    };
+    let request = headers(lines.by_ref().take_while(|line| !line.is_empty()), b"");
+    let key = request.get("sec-websocket-key").map_or(&b""[..], HeaderValue::as_bytes).to_vec();
+    let answer = headers(lines, &key);
+    check_wish(&method, version, &request);
+    check_answer(&request, &answer, &key);
+    check_extensions(&answer);
+    if let Some(asked) = request.get("upgrade") {
+        let _ = handshake::check_other_answer(asked, &answer);
+    }
+});
