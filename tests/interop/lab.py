@@ -110,9 +110,9 @@ class Peer:
         self.can, self.answers, self.last = {}, {}, 0
 
     @classmethod
-    async def start(cls, name, command, environment=None):
+    async def start(cls, name, command):
         pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-        peer = cls(name, await spawn(*command, env={**os.environ, **(environment or {})}, **pipes))
+        peer = cls(name, await spawn(*command, **pipes))
         async with asyncio.timeout(30):
             line = await peer.process.stdout.readline()
         if not line:

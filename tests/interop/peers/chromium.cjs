@@ -43,8 +43,8 @@ function script() {
   window.peer = { open, recv, seen, send, close };
 }
 
-const flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync'];
+const flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
+  '--disable-background-networking', '--disable-component-update'];
 
 async function main() {
   const browser = await chromium.launch({ executablePath: process.argv[2], args: flags });

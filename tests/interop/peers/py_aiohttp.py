@@ -10,6 +10,10 @@ COMPRESS = {"off": 0, "takeover": 15}
 
 
 class Aiohttp(Peer):
+    def __init__(self):
+        super().__init__()
+        self.tasks = []
+
     async def listen(self, port):
         async def handler(request):
             socket = web.WebSocketResponse(protocols=["chat.v2"], **LOOSE)
@@ -30,15 +34,21 @@ class Aiohttp(Peer):
         socket = await session.ws_connect(url, protocols=protocols, compress=COMPRESS[deflate], **LOOSE)
         self.conns[conn] = None
         transport = socket._response.connection.transport
-        asyncio.create_task(self.keep(conn, socket, lambda: transport))
+        self.tasks.append(asyncio.create_task(self.keep_client(conn, session, socket, lambda: transport)))
         await asyncio.sleep(0)
+
+    async def keep_client(self, name, session, socket, transport):
+        async with session:
+            await self.keep(name, socket, transport)
 
     async def keep(self, name, socket, transport):
         """Reads a connection to its end."""
         conn = self.conns[name] = Conn()
         conn.socket, conn.transport = socket, transport
-        while conn.closed is None:
-            await take(conn, await socket.receive())
+        while conn.closed is None and (message := await socket.receive()).type is not WSMsgType.CLOSING:
+            await take(conn, message)
+        while conn.closed is None:  # the handler's return would close it with 1000
+            await asyncio.sleep(0.01)
 
     async def send(self, conn, message, pieces):
         data, socket = decode(message), self.find(conn).socket
@@ -60,7 +70,8 @@ class Aiohttp(Peer):
         socket = found.socket
         return {
             "pings": found.pings, "pongs": found.pongs, "closed": found.closed,
-            "protocol": getattr(socket, "ws_protocol", None) or getattr(socket, "protocol", None) or "", "extensions": "permessage-deflate" if socket.compress else "",
+            "protocol": getattr(socket, "ws_protocol", None) or getattr(socket, "protocol", None) or "",
+            "extensions": "permessage-deflate" if socket.compress else "",
         }
 
 

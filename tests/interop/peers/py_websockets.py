@@ -11,7 +11,7 @@ from websockets.frames import Opcode
 
 LOOSE = {"ping_interval": None, "max_size": None}
 DEFLATE = {
-    "off": [],
+    "off": None,
     "takeover": [ClientPerMessageDeflateFactory(client_max_window_bits=True)],
     "no_takeover": [
         ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
@@ -38,6 +38,10 @@ class Server(Watching, ServerConnection):
 
 
 class Websockets(Peer):
+    def __init__(self):
+        super().__init__()
+        self.tasks = []
+
     async def listen(self, port):
         async def handler(socket):
             await self.keep(socket.request.path.rsplit("/", 1)[-1], socket)
@@ -54,7 +58,7 @@ class Websockets(Peer):
             create_connection=Client, proxy=None, **LOOSE,
         )
         self.conns[conn] = None
-        asyncio.create_task(self.keep(conn, socket))
+        self.tasks.append(asyncio.create_task(self.keep(conn, socket)))
         await asyncio.sleep(0)
 
     async def keep(self, name, socket):
@@ -85,10 +89,12 @@ class Websockets(Peer):
         found = self.find(conn)
         socket = found.socket
         control = vars(socket).get("control", {})
+        extensions = ", ".join(map(repr, socket.protocol.extensions))
         return {
-            "pings": control.get(Opcode.PING, []), "pongs": control.get(Opcode.PONG, []), "closed": found.closed,
+            "pings": control.get(Opcode.PING, []), "pongs": control.get(Opcode.PONG, []),
+            "closed": found.closed,
             "protocol": socket.subprotocol or "",
-            "extensions": ", ".join(map(repr, socket.protocol.extensions)).replace("PerMessageDeflate", "permessage-deflate"),
+            "extensions": extensions.replace("PerMessageDeflate", "permessage-deflate"),
         }
 
 

@@ -152,7 +152,8 @@ impl Conn {
             Ok(Message::Ping(data)) => self.pings.push(String::from_utf8_lossy(&data).into_owned()),
             Ok(Message::Pong(data)) => self.pongs.push(String::from_utf8_lossy(&data).into_owned()),
             Ok(Message::Close(frame)) => {
-                let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
+                let (code, reason) =
+                    frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
                 self.closed = json!([code, reason]);
             }
             Ok(Message::Frame(_)) => {}
@@ -163,6 +164,7 @@ impl Conn {
 
     fn end(&mut self, error: &Error) {
         self.over = true;
+        let _ = self.socket.get_ref().shutdown(Shutdown::Both);
         if self.closed.is_null() {
             self.closed = json!([1006, error.to_string()]);
         }
