@@ -12,10 +12,12 @@ use holdline::tunnel::relay::{Output, Relay};
 use holdline::tunnel::timer::Tick;
 use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
 use holdline::ws::frame::Violation;
-use holdline::ws::handshake::{AnswerError, Extensions, accept, check_answer, extensions, list_names};
+use holdline::ws::handshake::{
+    AnswerError, Extensions, Wish, accept, check_answer, check_other_answer, extensions, list_names, wish,
+};
 use holdline::ws::scanner::{Rules, Scanner};
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Proxy, Puppet, opening, upstream};
@@ -78,6 +80,14 @@ fn bytes_beyond_ascii_hid_the_other_members_of_a_list() {
     let mut passed = connection;
     remove_hop_by_hop(&mut passed);
     assert!(passed.is_empty(), "{passed:?}");
+}
+
+#[test]
+fn a_protocol_beyond_ascii_was_asked_for_and_its_answer_refused() {
+    let asked = answer(&[("connection", b"upgrade"), ("upgrade", "h\u{e4}, tcp".as_bytes())]);
+    let Ok(Wish::Other(tokens)) = wish(&Method::GET, Version::HTTP_11, &asked) else { panic!("another") };
+    assert_eq!(tokens, "tcp");
+    assert_eq!(check_other_answer(&tokens, &answer(&[("upgrade", b"tcp")])), Ok(()));
 }
 
 #[test]

@@ -209,13 +209,13 @@ pub fn list_names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). One with bytes
-/// that are no text is left out, and the others are not lost by it.
+/// beyond ASCII, which names nothing, is left out, and the others are not lost by it.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .filter_map(|token| std::str::from_utf8(token).ok())
+        .filter_map(|token| std::str::from_utf8(token).ok().filter(|token| token.is_ascii()))
         .map(str::trim)
         .filter(|token| !token.is_empty())
 }
