@@ -29,6 +29,8 @@ pub(super) struct Keepalive {
 struct Foreign {
     payload: Vec<u8>,
     passed: Tick,
+    /// How many Pings of the proxy had gone before it.
+    behind: u32,
     /// The proxy has answered it in this side's name.
     answered: bool,
 }
@@ -37,7 +39,7 @@ struct Foreign {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     /// The proxy's: it answers the Ping sent at `sent` and goes no further. `missing` is the
-    /// payload of a Ping of the other side that this Pong may have answered as well.
+    /// payload of a Ping of the other side that this Pong has answered as well.
     Proxy { sent: Option<Tick>, missing: Option<Vec<u8>> },
     /// It was already given in this side's name.
     Given,
@@ -89,21 +91,18 @@ impl Keepalive {
 
     /// A Ping of the other side passed to this one.
     pub(super) fn foreign_ping(&mut self, payload: &[u8], now: Tick) {
-        let foreign = self
-            .foreign
-            .get_or_insert_with(|| Box::new(Foreign { payload: Vec::new(), passed: now, answered: false }));
+        let foreign = self.foreign.get_or_insert_with(|| {
+            Box::new(Foreign { payload: Vec::new(), passed: now, behind: 0, answered: false })
+        });
         foreign.payload.clear();
         foreign.payload.extend_from_slice(payload);
-        (foreign.passed, foreign.answered) = (now, false);
+        (foreign.passed, foreign.behind, foreign.answered) = (now, self.sent, false);
     }
 
     /// A Pong came from this side.
     pub(super) fn pong(&mut self, payload: &[u8]) -> Owner {
         if let Some(back) = self.recognise(payload) {
-            let missing = self.foreign.as_mut().filter(|foreign| !foreign.answered).map(|foreign| {
-                foreign.answered = true;
-                foreign.payload.clone()
-            });
+            let missing = self.skipped(self.sent - back);
             let latest = back == 0 && !std::mem::replace(&mut self.answered, true);
             return Owner::Proxy { sent: latest.then_some(self.last_ping), missing };
         }
@@ -111,6 +110,15 @@ impl Keepalive {
             Some(foreign) if foreign.answered => Owner::Given,
             _ => Owner::Peer,
         }
+    }
+
+    /// The payload of the other side's Ping, if this side has skipped it by answering the proxy's
+    /// Ping of that number. One that went out behind ours is still to be answered: giving its
+    /// Pong now would overtake the answers to those before it.
+    fn skipped(&mut self, number: u32) -> Option<Vec<u8>> {
+        let foreign = self.foreign.as_mut().filter(|foreign| !foreign.answered && foreign.behind < number)?;
+        foreign.answered = true;
+        Some(foreign.payload.clone())
     }
 
     /// How many Pings ago the proxy sent this payload. A second answer to the same Ping is known
@@ -191,11 +199,20 @@ mod tests {
     #[test]
     fn a_pong_swallowed_by_ours_is_given_once() {
         let mut pings = Keepalive::new(7);
+        pings.foreign_ping(b"app", at(4));
         let ours = pings.ping(at(25));
-        pings.foreign_ping(b"app", at(26));
         let Owner::Proxy { missing, .. } = pings.pong(&ours) else { panic!("ours") };
         assert_eq!(missing.as_deref(), Some(&b"app"[..]));
         assert_eq!(pings.pong(b"app"), Owner::Given);
+        assert_eq!(pings.pong(b"app"), Owner::Peer);
+    }
+
+    #[test]
+    fn what_was_asked_behind_ours_is_answered_behind_ours() {
+        let mut pings = Keepalive::new(7);
+        let ours = pings.ping(at(25));
+        pings.foreign_ping(b"app", at(26));
+        assert_eq!(pings.pong(&ours), Owner::Proxy { sent: Some(at(25)), missing: None });
         assert_eq!(pings.pong(b"app"), Owner::Peer);
     }
 }

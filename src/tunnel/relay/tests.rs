@@ -202,15 +202,29 @@ fn a_ping_of_the_other_side_holds_ours_back() {
 }
 
 #[test]
-fn the_pong_that_ours_may_have_swallowed_is_given_once() {
+fn the_pong_that_ours_has_swallowed_is_given_once() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"app"), at(4), &mut out);
     relay.on_tick(at(25), &mut out);
-    let ours = out.frames(CLIENT).remove(0).1;
-    relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"app"), at(26), &mut out);
+    let ours = out.frames(CLIENT).remove(1).1;
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, &ours), at(27), &mut out);
     assert_eq!(out.frames(UPSTREAM), [(OpCode::Pong, b"app".to_vec())]);
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, b"app"), at(28), &mut out);
     assert_eq!(out.frames(UPSTREAM), [], "the real one comes too late to be of use");
+}
+
+#[test]
+fn no_pong_is_given_before_its_turn() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_tick(at(25), &mut out);
+    let ours = out.frames(CLIENT).remove(0).1;
+    let pings = [frame(UPSTREAM, OpCode::Ping, b"one"), frame(UPSTREAM, OpCode::Ping, b"two")];
+    relay.on_bytes(UPSTREAM, &pings.concat(), at(26), &mut out);
+    for payload in [&ours[..], b"one", b"two"] {
+        relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, payload), at(27), &mut out);
+    }
+    let pongs = [(OpCode::Pong, b"one".to_vec()), (OpCode::Pong, b"two".to_vec())];
+    assert_eq!(out.frames(UPSTREAM), pongs, "each once, in order");
 }
 
 #[test]
@@ -497,15 +511,40 @@ struct Speaker {
     words: std::collections::VecDeque<Vec<u8>>,
     /// The rest of the frame that is being sent.
     current: Vec<u8>,
-    pongs: std::collections::VecDeque<Vec<u8>>,
+    /// Pongs it owes, and whether the Ping was the other side's.
+    pongs: std::collections::VecDeque<(Vec<u8>, bool)>,
+    /// It answers every Ping, not only the proxy's.
+    obedient: bool,
+    /// What it has said to the other side, frame by frame.
+    said: Vec<Vec<u8>>,
 }
 
 impl Speaker {
+    fn new(words: &[Vec<u8>], obedient: bool) -> Self {
+        let words = words.iter().cloned().collect();
+        Self { words, current: vec![], pongs: Default::default(), obedient, said: vec![] }
+    }
+
+    fn next_frame(&mut self) -> Option<Vec<u8>> {
+        let next = self.pongs.pop_front().or_else(|| Some((self.words.pop_front()?, true)));
+        let (next, passes) = next?;
+        if passes {
+            self.said.push(next.clone());
+        }
+        Some(next)
+    }
+
+    fn hears_ping(&mut self, pong: Vec<u8>, foreign: bool) {
+        if self.obedient || !foreign {
+            self.pongs.push_back((pong, foreign));
+        }
+    }
+
     fn next(&mut self, most: usize) -> Vec<u8> {
         let mut chunk = Vec::new();
         while chunk.len() < most {
             if self.current.is_empty() {
-                let Some(next) = self.pongs.pop_front().or_else(|| self.words.pop_front()) else { break };
+                let Some(next) = self.next_frame() else { break };
                 self.current = next;
             }
             let take = self.current.len().min(most - chunk.len());
@@ -517,20 +556,23 @@ impl Speaker {
 
 proptest! {
     /// Whatever the chunks and the interleaving: what arrives is what was sent, plus injected
-    /// frames on frame boundaries, less the pongs to the proxy's own pings.
+    /// frames on frame boundaries, less the pongs to the proxy's own pings; and where both sides
+    /// answer every ping, no pong is added.
     #[test]
     fn nothing_is_lost_or_invented(
         client in proptest::collection::vec(spoken(), 0..20),
         upstream in proptest::collection::vec(spoken(), 0..20),
+        obedient in any::<bool>(),
         steps in proptest::collection::vec((any::<bool>(), 1..5000_usize, 0..30_u64), 1..200),
     ) {
         let quick = PerSide { client: Some(seconds(5)), upstream: Some(seconds(5)) };
         let settings = Settings { ping: quick, pong: Pong::Optional, ping_timeout: seconds(2), ..settings() };
         let (mut relay, mut out) = (relay(settings), Sent::default());
         let said = PerSide { client: wire(CLIENT, &client), upstream: wire(UPSTREAM, &upstream) };
-        let speaker = |words: &Vec<Vec<u8>>| Speaker {
-            words: words.iter().cloned().collect(), current: vec![], pongs: Default::default() };
-        let mut speakers = PerSide { client: speaker(&said.client), upstream: speaker(&said.upstream) };
+        let mut speakers = PerSide {
+            client: Speaker::new(&said.client, obedient),
+            upstream: Speaker::new(&said.upstream, obedient),
+        };
         let mut received = PerSide::<Vec<Vec<u8>>>::default();
         let mut unread = PerSide::<Vec<u8>>::default();
         let mut now = Tick::ZERO;
@@ -552,10 +594,11 @@ proptest! {
                     let bytes: Vec<u8> = unread[side].drain(..end).collect();
                     let mut payload = bytes[size..].to_vec();
                     if let Some(key) = header.mask { key.apply(&mut payload) }
-                    let own = header.opcode == OpCode::Ping && payload.len() == 8;
-                    if own && !said[side.other()].contains(&bytes) {
-                        speakers[side].pongs.push_back(frame(side, OpCode::Pong, &payload));
-                    } else {
+                    let foreign = payload.len() != 8;
+                    if header.opcode == OpCode::Ping {
+                        speakers[side].hears_ping(frame(side, OpCode::Pong, &payload), foreign);
+                    }
+                    if header.opcode != OpCode::Ping || foreign {
                         received[side].push(bytes);
                     }
                 }
@@ -563,14 +606,16 @@ proptest! {
         }
         for side in Side::BOTH {
             prop_assert!(unread[side].is_empty(), "a frame was left unfinished");
-            // Pongs given in the other side's name answer pings of this side, once each.
+            prop_assert!(speakers[side].words.is_empty(), "not all was said");
+            // Pongs given in the name of a side that skips answers, once each.
             let pings = wire_payloads(&said[side], OpCode::Ping);
             let mut given = Vec::new();
-            let mut expected = said[side.other()].iter().peekable();
+            let mut expected = speakers[side.other()].said.iter().peekable();
             for bytes in &received[side] {
                 if expected.next_if(|want| *want == bytes).is_none() {
                     let (header, payload) = read(bytes);
-                    prop_assert!(header.opcode == OpCode::Pong && pings.contains(&payload), "invented {header:?}");
+                    let answers = header.opcode == OpCode::Pong && pings.contains(&payload);
+                    prop_assert!(answers && !obedient, "invented {header:?}");
                     prop_assert!(!given.contains(&payload), "given twice");
                     given.push(payload);
                 }
