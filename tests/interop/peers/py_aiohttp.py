@@ -44,9 +44,10 @@ class Aiohttp(Peer):
     async def keep(self, name, socket, transport):
         """Reads a connection to its end."""
         conn = self.conns[name] = Conn()
-        conn.socket, conn.transport = socket, transport
-        while conn.closed is None and (message := await socket.receive()).type is not WSMsgType.CLOSING:
-            await take(conn, message)
+        conn.socket, conn.transport, conn.closing = socket, transport, False
+        # Once its close() has begun, its receive() would close with 1000 and might be first.
+        while conn.closed is None and not conn.closing:
+            await take(conn, await socket.receive())
         while conn.closed is None:  # the handler's return would close it with 1000
             await asyncio.sleep(0.01)
 
@@ -59,6 +60,7 @@ class Aiohttp(Peer):
 
     async def close(self, conn, code, reason):
         found = self.find(conn)
+        found.closing = True
         await found.socket.close(code=code, message=reason.encode())
         found.closed = [found.socket.close_code, ""]
 
