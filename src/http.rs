@@ -9,6 +9,8 @@ use std::time::Duration;
 /// How requests are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The versions that are spoken.
+    pub protocols: Protocols,
     /// From a request's first byte, or from the connection's opening, to the end of its head
     /// (nginx, `client_header_timeout`).
     pub header_timeout: Duration,
@@ -16,6 +18,16 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// Largest head of a request, in bytes, 8 KiB at least (nginx, `large_client_header_buffers`).
     pub max_header_size: usize,
+}
+
+/// Versions of HTTP; one of them at least is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1, and 1.0.
+    pub http1: bool,
+    /// HTTP/2, with WebSockets by extended CONNECT (RFC 8441): by ALPN over TLS, else by prior
+    /// knowledge (RFC 9113 3.3).
+    pub http2: bool,
 }
 
 /// Which headers tell the upstream whence a request came.

@@ -1,50 +1,73 @@
 //! Owns the byte streams that the stages hand to one another, and the options of their sockets.
 
+use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
+use std::fmt::Debug;
 use std::io;
-use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A plain connection, to a client or to an upstream.
+/// A connection, to a client or to an upstream.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// What one of them carries: TLS, a stream of HTTP/2. In a box, for plain ones are to stay small.
+    Layered(Box<dyn Layered>),
 }
 
+/// Bytes both ways over something else.
+pub trait Layered: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Layered for T {}
+
 impl Stream {
-    /// Waits until there is something to read: bytes, an end or an error.
+    /// Looks at the first bytes, `most` at most, without taking them, until `enough` says what they
+    /// are. It is not asked before there is a byte, an end or an error. Of layers nothing is seen:
+    /// `enough` is asked at once.
     ///
     /// # Errors
     /// Those of the socket.
-    pub async fn readable(&self) -> io::Result<()> {
+    pub async fn look<T>(&mut self, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
         // A stream that was just accepted counts as readable until the first try: only a look into
         // the socket tells.
-        let mut scratch = [MaybeUninit::uninit()];
         match self {
             Self::Tcp(stream) => {
-                let look = || SockRef::from(stream).peek(&mut scratch);
-                stream.async_io(Interest::READABLE, look).await.map(drop)
+                let look = || look(stream.as_fd(), most, &enough);
+                stream.async_io(Interest::READABLE, look).await
             }
             Self::Unix(stream) => {
-                let look = || SockRef::from(stream).peek(&mut scratch);
-                stream.async_io(Interest::READABLE, look).await.map(drop)
+                let look = || look(stream.as_fd(), most, &enough);
+                stream.async_io(Interest::READABLE, look).await
             }
+            Self::Layered(_) => enough(&[]).ok_or_else(|| io::ErrorKind::Unsupported.into()),
         }
     }
 }
+
+/// One look; `WouldBlock` when more is to come before anything can be said.
+fn look<T>(socket: BorrowedFd<'_>, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
+    let mut seen = [0; MOST_LOOKED_AT];
+    let (length, _) = recv(socket, &mut seen[..most.min(MOST_LOOKED_AT)], RecvFlags::PEEK)?;
+    // At an end no more will come, and what is there is looked at by whoever reads it.
+    enough(&seen[..length]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+}
+
+/// Bytes.
+const MOST_LOOKED_AT: usize = 32;
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Layered(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -54,6 +77,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Layered(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -65,22 +89,30 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Layered(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Layered(stream) => stream.is_write_vectored(),
+        }
     }
 
-    /// Nothing is buffered here.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Nothing of a plain socket is buffered here.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Layered(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Layered(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -14,16 +14,15 @@ pub use failure::Failure;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::respond::{Body, full};
-use crate::http::serve::Refusal;
+use crate::http::serve::{Refusal, Upgrade};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::NoEndpoint;
 use crate::ws::handshake::{Wish, wish};
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use request::Inbound;
 use session::{Guard, Sessions};
 use snapshot::{Route, Snapshot, Target};
@@ -54,11 +53,11 @@ impl Proxy {
         client: ClientAddr,
         watch: Watch,
     ) -> Response<Body> {
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let upgrade = Upgrade::of(&mut request);
         let (parts, body) = request.into_parts();
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let id = self.sessions.next_id();
-        let guard = Guard::new(
+        let mut guard = Guard::new(
             id,
             client,
             parts.method.clone(),
@@ -67,13 +66,16 @@ impl Proxy {
             Arc::clone(&self.log),
             watch.clone(),
         );
+        if parts.version == Version::HTTP_2 {
+            guard.report().protocol = "h2";
+        }
         let inbound = match Inbound::read(parts, client) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
         };
         let snapshot = self.snapshot.load_full();
         match snapshot.route(&inbound.host, &inbound.path) {
-            Some(route) => self.serve(&snapshot, route, inbound, body, on_upgrade, guard, watch).await,
+            Some(route) => self.serve(&snapshot, route, inbound, body, upgrade, guard, watch).await,
             None => reject::with_status(&Failure::NoRoute, guard),
         }
     }
@@ -81,7 +83,7 @@ impl Proxy {
     /// Reports what a client sent instead of a request.
     pub fn refused(&self, refusal: Refusal, client: ClientAddr, watch: Watch) {
         let (status, reason) = match refusal {
-            Refusal::Malformed => (StatusCode::BAD_REQUEST, "no valid HTTP/1.1 request"),
+            Refusal::Malformed => (StatusCode::BAD_REQUEST, "no valid HTTP request"),
             Refusal::TooLarge => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head over max_header_size")
             }
@@ -106,7 +108,7 @@ impl Proxy {
         route: &Arc<Route>,
         inbound: Inbound,
         body: Incoming,
-        client: OnUpgrade,
+        client: Upgrade,
         mut guard: Guard,
         watch: Watch,
     ) -> Response<Body> {
@@ -114,6 +116,9 @@ impl Proxy {
         guard.report().unlogged = !route.access_log;
         let name = match &route.target {
             Target::Upstream(name) => name,
+            Target::Respond { status, .. } if status.is_success() && inbound.opens_by_success() => {
+                return reject::with_status(&Failure::NotOpened(*status), guard);
+            }
             Target::Respond { status, body } => return respond(*status, body, route, guard),
         };
         guard.report().upstream = Some(Arc::clone(name));

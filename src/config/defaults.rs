@@ -5,7 +5,7 @@
 use super::words::RetryOn;
 use crate::balance::Method;
 use crate::health::EarlyEnd;
-use crate::http::Forwarded;
+use crate::http::{Forwarded, Protocols};
 use crate::io::Keepalive;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::RejectWith;
@@ -50,6 +50,9 @@ pub(super) const BACKLOG: u32 = 4096;
 
 /// A second proxy on the same address is more often a mistake than a plan.
 pub(super) const REUSE_PORT: bool = false;
+
+/// Without TLS nobody speaks HTTP/2 who was not told to.
+pub(super) const PROTOCOLS: Protocols = Protocols { http1: true, http2: false };
 
 /// A head is a few packets; lost ones are sent again within about 1, 3 and 7 s. nginx waits 60 s,
 /// which serves whoever holds connections open on purpose.

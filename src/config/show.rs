@@ -2,7 +2,7 @@
 
 use super::raw::is_bare;
 use super::value::{word_for, write_duration, write_size};
-use super::words::{self, RetryOn};
+use super::words::{self, Protocol, RetryOn};
 use super::{Config, Listen, Process};
 use crate::balance::{Method, Source};
 use crate::io::TcpOptions;
@@ -53,6 +53,10 @@ fn listen(out: &mut Out, listen: &Listen) {
     out.set("address", text(listen.socket.address.to_string()));
     out.set("backlog", listen.socket.backlog);
     out.set("reuse_port", listen.socket.reuse_port);
+    let spoken =
+        [(listen.http.protocols.http1, Protocol::Http1), (listen.http.protocols.http2, Protocol::Http2)];
+    let spoken = spoken.into_iter().filter(|&(speaks, _)| speaks);
+    out.set("protocols", list(spoken.map(|(_, protocol)| text(word_for(words::PROTOCOL, &protocol)))));
     out.set("header_timeout", time(listen.http.header_timeout));
     out.set("keepalive_timeout", time(listen.http.keepalive_timeout));
     out.set("max_header_size", text(write_size(listen.http.max_header_size as u64)));

@@ -53,6 +53,18 @@ pub(super) const BALANCE: &[(&str, Method)] = &[
 pub(super) const STATE: &[(&str, State)] =
     &[("up", State::Up), ("drain", State::Drain), ("down", State::Down)];
 
+/// What `protocols` may name.
+pub(super) const PROTOCOL: &[(&str, Protocol)] = &[("h1", Protocol::Http1), ("h2", Protocol::Http2)];
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.1, and 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
 /// What `retry.on` may name.
 pub(super) const RETRY_ON: &[(&str, RetryOn)] = &[
     ("connect", RetryOn::Connect),

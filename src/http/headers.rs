@@ -70,7 +70,11 @@ pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'stat
 
 /// Says that a message came through here, as a proxy must (RFC 9110 7.6.3), behind those before it.
 pub fn add_via(headers: &mut HeaderMap, received: Version) {
-    let version = if received == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let version = match received {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
     append(headers, &VIA, &format!("{version} holdline"));
 }
 

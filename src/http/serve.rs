@@ -1,29 +1,45 @@
-//! Owns one HTTP/1.1 connection of a client: its timeouts, its requests in turn, its graceful end.
+//! Owns one connection of a client as HTTP: its version, its timeouts, its requests, its graceful
+//! end.
 
-use super::Settings;
+mod activity;
+mod h2;
+
 use super::respond::Body;
+use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
-use hyper::body::{Bytes, Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
+use activity::{Activity, Counted, Exchange, Verdict, Watched};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
+
+/// What a client of HTTP/2 begins with (RFC 9113 3.4), as far as no request can.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// What a stream of HTTP/2 may send before it was read, in bytes (RFC 9113 6.9.2): the size of the
+/// buffer that a tunnel reads into.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same of all streams of a connection: that many bytes wait here for upstreams that do not
+/// read, and 16 such streams leave the others alone.
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+/// Requests at once over one connection (nginx, `http2_max_concurrent_streams`).
+const MAX_STREAMS: u32 = 128;
 
 /// Why what a client sent did not become a request. What answer it gets is hyper's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is no HTTP/1.1: 400.
+    /// It is no HTTP that is spoken here: 400.
     Malformed,
     /// Its head is over `max_header_size`: 431.
     TooLarge,
@@ -33,45 +49,120 @@ pub enum Refusal {
 
 /// Serves the requests of a connection until it ends, becomes a tunnel or drains. `refused` is told
 /// of what did not become a request.
-pub async fn serve<F, A, R>(stream: Stream, settings: &Settings, mut watch: Watch, answer: F, refused: R)
+pub async fn serve<F, A, R>(mut stream: Stream, settings: &Settings, watch: Watch, answer: F, refused: R)
 where
     F: Fn(Request<Incoming>) -> A,
-    A: Future<Output = Response<Body>>,
+    A: Future<Output = Response<Body>> + Send + 'static,
     R: Fn(Refusal),
 {
     // A connection costs some 10 KB once hyper has it: not before its first byte is there.
-    if !matches!(timeout(settings.header_timeout, stream.readable()).await, Ok(Ok(()))) {
-        return;
-    }
-    let activity = Arc::new(Activity::new());
+    let version = timeout(settings.header_timeout, version(&mut stream, settings.protocols)).await;
+    let Ok(Ok(version)) = version else { return };
+    let activity = Arc::new(Activity::new(version == Version::Http1));
     let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
-    let service = service_fn(|request| {
-        let exchange = Exchange::begin(&activity);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let exchange = Arc::new(Exchange::begin(&activity));
+        let opens = version == Version::Http2 && h2::from_http2(&mut request);
+        request.extensions_mut().insert(Arc::clone(&exchange));
         let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| Counted { body, _exchange: exchange })) }
+        async move {
+            let mut response = answer.await;
+            if version == Version::Http2 {
+                h2::to_http2(&mut response, opens);
+            }
+            Ok::<_, Infallible>(response.map(|body| Counted { body, _exchange: exchange }))
+        }
     });
     // What was accepted while the proxy ends has its one request served.
-    let mut draining = watch.phase() != Phase::Serving;
+    let draining = watch.phase() != Phase::Serving;
+    let ended = match version {
+        Version::Http1 => {
+            let connection = http1(settings, !draining).serve_connection(io, service).with_upgrades();
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, &activity, settings, watch)
+                .await
+        }
+        Version::Http2 => {
+            let connection = http2(settings).serve_connection(io, service);
+            drive(connection, http2::Connection::graceful_shutdown, &activity, settings, watch).await
+        }
+    };
+    ended.into_iter().for_each(refused);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// Waits for the first bytes, and tells which version they are of (RFC 9113 3.3). They stay where
+/// they are.
+async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Version> {
+    let begins = |seen: &[u8]| {
+        let common = seen.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+        // Too little to tell: more is waited for.
+        (common == PREFACE.len() || common < seen.len()).then_some(common == PREFACE.len())
+    };
+    match (protocols.http1, protocols.http2) {
+        (true, true) => {
+            let is_http2 = stream.look(PREFACE.len(), begins).await?;
+            Ok(if is_http2 { Version::Http2 } else { Version::Http1 })
+        }
+        (_, http2) => {
+            stream.look(1, |_| Some(())).await?;
+            Ok(if http2 { Version::Http2 } else { Version::Http1 })
+        }
+    }
+}
+
+fn http1(settings: &Settings, keep_alive: bool) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.keep_alive(!draining);
+    builder.keep_alive(keep_alive);
     builder.preserve_header_case(true).max_buf_size(settings.max_header_size);
-    let connection = builder.serve_connection(io, service).with_upgrades();
+    builder
+}
+
+fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Carries a connection to its end; what it was refused for, if it was.
+async fn drive<C>(
+    connection: C,
+    shut_down: impl Fn(Pin<&mut C>),
+    activity: &Activity,
+    settings: &Settings,
+    mut watch: Watch,
+) -> Option<Refusal>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut draining = watch.phase() != Phase::Serving && activity.has_heads;
     tokio::pin!(connection);
     // Often enough for whichever timeout runs, rarely enough to cost nothing.
     let check = settings.header_timeout.min(settings.keepalive_timeout) / 4;
     let mut end = watch.clone();
     loop {
         tokio::select! {
-            ended = &mut connection => return ended.err().and_then(|e| refusal(&e)).into_iter().for_each(refused),
+            ended = &mut connection => return ended.err().and_then(|error| refusal(&error)),
             () = watch.draining(), if !draining => {
                 draining = true;
-                connection.as_mut().graceful_shutdown();
+                shut_down(connection.as_mut());
             }
-            () = end.expired() => return,
+            () = end.expired() => return None,
             () = sleep(check.max(Duration::from_millis(10))) => match activity.verdict(settings) {
                 Verdict::Fine => {}
-                Verdict::Idle => connection.as_mut().graceful_shutdown(),
-                Verdict::TooSlow => return refused(Refusal::TooSlow),
+                Verdict::Idle => shut_down(connection.as_mut()),
+                Verdict::TooSlow => return Some(Refusal::TooSlow),
             },
         }
     }
@@ -86,154 +177,64 @@ fn refusal(error: &hyper::Error) -> Option<Refusal> {
     }
 }
 
-/// The stream of a tunnel, taken back from the layer that watched over its requests.
-#[must_use]
-pub fn into_stream(watched: Watched) -> Stream {
-    watched.stream
+/// The connection, or the stream of HTTP/2, that a request came over: a tunnel once it is answered
+/// so.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    on: OnUpgrade,
+    exchange: Option<Arc<Exchange>>,
 }
 
-/// What a connection is doing, as far as timeouts are concerned: shared by its stream, which sees
-/// bytes come, and its exchanges. Moments are milliseconds since it was accepted.
+impl Upgrade {
+    /// That of a request.
+    #[must_use]
+    pub fn of(request: &mut Request<Incoming>) -> Self {
+        Self { on: hyper::upgrade::on(&mut *request), exchange: request.extensions_mut().remove() }
+    }
+
+    /// Waits until the answer is written; then the stream, and what was read from it ahead. The
+    /// bytes are copied: to keep hyper's would keep its whole buffer.
+    ///
+    /// # Errors
+    /// The client left before.
+    pub async fn into_stream(self) -> Result<(Stream, Vec<u8>), hyper::Error> {
+        Ok(match self.on.await?.downcast::<TokioIo<Watched>>() {
+            Ok(parts) => (parts.io.into_inner().stream, parts.read_buf.to_vec()),
+            Err(upgraded) => {
+                let io = TokioIo::new(upgraded);
+                (Stream::Layered(Box::new(OverHttp2 { io, _exchange: self.exchange })), Vec::new())
+            }
+        })
+    }
+}
+
+/// A tunnel in a stream of HTTP/2. Its exchange goes on, so that the connection is not idle.
 #[derive(Debug)]
-struct Activity {
-    accepted: Instant,
-    exchanges: AtomicU32,
-    /// When a head began to come; 0: none is coming.
-    head_since: AtomicU64,
-    idle_since: AtomicU64,
+struct OverHttp2 {
+    io: TokioIo<Upgraded>,
+    _exchange: Option<Arc<Exchange>>,
 }
 
-enum Verdict {
-    Fine,
-    /// Nothing was asked for `keepalive_timeout`.
-    Idle,
-    /// A head did not come to its end within `header_timeout`.
-    TooSlow,
-}
-
-impl Activity {
-    fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            accepted: Instant::now(),
-            exchanges: AtomicU32::new(0),
-            head_since: zero(),
-            idle_since: zero(),
-        }
-    }
-
-    /// Never 0, which stands for "none".
-    fn now(&self) -> u64 {
-        self.accepted.elapsed().as_millis() as u64 + 1
-    }
-
-    fn bytes_came(&self) {
-        if self.exchanges.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
-            self.head_since.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn verdict(&self, settings: &Settings) -> Verdict {
-        if self.exchanges.load(Ordering::Relaxed) > 0 {
-            return Verdict::Fine;
-        }
-        let over = |since: u64, limit: Duration| self.now().saturating_sub(since) >= limit.as_millis() as u64;
-        match self.head_since.load(Ordering::Relaxed) {
-            0 if over(self.idle_since.load(Ordering::Relaxed), settings.keepalive_timeout) => Verdict::Idle,
-            0 => Verdict::Fine,
-            since if over(since, settings.header_timeout) => Verdict::TooSlow,
-            _ => Verdict::Fine,
-        }
-    }
-}
-
-/// A request under way, until its answer is written.
-struct Exchange(Weak<Activity>);
-
-impl Exchange {
-    fn begin(activity: &Arc<Activity>) -> Self {
-        activity.exchanges.fetch_add(1, Ordering::Relaxed);
-        activity.head_since.store(0, Ordering::Relaxed);
-        Self(Arc::downgrade(activity))
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if let Some(activity) = self.0.upgrade() {
-            activity.idle_since.store(activity.now(), Ordering::Relaxed);
-            activity.exchanges.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// An answer's body; when it is written or given up, the exchange is over.
-struct Counted {
-    body: Body,
-    _exchange: Exchange,
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(
+impl AsyncRead for OverHttp2 {
+    fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, into)
     }
 }
 
-/// A client's stream that takes note of the first byte of each request.
-#[derive(Debug)]
-pub struct Watched {
-    stream: Stream,
-    activity: Arc<Activity>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let watched = self.get_mut();
-        let before = into.filled().len();
-        let read = Pin::new(&mut watched.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            watched.activity.bytes_came();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
+impl AsyncWrite for OverHttp2 {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -46,6 +46,9 @@ pub enum Failure {
     /// Where the body of its answer ends can be read in two ways.
     #[error("the length of its answer is ambiguous: {0}")]
     AnswerFraming(&'static str),
+    /// It answered an opening with this, which refuses one of HTTP/1.1 and would accept one of HTTP/2.
+    #[error("the opening was answered with {0}, not with 101")]
+    NotOpened(StatusCode),
     /// It switched protocols unasked.
     #[error("it switched protocols although nobody asked")]
     Unasked,
@@ -68,6 +71,7 @@ impl Failure {
             | Self::NoAnswer(ExchangeError::Http(_))
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)
+            | Self::NotOpened(_)
             | Self::Unasked => StatusCode::BAD_GATEWAY,
         }
     }
@@ -82,6 +86,7 @@ impl Failure {
             | Self::NoAnswer(_)
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)
+            | Self::NotOpened(_)
             | Self::Unasked => Some(CloseCode::BAD_GATEWAY),
             _ => None,
         }
@@ -94,7 +99,7 @@ impl Failure {
             Self::NotConnected(_) => "the upstream cannot be reached".to_owned(),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => "the upstream did not answer in time".to_owned(),
             Self::NoAnswer(_) => "the upstream gave no answer".to_owned(),
-            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::Unasked => {
+            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::Unasked => {
                 "the upstream gave no valid answer".to_owned()
             }
             Self::NoEndpoint(_) => "no upstream server is available".to_owned(),
@@ -117,7 +122,9 @@ impl Failure {
             Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
             Self::NoAnswer(error) if error.is_bad_answer() => (Who::Upstream, Why::BadAnswer),
             Self::NoAnswer(_) => (Who::Upstream, Why::Eof),
-            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::Unasked => (Who::Upstream, Why::BadAnswer),
+            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::Unasked => {
+                (Who::Upstream, Why::BadAnswer)
+            }
         };
         Ending { reason: self.to_string().into(), ..Ending::new(who, why) }
     }

@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::session::Guard;
 use super::snapshot::{RejectWith, Route};
 use crate::http::respond::{Body, full, plain};
+use crate::http::serve::Upgrade;
 use crate::outcome::PerSide;
 use crate::tunnel::CloseCodes;
 use crate::ws::close::{self, CloseCode};
@@ -16,8 +17,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::body::Bytes;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -60,7 +59,7 @@ pub(super) fn with_close(
     failure: &Failure,
     code: CloseCode,
     opening: &HeaderMap,
-    client: OnUpgrade,
+    client: Upgrade,
     mut guard: Guard,
 ) -> Response<Body> {
     let mut response = Response::new(full(Bytes::new()));
@@ -85,9 +84,9 @@ pub(super) fn with_close(
 }
 
 /// Sends the Close and waits for the client to go.
-async fn say_farewell(client: OnUpgrade, frame: &[u8]) {
+async fn say_farewell(client: Upgrade, frame: &[u8]) {
     let farewell = async {
-        let mut stream = TokioIo::new(client.await.ok()?);
+        let (mut stream, _) = client.into_stream().await.ok()?;
         stream.write_all(frame).await.ok()?;
         stream.shutdown().await.ok()?;
         let mut scratch = [0; 512];

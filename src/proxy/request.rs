@@ -49,6 +49,14 @@ impl Inbound {
         Ok(Self { host, path, client, parts })
     }
 
+    /// Whether any success would open a tunnel, as it does in answer to HTTP/2's CONNECT (RFC 8441 5),
+    /// where HTTP/1.1 knows the 101 alone. The opening is in the form of HTTP/1.1 here, whose `Upgrade`
+    /// no request of HTTP/2 has else.
+    #[must_use]
+    pub(super) fn opens_by_success(&self) -> bool {
+        self.parts.version == Version::HTTP_2 && self.parts.headers.contains_key(UPGRADE)
+    }
+
     /// The same with the path and query to ask the upstream for.
     ///
     /// # Errors

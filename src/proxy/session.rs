@@ -193,6 +193,7 @@ impl Guard {
             time: SystemTime::now(),
             client,
             method,
+            protocol: "h1",
             host: host.into(),
             target: redact(target).into(),
             route: None,

@@ -11,7 +11,7 @@ use super::snapshot::{Route, Snapshot};
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
-use crate::http::serve::{Watched, into_stream};
+use crate::http::serve::Upgrade;
 use crate::io::Stream;
 use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
 use crate::tunnel::pump::{Opened, Pump, run};
@@ -40,7 +40,7 @@ pub(super) struct Opening<'a> {
     /// The protocol it wants.
     pub(super) wish: &'a Wish,
     /// The client's connection, after the answer.
-    pub(super) client: OnUpgrade,
+    pub(super) client: Upgrade,
     /// Where the tunnel is entered.
     pub(super) proxy: &'a Proxy,
     /// What the request saw.
@@ -86,6 +86,9 @@ pub(super) async fn open(
                 if attempts.go_on(Miss::Status(response.status())) {
                     continue;
                 }
+            }
+            if inbound.opens_by_success() && response.status().is_success() {
+                return Err((Failure::NotOpened(response.status()), guard));
             }
             let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
             return Ok(forward::relay(response, route, lease, guard, give_back));
@@ -164,21 +167,12 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
 
 /// Takes both connections out of HTTP and starts the tunnel, in a task of its own that holds
 /// nothing of the opening any more.
-async fn switch(client: OnUpgrade, upstream: OnUpgrade, settings: Arc<Settings>, framing: Framing, end: End) {
-    let client = match client.await {
-        Ok(upgraded) => {
-            opened::<Watched>(upgraded).map(|(io, ahead)| Opened { stream: into_stream(io), ahead })
-        }
-        Err(_) => None,
-    };
-    let Some(client) = client else {
+async fn switch(client: Upgrade, upstream: OnUpgrade, settings: Arc<Settings>, framing: Framing, end: End) {
+    let Ok((stream, ahead)) = client.into_stream().await else {
         return end.finish_unopened(Who::Client, "client left before the tunnel opened");
     };
-    let upstream = match upstream.await {
-        Ok(upgraded) => opened::<Stream>(upgraded).map(|(stream, ahead)| Opened { stream, ahead }),
-        Err(_) => None,
-    };
-    let Some(upstream) = upstream else {
+    let client = Opened { stream, ahead };
+    let Some(upstream) = upstream.await.ok().and_then(opened) else {
         return end.finish_unopened(Who::Upstream, "upstream left before the tunnel opened");
     };
     let control = Arc::clone(&end.place.session.control);
@@ -186,14 +180,11 @@ async fn switch(client: OnUpgrade, upstream: OnUpgrade, settings: Arc<Settings>,
     tokio::spawn(Tunnel { pump, end: Some(Box::new(end)) });
 }
 
-/// The stream of an upgraded connection, and what was read from it ahead. The bytes are copied: to
+/// The stream of an upstream's connection, and what was read from it ahead. The bytes are copied: to
 /// keep hyper's would keep its whole buffer.
-fn opened<T>(upgraded: Upgraded) -> Option<(T, Vec<u8>)>
-where
-    TokioIo<T>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let parts = upgraded.downcast::<TokioIo<T>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
+    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
+    Some(Opened { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
 }
 
 /// What is to be done when a tunnel ends, and held until then.

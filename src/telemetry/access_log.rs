@@ -257,6 +257,7 @@ mod tests {
             time: SystemTime::UNIX_EPOCH,
             client: ClientAddr::Unix,
             method: http::Method::GET,
+            protocol: "h1",
             host: "".into(),
             target: "/".into(),
             route: None,

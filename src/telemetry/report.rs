@@ -29,6 +29,8 @@ pub struct Report {
     pub client: ClientAddr,
     /// The request's method.
     pub method: http::Method,
+    /// The version of HTTP: `h1` or `h2`.
+    pub protocol: &'static str,
     /// The host asked for.
     pub host: Box<str>,
     /// The path and query asked for, secrets removed.
@@ -168,7 +170,7 @@ impl Report {
             route: self.route.as_deref(),
             upstream: self.upstream.as_deref(),
             endpoint: self.endpoint.as_ref().map(EndpointAddr::to_string),
-            protocol: "h1",
+            protocol: self.protocol,
             tls: false,
             subprotocol: self.subprotocol.as_deref(),
             extensions: self.extensions.as_deref(),
@@ -247,6 +249,7 @@ mod tests {
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
             client: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
             method: http::Method::GET,
+            protocol: "h1",
             host: "example.com".into(),
             target: redact("/ws?token=abc&room=1").into(),
             route: Some("chat".into()),

@@ -114,6 +114,12 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
+/// A key for an opening of the proxy's own (RFC 6455 4.1 point 7).
+#[must_use]
+pub fn new_key() -> String {
+    BASE64.encode(rand::random::<[u8; 16]>())
+}
+
 /// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455 4.2.2 point 5.4).
 #[must_use]
 pub fn accept(key: &[u8]) -> String {

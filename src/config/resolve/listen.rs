@@ -3,8 +3,10 @@
 
 use crate::addr::ListenAddr;
 use crate::config::raw::{Table, Value};
-use crate::config::value::{self, duration, duration_within, integer, off_or, size, write_size};
+use crate::config::value::{self, duration, duration_within, integer, list, off_or, size, word, write_size};
+use crate::config::words::{self, Protocol};
 use crate::config::{Listen, defaults};
+use crate::http::Protocols;
 use crate::io::{Keepalive, TcpOptions};
 use crate::{http, listener};
 use std::ops::RangeInclusive;
@@ -32,12 +34,22 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
     let backlog = table.get("backlog", integer(1..=MOST_BACKLOG)).unwrap_or(defaults::BACKLOG);
     let reuse_port = table.get("reuse_port", Value::boolean).unwrap_or(defaults::REUSE_PORT);
     let http = http::Settings {
+        protocols: table.get("protocols", protocols).unwrap_or(defaults::PROTOCOLS),
         header_timeout: table.get("header_timeout", duration).unwrap_or(defaults::HEADER_TIMEOUT),
         keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
         max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
     };
     let tcp = tcp(table);
     Some(Listen { socket: listener::Settings { address: address?, backlog, reuse_port, tcp }, http })
+}
+
+fn protocols(value: &Value<'_>) -> Option<Protocols> {
+    let named = list("expected a list like [\"h1\", \"h2\"]", word(words::PROTOCOL))(value)?;
+    if named.is_empty() {
+        return value.wrong("expected \"h1\", \"h2\" or both");
+    }
+    let speaks = |protocol| named.contains(&protocol);
+    Some(Protocols { http1: speaks(Protocol::Http1), http2: speaks(Protocol::Http2) })
 }
 
 fn header_size(value: &Value<'_>) -> Option<usize> {

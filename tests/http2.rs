@@ -1,0 +1,247 @@
+//! HTTP/2 to the client: plain requests, and WebSockets by extended CONNECT (RFC 8441).
+
+mod support;
+
+use holdline::app::Ended;
+use holdline::outcome::{Who, Why};
+use holdline::ws::close::CloseReason;
+use holdline::ws::frame::OpCode;
+use holdline::ws::handshake;
+use http::{Method, Request};
+use support::http2::{Http2, Stream};
+use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A proxy whose listener has these settings.
+async fn proxy(listen: &str, rest: &str) -> Proxy {
+    let with = format!("address = \"127.0.0.1:0\"\n{listen}");
+    Proxy::with(&with_listen(rest).replace("address = \"127.0.0.1:0\"", &with)).await
+}
+
+/// One that speaks both versions before an upstream.
+async fn before(server: std::net::SocketAddr, settings: &str) -> Proxy {
+    let listen = "protocols = [\"h1\", \"h2\"]";
+    proxy(listen, &format!("{}\n{}", route(settings), upstream(&[server], ""))).await
+}
+
+async fn client(proxy: &Proxy) -> Http2 {
+    Http2::over(TcpStream::connect(proxy.address).await.expect("a connection")).await
+}
+
+#[tokio::test]
+async fn a_plain_request_is_one_of_http_1_to_the_upstream() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(puppet.address(), "").await;
+    let mut client = client(&proxy).await;
+    let request = Request::post("http://example.com/a?b").header("cookie", "a=1").header("cookie", "b=2");
+    let (response, mut body) = client.requests.send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data("hello".into(), true).unwrap();
+    let mut server = puppet.accept().await;
+    let head = server.head().await.to_ascii_lowercase();
+    assert!(head.starts_with("post /a?b http/1.1\r\n"), "{head}");
+    for line in ["host: example.com", "cookie: a=1; b=2", "via: 2.0 holdline", "transfer-encoding: chunked"] {
+        assert!(head.contains(&format!("{line}\r\n")), "{line} in {head}");
+    }
+    assert_eq!(server.bytes(15).await, b"5\r\nhello\r\n0\r\n\r\n");
+    server
+        .write("HTTP/1.1 201 Created\r\nContent-Length: 2\r\nConnection: close\r\nX-Own: 1\r\n\r\nok")
+        .await;
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["x-own"]), (201, &"1".parse().unwrap()));
+    assert!(!response.headers().contains_key("connection"));
+    assert_eq!(&response.into_body().data().await.unwrap().unwrap()[..], b"ok");
+    let report = proxy.report().await;
+    assert_eq!((report.0.protocol, report.0.status, report.1.ending.why), ("h2", 201, Why::Done));
+}
+
+#[tokio::test]
+async fn a_websocket_by_extended_connect() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(puppet.address(), "").await;
+    let mut client = client(&proxy).await;
+    let ((response, mut socket), (mut server, head)) =
+        tokio::join!(client.connect("/ws?room=1"), accept(&puppet));
+    assert_eq!(response.status(), 200);
+    for name in ["upgrade", "connection", "sec-websocket-accept"] {
+        assert!(!response.headers().contains_key(name), "{response:?}");
+    }
+    assert!(head.starts_with("GET /ws?room=1 HTTP/1.1\r\n"), "{head}");
+    let lower = head.to_ascii_lowercase();
+    for line in
+        ["host: example.com", "upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"]
+    {
+        assert!(lower.contains(&format!("{line}\r\n")), "{line} in {head}");
+    }
+
+    socket.send(OpCode::Text, b"up");
+    assert_eq!(server.frame().await, (OpCode::Text, b"up".to_vec()));
+    server.write(support::frame(OpCode::Text, b"down", None)).await;
+    assert_eq!(socket.frame().await, Some((OpCode::Text, b"down".to_vec())));
+    server.write(support::frame(OpCode::Close, &1000_u16.to_be_bytes(), None)).await;
+    let (opcode, payload) = socket.frame().await.unwrap();
+    assert_eq!((opcode, CloseReason::parse(&payload).code.0), (OpCode::Close, 1000));
+    socket.send(OpCode::Close, &1000_u16.to_be_bytes());
+    assert_eq!(server.close().await.code.0, 1000);
+    drop(server);
+    assert_eq!(socket.frame().await, None);
+    drop(socket);
+    let report = proxy.report().await;
+    assert_eq!((report.0.protocol, report.0.method.as_str(), report.0.status), ("h2", "GET", 101));
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Close));
+}
+
+#[tokio::test]
+async fn many_tunnels_share_a_connection_and_do_not_hold_each_other_up() {
+    let mut proxy = before(echo().await, "").await;
+    let mut client = client(&proxy).await;
+    let mut stuck = client.open("/stuck").await;
+    let mut sockets = Vec::new();
+    for number in 0..20 {
+        sockets.push(client.open(&format!("/{number}")).await);
+    }
+    // It is answered with what it does not read: its windows fill in both directions.
+    for _ in 0..200 {
+        stuck.send(OpCode::Binary, &[7; 10_000]);
+    }
+    for socket in &mut sockets {
+        socket.echo("still here").await;
+    }
+    drop(client);
+    drop(sockets);
+    drop(stuck);
+    for _ in 0..21 {
+        assert_eq!(proxy.report().await.1.ending.who, Who::Client);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_is_a_client_that_left() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(puppet.address(), "").await;
+    let mut client = client(&proxy).await;
+    let (mut socket, (mut server, _)) = open(&mut client, &puppet).await;
+    socket.send.send_reset(h2::Reason::INTERNAL_ERROR);
+    assert_eq!(server.close().await.code.0, 1001);
+    drop(server);
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Reset));
+    // The connection is as good as before.
+    let (_socket, _server) = open(&mut client, &puppet).await;
+}
+
+/// A tunnel to a puppet.
+async fn open(client: &mut Http2, puppet: &Puppet) -> (Stream, (Raw, String)) {
+    tokio::join!(client.open("/"), accept(puppet))
+}
+
+/// Accepts the next opening, whose key is the proxy's; and what the opening was.
+async fn accept(puppet: &Puppet) -> (Raw, String) {
+    let mut server = puppet.accept().await;
+    let head = server.head().await;
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
+    let accept = handshake::accept(key.as_bytes());
+    server.write(support::accepted("").replace("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", &accept)).await;
+    (server, head)
+}
+
+#[tokio::test]
+async fn openings_are_refused_with_a_status() {
+    let cases = [
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", 403),
+        // Here it would mean that the WebSocket is open.
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 502),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 502),
+    ];
+    for (answer, status) in cases {
+        let puppet = Puppet::new().await;
+        let mut proxy = before(puppet.address(), "").await;
+        let mut client = client(&proxy).await;
+        let play = async {
+            let mut server = puppet.accept().await;
+            server.head().await;
+            server.write(answer).await;
+            server
+        };
+        let ((response, _), _server) = tokio::join!(client.connect("/"), play);
+        assert_eq!(response.status(), status, "{answer}");
+        drop(client);
+        assert_eq!(proxy.report().await.0.status, status, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_close_works_too() {
+    let mut proxy = before(nobody().await, "reject_with = \"close\"").await;
+    let mut client = client(&proxy).await;
+    let mut socket = client.open("/").await;
+    let (opcode, payload) = socket.frame().await.unwrap();
+    assert_eq!((opcode, CloseReason::parse(&payload).code.0), (OpCode::Close, 1014));
+    socket.send.send_data(Default::default(), true).unwrap();
+    assert_eq!(proxy.report().await.1.ending.why, Why::Unreachable);
+}
+
+#[tokio::test]
+async fn other_connects_are_not_served() {
+    let proxy = before(nobody().await, "").await;
+    let mut client = client(&proxy).await;
+    let request = Request::builder().method(Method::CONNECT).uri("example.com:443").body(()).unwrap();
+    assert_eq!(client.ask(request).await.status(), 405);
+    let other = h2::ext::Protocol::from_static("connect-udp");
+    let request = Request::connect("http://example.com/").extension(other).body(()).unwrap();
+    assert_eq!(client.ask(request).await.status(), 405);
+}
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_connection_from_being_idle() {
+    let listen = "protocols = [\"h2\"]\nkeepalive_timeout = \"100ms\"\nheader_timeout = \"200ms\"";
+    let servers = upstream(&[echo().await], "");
+    let proxy = proxy(listen, &format!("{}\n{servers}", route(""))).await;
+    let mut busy = client(&proxy).await;
+    let mut socket = busy.open("/").await;
+    let idle = client(&proxy).await;
+    // The idle one is told to go; by then the busy one has been silent for as long.
+    timeout(PATIENCE, idle.connection).await.expect("an end in time").unwrap().unwrap();
+    socket.echo("still here").await;
+    busy.open("/more").await.echo("and more").await;
+}
+
+#[tokio::test]
+async fn a_listener_speaks_what_it_is_told() {
+    let answer = "[[route]]\npath = \"/\"\nrespond = { status = 200, body = \"here\" }";
+    let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let both = proxy("protocols = [\"h1\", \"h2\"]", answer).await;
+    assert!(both.connect().await.ask(get).await.starts_with("HTTP/1.1 200"));
+    let request = || Request::get("http://example.com/").body(()).unwrap();
+    assert_eq!(client(&both).await.ask(request()).await.status(), 200);
+
+    let only_2 = proxy("protocols = [\"h2\"]", answer).await;
+    assert_eq!(client(&only_2).await.ask(request()).await.status(), 200);
+    let mut old = only_2.connect().await;
+    old.write(get).await;
+    assert!(!old.rest().await.starts_with(b"HTTP/1.1"));
+
+    // The preface may come in pieces, and what begins like it may be another request.
+    let mut slow = both.connect().await;
+    slow.write("PR").await;
+    slow.write("OPFIND / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(slow.head().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_shutdown_says_goodbye_to_tunnels_and_ends_the_connection() {
+    let rest = format!("[process]\ndrain_spread = \"0s\"\n{}\n{}", route(""), upstream(&[echo().await], ""));
+    let proxy = proxy("protocols = [\"h2\"]", &rest).await;
+    let mut client = client(&proxy).await;
+    let mut socket = client.open("/").await;
+    socket.echo("hello").await;
+    let running = proxy.running;
+    let ended = tokio::spawn(async move { running.shut_down(std::future::pending()).await });
+    let (opcode, payload) = socket.frame().await.unwrap();
+    assert_eq!((opcode, CloseReason::parse(&payload).code.0), (OpCode::Close, 1001));
+    socket.send(OpCode::Close, &1001_u16.to_be_bytes());
+    drop(socket);
+    timeout(PATIENCE, client.connection).await.expect("an end in time").unwrap().unwrap();
+    let ended = timeout(PATIENCE, ended).await.expect("an end in time").unwrap();
+    assert_eq!(ended, Ended::InTime);
+}
