@@ -129,6 +129,11 @@ impl Proxy {
             Ok(wish) => wish,
             Err(error) => return reject::with_status(&error.into(), guard),
         };
+        if let (Wish::WebSocket, Some(allowed)) = (&wish, &route.allowed_origins)
+            && let Err(failure) = inbound.check_origin(allowed)
+        {
+            return reject::with_status(&failure, guard);
+        }
         let inbound = match inbound.aimed(route) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),

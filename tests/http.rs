@@ -2,7 +2,8 @@
 
 mod support;
 
-use holdline::outcome::Why;
+use holdline::health::Availability;
+use holdline::outcome::{Who, Why};
 use std::time::Duration;
 use support::{Proxy, Puppet, nobody, route, upstream, with_listen};
 
@@ -372,4 +373,55 @@ async fn large_bodies_pass_in_small_memory() {
     assert_eq!(server.bytes(LENGTH).await.len(), LENGTH);
     server.write("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert!(rest.await.unwrap().head().await.starts_with("HTTP/1.1 204"));
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_is_not_the_upstreams_fault() {
+    let puppet = Puppet::new().await;
+    let servers = upstream(&[puppet.address()], "max_fails = 1\nfail_timeout = \"1h\"\n");
+    let mut proxy = Proxy::start(&format!("{}\n{servers}", route(""))).await;
+    for _ in 0..3 {
+        let mut client = proxy.connect().await;
+        client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello").await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        assert_eq!(server.bytes(5).await, b"hello");
+        drop(client);
+        assert_eq!(server.rest().await, b"", "the upstream learns of it by the end");
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.who, report.0.status), (Who::Client, 499), "{:?}", report.1.ending);
+    }
+    let up = proxy.running.proxy.snapshot.load().upstream("up").unwrap().clone();
+    assert_eq!(up.endpoints()[0].availability(), Availability::Up);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_however_it_comes() {
+    let puppet = Puppet::new().await;
+    let servers = upstream(&[puppet.address()], "max_fails = 1\nfail_timeout = \"1h\"\n");
+    let mut proxy = Proxy::start(&format!("{}\n{servers}", route("max_body_size = \"8\""))).await;
+    let mut client = proxy.connect().await;
+    let head = client.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why, report.0.tries), (Who::Proxy, Why::TooBig, 0));
+
+    let mut client = proxy.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    assert_eq!(server.bytes(10).await, b"5\r\nhello\r\n");
+    client.write("4\r\nmore\r\n").await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+    assert_eq!(server.rest().await, b"", "it never sees an end that is none");
+    assert_eq!(proxy.report().await.1.ending.why, Why::TooBig);
+    let up = proxy.running.proxy.snapshot.load().upstream("up").unwrap().clone();
+    assert_eq!(up.endpoints()[0].availability(), Availability::Up);
+
+    let mut client = proxy.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nof eight").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    assert_eq!(server.bytes(8).await, b"of eight");
 }

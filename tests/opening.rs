@@ -274,3 +274,29 @@ async fn a_client_that_leaves_during_the_opening_is_reported() {
     assert_eq!((report.0.status, report.1.ending.who), (499, Who::Client));
     assert!(server.rest().await.is_empty(), "the upstream's connection is given up");
 }
+
+#[tokio::test]
+async fn pages_of_other_sites_may_not_open() {
+    let settings = "allowed_origins = [\"https://example.com\", \"https://*.example.org\"]";
+    let mut proxy = Proxy::start(&format!("{}\n{}", route(settings), upstream(&[echo().await], ""))).await;
+    let cases = [
+        ("", 101),
+        ("Origin: https://example.com\r\n", 101),
+        ("Origin: https://a.example.org\r\n", 101),
+        ("Origin: https://evil.test\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Origin: https://example.com\r\nOrigin: https://evil.test\r\n", 403),
+        ("Origin: https://\u{e9}.test\r\n", 403),
+    ];
+    for (lines, status) in cases {
+        let mut client = proxy.connect().await;
+        let head = client.ask(&opening("/", lines)).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{lines}: {head}");
+        drop(client);
+        let report = proxy.report().await;
+        assert_eq!(report.0.status, status);
+        if lines.contains("evil") && !lines.contains("example.com") {
+            assert_eq!(&*report.1.ending.reason, "pages of https://evil.test may not open a WebSocket here");
+        }
+    }
+}

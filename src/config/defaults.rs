@@ -12,6 +12,7 @@ use crate::proxy::snapshot::RejectWith;
 use crate::telemetry::{AccessTarget, Format};
 use crate::tunnel::{self, CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
+use crate::ws::origin::AllowedOrigin;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
@@ -50,6 +51,12 @@ pub(super) const BACKLOG: u32 = 4096;
 
 /// A second proxy on the same address is more often a mistake than a plan.
 pub(super) const REUSE_PORT: bool = false;
+
+/// A proxy cannot know the sites of its servers.
+pub(super) const ALLOWED_ORIGINS: Option<Vec<AllowedOrigin>> = None;
+
+/// A body is passed on as it comes and costs no memory here; nginx, which keeps it, stops at 1 MiB.
+pub(super) const MAX_BODY_SIZE: Option<u64> = None;
 
 /// Without TLS nobody speaks HTTP/2 who was not told to.
 pub(super) const PROTOCOLS: Protocols = Protocols { http1: true, http2: false };

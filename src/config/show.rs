@@ -82,6 +82,11 @@ fn route(out: &mut Out, route: &Route) {
     out.set("connect_timeout", time(route.connect_timeout));
     out.set("response_timeout", or_off(route.response_timeout, time));
     tunnel(out, &route.tunnel);
+    out.set(
+        "allowed_origins",
+        or_off(route.allowed_origins.as_ref(), |origins| list(origins.iter().map(text))),
+    );
+    out.set("max_body_size", or_off(route.max_body_size, |size| text(write_size(size))));
     out.set("reject_with", text(word_for(words::REJECT_WITH, &route.reject_with)));
     out.set("access_log", route.access_log);
     let removed = list(route.remove_headers.iter().map(text));

@@ -96,13 +96,14 @@ impl<'a> Attempts<'a> {
     ) -> Result<Response<Incoming>, Failure> {
         let fresh = !connection.used;
         let answer = connection.exchange(request, self.route.response_timeout).await;
-        let checked = answer.map_err(Failure::from).and_then(|response| {
+        let checked = answer.map_err(Failure::of_exchange).and_then(|response| {
             let framing = check_framing(response.headers(), response.version());
             framing.map(|()| response).map_err(Failure::AnswerFraming)
         });
         checked.inspect_err(|failure| {
             // One that was used before may have been closed meanwhile: that is nobody's fault.
-            if fresh || !matches!(failure, Failure::NoAnswer(ExchangeError::Http(_))) {
+            let is_nobodys = !fresh && matches!(failure, Failure::NoAnswer(ExchangeError::Http(_)));
+            if !is_nobodys && !failure.is_of_client() {
                 self.miss(lease, failure);
             }
         })

@@ -9,6 +9,7 @@ use crate::upstream::connect::ConnectError;
 use crate::ws::close::CloseCode;
 use crate::ws::handshake::{AnswerError, OpeningError};
 use http::StatusCode;
+use http_body_util::LengthLimitError;
 
 /// Why a request is not passed on, or not answered by its upstream.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,15 @@ pub enum Failure {
     /// A tunnel by CONNECT is not what this proxy is for.
     #[error("CONNECT is not served here")]
     Connect,
+    /// It comes from a page of another site.
+    #[error("pages of {0} may not open a WebSocket here")]
+    Origin(String),
+    /// Its body is over `max_body_size`.
+    #[error("the request's body is over max_body_size")]
+    BodyTooLarge,
+    /// Its body broke off.
+    #[error("client left before the end of the request's body")]
+    BodyBroken,
     /// No route serves it.
     #[error("no route serves this host and path")]
     NoRoute,
@@ -55,12 +65,31 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Why an endpoint that was asked gave no answer; the fault may be the client's.
+    #[must_use]
+    pub fn of_exchange(error: ExchangeError) -> Self {
+        match error.body_error::<LengthLimitError>() {
+            Some(Some(_)) => Self::BodyTooLarge,
+            Some(None) => Self::BodyBroken,
+            None => Self::NoAnswer(error),
+        }
+    }
+
+    /// Whether the client is at fault, and no endpoint.
+    #[must_use]
+    pub fn is_of_client(&self) -> bool {
+        matches!(self, Self::BodyTooLarge | Self::BodyBroken)
+    }
+
     /// What the client is answered.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Opening(error) => error.status(),
             Self::Path(_) | Self::Host | Self::Framing(_) => StatusCode::BAD_REQUEST,
+            Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyBroken => CLIENT_LEFT,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -116,7 +145,10 @@ impl Failure {
             | Self::Host
             | Self::Framing(_)
             | Self::Connect
+            | Self::Origin(_)
             | Self::NoRoute => (Who::Proxy, Why::Refused),
+            Self::BodyTooLarge => (Who::Proxy, Why::TooBig),
+            Self::BodyBroken => (Who::Client, Why::Eof),
             Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
             Self::NotConnected(_) => (Who::Upstream, Why::Unreachable),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
@@ -129,3 +161,9 @@ impl Failure {
         Ending { reason: self.to_string().into(), ..Ending::new(who, why) }
     }
 }
+
+/// nginx's status for a request whose client left before the answer; only in logs.
+pub(super) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};

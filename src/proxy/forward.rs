@@ -13,7 +13,7 @@ use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Lease, Upstream};
 use http::{Method, Response, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +34,10 @@ pub(super) async fn forward(
     let mut attempts = Attempts::new(route, upstream, inbound);
     // What was sent with a body cannot be sent again: the body is not kept.
     let again = body.is_end_stream() && is_idempotent(&inbound.parts.method);
+    let limit = route.max_body_size.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+    if limit.is_some_and(|most| body.size_hint().lower() > most as u64) {
+        return Err((Failure::BodyTooLarge, guard));
+    }
     let mut body = Some(body);
     loop {
         let (mut lease, mut connection) = match attempts.connect(&mut guard, again, &watch).await {
@@ -42,7 +46,10 @@ pub(super) async fn forward(
         };
         let used = connection.used;
         let body = match body.take() {
-            Some(body) => body.map_err(Into::into).boxed_unsync(),
+            Some(body) => match limit {
+                Some(most) => Limited::new(body, most).boxed_unsync(),
+                None => body.map_err(Into::into).boxed_unsync(),
+            },
             None => full(Bytes::new()),
         };
         let request = inbound.for_upstream(route, None, body);
@@ -68,7 +75,9 @@ pub(super) async fn forward(
                 attempts.again_afresh(lease);
                 continue;
             }
-            Err(failure) if again && attempts.go_on(Miss::from(&failure)) => continue,
+            Err(failure) if again && !failure.is_of_client() && attempts.go_on(Miss::from(&failure)) => {
+                continue;
+            }
             Err(failure) => failure,
         };
         return Err((failure, guard));

@@ -6,7 +6,8 @@ use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop};
 use crate::route::normalise;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
+use crate::ws::origin::{AllowedOrigin, is_allowed};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Uri, Version};
 
@@ -47,6 +48,22 @@ impl Inbound {
         let Some(host) = host.map(without_port) else { return Err(Failure::Host) };
         let path = normalise(parts.uri.path())?.into_owned();
         Ok(Self { host, path, client, parts })
+    }
+
+    /// Whether its page, if there is one, may open a WebSocket.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn check_origin(&self, allowed: &[AllowedOrigin]) -> Result<(), Failure> {
+        let headers = &self.parts.headers;
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let origin = origins.next().map(text);
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if origins.next().is_none() && is_allowed(allowed, origin.as_deref(), host) {
+            return Ok(());
+        }
+        Err(Failure::Origin(origin.unwrap_or_default()))
     }
 
     /// Whether any success would open a tunnel, as it does in answer to HTTP/2's CONNECT (RFC 8441 5),

@@ -1,6 +1,7 @@
 //! Owns the table of live tunnels, and the guard that makes one report of every request, whichever
 //! way it goes.
 
+use super::failure::CLIENT_LEFT;
 use super::snapshot::Snapshot;
 use crate::addr::ClientAddr;
 use crate::drain::{Phase, Watch};
@@ -258,13 +259,10 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
-                report.status = CLIENT_LEFT;
+                report.status = CLIENT_LEFT.as_u16();
             }
             let ending = self.broken_off("client left before the answer");
             self.write_http(ending, PerSide::default());
         }
     }
 }
-
-/// nginx's status for a request whose client left before the answer; only in logs.
-const CLIENT_LEFT: u16 = 499;

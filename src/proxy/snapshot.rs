@@ -4,6 +4,7 @@
 use crate::http::Forwarded;
 use crate::route::{Rewrite, Rule, Table};
 use crate::upstream::Upstream;
+use crate::ws::origin::AllowedOrigin;
 use crate::{tunnel, upstream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::collections::HashMap;
@@ -37,6 +38,10 @@ pub struct Route {
     pub response_timeout: Option<Duration>,
     /// How its tunnels behave.
     pub tunnel: Arc<tunnel::Settings>,
+    /// The pages that may open a WebSocket; `None`: any.
+    pub allowed_origins: Option<Vec<AllowedOrigin>>,
+    /// Largest body of a request, in bytes (nginx, `client_max_body_size`); `None`: any.
+    pub max_body_size: Option<u64>,
     /// How openings are refused.
     pub reject_with: RejectWith,
     /// Whether its requests have lines in the access log (nginx, `access_log off`).

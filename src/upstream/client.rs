@@ -28,6 +28,23 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// The request's body broke off before its end: the endpoint is not to blame. What its source said
+    /// of it, if that is of a kind `T`, or nothing.
+    #[must_use]
+    pub fn body_error<T: std::error::Error + 'static>(&self) -> Option<Option<&T>> {
+        let Self::Http(error) = self else { return None };
+        let mut cause: Option<&dyn std::error::Error> = Some(error);
+        error.is_user().then(|| {
+            while let Some(error) = cause {
+                if let Some(found) = error.downcast_ref() {
+                    return Some(found);
+                }
+                cause = error.source();
+            }
+            None
+        })
+    }
+
     /// The endpoint did answer, but not with HTTP.
     #[must_use]
     pub fn is_bad_answer(&self) -> bool {

@@ -10,6 +10,7 @@ use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
 use crate::route::{HostPattern, PathPattern, Rewrite, Rule};
 use crate::tunnel::{self, Pong};
+use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub(super) struct Settings {
     connect_timeout: Duration,
     response_timeout: Option<Duration>,
     tunnel: tunnel::Settings,
+    allowed_origins: Option<Vec<AllowedOrigin>>,
+    max_body_size: Option<u64>,
     reject_with: RejectWith,
     access_log: bool,
     headers: Headers,
@@ -33,6 +36,8 @@ impl Default for Settings {
             connect_timeout: defaults::CONNECT_TIMEOUT,
             response_timeout: defaults::RESPONSE_TIMEOUT,
             tunnel: defaults::TUNNEL,
+            allowed_origins: defaults::ALLOWED_ORIGINS,
+            max_body_size: defaults::MAX_BODY_SIZE,
             reject_with: defaults::REJECT_WITH,
             access_log: defaults::ACCESS_LOG,
             headers: Headers::default(),
@@ -48,6 +53,10 @@ pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
         connect_timeout: table.get("connect_timeout", duration).unwrap_or(base.connect_timeout),
         response_timeout: table.get("response_timeout", off_or(duration)).unwrap_or(base.response_timeout),
         tunnel: tunnel(table, &base.tunnel),
+        allowed_origins: table
+            .get("allowed_origins", off_or(list("expected a list of origins", parsed)))
+            .unwrap_or_else(|| base.allowed_origins.clone()),
+        max_body_size: table.get("max_body_size", off_or(size)).unwrap_or(base.max_body_size),
         reject_with: table.get("reject_with", word(words::REJECT_WITH)).unwrap_or(base.reject_with),
         access_log: table.get("access_log", Value::boolean).unwrap_or(base.access_log),
         headers: table.section("headers", |table| headers::request(table, &base.headers)),
@@ -159,6 +168,8 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
         connect_timeout: settings.connect_timeout,
         response_timeout: settings.response_timeout,
         tunnel: Arc::new(settings.tunnel),
+        allowed_origins: settings.allowed_origins,
+        max_body_size: settings.max_body_size,
         reject_with: settings.reject_with,
         access_log: settings.access_log,
         set_headers: settings.headers.set.0,
