@@ -5,7 +5,7 @@
 //!
 //! | rank | may do | modules |
 //! |---|---|---|
-//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] |
+//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`balance`] [`health`] [`outcome`] |
 //! | 3 services | tokio, tracing | [`drain`] [`telemetry`] [`io`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
@@ -21,6 +21,7 @@
 
 // The path of one connection, in order.
 pub mod listener;
+pub mod proxy_protocol;
 pub mod http;
 pub mod route;
 pub mod balance;
