@@ -1,0 +1,184 @@
+//! Owns admission: how many connections and openings a client may have, and the verdict on one
+//! more. It must not know HTTP statuses, or what is admitted.
+
+pub mod connections;
+pub mod rate;
+
+use crate::addr::ClientAddr;
+use connections::{Connections, Permit};
+use rate::{Openings, Rate};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is admitted; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time, of all clients together; 0 admits none.
+    pub connections: Option<u32>,
+    /// Connections at a time of one client (nginx, `limit_conn` with `$binary_remote_addr`).
+    pub connections_per_ip: Option<u32>,
+    /// Openings of one client (nginx, `limit_req` with `nodelay`).
+    pub openings_per_ip: Option<Rate>,
+}
+
+/// A limit by its name in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// `connections`.
+    Connections,
+    /// `connections_per_ip`.
+    ConnectionsPerIp,
+    /// `openings_per_ip`.
+    OpeningsPerIp,
+}
+
+impl Limit {
+    /// The word for it in the configuration and in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerIp => "connections_per_ip",
+            Self::OpeningsPerIp => "openings_per_ip",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A connection over a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("over the limit {limit}")]
+pub struct Refused {
+    /// The limit.
+    pub limit: Limit,
+    /// When the client will be admitted again if nothing else comes from it (`Retry-After`, to be
+    /// rounded up); `None`: when others end, which nobody knows.
+    pub retry_after: Option<Duration>,
+}
+
+/// Who a client is as far as limits go: an IPv4 address, an IPv6 /64, or all who come over a unix
+/// socket. A /64 is what one subscriber gets at least (RFC 6177 2), so each has a universe of
+/// addresses in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientKey(Key);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    V4(Ipv4Addr),
+    /// The upper half of the address.
+    V6(u64),
+    Unix,
+}
+
+impl From<IpAddr> for ClientKey {
+    /// IPv4-mapped IPv6 addresses count as IPv4.
+    fn from(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(v4) => Key::V4(v4),
+            IpAddr::V6(v6) => Key::V6((v6.to_bits() >> 64) as u64),
+        })
+    }
+}
+
+impl From<ClientAddr> for ClientKey {
+    fn from(client: ClientAddr) -> Self {
+        client.ip().map_or(Self(Key::Unix), Self::from)
+    }
+}
+
+impl fmt::Display for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Key::V4(v4) => v4.fmt(f),
+            Key::V6(upper) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(upper) << 64)),
+            Key::Unix => f.write_str("unix:"),
+        }
+    }
+}
+
+/// The door of a route: what it has admitted. It outlives a reload, which may change the limits.
+#[derive(Debug, Default)]
+pub struct Door {
+    connections: Arc<Connections>,
+    openings: Openings,
+}
+
+impl Door {
+    /// Admits an opening and the connection that it becomes, which lasts as long as the permit.
+    /// `now` is the time since any fixed moment.
+    ///
+    /// An opening that is refused for its rate does not count; one that is refused for the number
+    /// of connections does, so a client that keeps trying is told how long to wait.
+    ///
+    /// # Errors
+    /// A limit is reached. Nothing is kept of a refusal.
+    pub fn admit(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<Permit, Refused> {
+        if let Some(rate) = limits.openings_per_ip {
+            self.openings
+                .admit(client, rate, now)
+                .map_err(|wait| Refused { limit: Limit::OpeningsPerIp, retry_after: Some(wait) })?;
+        }
+        self.connections.admit(client, limits).map_err(|limit| Refused { limit, retry_after: None })
+    }
+
+    /// The connections that are open, for status and metrics.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    fn key(ip: &str) -> ClientKey {
+        ClientKey::from(ip.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_an_ipv6_subnet() {
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:0:0:2"));
+        assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
+        let tcp = ClientAddr::Tcp("[2001:db8:0:1::1]:443".parse().unwrap());
+        assert_eq!(ClientKey::from(tcp).to_string(), "2001:db8:0:1::/64");
+        assert_eq!(key("::ffff:192.0.2.1").to_string(), "192.0.2.1");
+        assert_eq!(ClientKey::from(ClientAddr::Unix).to_string(), "unix:");
+    }
+
+    #[test]
+    fn a_refusal_names_its_limit() {
+        let door = Door::default();
+        let one = NonZeroU32::MIN;
+        let limits = Limits {
+            connections: Some(2),
+            connections_per_ip: Some(1),
+            openings_per_ip: Rate::new(one, Duration::from_secs(1), one),
+        };
+        let refused = |client: &str, millis| {
+            let refused = door.admit(key(client), &limits, Duration::from_millis(millis)).unwrap_err();
+            (refused.limit.as_str(), refused.retry_after.map(|wait| wait.as_millis()))
+        };
+        let first = door.admit(key("192.0.2.1"), &limits, Duration::ZERO).unwrap();
+        assert_eq!(refused("192.0.2.1", 300), ("openings_per_ip", Some(700)));
+        assert_eq!(refused("192.0.2.1", 1000), ("connections_per_ip", None));
+        let second = door.admit(key("192.0.2.2"), &limits, Duration::ZERO).unwrap();
+        assert_eq!(refused("192.0.2.3", 0), ("connections", None));
+        drop((first, second));
+        assert_eq!(door.connections().total(), 0);
+        let none = Limits::default();
+        let many: Vec<_> =
+            (0..9).map(|_| door.admit(key("192.0.2.1"), &none, Duration::ZERO).unwrap()).collect();
+        assert_eq!(door.connections().of(key("192.0.2.1")), many.len() as u32);
+    }
+}

@@ -1,0 +1,300 @@
+//! Owns the rate of openings by client: the generic cell rate algorithm, in a table of fixed size.
+
+use super::ClientKey;
+use std::hash::{BuildHasher as _, RandomState};
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many openings are admitted in how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    openings: NonZeroU32,
+    per: Duration,
+    burst: NonZeroU32,
+    /// From one opening to the next at full rate, in nanoseconds, rounded up.
+    interval: u64,
+    /// How much of the future a client may have used up: `burst` intervals.
+    depth: u64,
+}
+
+impl Rate {
+    /// `openings` in each `per`, evenly; `burst` of them may come at once after a silence. So in any
+    /// time t at most `burst` + `openings` · t / `per` are admitted. nginx counts otherwise: its
+    /// `burst=20` lets 21 come at once.
+    ///
+    /// `None`: over a billion openings a second, or a burst that takes over 292 years to regain.
+    #[must_use]
+    pub fn new(openings: NonZeroU32, per: Duration, burst: NonZeroU32) -> Option<Self> {
+        let is_slow = per.as_nanos() >= u128::from(openings.get());
+        let interval = u64::try_from(per.as_nanos().div_ceil(u128::from(openings.get()))).ok();
+        let interval = interval.filter(|_| is_slow)?;
+        let depth = interval.checked_mul(u64::from(burst.get())).filter(|&depth| depth <= LONGEST)?;
+        Some(Self { openings, per, burst, interval, depth })
+    }
+
+    /// Openings in each [`Rate::per`].
+    #[must_use]
+    pub fn openings(&self) -> NonZeroU32 {
+        self.openings
+    }
+
+    /// The time that [`Rate::openings`] are counted in.
+    #[must_use]
+    pub fn per(&self) -> Duration {
+        self.per
+    }
+
+    /// Openings that may come at once.
+    #[must_use]
+    pub fn burst(&self) -> NonZeroU32 {
+        self.burst
+    }
+}
+
+/// When each client may open again: the generic cell rate algorithm (ITU-T I.371, Annex A), the
+/// leaky bucket as a meter with one number for each client, its theoretical arrival time.
+///
+/// The table has a fixed number of places, 16 bytes each, in sets of eight; which set is a client's
+/// a randomly keyed hash decides. In a set without a free place a newcomer takes that of the client
+/// whose theoretical arrival time is the earliest: one whose time has passed, which is as good as
+/// free, else the one that has used up the least. So a flood of addresses costs neither memory nor
+/// time, a newcomer is always admitted, and what is forgotten is forgiven: the most at fault last.
+#[derive(Debug)]
+pub struct Openings {
+    /// Each is empty until its first opening.
+    shards: Vec<Mutex<Vec<Set>>>,
+    sets_of_shard: usize,
+    hasher: RandomState,
+}
+
+impl Default for Openings {
+    /// 65,536 places: 1 MiB when all shards are in use.
+    fn default() -> Self {
+        Self::new(65_536)
+    }
+}
+
+impl Openings {
+    /// A table of at most `places`, 8 at least.
+    #[must_use]
+    pub fn new(places: usize) -> Self {
+        let sets = (places / WAYS).max(1);
+        let shards = sets.min(SHARDS);
+        let sets_of_shard = sets / shards;
+        let shards = (0..shards).map(|_| Mutex::default()).collect();
+        Self { shards, sets_of_shard, hasher: RandomState::new() }
+    }
+
+    /// Admits an opening. `now` is the time since a fixed moment; one a little earlier than the
+    /// last, as threads may bring it, does no harm. The rate may be another than the last time.
+    ///
+    /// # Errors
+    /// It comes too early: the time until the next is admitted, if none is admitted before. A
+    /// refusal costs the client nothing.
+    pub fn admit(&self, client: ClientKey, rate: Rate, now: Duration) -> Result<(), Duration> {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        // A hash stands for its client: that two of 65,536 share one has a chance of 1 to 2^33.
+        let hash = self.hasher.hash_one(client);
+        let tag = hash | 1;
+        let (place, shard) = (hash as usize / self.shards.len(), hash as usize % self.shards.len());
+        let mut sets = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        if sets.is_empty() {
+            sets.resize(self.sets_of_shard, Set::default());
+        }
+        let entry = sets[place % self.sets_of_shard].place_of(tag);
+        let due = if entry.tag == tag { entry.due } else { 0 };
+        let due = conform(due, rate, now).map_err(Duration::from_nanos)?;
+        *entry = Entry { tag, due };
+        Ok(())
+    }
+}
+
+/// The algorithm: the next theoretical arrival time, or how long it is too early.
+fn conform(due: u64, rate: Rate, now: u64) -> Result<u64, u64> {
+    // A rate that was lowered since may have left it further in the future than any of this one.
+    let due = due.clamp(now, now.saturating_add(rate.depth));
+    let used = due - now;
+    let free = rate.depth - used;
+    if free < rate.interval { Err(rate.interval - free) } else { Ok(due.saturating_add(rate.interval)) }
+}
+
+/// What is known of a client; a tag of 0 is nobody's.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    tag: u64,
+    /// Theoretical arrival time of its next opening, in nanoseconds.
+    due: u64,
+}
+
+/// Two lines of a cache.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Set([Entry; WAYS]);
+
+impl Set {
+    /// The place of a client, or the one it may take.
+    fn place_of(&mut self, tag: u64) -> &mut Entry {
+        let own = self.0.iter().position(|entry| entry.tag == tag);
+        let earliest = || (0..WAYS).min_by_key(|&place| self.0[place].due).unwrap_or(0);
+        let place = own.unwrap_or_else(earliest);
+        &mut self.0[place]
+    }
+}
+
+/// Entries that are searched for one client.
+const WAYS: usize = 8;
+/// So many that 10,000 openings a second, each a microsecond under a lock, seldom meet at one.
+const SHARDS: usize = 64;
+/// Half of what nanoseconds in 64 bits can count: `now` fits in the other half.
+const LONGEST: u64 = u64::MAX / 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn key(number: u32) -> ClientKey {
+        ClientKey::from(IpAddr::V4(Ipv4Addr::from_bits(number)))
+    }
+
+    fn rate(openings: u32, per: Duration, burst: u32) -> Rate {
+        Rate::new(openings.try_into().unwrap(), per, burst.try_into().unwrap()).unwrap()
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_burst_is_admitted_at_once_and_then_the_rate() {
+        let openings = Openings::default();
+        let rate = rate(10, SECOND, 3);
+        let admit = |millis| openings.admit(key(1), rate, Duration::from_millis(millis));
+        for _ in 0..3 {
+            assert_eq!(admit(5000), Ok(()));
+        }
+        assert_eq!(admit(5000), Err(Duration::from_millis(100)));
+        assert_eq!(admit(5060), Err(Duration::from_millis(40)));
+        assert_eq!(admit(5100), Ok(()));
+        assert_eq!(admit(5100), Err(Duration::from_millis(100)));
+        // The clock of another thread is behind.
+        assert_eq!(admit(5090), Err(Duration::from_millis(100)));
+        assert_eq!(openings.admit(key(2), rate, Duration::from_millis(5100)), Ok(()));
+        assert_eq!([(); 4].map(|()| admit(9000).is_ok()), [true, true, true, false]);
+    }
+
+    #[test]
+    fn another_rate_takes_effect_at_once() {
+        let openings = Openings::default();
+        let (slow, fast) = (rate(1, SECOND * 3600, 2), rate(10, SECOND, 2));
+        assert_eq!([(); 3].map(|()| openings.admit(key(1), slow, SECOND).is_ok()), [true, true, false]);
+        assert_eq!(openings.admit(key(1), fast, SECOND), Err(SECOND / 10));
+        assert_eq!(openings.admit(key(1), fast, SECOND + SECOND / 10), Err(SECOND / 10));
+    }
+
+    #[test]
+    fn rates_have_bounds() {
+        let new = |openings: u32, per, burst: u32| {
+            Rate::new(openings.try_into().unwrap(), per, burst.try_into().unwrap())
+        };
+        assert_eq!(new(1, Duration::ZERO, 1), None);
+        assert_eq!(new(1001, Duration::from_micros(1), 1), None);
+        assert_eq!(new(1, SECOND * 86_400, u32::MAX), None);
+        assert_eq!(new(1, Duration::MAX, 1), None);
+        let rate = new(3, SECOND, 7).unwrap();
+        assert_eq!((rate.openings().get(), rate.per(), rate.burst().get()), (3, SECOND, 7));
+        // The very end of time.
+        let openings = Openings::default();
+        assert_eq!(openings.admit(key(1), rate, Duration::MAX), Ok(()));
+        assert_eq!(openings.admit(key(1), rate, Duration::MAX), Ok(()));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_keeps_out_no_newcomer_and_frees_none_of_the_worst() {
+        let openings = Openings::new(64);
+        let rate = rate(1, SECOND * 60, 5);
+        let worst = key(u32::MAX);
+        while openings.admit(worst, rate, SECOND).is_ok() {}
+        for newcomer in 0..100_000 {
+            assert_eq!(openings.admit(key(newcomer), rate, SECOND), Ok(()), "{newcomer}");
+        }
+        assert!(openings.admit(worst, rate, SECOND).is_err());
+        let sets: usize = openings.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert_eq!(sets * WAYS, 64);
+    }
+
+    #[test]
+    fn memory_is_as_stated() {
+        assert_eq!((size_of::<Entry>(), size_of::<Set>()), (16, 128));
+        for (places, expected) in [(0, 8), (8, 8), (100, 96), (65_536, 65_536)] {
+            let openings = Openings::new(places);
+            assert_eq!(openings.shards.len() * openings.sets_of_shard * WAYS, expected);
+        }
+    }
+
+    /// Openings with the silence before each, in nanoseconds.
+    fn arrivals() -> impl Strategy<Value = Vec<u64>> {
+        prop::collection::vec(prop_oneof![Just(0), 0..2_000_u64, 0..200_000_u64], 1..150)
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_admits_more_than_burst_and_rate(
+            arrivals in arrivals(), openings in 1..20_u32, per in 20..50_000_u64, burst in 1..8_u32,
+        ) {
+            let table = Openings::new(8);
+            let rate = rate(openings, Duration::from_nanos(per), burst);
+            let mut now = 0;
+            let mut admitted = Vec::new();
+            for silence in arrivals {
+                now += silence;
+                if table.admit(key(1), rate, Duration::from_nanos(now)).is_ok() {
+                    admitted.push(now);
+                }
+            }
+            for (first, from) in admitted.iter().enumerate() {
+                for (last, to) in admitted.iter().enumerate().skip(first) {
+                    let count = (last - first + 1) as u64;
+                    let most = u64::from(burst) + (to - from) * u64::from(openings) / per;
+                    prop_assert!(count <= most, "{count} in {} ns", to - from);
+                }
+            }
+        }
+
+        #[test]
+        fn it_is_the_leaky_bucket(arrivals in arrivals(), interval in 1..5_000_u64, burst in 1..8_u32) {
+            let table = Openings::new(8);
+            let rate = rate(1, Duration::from_nanos(interval), burst);
+            // A bucket that holds `burst` openings of `interval` drops each, one drop leaks in a nanosecond.
+            let (mut now, mut level) = (0_u64, 0_u64);
+            for silence in arrivals {
+                now += silence;
+                level = level.saturating_sub(silence);
+                let room = u64::from(burst) * interval - level;
+                let expected = if room >= interval {
+                    level += interval;
+                    Ok(())
+                } else {
+                    Err(Duration::from_nanos(interval - room))
+                };
+                prop_assert_eq!(table.admit(key(1), rate, Duration::from_nanos(now)), expected);
+            }
+        }
+
+        #[test]
+        fn the_wait_is_exact(before in arrivals(), interval in 2..5_000_u64, burst in 1..8_u32) {
+            let table = Openings::new(8);
+            let rate = rate(1, Duration::from_nanos(interval), burst);
+            let mut now = 0;
+            for silence in before {
+                now += silence;
+                if let Err(wait) = table.admit(key(1), rate, Duration::from_nanos(now)) {
+                    let at = Duration::from_nanos(now) + wait;
+                    prop_assert!(table.admit(key(1), rate, at - Duration::from_nanos(1)).is_err());
+                    prop_assert_eq!(table.admit(key(1), rate, at), Ok(()));
+                    now = at.as_nanos() as u64;
+                }
+            }
+        }
+    }
+}
