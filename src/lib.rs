@@ -6,7 +6,7 @@
 //! | rank | may do | modules |
 //! |---|---|---|
 //! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] [`proxy_protocol`] |
-//! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`limit`] [`balance`] [`health`] [`outcome`] |
+//! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
 //! | 3 services | tokio, tracing | [`drain`] [`telemetry`] [`io`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
@@ -23,6 +23,7 @@
 pub mod listener;
 pub mod proxy_protocol;
 pub mod http;
+pub mod real_ip;
 pub mod route;
 pub mod limit;
 pub mod balance;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What may import what: a module imports lower ranks and its own children only.
 const RANKS: [(u32, &[&str]); 9] = [
     (1, &["addr", "ws", "proxy_protocol"]),
-    (2, &["route", "balance", "health", "limit", "outcome"]),
+    (2, &["route", "real_ip", "limit", "balance", "health", "outcome"]),
     (3, &["drain", "telemetry", "io", "tls"]),
     (4, &["listener", "http", "upstream", "tunnel"]),
     (5, &["proxy"]),
