@@ -2,10 +2,12 @@
 
 use super::Forwarded;
 use crate::addr::ClientAddr;
+use crate::real_ip::Origin;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use std::net::IpAddr;
 
@@ -87,27 +89,53 @@ fn is_forwarding(name: &HeaderName) -> bool {
     [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED].contains(name)
 }
 
-/// Tells the upstream whence a request came. `X-Forwarded-For` and `Forwarded` are appended to what
-/// came, the others are set.
-pub fn add_forwarding(headers: &mut HeaderMap, mode: Forwarded, client: ClientAddr, scheme: &'static str) {
+/// Tells the upstream whence a request came. The peer is appended to `X-Forwarded-For` and
+/// `Forwarded`; the others are set, to what a trusted peer says if it does. `scheme` is that of the
+/// connection to the peer.
+///
+/// What a peer that is not trusted claims does not survive, for an upstream reads these headers
+/// without asking who wrote them; but `X-Forwarded-For` with the peer at its end does (nginx,
+/// `$proxy_add_x_forwarded_for`).
+pub fn add_forwarding(headers: &mut HeaderMap, mode: Forwarded, origin: &Origin, scheme: &'static str) {
+    if mode == Forwarded::Off {
+        return;
+    }
     let host = headers.get(HOST).cloned();
+    if !origin.trusted {
+        remove_claims(headers, mode);
+    }
     if matches!(mode, Forwarded::X | Forwarded::Both) {
-        let ip = client.ip().map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
-        append(headers, &X_FORWARDED_FOR, &ip);
-        set(headers, X_REAL_IP, &ip);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-        if let Some(host) = &host {
-            headers.insert(X_FORWARDED_HOST, host.clone());
+        append(headers, &X_FORWARDED_FOR, &ip_text(origin.peer));
+        set(headers, X_REAL_IP, &ip_text(origin.client));
+        set(headers, X_FORWARDED_PROTO, origin.proto.as_ref().map_or(scheme, Scheme::as_str));
+        match (&origin.host, &host) {
+            (Some(told), _) => set(headers, X_FORWARDED_HOST, told.as_str()),
+            (None, Some(asked)) => drop(headers.insert(X_FORWARDED_HOST, asked.clone())),
+            (None, None) => {}
         }
     }
     if matches!(mode, Forwarded::Rfc7239 | Forwarded::Both) {
-        append(headers, &FORWARDED, &forwarded_element(client, host.as_ref(), scheme));
+        append(headers, &FORWARDED, &forwarded_element(origin.peer, host.as_ref(), scheme));
     }
 }
 
+fn remove_claims(headers: &mut HeaderMap, mode: Forwarded) {
+    for name in [X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED] {
+        headers.remove(name);
+    }
+    if mode == Forwarded::Rfc7239 {
+        // Nobody writes the peer behind it.
+        headers.remove(X_FORWARDED_FOR);
+    }
+}
+
+fn ip_text(address: ClientAddr) -> String {
+    address.ip().map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
+}
+
 /// One element of `Forwarded` (RFC 7239 4); IPv6 and hosts with a port need quotes.
-fn forwarded_element(client: ClientAddr, host: Option<&HeaderValue>, scheme: &str) -> String {
-    let node = match client.ip() {
+fn forwarded_element(peer: ClientAddr, host: Option<&HeaderValue>, scheme: &str) -> String {
+    let node = match peer.ip() {
         Some(IpAddr::V4(v4)) => v4.to_string(),
         Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
         None => "unknown".to_owned(),
@@ -143,8 +171,37 @@ mod tests {
         headers
     }
 
-    fn client(address: &str) -> ClientAddr {
-        ClientAddr::Tcp(address.parse().unwrap())
+    fn direct(address: &str) -> Origin {
+        Origin::direct(ClientAddr::Tcp(address.parse().unwrap()))
+    }
+
+    /// Of a request through a trusted proxy at 10.0.0.1.
+    fn through_a_proxy(client: &str) -> Origin {
+        let client = ClientAddr::Tcp(client.parse().unwrap());
+        Origin { client, trusted: true, ..direct("10.0.0.1:5000") }
+    }
+
+    /// All of them, as a client or a proxy may send them.
+    fn claims() -> HeaderMap {
+        headers(&[
+            ("host", "example.com"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.example"),
+            ("x-real-ip", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.9;proto=https"),
+        ])
+    }
+
+    /// What `claims` become, without the host: `name: value`, sorted.
+    fn passed(mode: Forwarded, origin: &Origin) -> Vec<String> {
+        let mut all = claims();
+        add_forwarding(&mut all, mode, origin, "http");
+        let lines = all.iter().filter(|(name, _)| **name != HOST);
+        let mut lines: Vec<_> =
+            lines.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
     }
 
     #[test]
@@ -175,7 +232,7 @@ mod tests {
             ("x-forwarded-for", "198.51.100.7"),
             ("x-real-ip", "1.2.3.4"),
         ]);
-        add_forwarding(&mut all, Forwarded::X, client("192.0.2.1:5000"), "http");
+        add_forwarding(&mut all, Forwarded::X, &direct("192.0.2.1:5000"), "http");
         assert_eq!(all["x-forwarded-for"], "203.0.113.9, 198.51.100.7, 192.0.2.1");
         assert_eq!(
             (&all["x-real-ip"], &all["x-forwarded-proto"]),
@@ -188,16 +245,53 @@ mod tests {
     #[test]
     fn forwarded_is_written_as_rfc_7239_wants_it() {
         let mut all = headers(&[("host", "example.com"), ("forwarded", "for=203.0.113.9")]);
-        add_forwarding(&mut all, Forwarded::Rfc7239, client("[2001:db8::1]:5000"), "https");
+        let origin = Origin { trusted: true, ..direct("[2001:db8::1]:5000") };
+        add_forwarding(&mut all, Forwarded::Rfc7239, &origin, "https");
         let expected = "for=203.0.113.9, for=\"[2001:db8::1]\";proto=https;host=\"example.com\"";
         assert_eq!(all["forwarded"], expected);
         assert!(!all.contains_key("x-forwarded-for"));
     }
 
     #[test]
+    fn what_a_client_claims_does_not_survive() {
+        let client = direct("192.0.2.1:5000");
+        let forwarded = "forwarded: for=192.0.2.1;proto=http;host=\"example.com\"";
+        let x = [
+            "x-forwarded-for: 203.0.113.9, 192.0.2.1",
+            "x-forwarded-host: example.com",
+            "x-forwarded-proto: http",
+            "x-real-ip: 192.0.2.1",
+        ];
+        assert_eq!(passed(Forwarded::X, &client), x);
+        assert_eq!(passed(Forwarded::Rfc7239, &client), [forwarded]);
+        assert_eq!(passed(Forwarded::Both, &client), [&[forwarded], &x[..]].concat());
+        assert_eq!(passed(Forwarded::Off, &client).len(), 5);
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_passed_on() {
+        let proxy = Origin {
+            proto: Some(Scheme::HTTPS),
+            host: Some("shop.example".parse().unwrap()),
+            ..through_a_proxy("203.0.113.9:0")
+        };
+        let expected = [
+            "forwarded: for=203.0.113.9;proto=https, for=10.0.0.1;proto=http;host=\"example.com\"",
+            "x-forwarded-for: 203.0.113.9, 10.0.0.1",
+            "x-forwarded-host: shop.example",
+            "x-forwarded-proto: https",
+            "x-real-ip: 203.0.113.9",
+        ];
+        assert_eq!(passed(Forwarded::Both, &proxy), expected);
+        // It says nothing that could be a scheme or a host.
+        let silent = passed(Forwarded::X, &through_a_proxy("203.0.113.9:0"));
+        assert_eq!(silent[2..4], ["x-forwarded-host: example.com", "x-forwarded-proto: http"]);
+    }
+
+    #[test]
     fn off_adds_nothing() {
         let mut all = headers(&[("host", "example.com")]);
-        add_forwarding(&mut all, Forwarded::Off, client("192.0.2.1:1"), "http");
+        add_forwarding(&mut all, Forwarded::Off, &direct("192.0.2.1:1"), "http");
         assert_eq!(all.len(), 1);
     }
 }

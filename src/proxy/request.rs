@@ -5,6 +5,7 @@ use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop};
+use crate::real_ip::Origin;
 use crate::route::normalise;
 use crate::ws::origin::{AllowedOrigin, is_allowed};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
@@ -116,7 +117,7 @@ impl Inbound {
             // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not (nginx, `$proxy_host`).
             headers.extend(HeaderValue::from_str(name).map(|name| (HOST, name)));
         }
-        add_forwarding(headers, route.forwarded, self.client, "http");
+        add_forwarding(headers, route.forwarded, &Origin::direct(self.client), "http");
         for name in &route.remove_headers {
             headers.remove(name);
         }
