@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
-//! | 3 services | tokio, tracing | [`drain`] [`telemetry`] [`io`] |
+//! | 3 services | tokio, tracing | [`drain`] [`stall`] [`telemetry`] [`io`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
 //! | 7 configuration | knows every settings type of 1 to 5, and TOML | [`config`] |
@@ -39,6 +39,7 @@ pub mod telemetry;
 pub mod addr;
 pub mod io;
 pub mod drain;
+pub mod stall;
 pub mod config;
 pub mod app;
 pub mod cli;

@@ -9,12 +9,14 @@ use super::relay::{Order, Output, Relay};
 use super::timer::Tick;
 use super::{Framing, Settings};
 use crate::outcome::{Outcome, Side, Why};
+use crate::stall::is_stall;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -114,11 +116,11 @@ where
                 return Poll::Ready(pump.cut(why, now, cx));
             }
         }
-        if pump.armed.is_some_and(|at| at <= now) {
-            pump.armed = None;
-            pump.on_tick(now, cx);
-        }
         BUFFER.with_borrow_mut(|buffer| pump.turn(buffer, now, cx));
+        // Only behind the reading: what has come in time counts, however late it is looked at.
+        if let Some(at) = pump.armed.take_if(|at| *at <= now) {
+            pump.on_wake_up(now.since(at), now, cx);
+        }
         if pump.is_over(now) {
             return Poll::Ready(pump.relay.outcome(now));
         }
@@ -155,6 +157,14 @@ where
         self.relay.order(Order { at: now, why });
         self.on_tick(now, cx);
         self.relay.outcome(now)
+    }
+
+    fn on_wake_up(&mut self, late: Duration, now: Tick, cx: &mut Context<'_>) {
+        if is_stall(late) {
+            self.relay.on_stall(now);
+        }
+        self.on_tick(now, cx);
+        self.settle(now, cx);
     }
 
     fn on_tick(&mut self, now: Tick, cx: &mut Context<'_>) {

@@ -57,7 +57,8 @@ struct Leg {
     counters: Counters,
     keepalive: Keepalive,
     last_seen: Tick,
-    /// When this side last took some of the bytes that wait for it, or all of them.
+    /// When this side last took some of the bytes that wait for it, or all of them; or the end of
+    /// a stall, in which it may have done so.
     took: Tick,
     /// What goes to this side at the next frame boundary.
     queued_close: Option<CloseCode>,

@@ -46,7 +46,8 @@ pub enum Timer {
     PingDue(crate::outcome::Side),
     /// From a Ping to the end of waiting for any byte.
     PongDue(crate::outcome::Side),
-    /// From the last byte of either side to giving both up.
+    /// From the last byte of either side, or the last that one took of what waited for it, to
+    /// giving both up.
     Read,
     /// From the last byte a side took, while more are waiting for it, to giving it up.
     Send(crate::outcome::Side),

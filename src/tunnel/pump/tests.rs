@@ -31,13 +31,16 @@ fn settings() -> Settings {
 }
 
 fn rig(ahead: &[u8], pipe: usize) -> Rig {
+    rig_with(settings(), ahead, pipe)
+}
+
+fn rig_with(settings: Settings, ahead: &[u8], pipe: usize) -> Rig {
     let ((client, near), (upstream, far)) = (duplex(pipe), duplex(pipe));
     let control = Arc::new(Control::default());
     let client_side = Opened { stream: near, ahead: ahead.to_vec() };
     let upstream_side = Opened { stream: far, ahead: vec![] };
     let framing = Framing::WebSocket { deflate: false };
-    let tunnel =
-        tokio::spawn(run(client_side, upstream_side, Arc::new(settings()), framing, control.clone()));
+    let tunnel = tokio::spawn(run(client_side, upstream_side, Arc::new(settings), framing, control.clone()));
     Rig { client, upstream, control, tunnel }
 }
 
@@ -179,6 +182,69 @@ async fn its_story_can_be_read_while_it_lives() {
     assert!(rig.control.story().is_none(), "the first look only asks");
     tokio::task::yield_now().await;
     assert_eq!(rig.control.story().unwrap().traffic.client.pings, 1);
+}
+
+/// The Pong of a client to the Ping it was sent.
+fn pong(ping: [u8; 10]) -> Vec<u8> {
+    let mut pong = vec![0x8a, 0x88, 0, 0, 0, 0];
+    pong.extend_from_slice(&ping[2..]);
+    pong
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_is_read_before_silence_is_judged() {
+    // Bytes and the end of the waiting for them are seen at once, and not only after a long stall.
+    for overslept in [Duration::from_millis(1), Duration::from_secs(600)] {
+        let mut rig = rig(&[], 1024);
+        let ping = read(&mut rig.client).await;
+        rig.client.write_all(&pong(ping)).await.unwrap();
+        tokio::time::advance(Duration::from_secs(20) + overslept).await;
+        rig.upstream.write_all(&[0x81, 0x01, b'a']).await.unwrap();
+        assert_eq!(read(&mut rig.client).await, [0x81, 0x01, b'a'], "overslept by {overslept:?}");
+        assert!(!rig.tunnel.is_finished());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_of_the_proxy_itself_is_no_silence_of_a_peer() {
+    let mut rig = rig(&[], 1024);
+    let ping = read(&mut rig.client).await;
+    tokio::time::advance(Duration::from_secs(600)).await;
+    // What came meanwhile may take its time: thousands of sockets are read one after the other.
+    tokio::time::sleep(Duration::from_secs(19)).await;
+    rig.client.write_all(&pong(ping)).await.unwrap();
+    let _: [u8; 10] = read(&mut rig.client).await;
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let woke = Instant::now();
+    let _close: [u8; 8] = read(&mut rig.upstream).await;
+    assert_eq!(woke.elapsed().as_secs(), 20, "the dead are found");
+    drop(rig.upstream);
+    let outcome = rig.tunnel.await.unwrap();
+    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::Unresponsive));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_timeout_of_a_peer_runs_out_during_a_stall() {
+    let quick = Settings {
+        ping: PerSide::default(),
+        read_timeout: Some(Duration::from_secs(5)),
+        send_timeout: Some(Duration::from_secs(4)),
+        close_timeout: Duration::ZERO,
+        ..settings()
+    };
+    let mut rig = rig_with(quick, &[], 128);
+    let mut message = vec![0x82, 126, 1, 0];
+    message.resize(4 + 256, 7);
+    rig.upstream.write_all(&message).await.unwrap();
+    let _: [u8; 128] = read(&mut rig.client).await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let _: [u8; 132] = read(&mut rig.client).await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let woke = Instant::now();
+    let outcome = rig.tunnel.await.unwrap();
+    assert_eq!(outcome.ending.why, Why::ReadTimeout);
+    assert_eq!(woke.elapsed().as_secs(), 5);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Owns when: which timers of a tunnel run, and what is done as they expire.
 
 use super::{Output, Relay};
-use crate::outcome::{Side, Why};
+use crate::outcome::{PerSide, Side, Why};
 use crate::tunnel::Pong;
 use crate::tunnel::timer::{Tick, Timer};
 
@@ -40,9 +40,11 @@ impl Relay {
                 self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
             ]
         });
-        let last_seen = self.legs.client.last_seen.max(self.legs.upstream.last_seen);
+        let PerSide { client, upstream } = &self.legs;
+        let moved = [client.last_seen, upstream.last_seen, client.took, upstream.took];
+        let last_moved = moved.into_iter().fold(Tick::ZERO, Tick::max);
         let both = [
-            self.settings.read_timeout.map(|timeout| (last_seen + timeout, Timer::Read)),
+            self.settings.read_timeout.map(|timeout| (last_moved + timeout, Timer::Read)),
             self.settings.max_lifetime.map(|span| (Tick::ZERO + span, Timer::Lifetime)),
             self.order.as_ref().map(|order| (order.at, Timer::Order)),
         ];
@@ -95,6 +97,14 @@ impl Relay {
     pub fn on_progress(&mut self, side: Side, now: Tick) {
         let leg = &mut self.legs[side];
         (leg.blocked, leg.took) = (true, now);
+    }
+
+    /// The driver itself did not run for a while, up to now: what a side did meanwhile may still be
+    /// on its way here, so all waiting for it begins anew.
+    pub fn on_stall(&mut self, now: Tick) {
+        for side in Side::BOTH {
+            self.legs[side].took = now;
+        }
     }
 
     /// No bytes wait for this side any more.
