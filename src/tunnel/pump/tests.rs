@@ -247,6 +247,28 @@ async fn no_timeout_of_a_peer_runs_out_during_a_stall() {
     assert_eq!(woke.elapsed().as_secs(), 5);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_side_that_is_held_up_is_not_judged_by_its_silence() {
+    let patient = Settings {
+        ping: PerSide { client: None, upstream: Some(Duration::from_secs(25)) },
+        read_timeout: Some(Duration::from_secs(55)),
+        ..settings()
+    };
+    let mut rig = rig_with(patient, &[], SCRATCH);
+    let mut message = vec![0x82, 126, 0xff, 0xff];
+    message.resize(4 + 0xffff, 7);
+    let (_reads_nothing, mut writes) = tokio::io::split(rig.upstream);
+    // It never falls silent; but what it says is not read while a slow client takes what waits.
+    let flood = tokio::spawn(async move { while writes.write_all(&message).await.is_ok() {} });
+    let mut little = [0; 1024];
+    for number in 0..4 * 64 {
+        rig.client.read_exact(&mut little).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(if number == 100 { 50 } else { 2 })).await;
+    }
+    assert!(!rig.tunnel.is_finished());
+    flood.abort();
+}
+
 #[test]
 fn a_tunnel_is_small() {
     let size = size_of::<Pump<Stream, Stream>>();

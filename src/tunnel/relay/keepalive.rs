@@ -65,7 +65,8 @@ impl Keepalive {
     }
 
     /// When the side is dead, if no byte comes. `free_since` is when the last bytes that waited
-    /// for it went out: a Ping behind them could not be answered before.
+    /// went out: for this side, as a Ping behind them could not be answered before; for the other,
+    /// as no answer was read before.
     pub(super) fn dead_at(&self, free_since: Tick, timeout: Duration) -> Option<Tick> {
         self.awaiting.then(|| self.last_ping.max(free_since) + timeout)
     }

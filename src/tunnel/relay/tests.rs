@@ -242,6 +242,22 @@ fn bytes_that_wait_for_a_side_suspend_its_pings() {
 }
 
 #[test]
+fn a_side_that_is_not_read_from_is_pinged_but_not_judged() {
+    let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
+    relay.on_blocked(UPSTREAM, at(1));
+    for now in [25, 50, 75] {
+        relay.on_progress(UPSTREAM, at(now));
+        relay.on_tick(at(now), &mut out);
+        assert_eq!(out.frames(CLIENT).len(), 1, "its path stays warm");
+    }
+    relay.on_drained(UPSTREAM, at(99));
+    relay.on_tick(at(118), &mut out);
+    assert_eq!(relay.outcome(at(118)).ending.why, Why::Aborted);
+    relay.on_tick(at(119), &mut out);
+    assert_eq!(relay.outcome(at(119)).ending.why, Why::Unresponsive);
+}
+
+#[test]
 fn the_close_handshake_passes_and_is_the_end() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     relay.on_bytes(CLIENT, &close_frame(CLIENT, 4000), at(3), &mut out);

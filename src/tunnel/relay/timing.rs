@@ -8,11 +8,12 @@ use crate::tunnel::timer::{Tick, Timer};
 impl Relay {
     /// When this side is to be sent a Ping, if ever: not while bytes wait for it (their timeout
     /// is the send timeout), not behind a Close, not when one is queued already, and not while the
-    /// answer to the last one decides over life and death.
+    /// answer to the last one decides over life and death, which it does unless it cannot be read.
     pub(super) fn ping_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
         let closing = self.end.is_some() || leg.told || leg.blocked || leg.queued_ping;
-        let judged = self.settings.pong == Pong::Required && leg.keepalive.is_awaiting();
+        let judged =
+            self.settings.pong == Pong::Required && leg.keepalive.is_awaiting() && !self.is_held_up(side);
         if self.blind.is_some() || closing || judged {
             return None;
         }
@@ -22,10 +23,17 @@ impl Relay {
 
     fn pong_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
-        if self.blind.is_some() || self.settings.pong == Pong::Optional || leg.blocked {
+        let unjudged = leg.blocked || self.is_held_up(side);
+        if self.blind.is_some() || self.settings.pong == Pong::Optional || unjudged {
             return None;
         }
-        leg.keepalive.dead_at(leg.took, self.settings.ping_timeout)
+        let free_since = leg.took.max(self.legs[side.other()].took);
+        leg.keepalive.dead_at(free_since, self.settings.ping_timeout)
+    }
+
+    /// Nothing is read from this side, as bytes wait for the other: its silence proves nothing.
+    fn is_held_up(&self, side: Side) -> bool {
+        self.legs[side.other()].blocked
     }
 
     /// All timers that run, with their moments.
