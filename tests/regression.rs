@@ -146,3 +146,28 @@ fn a_control_character_in_a_host_made_a_name_that_was_refused() {
         "{errors}"
     );
 }
+
+#[tokio::test]
+async fn a_request_that_came_while_the_proxy_stood_still_was_refused() {
+    let text = "[log]\naccess = \"off\"\n[[listen]]\naddress = \"127.0.0.1:0\"\nheader_timeout = \"500ms\"\n\
+                [[route]]\npath = \"/\"\nrespond = { status = 204 }\n";
+    let proxy = Proxy::with(text).await;
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        let mut client = proxy.connect().await;
+        client.write("GET / HTTP/1.1\r\n").await;
+        clients.push(client);
+    }
+    // The beginnings of the heads are read.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    for client in &mut clients {
+        client.write("Host: x\r\n\r\n").await;
+    }
+    // Proxy and test are one thread: now neither runs.
+    std::thread::sleep(Duration::from_secs(2));
+    for client in &mut clients {
+        assert!(client.head().await.starts_with("HTTP/1.1 204"));
+    }
+}

@@ -8,6 +8,7 @@ use super::respond::Body;
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
+use crate::stall::{is_stall, timeout};
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until};
 
 /// What a client of HTTP/2 begins with (RFC 9113 3.4), as far as no request can.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -149,17 +150,21 @@ where
     let mut draining = watch.phase() != Phase::Serving && activity.has_heads;
     tokio::pin!(connection);
     // Often enough for whichever timeout runs, rarely enough to cost nothing.
-    let check = settings.header_timeout.min(settings.keepalive_timeout) / 4;
+    let check = (settings.header_timeout.min(settings.keepalive_timeout) / 4).max(Duration::from_millis(10));
     let mut end = watch.clone();
     loop {
+        let due = Instant::now() + check;
         tokio::select! {
+            // What has come is read before it is judged to be late.
+            biased;
             ended = &mut connection => return ended.err().and_then(|error| refusal(&error)),
             () = watch.draining(), if !draining => {
                 draining = true;
                 shut_down(connection.as_mut());
             }
             () = end.expired() => return None,
-            () = sleep(check.max(Duration::from_millis(10))) => match activity.verdict(settings) {
+            () = sleep_until(due) => match activity.verdict(settings) {
+                _ if is_stall(due.elapsed()) => {}
                 Verdict::Fine => {}
                 Verdict::Idle => shut_down(connection.as_mut()),
                 Verdict::TooSlow => return Some(Refusal::TooSlow),

@@ -2,13 +2,13 @@
 
 use crate::drain::Watch;
 use crate::io::Stream;
+use crate::stall::timeout;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Any body, streamed.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;

@@ -2,10 +2,10 @@
 
 use crate::addr::EndpointAddr;
 use crate::io::{Stream, TcpOptions};
+use crate::stall::timeout;
 use std::io;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
