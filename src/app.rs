@@ -12,6 +12,7 @@ use crate::addr::ListenAddr;
 use crate::config::{Config, Listen};
 use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
+use crate::listener::connection::ready;
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
@@ -19,7 +20,6 @@ use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log::LogControl;
 use crate::upstream::resolve;
-use crate::{http, listener};
 use arc_swap::ArcSwap;
 use std::io;
 use std::net::SocketAddr;
@@ -71,8 +71,8 @@ pub struct Running {
 struct Active {
     address: ListenAddr,
     local: Option<SocketAddr>,
-    socket: Arc<ArcSwap<listener::Settings>>,
-    http: Arc<ArcSwap<http::Settings>>,
+    /// What its connections get from now on.
+    settings: Arc<ArcSwap<Listen>>,
     /// Dropped, it ends the accept loop.
     _stop: oneshot::Sender<()>,
 }
@@ -160,9 +160,8 @@ impl Running {
     fn listen(&mut self, listen: &Listen, socket: Socket) {
         let (stop, stopped) = oneshot::channel::<()>();
         let local = socket.local_addr();
-        let settings = Arc::new(ArcSwap::from_pointee(listen.socket.clone()));
-        let http = Arc::new(ArcSwap::from_pointee(listen.http.clone()));
-        let (proxy, watch, http_now) = (Arc::clone(&self.proxy), self.watch.clone(), Arc::clone(&http));
+        let settings = Arc::new(ArcSwap::from_pointee(listen.clone()));
+        let (proxy, watch, now) = (Arc::clone(&self.proxy), self.watch.clone(), Arc::clone(&settings));
         let mut draining = self.watch.clone();
         let until = async move {
             tokio::select! {
@@ -171,25 +170,31 @@ impl Running {
             }
         };
         let give = move |accepted: Accepted| {
-            tokio::spawn(serve_one(accepted, http_now.load_full(), Arc::clone(&proxy), watch.clone()));
+            tokio::spawn(serve_one(accepted, now.load_full(), Arc::clone(&proxy), watch.clone()));
         };
-        tokio::spawn(accept::run(socket, Arc::clone(&settings), until, give));
         let address = listen.socket.address.clone();
+        tokio::spawn(accept::run(socket, address.clone(), until, give));
         match local {
             Some(local) => tracing::info!(%address, %local, "listening"),
             None => tracing::info!(%address, "listening"),
         }
-        self.listeners.push(Active { address, local, socket: settings, http, _stop: stop });
+        self.listeners.push(Active { address, local, settings, _stop: stop });
     }
 }
 
 /// One accepted connection, to its end as HTTP.
-async fn serve_one(accepted: Accepted, settings: Arc<http::Settings>, proxy: Arc<Proxy>, watch: Watch) {
+async fn serve_one(accepted: Accepted, settings: Arc<Listen>, proxy: Arc<Proxy>, watch: Watch) {
     let client = accepted.client;
-    let answer = |request| {
-        let (proxy, watch) = (Arc::clone(&proxy), watch.clone());
-        async move { proxy.answer(request, client, watch).await }
+    let snapshot = proxy.snapshot.load_full();
+    let limit = settings.http.header_timeout;
+    let (stream, connection) = match ready(accepted, &settings.socket, &snapshot.real_ip, limit).await {
+        Ok((stream, connection)) => (stream, Arc::new(connection)),
+        Err(error) => return proxy.not_ready(&error, client, watch),
     };
-    let refused = |refusal| proxy.refused(refusal, client, watch.clone());
-    serve(accepted.stream, &settings, watch.clone(), answer, refused).await;
+    let answer = |request| {
+        let (proxy, connection, watch) = (Arc::clone(&proxy), Arc::clone(&connection), watch.clone());
+        async move { proxy.answer(request, &connection, watch).await }
+    };
+    let refused = |refusal| proxy.refused(refusal, connection.peer, watch.clone());
+    serve(stream, &settings.http, watch.clone(), answer, refused).await;
 }

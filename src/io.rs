@@ -4,6 +4,7 @@ use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,6 +29,15 @@ pub trait Layered: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Layered for T {}
 
 impl Stream {
+    /// Where it was connected to; `None`: a unix socket, or a layer.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) | Self::Layered(_) => None,
+        }
+    }
+
     /// Looks at the first bytes, `most` at most, without taking them, until `enough` says what they
     /// are. It is not asked before there is a byte, an end or an error. Of layers nothing is seen:
     /// `enough` is asked at once.
@@ -53,14 +63,11 @@ impl Stream {
 
 /// One look; `WouldBlock` when more is to come before anything can be said.
 fn look<T>(socket: BorrowedFd<'_>, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
-    let mut seen = [0; MOST_LOOKED_AT];
-    let (length, _) = recv(socket, &mut seen[..most.min(MOST_LOOKED_AT)], RecvFlags::PEEK)?;
+    let mut seen = vec![0; most];
+    let (length, _) = recv(socket, &mut seen[..], RecvFlags::PEEK)?;
     // At an end no more will come, and what is there is looked at by whoever reads it.
     enough(&seen[..length]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
 }
-
-/// Bytes.
-const MOST_LOOKED_AT: usize = 32;
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

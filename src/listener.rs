@@ -1,7 +1,9 @@
-//! Owns accepting: a bound socket, and a loop that neither dies nor spins. It must not know HTTP,
+//! Owns accepting: a bound socket, a loop that neither dies nor spins, and what a connection begins
+//! with before HTTP. It must not know HTTP,
 //! routes or upstreams.
 
 pub mod accept;
+pub mod connection;
 pub mod socket;
 
 use crate::addr::{ClientAddr, ListenAddr};
@@ -16,6 +18,9 @@ pub struct Settings {
     pub backlog: u32,
     /// SO_REUSEPORT: other processes may listen on the same address.
     pub reuse_port: bool,
+    /// Each connection begins with a header of the PROXY protocol, from peers that are trusted
+    /// (nginx, `listen ... proxy_protocol`; HAProxy, `accept-proxy`).
+    pub proxy_protocol: bool,
     /// Options of its connections.
     pub tcp: TcpOptions,
 }

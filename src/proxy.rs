@@ -15,6 +15,7 @@ use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::respond::{Body, full};
 use crate::http::serve::{Refusal, Upgrade};
+use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::NoEndpoint;
@@ -50,16 +51,18 @@ impl Proxy {
     pub async fn answer(
         &self,
         mut request: Request<Incoming>,
-        client: ClientAddr,
+        connection: &Connection,
         watch: Watch,
     ) -> Response<Body> {
         let upgrade = Upgrade::of(&mut request);
         let (parts, body) = request.into_parts();
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let id = self.sessions.next_id();
+        let snapshot = self.snapshot.load_full();
+        let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
         let mut guard = Guard::new(
             id,
-            client,
+            origin.client,
             parts.method.clone(),
             host,
             &parts.uri,
@@ -69,15 +72,27 @@ impl Proxy {
         if parts.version == Version::HTTP_2 {
             guard.report().protocol = "h2";
         }
-        let inbound = match Inbound::read(parts, client) {
+        guard.report().peer = connection.peer;
+        let inbound = match Inbound::read(parts, origin, connection.local) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
         };
-        let snapshot = self.snapshot.load_full();
         match snapshot.route(&inbound.host, &inbound.path) {
             Some(route) => self.serve(&snapshot, route, inbound, body, upgrade, guard, watch).await,
             None => reject::with_status(&Failure::NoRoute, guard),
         }
+    }
+
+    /// Reports a connection that was closed before its first request.
+    pub fn not_ready(&self, error: &NotReady, client: ClientAddr, watch: Watch) {
+        let status = match error {
+            // Ports are looked at all the time, and there is nothing to explain.
+            NotReady::Silent => return,
+            NotReady::Untrusted => StatusCode::FORBIDDEN,
+            NotReady::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            NotReady::ProxyHeader(_) | NotReady::Io(_) => StatusCode::BAD_REQUEST,
+        };
+        self.unasked(status, &error.to_string(), client, watch);
     }
 
     /// Reports what a client sent instead of a request.
@@ -91,6 +106,11 @@ impl Proxy {
                 (StatusCode::REQUEST_TIMEOUT, "request head not complete within header_timeout")
             }
         };
+        self.unasked(status, reason, client, watch);
+    }
+
+    /// Reports what never became a request.
+    fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
         // Its method is not known: a dash, as logs have it.
         let method = Method::from_bytes(b"-").unwrap_or_default();
         let (id, log) = (self.sessions.next_id(), Arc::clone(&self.log));

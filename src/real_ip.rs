@@ -83,12 +83,13 @@ impl Settings {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// The HTTP peer of a connection: whom the header of the PROXY protocol names if that is where
-    /// to look and the socket's peer is trusted, else the socket's peer. Whoever puts this header in
-    /// front is not the HTTP peer and writes no HTTP headers.
+    /// The HTTP peer of a connection: whom the header of the PROXY protocol names if the socket's
+    /// peer is trusted, else the socket's peer. Whoever puts this header in front is not the HTTP peer
+    /// and writes no HTTP headers; those of the HTTP peer count if it is trusted as well (HAProxy,
+    /// `accept-proxy`; nginx would want `real_ip_header proxy_protocol`, and read no header then).
     #[must_use]
     pub fn peer(&self, socket: ClientAddr, announced: Option<SocketAddr>) -> ClientAddr {
-        let announced = announced.filter(|_| self.source == Source::ProxyProtocol && self.trusts(socket));
+        let announced = announced.filter(|_| self.trusts(socket));
         announced.map_or(socket, |source| ClientAddr::Tcp(canonical(source)))
     }
 

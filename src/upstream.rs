@@ -13,6 +13,7 @@ use crate::addr::{EndpointAddr, ServerAddr};
 use crate::balance::{self, Candidate, Method};
 use crate::health::{Availability, EarlyEnd, Rules};
 use crate::io::TcpOptions;
+use crate::proxy_protocol;
 use arc_swap::ArcSwap;
 use endpoint::Member;
 use std::collections::HashMap;
@@ -43,6 +44,18 @@ pub struct Settings {
     pub drain_timeout: Option<Duration>,
     /// Options of its connections.
     pub tcp: TcpOptions,
+    /// Each connection begins with a header of the PROXY protocol that names the client (nginx,
+    /// `proxy_protocol on` of `stream`; HAProxy, `send-proxy`). Such connections are not kept.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
+}
+
+impl Settings {
+    /// Idle connections that are kept for any client: none, where each is one client's.
+    #[must_use]
+    pub fn kept(&self) -> pool::Limits {
+        let connections = if self.proxy_protocol.is_some() { 0 } else { self.keepalive.connections };
+        pool::Limits { connections, ..self.keepalive }
+    }
 }
 
 /// One server of an upstream (nginx, `server`).

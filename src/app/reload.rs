@@ -69,8 +69,7 @@ impl Running {
         for listen in &config.listeners {
             let kept = self.listeners.iter().find(|active| active.address == listen.socket.address);
             if let Some(active) = kept {
-                active.socket.store(Arc::new(listen.socket.clone()));
-                active.http.store(Arc::new(listen.http.clone()));
+                active.settings.store(Arc::new(listen.clone()));
             }
         }
     }

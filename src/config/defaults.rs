@@ -9,6 +9,7 @@ use crate::http::{Forwarded, Protocols};
 use crate::io::Keepalive;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::RejectWith;
+use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
 use crate::tunnel::{self, CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
@@ -57,6 +58,16 @@ pub(super) const ALLOWED_ORIGINS: Option<Vec<AllowedOrigin>> = None;
 
 /// A body is passed on as it comes and costs no memory here; nginx, which keeps it, stops at 1 MiB.
 pub(super) const MAX_BODY_SIZE: Option<u64> = None;
+
+/// Whoever is believed what the header says can be anybody.
+pub(super) const ACCEPT_PROXY_PROTOCOL: bool = false;
+
+/// A server that does not expect it takes it for a bad request.
+pub(super) const SEND_PROXY_PROTOCOL: Option<Version> = None;
+
+/// Nobody is trusted who is not named. Lists with several trusted proxies are walked to the first that
+/// is not: nginx takes the last one without looking, which serves nobody with two proxies in front.
+pub(super) const REAL_IP_RECURSIVE: bool = true;
 
 /// Without TLS nobody speaks HTTP/2 who was not told to.
 pub(super) const PROTOCOLS: Protocols = Protocols { http1: true, http2: false };

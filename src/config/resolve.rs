@@ -7,9 +7,10 @@ mod route;
 mod upstream;
 
 use super::raw::{Table, Value};
-use super::value::{self, duration_or_zero, integer, off_or, word};
+use super::value::{self, duration_or_zero, integer, list, off_or, parsed, word};
 use super::{Config, Process, defaults, words};
 use crate::proxy::snapshot::{Plan, Target};
+use crate::real_ip;
 use crate::telemetry::{self, AccessTarget};
 use std::path::PathBuf;
 
@@ -17,7 +18,8 @@ use std::path::PathBuf;
 pub(super) fn config(table: &Table<'_>) -> Config {
     let process = table.section("process", process);
     let log = table.section("log", log);
-    let listeners = listen::all(table);
+    let real_ip = table.section("real_ip", real_ip);
+    let listeners = listen::all(table, &real_ip);
     let upstreams = upstream::all(table);
     let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name).collect();
     let base = table.section("defaults", |table| route::settings(table, &route::Settings::default()));
@@ -30,7 +32,7 @@ pub(super) fn config(table: &Table<'_>) -> Config {
         table.warn(upstream.place, "no route leads to it");
     }
     let upstreams = used.into_iter().filter_map(|upstream| upstream.settings).collect();
-    Config { process, log, listeners, plan: Plan { routes, upstreams }, warnings: Vec::new() }
+    Config { process, log, listeners, plan: Plan { routes, upstreams, real_ip }, warnings: Vec::new() }
 }
 
 fn process(table: &Table<'_>) -> Process {
@@ -49,6 +51,14 @@ fn process(table: &Table<'_>) -> Process {
         table.warn(table.place(), text);
     }
     process
+}
+
+fn real_ip(table: &Table<'_>) -> real_ip::Settings {
+    real_ip::Settings {
+        trusted: table.get("trusted", list("expected a list of networks", parsed)).unwrap_or_default(),
+        source: table.get("header", parsed).unwrap_or_default(),
+        recursive: table.get("recursive", Value::boolean).unwrap_or(defaults::REAL_IP_RECURSIVE),
+    }
 }
 
 fn log(table: &Table<'_>) -> telemetry::Settings {

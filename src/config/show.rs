@@ -10,7 +10,7 @@ use crate::proxy::snapshot::{Route, Target};
 use crate::route::{PathPattern, Rule};
 use crate::telemetry::{self, AccessTarget};
 use crate::upstream::{Retry, Server, Settings};
-use crate::{health, tunnel};
+use crate::{health, real_ip, tunnel};
 use http::{HeaderName, HeaderValue};
 use std::fmt::Display;
 use std::path::Path;
@@ -21,6 +21,7 @@ pub(super) fn config(config: &Config) -> String {
     let mut out = Out(String::new());
     process(&mut out, &config.process);
     log(&mut out, &config.log);
+    real_ip(&mut out, &config.plan.real_ip);
     config.listeners.iter().for_each(|one| listen(&mut out, one));
     config.plan.routes.iter().for_each(|one| route(&mut out, one));
     config.plan.upstreams.iter().for_each(|one| upstream(&mut out, one));
@@ -48,11 +49,19 @@ fn log(out: &mut Out, log: &telemetry::Settings) {
     );
 }
 
+fn real_ip(out: &mut Out, real_ip: &real_ip::Settings) {
+    out.table("[real_ip]");
+    out.set("trusted", list(real_ip.trusted.iter().map(text)));
+    out.set("header", text(&real_ip.source));
+    out.set("recursive", real_ip.recursive);
+}
+
 fn listen(out: &mut Out, listen: &Listen) {
     out.table("[[listen]]");
     out.set("address", text(listen.socket.address.to_string()));
     out.set("backlog", listen.socket.backlog);
     out.set("reuse_port", listen.socket.reuse_port);
+    out.set("proxy_protocol", text(word_for(words::PROXY_PROTOCOL, &listen.socket.proxy_protocol)));
     let spoken =
         [(listen.http.protocols.http1, Protocol::Http1), (listen.http.protocols.http2, Protocol::Http2)];
     let spoken = spoken.into_iter().filter(|&(speaks, _)| speaks);
@@ -153,6 +162,8 @@ fn upstream(out: &mut Out, upstream: &Settings) {
     out.set("keepalive_timeout", time(upstream.keepalive.timeout));
     out.set("drain_timeout", or_off(upstream.drain_timeout, time));
     tcp(out, &upstream.tcp);
+    let version = |version| text(word_for(words::SEND_PROXY_PROTOCOL, &version));
+    out.set("proxy_protocol", or_off(upstream.proxy_protocol, version));
 }
 
 fn balance(method: &Method) -> String {

@@ -4,6 +4,7 @@
 use crate::balance::Method;
 use crate::http::Forwarded;
 use crate::proxy::snapshot::RejectWith;
+use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
@@ -52,6 +53,12 @@ pub(super) const BALANCE: &[(&str, Method)] = &[
 
 pub(super) const STATE: &[(&str, State)] =
     &[("up", State::Up), ("drain", State::Drain), ("down", State::Down)];
+
+/// Whether a listener takes the PROXY protocol.
+pub(super) const PROXY_PROTOCOL: &[(&str, bool)] = &[("off", false), ("accept", true)];
+
+/// Which version of the PROXY protocol an upstream gets.
+pub(super) const SEND_PROXY_PROTOCOL: &[(&str, Version)] = &[("v1", Version::V1), ("v2", Version::V2)];
 
 /// What `protocols` may name.
 pub(super) const PROTOCOL: &[(&str, Protocol)] = &[("h1", Protocol::Http1), ("h2", Protocol::Http2)];

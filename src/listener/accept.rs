@@ -1,13 +1,11 @@
 //! Owns the accept loop.
 
+use super::Accepted;
 use super::socket::Bound;
-use super::{Accepted, Settings};
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::Stream;
-use arc_swap::ArcSwap;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep};
@@ -21,7 +19,7 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 /// wait in the kernel's queue are served as well, for their clients believe to be connected.
 pub async fn run(
     bound: Bound,
-    settings: Arc<ArcSwap<Settings>>,
+    address: ListenAddr,
     stop: impl Future<Output = ()>,
     mut serve: impl FnMut(Accepted),
 ) {
@@ -34,17 +32,15 @@ pub async fn run(
             accepted = accept(&bound) => accepted,
         };
         match accepted {
-            Ok(accepted) => give(accepted, &settings, &mut serve),
+            Ok(accepted) => serve(accepted),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                complain(&settings, &error, &mut complained);
+                complain(&address, &error, &mut complained);
                 sleep(BACKOFF).await;
             }
         }
     }
-    for accepted in queued(bound).unwrap_or_default() {
-        give(accepted, &settings, &mut serve);
-    }
+    queued(bound).unwrap_or_default().into_iter().for_each(serve);
 }
 
 /// What waits in the kernel's queue. The kernel is asked itself: the runtime may not have heard yet
@@ -72,14 +68,6 @@ fn queued(bound: Bound) -> io::Result<Vec<Accepted>> {
     Ok(found)
 }
 
-fn give(accepted: Accepted, settings: &ArcSwap<Settings>, serve: &mut impl FnMut(Accepted)) {
-    if let Stream::Tcp(stream) = &accepted.stream {
-        // It fails only when the peer is gone already, which reading will tell.
-        let _ = settings.load().tcp.apply(stream);
-    }
-    serve(accepted);
-}
-
 async fn accept(bound: &Bound) -> io::Result<Accepted> {
     match bound {
         Bound::Tcp(listener) => {
@@ -99,10 +87,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
 }
 
-fn complain(settings: &ArcSwap<Settings>, error: &io::Error, complained: &mut Option<Instant>) {
+fn complain(listen: &ListenAddr, error: &io::Error, complained: &mut Option<Instant>) {
     if complained.is_none_or(|last| last.elapsed() >= COMPLAIN) {
         *complained = Some(Instant::now());
-        let listen = &settings.load().address;
         tracing::error!(%listen, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
     }
 }

@@ -187,7 +187,13 @@ mod tests {
 
     fn settings(address: &str) -> Settings {
         let address = address.parse().unwrap();
-        Settings { address, backlog: 16, reuse_port: false, tcp: TcpOptions::default() }
+        Settings {
+            address,
+            backlog: 16,
+            reuse_port: false,
+            proxy_protocol: false,
+            tcp: TcpOptions::default(),
+        }
     }
 
     #[tokio::test]

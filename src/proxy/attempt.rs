@@ -21,6 +21,8 @@ pub(super) struct Attempts<'a> {
     route: &'a Route,
     upstream: &'a Arc<Upstream>,
     key: Option<u64>,
+    /// What a connection begins with.
+    announcement: Option<Vec<u8>>,
     tried: Vec<EndpointAddr>,
     /// The endpoint of the next try, chosen when the last one had failed.
     next: Option<Lease>,
@@ -45,7 +47,9 @@ impl<'a> Attempts<'a> {
     #[must_use]
     pub(super) fn new(route: &'a Route, upstream: &'a Arc<Upstream>, inbound: &Inbound) -> Self {
         let key = inbound.balance_key(&upstream.settings().balance);
-        Self { route, upstream, key, tried: Vec::new(), next: None, afresh: None, started: Instant::now() }
+        let announcement = upstream.settings().proxy_protocol.map(|version| inbound.announcement(version));
+        let (tried, started) = (Vec::new(), Instant::now());
+        Self { route, upstream, key, announcement, tried, next: None, afresh: None, started }
     }
 
     /// Connects to an endpoint, to the next ones where the first fail. An idle connection may do
@@ -71,8 +75,11 @@ impl<'a> Attempts<'a> {
             if let Some(connection) = reuse.then(|| lease.endpoint().pool().take()).flatten() {
                 return Ok((lease, connection));
             }
-            let options = &self.upstream.settings().tcp;
-            let error = match connect(lease.endpoint().address(), self.route.connect_timeout, options).await {
+            let settings = self.upstream.settings();
+            let address = lease.endpoint().address();
+            let connected =
+                connect(address, self.route.connect_timeout, &settings.tcp, self.announcement.as_deref());
+            let error = match connected.await {
                 Ok(stream) => return Ok((lease, Connection::new(stream, watch.clone()).await?)),
                 Err(error) => error,
             };

@@ -34,13 +34,14 @@ pub(super) async fn forward(
     let mut attempts = Attempts::new(route, upstream, inbound);
     // What was sent with a body cannot be sent again: the body is not kept.
     let again = body.is_end_stream() && is_idempotent(&inbound.parts.method);
+    let reuse = again && upstream.settings().kept().connections > 0;
     let limit = route.max_body_size.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
     if limit.is_some_and(|most| body.size_hint().lower() > most as u64) {
         return Err((Failure::BodyTooLarge, guard));
     }
     let mut body = Some(body);
     loop {
-        let (mut lease, mut connection) = match attempts.connect(&mut guard, again, &watch).await {
+        let (mut lease, mut connection) = match attempts.connect(&mut guard, reuse, &watch).await {
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
@@ -125,7 +126,7 @@ pub(super) struct GiveBack {
 
 impl GiveBack {
     pub(super) fn new(connection: Connection, upstream: &Upstream, watch: &Watch) -> Self {
-        Self { connection, limits: upstream.settings().keepalive, watch: watch.clone() }
+        Self { connection, limits: upstream.settings().kept(), watch: watch.clone() }
     }
 }
 

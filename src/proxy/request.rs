@@ -5,12 +5,14 @@ use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop};
+use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::normalise;
 use crate::ws::origin::{AllowedOrigin, is_allowed};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Uri, Version};
+use std::net::SocketAddr;
 
 /// A request, without its body.
 #[derive(Debug)]
@@ -18,7 +20,9 @@ pub(super) struct Inbound {
     /// As it came.
     pub(super) parts: Parts,
     /// Who asked.
-    pub(super) client: ClientAddr,
+    pub(super) origin: Origin,
+    /// Where its connection was made to; `None`: a unix socket.
+    pub(super) local: Option<SocketAddr>,
     /// The host asked for, without port.
     pub(super) host: String,
     /// The path asked for, in normal form.
@@ -30,7 +34,7 @@ impl Inbound {
     ///
     /// # Errors
     /// It is not one that can be passed on unambiguously.
-    pub(super) fn read(mut parts: Parts, client: ClientAddr) -> Result<Self, Failure> {
+    pub(super) fn read(mut parts: Parts, origin: Origin, local: Option<SocketAddr>) -> Result<Self, Failure> {
         if parts.method == Method::CONNECT {
             return Err(Failure::Connect);
         }
@@ -48,7 +52,7 @@ impl Inbound {
         };
         let Some(host) = host.map(without_port) else { return Err(Failure::Host) };
         let path = normalise(parts.uri.path())?.into_owned();
-        Ok(Self { host, path, client, parts })
+        Ok(Self { host, path, origin, local, parts })
     }
 
     /// Whether its page, if there is one, may open a WebSocket.
@@ -117,7 +121,7 @@ impl Inbound {
             // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not (nginx, `$proxy_host`).
             headers.extend(HeaderValue::from_str(name).map(|name| (HOST, name)));
         }
-        add_forwarding(headers, route.forwarded, &Origin::direct(self.client), "http");
+        add_forwarding(headers, route.forwarded, &self.origin, "http");
         for name in &route.remove_headers {
             headers.remove(name);
         }
@@ -131,11 +135,21 @@ impl Inbound {
         request
     }
 
+    /// The header of the PROXY protocol that tells an upstream whom a connection is for.
+    #[must_use]
+    pub(super) fn announcement(&self, version: proxy_protocol::Version) -> Vec<u8> {
+        let addresses = match (self.origin.client, self.local) {
+            (ClientAddr::Tcp(client), Some(local)) => Some((client, local)),
+            _ => None,
+        };
+        proxy_protocol::encode(version, addresses)
+    }
+
     /// What an upstream's method of balancing goes by.
     #[must_use]
     pub(super) fn balance_key(&self, method: &Balance) -> Option<u64> {
         let Balance::Hash(source) = method else {
-            return (*method == Balance::IpHash).then(|| self.client.ip().map_or(0, key_of_ip));
+            return (*method == Balance::IpHash).then(|| self.origin.client.ip().map_or(0, key_of_ip));
         };
         let headers = &self.parts.headers;
         let value = match source {
@@ -187,7 +201,7 @@ mod tests {
 
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
-        Inbound::read(request.body(()).unwrap().into_parts().0, client)
+        Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), None)
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Guard {
             id,
             time: SystemTime::now(),
             client,
+            peer: client,
             method,
             protocol: "h1",
             host: host.into(),

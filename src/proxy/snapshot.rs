@@ -5,7 +5,7 @@ use crate::http::Forwarded;
 use crate::route::{Rewrite, Rule, Table};
 use crate::upstream::Upstream;
 use crate::ws::origin::AllowedOrigin;
-use crate::{tunnel, upstream};
+use crate::{real_ip, tunnel, upstream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// Every one that a route names.
     pub upstreams: Vec<upstream::Settings>,
+    /// Whose word counts on who a client is.
+    pub real_ip: real_ip::Settings,
 }
 
 /// One route, as configured.
@@ -94,6 +96,8 @@ pub struct Snapshot {
     routes: Vec<Arc<Route>>,
     table: Table,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    /// Whose word counts on who a client is.
+    pub real_ip: real_ip::Settings,
 }
 
 impl Snapshot {
@@ -115,7 +119,8 @@ impl Snapshot {
                 route.tunnel = Arc::clone(&before.tunnel);
             }
         }
-        Self { table: Table::new(&rules), upstreams, routes: routes.into_iter().map(Arc::new).collect() }
+        let routes = routes.into_iter().map(Arc::new).collect();
+        Self { table: Table::new(&rules), upstreams, routes, real_ip: plan.real_ip }
     }
 
     /// The route for a host and a normalised path.

@@ -161,7 +161,7 @@ fn the_proxy_protocol_names_the_peer() {
     assert_eq!(settings.peer(tcp("10.0.0.1:5000"), None), tcp("10.0.0.1:5000"));
     assert_eq!(settings.peer(tcp("203.0.113.1:5000"), announced), tcp("203.0.113.1:5000"));
     let elsewhere = Settings { source: Source::default(), ..settings.clone() };
-    assert_eq!(elsewhere.peer(tcp("10.0.0.1:5000"), announced), tcp("10.0.0.1:5000"));
+    assert_eq!(elsewhere.peer(tcp("10.0.0.1:5000"), announced), tcp("192.0.2.1:4711"));
     // Whoever wrote it does not touch HTTP.
     let headers = headers(&[("x-forwarded-for", "192.0.2.9"), ("x-forwarded-proto", "https")]);
     for peer in [tcp("10.0.0.1:5000"), tcp("192.0.2.1:4711")] {

@@ -256,6 +256,7 @@ mod tests {
             id: ConnectionId(id),
             time: SystemTime::UNIX_EPOCH,
             client: ClientAddr::Unix,
+            peer: ClientAddr::Unix,
             method: http::Method::GET,
             protocol: "h1",
             host: "".into(),

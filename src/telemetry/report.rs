@@ -27,6 +27,8 @@ pub struct Report {
     pub time: SystemTime,
     /// Who asked.
     pub client: ClientAddr,
+    /// Who sent the request, perhaps for the client.
+    pub peer: ClientAddr,
     /// The request's method.
     pub method: http::Method,
     /// The version of HTTP: `h1` or `h2`.
@@ -59,6 +61,7 @@ struct Line<'a> {
     time: String,
     id: String,
     client: String,
+    peer: Option<String>,
     method: &'a str,
     host: &'a str,
     path: &'a str,
@@ -129,7 +132,9 @@ impl Report {
         let mut pair = |key: &str, value: &dyn fmt::Display| {
             let _ = write!(text, " {key}={value}");
         };
-        for (key, value) in [("route", line.route), ("upstream", line.upstream)] {
+        for (key, value) in
+            [("peer", line.peer.as_deref()), ("route", line.route), ("upstream", line.upstream)]
+        {
             value.inspect(|value| pair(key, value));
         }
         line.endpoint.as_ref().inspect(|endpoint| pair("endpoint", endpoint));
@@ -164,6 +169,7 @@ impl Report {
             time: humantime::format_rfc3339_millis(self.time).to_string(),
             id: self.id.to_string(),
             client: self.client.to_string(),
+            peer: (self.peer != self.client).then(|| self.peer.to_string()),
             method: self.method.as_str(),
             host: &self.host,
             path: &self.target,
@@ -248,6 +254,7 @@ mod tests {
             id: ConnectionId(0xabc),
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
             client: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
+            peer: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
             method: http::Method::GET,
             protocol: "h1",
             host: "example.com".into(),

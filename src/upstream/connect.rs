@@ -5,6 +5,7 @@ use crate::io::{Stream, TcpOptions};
 use crate::stall::timeout;
 use std::io;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 /// Why a connection could not be made.
@@ -18,7 +19,8 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
-/// Connects, within `limit` (nginx, `proxy_connect_timeout`).
+/// Connects, within `limit` (nginx, `proxy_connect_timeout`), and sends what the connection is to
+/// begin with.
 ///
 /// # Errors
 /// The endpoint refuses, cannot be reached, or does not answer in time.
@@ -26,16 +28,21 @@ pub async fn connect(
     address: &EndpointAddr,
     limit: Duration,
     options: &TcpOptions,
+    first: Option<&[u8]>,
 ) -> Result<Stream, ConnectError> {
     let attempt = async {
-        Ok(match address {
+        let mut stream = match address {
             EndpointAddr::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 options.apply(&stream)?;
                 Stream::Tcp(stream)
             }
             EndpointAddr::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
-        })
+        };
+        if let Some(first) = first {
+            stream.write_all(first).await?;
+        }
+        Ok(stream)
     };
     timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
 }

@@ -29,6 +29,7 @@ fn settings(servers: Vec<Server>) -> Settings {
         keepalive: pool::Limits { connections: 2, timeout: 60 * SECOND },
         drain_timeout: None,
         tcp: TcpOptions::default(),
+        proxy_protocol: None,
     }
 }
 

@@ -8,12 +8,12 @@ use crate::config::words::{self, Protocol};
 use crate::config::{Listen, defaults};
 use crate::http::Protocols;
 use crate::io::{Keepalive, TcpOptions};
-use crate::{http, listener};
+use crate::{http, listener, real_ip};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Every `[[listen]]`.
-pub(super) fn all(table: &Table<'_>) -> Vec<Listen> {
+pub(super) fn all(table: &Table<'_>, real_ip: &real_ip::Settings) -> Vec<Listen> {
     let mut taken: Vec<ListenAddr> = Vec::new();
     table.each("listen", |table| {
         let listen = listen(table)?;
@@ -25,6 +25,11 @@ pub(super) fn all(table: &Table<'_>) -> Vec<Listen> {
             table.error(table.place_of("address"), found, "expected each address once");
         }
         taken.push(address.clone());
+        if listen.socket.proxy_protocol && real_ip.trusted.is_empty() {
+            let found = "found \"accept\", and nobody to accept it from";
+            let remedy = "expected the proxies in front as trusted of [real_ip]";
+            table.error(table.place_of("proxy_protocol"), found, remedy);
+        }
         Some(listen)
     })
 }
@@ -39,15 +44,19 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
         keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
         max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
     };
+    let proxy_protocol = table.get("proxy_protocol", word(words::PROXY_PROTOCOL));
+    let proxy_protocol = proxy_protocol.unwrap_or(defaults::ACCEPT_PROXY_PROTOCOL);
     let tcp = tcp(table);
-    Some(Listen { socket: listener::Settings { address: address?, backlog, reuse_port, tcp }, http })
+    let socket = listener::Settings { address: address?, backlog, reuse_port, proxy_protocol, tcp };
+    Some(Listen { socket, http })
 }
 
 fn protocols(value: &Value<'_>) -> Option<Protocols> {
-    let named = list("expected a list like [\"h1\", \"h2\"]", word(words::PROTOCOL))(value)?;
-    if named.is_empty() {
-        return value.wrong("expected \"h1\", \"h2\" or both");
+    let remedy = "expected a list like [\"h1\", \"h2\"]";
+    if value.list(remedy)?.is_empty() {
+        return value.refuse("found an empty list", remedy);
     }
+    let named = list(remedy, word(words::PROTOCOL))(value)?;
     let speaks = |protocol| named.contains(&protocol);
     Some(Protocols { http1: speaks(Protocol::Http1), http2: speaks(Protocol::Http2) })
 }

@@ -61,6 +61,9 @@ fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
             .get("drain_timeout", off_or(duration_or_zero))
             .unwrap_or(defaults::DRAIN_TIMEOUT),
         tcp: tcp(table),
+        proxy_protocol: table
+            .get("proxy_protocol", off_or(word(words::SEND_PROXY_PROTOCOL)))
+            .unwrap_or(defaults::SEND_PROXY_PROTOCOL),
     };
     let settings = Settings { servers: servers?, ..settings };
     doubt(table, &settings);
