@@ -26,6 +26,8 @@ pub struct Limits {
 /// A limit by its name in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
+    /// `process.max_connections`: `connections` of all routes together.
+    MaxConnections,
     /// `connections`.
     Connections,
     /// `connections_per_ip`.
@@ -39,6 +41,7 @@ impl Limit {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::MaxConnections => "max_connections",
             Self::Connections => "connections",
             Self::ConnectionsPerIp => "connections_per_ip",
             Self::OpeningsPerIp => "openings_per_ip",

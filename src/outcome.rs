@@ -120,6 +120,8 @@ pub enum Why {
     TooBig,
     /// A breach of framing where `on_violation = "close"`.
     Violation,
+    /// A limit of connections or openings is reached.
+    Limit,
     /// The request was refused as malformed, or no route serves it.
     Refused,
     /// No endpoint could be reached, or none is available.
@@ -151,6 +153,7 @@ impl Why {
             Self::EndpointRemoved => "endpoint_removed",
             Self::TooBig => "too_big",
             Self::Violation => "violation",
+            Self::Limit => "limit",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::ResponseTimeout => "response_timeout",

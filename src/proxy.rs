@@ -15,6 +15,8 @@ use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::respond::{Body, full};
 use crate::http::serve::{Refusal, Upgrade};
+use crate::limit::connections::Permit;
+use crate::limit::{Door, Limit, Refused};
 use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
@@ -28,6 +30,7 @@ use request::Inbound;
 use session::{Guard, Sessions};
 use snapshot::{Route, Snapshot, Target};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What serves requests.
 #[derive(Debug)]
@@ -38,13 +41,17 @@ pub struct Proxy {
     pub sessions: Arc<Sessions>,
     /// Where reports go.
     pub log: Arc<AccessLog>,
+    /// What all routes together have admitted.
+    door: Door,
+    started: Instant,
 }
 
 impl Proxy {
     /// A proxy without tunnels.
     #[must_use]
     pub fn new(snapshot: Snapshot, log: Arc<AccessLog>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), sessions: Arc::default(), log }
+        let (sessions, door) = (Arc::default(), Door::default());
+        Self { snapshot: ArcSwap::from_pointee(snapshot), sessions, log, door, started: Instant::now() }
     }
 
     /// Answers one request.
@@ -121,6 +128,15 @@ impl Proxy {
         guard.finish_http(ending, PerSide::default());
     }
 
+    /// Lets an opening in, unless a limit is reached.
+    fn admit(&self, snapshot: &Snapshot, route: &Route, inbound: &Inbound) -> Result<Permits, Refused> {
+        let (client, now) = (inbound.origin.client.into(), self.started.elapsed());
+        let of_all = self.door.admit(client, &snapshot.limits, now);
+        let of_all = of_all.map_err(|refused| Refused { limit: Limit::MaxConnections, ..refused })?;
+        let of_route = snapshot.door(route).map(|door| door.admit(client, &route.limits, now));
+        Ok((of_all, of_route.transpose()?))
+    }
+
     #[expect(clippy::too_many_arguments, reason = "one request's parts, taken apart once")]
     async fn serve(
         &self,
@@ -166,9 +182,24 @@ impl Proxy {
         }
         let (inbound, wish) = (&inbound, &wish);
         let spare = client.clone();
-        let opening =
-            upgrade::Opening { route, upstream, inbound, wish, client, proxy: self, snapshot, watch };
-        let (failure, guard) = match upgrade::open(opening, guard).await {
+        let opened = match self.admit(snapshot, route, inbound) {
+            Err(refused) => Err((refused.into(), guard)),
+            Ok(permits) => {
+                let opening = upgrade::Opening {
+                    route,
+                    upstream,
+                    inbound,
+                    wish,
+                    client,
+                    proxy: self,
+                    snapshot,
+                    watch,
+                    permits,
+                };
+                upgrade::open(opening, guard).await
+            }
+        };
+        let (failure, guard) = match opened {
             Ok(response) => return response,
             Err(failed) => failed,
         };
@@ -178,6 +209,9 @@ impl Proxy {
         }
     }
 }
+
+/// Stands for a tunnel where tunnels are counted: in all, and of its route.
+type Permits = (Permit, Option<Permit>);
 
 /// The answer of a route that has one.
 fn respond(status: StatusCode, body: &str, route: &Route, mut guard: Guard) -> Response<Body> {

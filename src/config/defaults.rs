@@ -7,6 +7,7 @@ use crate::balance::Method;
 use crate::health::EarlyEnd;
 use crate::http::{Forwarded, Protocols};
 use crate::io::Keepalive;
+use crate::limit::Limits;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
@@ -14,6 +15,7 @@ use crate::telemetry::{AccessTarget, Format};
 use crate::tunnel::{self, CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
 use crate::ws::origin::AllowedOrigin;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
@@ -64,6 +66,18 @@ pub(super) const ACCEPT_PROXY_PROTOCOL: bool = false;
 
 /// A server that does not expect it takes it for a bad request.
 pub(super) const SEND_PROXY_PROTOCOL: Option<Version> = None;
+
+/// Descriptors and memory are the limit.
+pub(super) const MAX_CONNECTIONS: Option<u32> = None;
+
+/// How many connections a client may have depends on who hides behind its address.
+pub(super) const LIMITS: Limits =
+    Limits { connections: None, connections_per_ip: None, openings_per_ip: None };
+
+/// A second's worth of a rate may come at once: a page that opens its WebSockets.
+pub(super) fn burst(openings: NonZeroU32) -> NonZeroU32 {
+    openings
+}
 
 /// Nobody is trusted who is not named. Lists with several trusted proxies are walked to the first that
 /// is not: nginx takes the last one without looking, which serves nobody with two proxies in front.

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 
 /// The whole file. What could not be read is left out; the mistakes are noted with the file.
 pub(super) fn config(table: &Table<'_>) -> Config {
-    let process = table.section("process", process);
+    let (process, max_connections) =
+        table.section("process", |table| (process(table), max_connections(table)));
     let log = table.section("log", log);
     let real_ip = table.section("real_ip", real_ip);
     let listeners = listen::all(table, &real_ip);
@@ -32,7 +33,13 @@ pub(super) fn config(table: &Table<'_>) -> Config {
         table.warn(upstream.place, "no route leads to it");
     }
     let upstreams = used.into_iter().filter_map(|upstream| upstream.settings).collect();
-    Config { process, log, listeners, plan: Plan { routes, upstreams, real_ip }, warnings: Vec::new() }
+    Config {
+        process,
+        log,
+        listeners,
+        plan: Plan { routes, upstreams, real_ip, max_connections },
+        warnings: Vec::new(),
+    }
 }
 
 fn process(table: &Table<'_>) -> Process {
@@ -59,6 +66,10 @@ fn real_ip(table: &Table<'_>) -> real_ip::Settings {
         source: table.get("header", parsed).unwrap_or_default(),
         recursive: table.get("recursive", Value::boolean).unwrap_or(defaults::REAL_IP_RECURSIVE),
     }
+}
+
+fn max_connections(table: &Table<'_>) -> Option<u32> {
+    table.get("max_connections", off_or(integer(1..=u32::MAX))).unwrap_or(defaults::MAX_CONNECTIONS)
 }
 
 fn log(table: &Table<'_>) -> telemetry::Settings {

@@ -6,6 +6,8 @@ use super::words::{self, Protocol, RetryOn};
 use super::{Config, Listen, Process};
 use crate::balance::{Method, Source};
 use crate::io::TcpOptions;
+use crate::limit::Limits;
+use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Route, Target};
 use crate::route::{PathPattern, Rule};
 use crate::telemetry::{self, AccessTarget};
@@ -19,7 +21,7 @@ use std::time::Duration;
 /// The whole configuration.
 pub(super) fn config(config: &Config) -> String {
     let mut out = Out(String::new());
-    process(&mut out, &config.process);
+    process(&mut out, &config.process, config.plan.max_connections);
     log(&mut out, &config.log);
     real_ip(&mut out, &config.plan.real_ip);
     config.listeners.iter().for_each(|one| listen(&mut out, one));
@@ -28,11 +30,12 @@ pub(super) fn config(config: &Config) -> String {
     out.0
 }
 
-fn process(out: &mut Out, process: &Process) {
+fn process(out: &mut Out, process: &Process, max_connections: Option<u32>) {
     out.table("[process]");
     out.set("workers", process.workers);
     out.set("shutdown_grace", time(process.shutdown_grace));
     out.set("drain_spread", time(process.drain_spread));
+    out.set("max_connections", or_off(max_connections, |most| most.to_string()));
     out.set("pid_file", or_off(process.pid_file.as_deref(), path));
 }
 
@@ -91,6 +94,7 @@ fn route(out: &mut Out, route: &Route) {
     out.set("connect_timeout", time(route.connect_timeout));
     out.set("response_timeout", or_off(route.response_timeout, time));
     tunnel(out, &route.tunnel);
+    out.set("limits", limits(&route.limits));
     out.set(
         "allowed_origins",
         or_off(route.allowed_origins.as_ref(), |origins| list(origins.iter().map(text))),
@@ -102,6 +106,20 @@ fn route(out: &mut Out, route: &Route) {
     out.set("headers", format!("{{ set = {}, remove = {removed} }}", fields(&route.set_headers)));
     out.set("response_headers", fields(&route.response_headers));
     out.set("forwarded", text(word_for(words::FORWARDED, &route.forwarded)));
+}
+
+fn limits(limits: &Limits) -> String {
+    let number = |most: u32| most.to_string();
+    let rate = |rate: Rate| {
+        let written = format!("{}/{}", rate.openings(), word_for(words::PER, &rate.per()));
+        format!("{{ rate = {}, burst = {} }}", text(written), rate.burst())
+    };
+    format!(
+        "{{ connections = {}, connections_per_ip = {}, openings_per_ip = {} }}",
+        or_off(limits.connections, number),
+        or_off(limits.connections_per_ip, number),
+        or_off(limits.openings_per_ip, rate)
+    )
 }
 
 fn rule(out: &mut Out, rule: &Rule) {

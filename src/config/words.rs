@@ -8,6 +8,7 @@ use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
+use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 pub(super) const LEVEL: &[(&str, LevelFilter)] = &[
@@ -59,6 +60,10 @@ pub(super) const PROXY_PROTOCOL: &[(&str, bool)] = &[("off", false), ("accept", 
 
 /// Which version of the PROXY protocol an upstream gets.
 pub(super) const SEND_PROXY_PROTOCOL: &[(&str, Version)] = &[("v1", Version::V1), ("v2", Version::V2)];
+
+/// What a rate may be counted in.
+pub(super) const PER: &[(&str, Duration)] =
+    &[("s", Duration::from_secs(1)), ("m", Duration::from_secs(60)), ("h", Duration::from_secs(3600))];
 
 /// What `protocols` may name.
 pub(super) const PROTOCOL: &[(&str, Protocol)] = &[("h1", Protocol::Http1), ("h2", Protocol::Http2)];

@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
+use std::time::Duration;
 
 /// Any body, streamed.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -22,11 +23,17 @@ pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
     let mut response = Response::new(full(format!("{} {title}\n{explanation}\n", status.as_u16())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        retry_after(&mut response, RETRY_AFTER_DEFAULT);
     }
     response
 }
 
-/// When a client that was refused for now may ask again: the order of `fail_timeout`.
-const RETRY_AFTER_SECONDS: &str = "10";
+/// Says when a client that was refused for now may ask again (RFC 9110 10.2.3), in whole seconds.
+pub fn retry_after<B>(response: &mut Response<B>, wait: Duration) {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    response.headers_mut().insert(RETRY_AFTER, seconds.into());
+}
+
+/// Where nobody knows: the order of `fail_timeout`.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! Owns the failures of a request, and the one place where they become statuses, close codes and
 //! causes.
 
+use crate::limit::{Limit, Refused};
 use crate::outcome::{Ending, Who, Why};
 use crate::route::PathError;
 use crate::upstream::NoEndpoint;
@@ -10,6 +11,7 @@ use crate::ws::close::CloseCode;
 use crate::ws::handshake::{AnswerError, OpeningError};
 use http::StatusCode;
 use http_body_util::LengthLimitError;
+use std::time::Duration;
 
 /// Why a request is not passed on, or not answered by its upstream.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum Failure {
     /// Its body broke off.
     #[error("client left before the end of the request's body")]
     BodyBroken,
+    /// A limit is reached.
+    #[error("{0}")]
+    Limit(#[from] Refused),
     /// No route serves it.
     #[error("no route serves this host and path")]
     NoRoute,
@@ -88,6 +93,11 @@ impl Failure {
             Self::Opening(error) => error.status(),
             Self::Path(_) | Self::Host | Self::Framing(_) => StatusCode::BAD_REQUEST,
             Self::Origin(_) => StatusCode::FORBIDDEN,
+            // What a client has to mend itself, and what it has not (nginx, `limit_conn_status`).
+            Self::Limit(Refused { limit: Limit::MaxConnections | Limit::Connections, .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken => CLIENT_LEFT,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
@@ -105,12 +115,21 @@ impl Failure {
         }
     }
 
+    /// When the client may ask again, if that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Limit(refused) => refused.retry_after,
+            _ => None,
+        }
+    }
+
     /// What a client is told in a Close frame, where openings are refused so; `None`: the request
     /// is at fault, and only a status can say so.
     #[must_use]
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
-            Self::NoEndpoint(_) => Some(CloseCode::TRY_AGAIN_LATER),
+            Self::NoEndpoint(_) | Self::Limit(_) => Some(CloseCode::TRY_AGAIN_LATER),
             Self::NotConnected(_)
             | Self::NoAnswer(_)
             | Self::BadAnswer(_)
@@ -147,6 +166,7 @@ impl Failure {
             | Self::Connect
             | Self::Origin(_)
             | Self::NoRoute => (Who::Proxy, Why::Refused),
+            Self::Limit(_) => (Who::Proxy, Why::Limit),
             Self::BodyTooLarge => (Who::Proxy, Why::TooBig),
             Self::BodyBroken => (Who::Client, Why::Eof),
             Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),

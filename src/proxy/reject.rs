@@ -4,7 +4,7 @@
 use super::failure::Failure;
 use super::session::Guard;
 use super::snapshot::{RejectWith, Route};
-use crate::http::respond::{Body, full, plain};
+use crate::http::respond::{Body, full, plain, retry_after};
 use crate::http::serve::Upgrade;
 use crate::outcome::PerSide;
 use crate::tunnel::CloseCodes;
@@ -28,6 +28,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body> {
     let status = failure.status();
     let mut response = plain(status, &failure.public());
+    if let Some(wait) = failure.retry_after() {
+        retry_after(&mut response, wait);
+    }
     if status == StatusCode::UPGRADE_REQUIRED {
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -2,6 +2,7 @@
 //! the previous one, so endpoints keep their counts and standing.
 
 use crate::http::Forwarded;
+use crate::limit::{Door, Limits};
 use crate::route::{Rewrite, Rule, Table};
 use crate::upstream::Upstream;
 use crate::ws::origin::AllowedOrigin;
@@ -20,6 +21,8 @@ pub struct Plan {
     pub upstreams: Vec<upstream::Settings>,
     /// Whose word counts on who a client is.
     pub real_ip: real_ip::Settings,
+    /// Tunnels open at once; `None`: any number.
+    pub max_connections: Option<u32>,
 }
 
 /// One route, as configured.
@@ -40,6 +43,8 @@ pub struct Route {
     pub response_timeout: Option<Duration>,
     /// How its tunnels behave.
     pub tunnel: Arc<tunnel::Settings>,
+    /// What is admitted.
+    pub limits: Limits,
     /// The pages that may open a WebSocket; `None`: any.
     pub allowed_origins: Option<Vec<AllowedOrigin>>,
     /// Largest body of a request, in bytes (nginx, `client_max_body_size`); `None`: any.
@@ -96,8 +101,12 @@ pub struct Snapshot {
     routes: Vec<Arc<Route>>,
     table: Table,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    /// What each route has admitted.
+    doors: HashMap<Arc<str>, Arc<Door>>,
     /// Whose word counts on who a client is.
     pub real_ip: real_ip::Settings,
+    /// What all routes together admit.
+    pub limits: Limits,
 }
 
 impl Snapshot {
@@ -119,8 +128,14 @@ impl Snapshot {
                 route.tunnel = Arc::clone(&before.tunnel);
             }
         }
+        let door = |route: &Route| {
+            let before = previous.and_then(|previous| previous.doors.get(&route.name));
+            (Arc::clone(&route.name), before.cloned().unwrap_or_default())
+        };
+        let doors = routes.iter().map(door).collect();
         let routes = routes.into_iter().map(Arc::new).collect();
-        Self { table: Table::new(&rules), upstreams, routes, real_ip: plan.real_ip }
+        let limits = Limits { connections: plan.max_connections, ..Limits::default() };
+        Self { table: Table::new(&rules), upstreams, routes, doors, real_ip: plan.real_ip, limits }
     }
 
     /// The route for a host and a normalised path.
@@ -133,6 +148,12 @@ impl Snapshot {
     #[must_use]
     pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.iter().find(|route| *route.name == *name)
+    }
+
+    /// What a route has admitted; its counts outlive reloads.
+    #[must_use]
+    pub fn door(&self, route: &Route) -> Option<&Arc<Door>> {
+        self.doors.get(&route.name)
     }
 
     /// The upstream of this name.

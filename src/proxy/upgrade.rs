@@ -1,13 +1,13 @@
 //! Owns the opening of a tunnel: the upstream's handshake is finished before the client is answered,
 //! so that every failure still has a status.
 
-use super::Proxy;
 use super::attempt::{Attempts, Miss};
 use super::failure::Failure;
 use super::forward::{self, GiveBack};
 use super::request::Inbound;
 use super::session::{Guard, Place, Session};
 use super::snapshot::{Route, Snapshot};
+use super::{Permits, Proxy};
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
@@ -47,6 +47,8 @@ pub(super) struct Opening<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
     /// Its permit.
     pub(super) watch: Watch,
+    /// Its places among the tunnels that are counted.
+    pub(super) permits: Permits,
 }
 
 /// Opens a tunnel, or passes back what the upstream answers instead.
@@ -147,7 +149,7 @@ fn accept(
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
     let settings = Arc::clone(&opening.route.tunnel);
-    let end = End { lease, guard, place, _permit: opening.watch };
+    let end = End { lease, guard, place, _permit: opening.watch, permits: opening.permits };
     tokio::spawn(switch(opening.client, upstream, settings, framing, end));
     Response::from_parts(parts, full(Bytes::new()))
 }
@@ -193,12 +195,16 @@ struct End {
     guard: Guard,
     place: Place,
     _permit: Watch,
+    permits: Permits,
 }
 
 impl End {
-    fn finish(mut self, outcome: Outcome) {
-        self.lease.ended(&outcome);
-        self.guard.finish(outcome);
+    fn finish(self, outcome: Outcome) {
+        let Self { mut lease, guard, permits, .. } = self;
+        lease.ended(&outcome);
+        // When the end is written its place is free.
+        drop((lease, permits));
+        guard.finish(outcome);
     }
 
     fn finish_unopened(self, who: Who, reason: &str) {

@@ -6,12 +6,15 @@ use crate::config::raw::{Table, Value};
 use crate::config::value::{self, duration, integer, list, off_or, parsed, size, word, write_duration};
 use crate::config::{defaults, words};
 use crate::http::Forwarded;
+use crate::limit::Limits;
+use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
 use crate::route::{HostPattern, PathPattern, Rewrite, Rule};
 use crate::tunnel::{self, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ pub(super) struct Settings {
     connect_timeout: Duration,
     response_timeout: Option<Duration>,
     tunnel: tunnel::Settings,
+    limits: Limits,
     allowed_origins: Option<Vec<AllowedOrigin>>,
     max_body_size: Option<u64>,
     reject_with: RejectWith,
@@ -36,6 +40,7 @@ impl Default for Settings {
             connect_timeout: defaults::CONNECT_TIMEOUT,
             response_timeout: defaults::RESPONSE_TIMEOUT,
             tunnel: defaults::TUNNEL,
+            limits: defaults::LIMITS,
             allowed_origins: defaults::ALLOWED_ORIGINS,
             max_body_size: defaults::MAX_BODY_SIZE,
             reject_with: defaults::REJECT_WITH,
@@ -53,6 +58,7 @@ pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
         connect_timeout: table.get("connect_timeout", duration).unwrap_or(base.connect_timeout),
         response_timeout: table.get("response_timeout", off_or(duration)).unwrap_or(base.response_timeout),
         tunnel: tunnel(table, &base.tunnel),
+        limits: table.section("limits", |table| limits(table, &base.limits)),
         allowed_origins: table
             .get("allowed_origins", off_or(list("expected a list of origins", parsed)))
             .unwrap_or_else(|| base.allowed_origins.clone()),
@@ -100,6 +106,32 @@ fn ping(table: &Table<'_>, base: &tunnel::Settings) -> (PerSide<Option<Duration>
     let timeout = table.get("timeout", duration).unwrap_or(base.ping_timeout);
     let pong = table.get("pong", word(words::PONG)).unwrap_or(base.pong);
     (PerSide { client, upstream }, timeout, pong)
+}
+
+fn limits(table: &Table<'_>, base: &Limits) -> Limits {
+    let most = |key, base| table.get(key, off_or(integer(1..=u32::MAX))).unwrap_or(base);
+    let (connections, connections_per_ip) =
+        (most("connections", base.connections), most("connections_per_ip", base.connections_per_ip));
+    // A rate is one thing: the burst of a route says nothing of the rate of another.
+    let rate = off_or(|value: &Value<'_>| value.table(|table| rate(table, value)).flatten());
+    let openings_per_ip = table.get("openings_per_ip", rate).unwrap_or(base.openings_per_ip);
+    Limits { connections, connections_per_ip, openings_per_ip }
+}
+
+fn rate(table: &Table<'_>, place: &Value<'_>) -> Option<Rate> {
+    let remedy = "expected a rate like \"10/s\", \"60/m\" or \"100/h\"";
+    let rate = table.require("rate", remedy, |value| {
+        let parsed = value.as_str().and_then(|text| {
+            let (openings, per) = text.split_once('/')?;
+            let per = words::PER.iter().find(|(word, _)| *word == per)?.1;
+            Some((openings.parse::<NonZeroU32>().ok()?, per))
+        });
+        parsed.or_else(|| value.wrong(remedy))
+    });
+    let burst = table.get("burst", integer(1..=u32::MAX)).and_then(NonZeroU32::new);
+    let (openings, per) = rate?;
+    let rate = Rate::new(openings, per, burst.unwrap_or(defaults::burst(openings)));
+    rate.or_else(|| place.refuse("found a burst that takes centuries to regain", "expected a smaller one"))
 }
 
 /// Notes pings that come too seldom for what they are for.
@@ -168,6 +200,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
         connect_timeout: settings.connect_timeout,
         response_timeout: settings.response_timeout,
         tunnel: Arc::new(settings.tunnel),
+        limits: settings.limits,
         allowed_origins: settings.allowed_origins,
         max_body_size: settings.max_body_size,
         reject_with: settings.reject_with,

@@ -1,0 +1,103 @@
+//! Limits of connections and openings: who is refused, with what, and until when.
+
+mod support;
+
+use holdline::outcome::Why;
+use std::net::SocketAddr;
+use support::{Proxy, Raw, echo, opening, route, upstream};
+
+fn config(process: &str, settings: &str, server: SocketAddr) -> String {
+    format!("[process]\n{process}\n{}\n{}", route(settings), upstream(&[server], ""))
+}
+
+/// Asks for a WebSocket; the head of the answer.
+async fn ask(proxy: &Proxy) -> (Raw, String) {
+    let mut client = proxy.connect().await;
+    let head = client.ask(&opening("/", "")).await;
+    (client, head)
+}
+
+#[tokio::test]
+async fn each_limit_refuses_in_its_way_and_ends_with_its_tunnels() {
+    let server = echo().await;
+    let cases = [
+        ("max_connections = 2", "", "503", "over the limit max_connections"),
+        ("", "limits = { connections = 2 }", "503", "over the limit connections"),
+        ("", "limits = { connections_per_ip = 2 }", "429", "over the limit connections_per_ip"),
+    ];
+    for (process, settings, status, reason) in cases {
+        let mut proxy = Proxy::start(&config(process, settings, server)).await;
+        let first = proxy.open("/").await;
+        let _second = proxy.open("/").await;
+        let (_, head) = ask(&proxy).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+        assert!(head.to_ascii_lowercase().contains("retry-after: 10\r\n"), "{head}");
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.why, &*report.1.ending.reason, report.0.tries), (Why::Limit, reason, 0));
+        drop(first);
+        proxy.report().await;
+        // Its place is free when its end is written.
+        proxy.open("/").await;
+    }
+}
+
+#[tokio::test]
+async fn plain_requests_are_not_counted() {
+    let settings = "limits = { connections = 1, openings_per_ip = { rate = \"1/h\" } }";
+    let rest = format!(
+        "{}\n[[route]]\npath_exact = \"/here\"\nrespond = {{ status = 200 }}\n{settings}\n{}",
+        route(settings),
+        upstream(&[echo().await], "")
+    );
+    let proxy = Proxy::start(&rest).await;
+    let _tunnel = proxy.open("/").await;
+    for _ in 0..3 {
+        let mut client = proxy.connect().await;
+        assert!(client.ask("GET /here HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn openings_are_metered_and_told_when_to_come_again() {
+    let settings = "limits = { openings_per_ip = { rate = \"1/h\", burst = 2 } }";
+    let server = echo().await;
+    let mut proxy = Proxy::start(&config("", settings, server)).await;
+    drop((proxy.open("/").await, proxy.open("/").await));
+    for _ in 0..2 {
+        proxy.report().await;
+    }
+    let (_, head) = ask(&proxy).await;
+    assert!(head.starts_with("HTTP/1.1 429"), "{head}");
+    let wait =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("retry-after: ")?.parse().ok());
+    let wait: u64 = wait.expect("a number of seconds");
+    assert!((3590..=3600).contains(&wait), "{wait}");
+    assert_eq!(proxy.report().await.1.ending.why, Why::Limit);
+
+    // A reload changes the rate, and forgets nothing: what was used up counts.
+    proxy.reload(&config("", "limits = { openings_per_ip = { rate = \"2/h\", burst = 2 } }", server)).await;
+    assert!(ask(&proxy).await.1.starts_with("HTTP/1.1 429"));
+    proxy.reload(&config("", "", server)).await;
+    proxy.open("/").await;
+}
+
+#[tokio::test]
+async fn counts_outlive_a_reload() {
+    let server = echo().await;
+    let mut proxy = Proxy::start(&config("", "", server)).await;
+    let tunnels = [proxy.open("/").await, proxy.open("/").await];
+    proxy.reload(&config("", "limits = { connections = 2 }", server)).await;
+    assert!(ask(&proxy).await.1.starts_with("HTTP/1.1 503"), "those that are open count");
+    for mut tunnel in tunnels {
+        tunnel.echo("and stay").await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_told_by_a_close() {
+    let settings = "reject_with = \"close\"\nlimits = { connections_per_ip = 1 }";
+    let proxy = Proxy::start(&config("", settings, echo().await)).await;
+    let _first = proxy.open("/").await;
+    let close = proxy.open("/").await.close().await;
+    assert_eq!((close.code.0, &*close.text), (1013, "over the limit connections_per_ip"));
+}
