@@ -4,20 +4,24 @@
 //! An idle tunnel owns no buffer. Bytes are read into a buffer of the thread; only what the other
 //! side cannot take at once is kept, and nothing more is read from a side meanwhile.
 
+mod leg;
+
 use super::control::{Control, Mail};
 use super::relay::{Order, Output, Relay};
 use super::timer::Tick;
 use super::{Framing, Settings};
 use crate::outcome::{Outcome, Side, Why};
 use crate::stall::is_stall;
+use leg::Leg;
+pub use leg::Opened;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes read at once; also the most that waits for a side, but for an injected frame.
@@ -42,33 +46,6 @@ pub struct Pump<C, U> {
     wake_up: Pin<Box<Sleep>>,
     armed: Option<Tick>,
     attached: bool,
-}
-
-/// One side's stream, and what waits for it.
-struct Leg<S> {
-    stream: S,
-    /// What the HTTP parser had read ahead; relayed first.
-    #[expect(clippy::box_collection, reason = "nearly always none: one word for it")]
-    ahead: Option<Box<Vec<u8>>>,
-    waiting: Option<Box<Waiting>>,
-    /// Why writing failed; what it still has to say is read nevertheless.
-    broken: Option<io::ErrorKind>,
-    unflushed: bool,
-    shut: bool,
-}
-
-struct Waiting {
-    bytes: Vec<u8>,
-    taken: usize,
-}
-
-/// A stream with the bytes that were read from it ahead.
-#[derive(Debug)]
-pub struct Opened<S> {
-    /// The stream.
-    pub stream: S,
-    /// What stands before its next byte.
-    pub ahead: Vec<u8>,
 }
 
 /// Joins two streams, from now on to their end.
@@ -283,79 +260,6 @@ where
             if self.wake_up.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
-        }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
-    fn new(opened: Opened<S>) -> Self {
-        let ahead = (!opened.ahead.is_empty()).then(|| Box::new(opened.ahead));
-        Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
-    }
-
-    fn read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Some(ahead) = self.ahead.take() {
-            let (now, later) = ahead.split_at(ahead.len().min(buffer.len()));
-            buffer[..now.len()].copy_from_slice(now);
-            self.ahead = (!later.is_empty()).then(|| Box::new(later.to_vec()));
-            return Poll::Ready(Ok(now.len()));
-        }
-        let mut into = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
-        Poll::Ready(Ok(into.filled().len()))
-    }
-
-    /// Writes, or keeps what is not taken.
-    fn write(&mut self, mut bytes: &[u8], cx: &mut Context<'_>) {
-        if self.waiting.is_none() {
-            bytes = self.write_some(bytes, cx);
-        }
-        if bytes.is_empty() || self.broken.is_some() {
-            return;
-        }
-        let waiting = self.waiting.get_or_insert_with(|| Box::new(Waiting { bytes: Vec::new(), taken: 0 }));
-        waiting.bytes.extend_from_slice(bytes);
-    }
-
-    /// Writes as much as is taken; what is left.
-    fn write_some<'a>(&mut self, mut bytes: &'a [u8], cx: &mut Context<'_>) -> &'a [u8] {
-        while !bytes.is_empty() && self.broken.is_none() {
-            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-                Poll::Ready(Ok(0)) => self.broken = Some(io::ErrorKind::WriteZero),
-                Poll::Ready(Ok(taken)) => {
-                    bytes = &bytes[taken..];
-                    self.unflushed = true;
-                }
-                Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
-                Poll::Pending => break,
-            }
-        }
-        bytes
-    }
-
-    /// Whether some of what waits was taken, and whether more is left.
-    fn write_waiting(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
-        let Some(mut waiting) = self.waiting.take() else { return (false, false) };
-        let left = self.write_some(&waiting.bytes[waiting.taken..], cx).len();
-        let took = waiting.bytes.len() - left > waiting.taken;
-        waiting.taken = waiting.bytes.len() - left;
-        if left > 0 && self.broken.is_none() {
-            self.waiting = Some(waiting);
-        }
-        (took, self.waiting.is_some())
-    }
-
-    /// Flushes what a layer below may hold, and ends the stream if that is wanted.
-    fn flush(&mut self, shut: bool, cx: &mut Context<'_>) {
-        if self.broken.is_some() || self.waiting.is_some() {
-            return;
-        }
-        if self.unflushed {
-            self.unflushed = Pin::new(&mut self.stream).poll_flush(cx).is_pending();
-        }
-        if shut && !self.shut {
-            // An error says that the peer is gone, which reading says as well.
-            self.shut = Pin::new(&mut self.stream).poll_shutdown(cx).is_ready();
         }
     }
 }
