@@ -3,7 +3,7 @@
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, ErrorKind::WouldBlock};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
@@ -66,7 +66,25 @@ fn look<T>(socket: BorrowedFd<'_>, most: usize, enough: impl Fn(&[u8]) -> Option
     let mut seen = vec![0; most];
     let (length, _) = recv(socket, &mut seen[..], RecvFlags::PEEK)?;
     // At an end no more will come, and what is there is looked at by whoever reads it.
-    enough(&seen[..length]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    enough(&seen[..length]).ok_or_else(|| WouldBlock.into())
+}
+
+/// What can be said of bytes that nobody has read yet.
+pub trait Arrivals {
+    /// Whether there is something to read: bytes, an end or an error. The kernel is asked itself:
+    /// the runtime may not have heard of it yet. `None` where that cannot be told.
+    fn has_arrived(&self) -> Option<bool>;
+}
+
+impl Arrivals for Stream {
+    fn has_arrived(&self) -> Option<bool> {
+        let socket = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Layered(_) => return None,
+        };
+        Some(look(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
+    }
 }
 
 impl AsyncRead for Stream {

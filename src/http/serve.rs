@@ -8,7 +8,7 @@ use super::respond::Body;
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
-use crate::stall::{is_stall, timeout};
+use crate::stall::{is_late, timeout};
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -151,9 +151,9 @@ where
     tokio::pin!(connection);
     // Often enough for whichever timeout runs, rarely enough to cost nothing.
     let check = (settings.header_timeout.min(settings.keepalive_timeout) / 4).max(Duration::from_millis(10));
+    let (mut due, mut excused) = (Instant::now() + check, false);
     let mut end = watch.clone();
     loop {
-        let due = Instant::now() + check;
         tokio::select! {
             // What has come is read before it is judged to be late.
             biased;
@@ -163,12 +163,18 @@ where
                 shut_down(connection.as_mut());
             }
             () = end.expired() => return None,
-            () = sleep_until(due) => match activity.verdict(settings) {
-                _ if is_stall(due.elapsed()) => {}
-                Verdict::Fine => {}
-                Verdict::Idle => shut_down(connection.as_mut()),
-                Verdict::TooSlow => return Some(Refusal::TooSlow),
-            },
+            () = sleep_until(due) => {
+                let late = due.elapsed();
+                excused = !excused && is_late(late);
+                due = Instant::now() + if excused { late.min(check) } else { check };
+                match activity.verdict(settings) {
+                    // Some of it may not even have been heard of.
+                    _ if excused => {}
+                    Verdict::Fine => {}
+                    Verdict::Idle => shut_down(connection.as_mut()),
+                    Verdict::TooSlow => return Some(Refusal::TooSlow),
+                }
+            }
         }
     }
 }

@@ -10,8 +10,9 @@ use super::control::{Control, Mail};
 use super::relay::{Order, Output, Relay};
 use super::timer::Tick;
 use super::{Framing, Settings};
+use crate::io::Arrivals;
 use crate::outcome::{Outcome, Side, Why};
-use crate::stall::is_stall;
+use crate::stall::{is_late, is_stall};
 use leg::Leg;
 pub use leg::Opened;
 use std::cell::RefCell;
@@ -46,6 +47,8 @@ pub struct Pump<C, U> {
     wake_up: Pin<Box<Sleep>>,
     armed: Option<Tick>,
     attached: bool,
+    /// The last wake-up was too late to judge a side of which is not known what has arrived.
+    excused: bool,
 }
 
 /// Joins two streams, from now on to their end.
@@ -57,8 +60,8 @@ pub fn run<C, U>(
     control: Arc<Control>,
 ) -> Pump<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Arrivals + Unpin,
+    U: AsyncRead + AsyncWrite + Arrivals + Unpin,
 {
     let opened = Instant::now();
     Pump {
@@ -70,13 +73,14 @@ where
         wake_up: Box::pin(sleep_until(opened)),
         armed: None,
         attached: false,
+        excused: false,
     }
 }
 
 impl<C, U> Future for Pump<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Arrivals + Unpin,
+    U: AsyncRead + AsyncWrite + Arrivals + Unpin,
 {
     type Output = Outcome;
 
@@ -108,8 +112,8 @@ where
 
 impl<C, U> Pump<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Arrivals + Unpin,
+    U: AsyncRead + AsyncWrite + Arrivals + Unpin,
 {
     /// The story so far, for a tunnel that is given up.
     #[must_use]
@@ -137,11 +141,30 @@ where
     }
 
     fn on_wake_up(&mut self, late: Duration, now: Tick, cx: &mut Context<'_>) {
-        if is_stall(late) {
+        let mut is_unknown = false;
+        for side in Side::BOTH {
+            if self.relay.judges(side, now) {
+                match self.has_arrived(side) {
+                    Some(true) => self.relay.on_arrival(side, now),
+                    Some(false) => {}
+                    None => is_unknown = true,
+                }
+            }
+        }
+        // Not twice in a row: a process that is always late finds the dead as well.
+        self.excused = is_unknown && is_late(late) && !self.excused;
+        if self.excused || is_stall(late) {
             self.relay.on_stall(now);
         }
         self.on_tick(now, cx);
         self.settle(now, cx);
+    }
+
+    fn has_arrived(&self, side: Side) -> Option<bool> {
+        match side {
+            Side::Client => self.client.stream.has_arrived(),
+            Side::Upstream => self.upstream.stream.has_arrived(),
+        }
     }
 
     fn on_tick(&mut self, now: Tick, cx: &mut Context<'_>) {

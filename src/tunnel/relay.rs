@@ -131,10 +131,8 @@ impl Relay {
 
     /// Bytes arrived from a side.
     pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
-        let leg = &mut self.legs[from];
-        leg.last_seen = now;
-        leg.keepalive.heard();
-        leg.counters.received(input.len());
+        self.on_arrival(from, now);
+        self.legs[from].counters.received(input.len());
         if self.blind.is_some() {
             self.pass(from.other(), input, out)
         } else {

@@ -19,6 +19,7 @@ import sys
 import time
 import tomllib
 
+from asleep import check_asleep
 from blackhole import check_blackhole
 from lab import (
     KIB, MIB, Lab, Report, Skipped, accepts, at_rate, bye, config, counted, describe, eventually, hold,
@@ -437,6 +438,7 @@ CHECKS = {
     "reload": (check_reload, "reload: {connections} connections, {rate} openings/s, {seconds:g} s of SIGHUPs"),
     "kill": (check_kill, "kill: {connections} clients, one of two servers dies and returns"),
     "memory": (check_memory, "memory: {connections} idle connections"),
+    "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
 
@@ -484,7 +486,7 @@ def command_line():
     for name, command in commands.choices.items():
         add = command.add_argument
         add("--holdline", type=pathlib.Path, default=pathlib.Path("target/release/holdline"), metavar="PATH")
-        if name in (numbers := {"idle": 1000, "reload": 500, "kill": 200, "memory": 9000}):
+        if name in (numbers := {"idle": 1000, "reload": 500, "kill": 200, "memory": 9000, "asleep": 1500}):
             add("--connections", type=int, default=numbers[name])
         if name == "idle":
             add("--minutes", type=float, default=5)

@@ -5,8 +5,14 @@ use crate::io::Stream;
 use crate::outcome::{PerSide, Who};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
+
+impl Arrivals for DuplexStream {
+    fn has_arrived(&self) -> Option<bool> {
+        Some(false)
+    }
+}
 
 struct Rig {
     client: DuplexStream,
@@ -202,6 +208,74 @@ async fn what_has_come_is_read_before_silence_is_judged() {
         rig.upstream.write_all(&[0x81, 0x01, b'a']).await.unwrap();
         assert_eq!(read(&mut rig.client).await, [0x81, 0x01, b'a'], "overslept by {overslept:?}");
         assert!(!rig.tunnel.is_finished());
+    }
+}
+
+/// A side whose bytes have come, but of which the runtime has not heard yet: it asks the kernel for
+/// so many sockets at once, and others are in front.
+struct Unheard {
+    pipe: DuplexStream,
+    /// Whether it is known that nothing has come, that something has, or neither.
+    arrived: Option<bool>,
+}
+
+impl Arrivals for Unheard {
+    fn has_arrived(&self) -> Option<bool> {
+        self.arrived
+    }
+}
+
+impl AsyncRead for Unheard {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Unheard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_is_not_given_up_over_bytes_that_nobody_has_read() {
+    // A pause of half a second; or none, as where a deadline comes right behind one.
+    for (arrived, late, survives) in [
+        (Some(true), 0, true),
+        (Some(true), 500, true),
+        (Some(false), 500, false),
+        (None, 500, true),
+        (None, 0, false),
+    ] {
+        for pings in [true, false] {
+            let by_read = Settings {
+                ping: PerSide::default(),
+                read_timeout: Some(Duration::from_secs(20)),
+                ..settings()
+            };
+            let settings = if pings { settings() } else { by_read };
+            let ((mut client, near), (mut upstream, far)) = (duplex(1024), duplex(1024));
+            let client_side = Opened { stream: Unheard { pipe: near, arrived }, ahead: vec![] };
+            let upstream_side = Opened { stream: far, ahead: vec![] };
+            let framing = Framing::WebSocket { deflate: false };
+            let control = Arc::default();
+            tokio::spawn(run(client_side, upstream_side, Arc::new(settings), framing, control));
+            if pings {
+                let _ping: [u8; 10] = read(&mut client).await;
+            }
+            tokio::time::sleep(Duration::from_millis(19_990)).await;
+            tokio::time::advance(Duration::from_millis(late)).await;
+            let told = tokio::time::timeout(Duration::from_secs(1), read::<8>(&mut upstream)).await.is_ok();
+            assert_eq!(!told, survives, "pings {pings}, arrived {arrived:?}, late by {late} ms");
+        }
     }
 }
 

@@ -107,6 +107,22 @@ impl Relay {
         (leg.blocked, leg.took) = (true, now);
     }
 
+    /// Whether a side's silence is to be judged: if there was none, [`Relay::on_arrival`] is to say
+    /// so before the next [`Relay::on_tick`].
+    #[must_use]
+    pub fn judges(&self, side: Side, now: Tick) -> bool {
+        let about = |timer| matches!(timer, Timer::PongDue(of) if of == side) || timer == Timer::Read;
+        let can_be_read = self.wants_bytes(side) && !self.is_held_up(side);
+        can_be_read && self.timers().any(|(at, timer)| at <= now && about(timer))
+    }
+
+    /// Something has arrived from a side, read or not.
+    pub fn on_arrival(&mut self, side: Side, now: Tick) {
+        let leg = &mut self.legs[side];
+        leg.last_seen = now;
+        leg.keepalive.heard();
+    }
+
     /// The driver itself did not run for a while, up to now: what a side did meanwhile may still be
     /// on its way here, so all waiting for it begins anew.
     pub fn on_stall(&mut self, now: Tick) {
