@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts of open connections. They are kept whatever the limits are, for a reload may set some
-/// while connections are open. A client takes some 30 bytes, and none when its last one ends.
+/// while connections are open. A client takes 30 to 60 bytes, and none when its last one ends.
 #[derive(Debug)]
 pub struct Connections {
     total: AtomicU32,
