@@ -1,5 +1,6 @@
 //! Owns assembly: a configuration is bound, then run. It is the only place that sees every layer.
 
+pub mod descriptors;
 mod reload;
 mod shutdown;
 pub mod signal;
@@ -13,6 +14,7 @@ use crate::config::{Config, Listen};
 use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
 use crate::listener::connection::ready;
+use crate::listener::slots::Slots;
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
@@ -62,6 +64,8 @@ pub struct Running {
     log_control: Option<LogControl>,
     trigger: Trigger,
     watch: Watch,
+    /// Room for connections.
+    slots: Slots,
     /// As it was written at the start.
     pid_file: Option<PathBuf>,
 }
@@ -103,6 +107,7 @@ impl Bound {
         let proxy = Arc::new(Proxy::new(snapshot, Arc::new(self.log)));
         let mut running = Running {
             proxy,
+            slots: descriptors::slots(),
             pid_file: self.config.process.pid_file.clone(),
             config: self.config,
             listeners: Vec::new(),
@@ -173,7 +178,7 @@ impl Running {
             tokio::spawn(serve_one(accepted, now.load_full(), Arc::clone(&proxy), watch.clone()));
         };
         let address = listen.socket.address.clone();
-        tokio::spawn(accept::run(socket, address.clone(), until, give));
+        tokio::spawn(accept::run(socket, address.clone(), self.slots.clone(), until, give));
         match local {
             Some(local) => tracing::info!(%address, %local, "listening"),
             None => tracing::info!(%address, "listening"),

@@ -4,10 +4,12 @@
 
 pub mod accept;
 pub mod connection;
+pub mod slots;
 pub mod socket;
 
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::{Stream, TcpOptions};
+use slots::Slot;
 
 /// One listening socket (nginx, `listen`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,4 +34,6 @@ pub struct Accepted {
     pub stream: Stream,
     /// Who connected.
     pub client: ClientAddr,
+    /// Its place among all.
+    pub slot: Slot,
 }

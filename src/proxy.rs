@@ -58,7 +58,7 @@ impl Proxy {
     pub async fn answer(
         &self,
         mut request: Request<Incoming>,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         watch: Watch,
     ) -> Response<Body> {
         let upgrade = Upgrade::of(&mut request);
@@ -80,7 +80,7 @@ impl Proxy {
             guard.report().protocol = "h2";
         }
         guard.report().peer = connection.peer;
-        let inbound = match Inbound::read(parts, origin, connection.local) {
+        let inbound = match Inbound::read(parts, origin, Arc::clone(connection)) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
         };

@@ -1,6 +1,7 @@
 //! Owns `holdline check`.
 
 use super::EXIT_CONFIG;
+use crate::app::descriptors;
 use crate::config::Config;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +20,11 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     if show {
         print!("{}", config.to_toml());
     } else {
+        descriptors::raise();
+        let (files, fit) = (descriptors::open_files(), descriptors::slots().all());
+        println!(
+            "room for {fit} connections, started from here: a limit of {files} open files, two for each"
+        );
         println!("{}: ok", path.display());
     }
     ExitCode::SUCCESS

@@ -1,8 +1,8 @@
 //! Owns `holdline run`.
 
 use super::{EXIT_CONFIG, fail};
-use crate::app::Bound;
 use crate::app::signal::Signals;
+use crate::app::{Bound, descriptors};
 use crate::config::Config;
 use crate::listener::socket::Inherited;
 use crate::telemetry::log;
@@ -24,6 +24,8 @@ pub(super) fn run(path: &Path) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    descriptors::raise();
+    tracing::info!(open_files = descriptors::open_files(), connections = descriptors::slots().all(), "room");
     let workers = config.process.workers;
     let life = async move {
         let signals = Signals::new()?;

@@ -1,6 +1,7 @@
 //! Owns the accept loop.
 
 use super::Accepted;
+use super::slots::Slots;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::Stream;
@@ -15,11 +16,13 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// The log is told of a lasting error once in this time.
 const COMPLAIN: Duration = Duration::from_secs(60);
 
-/// Accepts connections and gives each to `serve`, until `stop` is ready; then those that already
-/// wait in the kernel's queue are served as well, for their clients believe to be connected.
+/// Accepts connections while there is room for them, and gives each to `serve`, until `stop` is
+/// ready; then those that already wait in the kernel's queue are served as well, for their clients
+/// believe to be connected.
 pub async fn run(
     bound: Bound,
     address: ListenAddr,
+    slots: Slots,
     stop: impl Future<Output = ()>,
     mut serve: impl FnMut(Accepted),
 ) {
@@ -29,54 +32,75 @@ pub async fn run(
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&bound) => accepted,
+            accepted = accept(&bound, &address, &slots, &mut complained) => accepted,
         };
         match accepted {
             Ok(accepted) => serve(accepted),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                complain(&address, &error, &mut complained);
+                if may_complain(&mut complained) {
+                    tracing::error!(listen = %address, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
+                }
                 sleep(BACKOFF).await;
             }
         }
     }
-    queued(bound).unwrap_or_default().into_iter().for_each(serve);
+    queued(bound, &slots).unwrap_or_default().into_iter().for_each(serve);
 }
 
-/// What waits in the kernel's queue. The kernel is asked itself: the runtime may not have heard yet
-/// that somebody is waiting.
-fn queued(bound: Bound) -> io::Result<Vec<Accepted>> {
+/// What waits in the kernel's queue and has room. The kernel is asked itself: the runtime may not
+/// have heard yet that somebody is waiting.
+fn queued(bound: Bound, slots: &Slots) -> io::Result<Vec<Accepted>> {
     let mut found = Vec::new();
     match bound {
         Bound::Tcp(listener) => {
             let listener = listener.into_std()?;
-            while let Ok((stream, peer)) = listener.accept() {
+            while let Some(slot) = slots.try_take()
+                && let Ok((stream, peer)) = listener.accept()
+            {
                 stream.set_nonblocking(true)?;
                 let stream = Stream::Tcp(TcpStream::from_std(stream)?);
-                found.push(Accepted { stream, client: ClientAddr::Tcp(peer) });
+                found.push(Accepted { stream, client: ClientAddr::Tcp(peer), slot });
             }
         }
         Bound::Unix(listener, _file) => {
             let listener = listener.into_std()?;
-            while let Ok((stream, _)) = listener.accept() {
+            while let Some(slot) = slots.try_take()
+                && let Ok((stream, _)) = listener.accept()
+            {
                 stream.set_nonblocking(true)?;
                 let stream = Stream::Unix(UnixStream::from_std(stream)?);
-                found.push(Accepted { stream, client: ClientAddr::Unix });
+                found.push(Accepted { stream, client: ClientAddr::Unix, slot });
             }
         }
     }
     Ok(found)
 }
 
-async fn accept(bound: &Bound) -> io::Result<Accepted> {
+async fn accept(
+    bound: &Bound,
+    address: &ListenAddr,
+    slots: &Slots,
+    complained: &mut Option<Instant>,
+) -> io::Result<Accepted> {
+    let slot = match slots.try_take() {
+        Some(slot) => slot,
+        None => {
+            if may_complain(complained) {
+                let connections = slots.all();
+                tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: no more fit into the limit of open files, raise LimitNOFILE");
+            }
+            slots.take().await
+        }
+    };
     match bound {
         Bound::Tcp(listener) => {
             let (stream, peer) = listener.accept().await?;
-            Ok(Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(peer) })
+            Ok(Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(peer), slot })
         }
         Bound::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
-            Ok(Accepted { stream: Stream::Unix(stream), client: ClientAddr::Unix })
+            Ok(Accepted { stream: Stream::Unix(stream), client: ClientAddr::Unix, slot })
         }
     }
 }
@@ -87,9 +111,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
 }
 
-fn complain(listen: &ListenAddr, error: &io::Error, complained: &mut Option<Instant>) {
-    if complained.is_none_or(|last| last.elapsed() >= COMPLAIN) {
+/// Whether it is time to say again what lasts.
+fn may_complain(complained: &mut Option<Instant>) -> bool {
+    let may = complained.is_none_or(|last| last.elapsed() >= COMPLAIN);
+    if may {
         *complained = Some(Instant::now());
-        tracing::error!(%listen, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
     }
+    may
 }

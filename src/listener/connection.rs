@@ -1,6 +1,7 @@
 //! Owns what comes before HTTP on a connection: the header of the PROXY protocol. It must not know
 //! requests.
 
+use super::slots::Slot;
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
 use crate::io::Stream;
@@ -20,6 +21,8 @@ pub struct Connection {
     pub peer: ClientAddr,
     /// Where it was connected to; `None`: a unix socket.
     pub local: Option<SocketAddr>,
+    /// Its place; a tunnel that it becomes keeps it.
+    pub slot: Slot,
 }
 
 /// Why a connection is closed before its first request.
@@ -52,19 +55,20 @@ pub async fn ready(
     real_ip: &real_ip::Settings,
     limit: Duration,
 ) -> Result<(Stream, Connection), NotReady> {
-    let Accepted { mut stream, client } = accepted;
+    let Accepted { mut stream, client, slot } = accepted;
     if let Stream::Tcp(stream) = &stream {
         // It fails only when the peer is gone already, which reading will tell.
         let _ = settings.tcp.apply(stream);
     }
-    let mut connection = Connection { peer: client, local: stream.local_addr() };
+    let mut connection = Connection { peer: client, local: stream.local_addr(), slot };
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
             return Err(NotReady::Untrusted);
         }
         let header = timeout(limit, proxy_header(&mut stream)).await.map_err(|_| NotReady::TooSlow)??;
         if let Header::Proxied { source, destination } = header {
-            connection = Connection { peer: real_ip.peer(client, Some(source)), local: Some(destination) };
+            connection.peer = real_ip.peer(client, Some(source));
+            connection.local = Some(destination);
         }
     }
     Ok((stream, connection))

@@ -5,6 +5,7 @@ use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop};
+use crate::listener::connection::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::normalise;
@@ -12,7 +13,7 @@ use crate::ws::origin::{AllowedOrigin, is_allowed};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Uri, Version};
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A request, without its body.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub(super) struct Inbound {
     pub(super) parts: Parts,
     /// Who asked.
     pub(super) origin: Origin,
-    /// Where its connection was made to; `None`: a unix socket.
-    pub(super) local: Option<SocketAddr>,
+    /// What it came over.
+    pub(super) connection: Arc<Connection>,
     /// The host asked for, without port.
     pub(super) host: String,
     /// The path asked for, in normal form.
@@ -34,7 +35,11 @@ impl Inbound {
     ///
     /// # Errors
     /// It is not one that can be passed on unambiguously.
-    pub(super) fn read(mut parts: Parts, origin: Origin, local: Option<SocketAddr>) -> Result<Self, Failure> {
+    pub(super) fn read(
+        mut parts: Parts,
+        origin: Origin,
+        connection: Arc<Connection>,
+    ) -> Result<Self, Failure> {
         if parts.method == Method::CONNECT {
             return Err(Failure::Connect);
         }
@@ -52,7 +57,7 @@ impl Inbound {
         };
         let Some(host) = host.map(without_port) else { return Err(Failure::Host) };
         let path = normalise(parts.uri.path())?.into_owned();
-        Ok(Self { host, path, origin, local, parts })
+        Ok(Self { host, path, origin, connection, parts })
     }
 
     /// Whether its page, if there is one, may open a WebSocket.
@@ -138,7 +143,7 @@ impl Inbound {
     /// The header of the PROXY protocol that tells an upstream whom a connection is for.
     #[must_use]
     pub(super) fn announcement(&self, version: proxy_protocol::Version) -> Vec<u8> {
-        let addresses = match (self.origin.client, self.local) {
+        let addresses = match (self.origin.client, self.connection.local) {
             (ClientAddr::Tcp(client), Some(local)) => Some((client, local)),
             _ => None,
         };
@@ -198,10 +203,13 @@ fn without_port(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::slots::Slots;
 
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
-        Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), None)
+        let slot = Slots::new(1).try_take().unwrap();
+        let connection = Arc::new(Connection { peer: client, local: None, slot });
+        Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), connection)
     }
 
     #[test]

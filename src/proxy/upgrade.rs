@@ -13,6 +13,7 @@ use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
 use crate::io::Stream;
+use crate::listener::connection::Connection;
 use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::{Framing, Settings};
@@ -149,7 +150,14 @@ fn accept(
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
     let settings = Arc::clone(&opening.route.tunnel);
-    let end = End { lease, guard, place, _permit: opening.watch, permits: opening.permits };
+    let end = End {
+        lease,
+        guard,
+        place,
+        _permit: opening.watch,
+        permits: opening.permits,
+        _connection: Arc::clone(&opening.inbound.connection),
+    };
     tokio::spawn(switch(opening.client, upstream, settings, framing, end));
     Response::from_parts(parts, full(Bytes::new()))
 }
@@ -196,6 +204,8 @@ struct End {
     place: Place,
     _permit: Watch,
     permits: Permits,
+    /// Its slot is the tunnel's.
+    _connection: Arc<Connection>,
 }
 
 impl End {
