@@ -1,11 +1,11 @@
 //! Owns the answers that the proxy gives itself.
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Any body, streamed.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -33,6 +33,15 @@ pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
 pub fn retry_after<B>(response: &mut Response<B>, wait: Duration) {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
+}
+
+/// Gives an answer the date, if it has none (RFC 9110 6.6.1). hyper would do so as well, but with one
+/// that it keeps until the clock is past it: a clock that was set back would stand still.
+pub fn date<B>(response: &mut Response<B>) {
+    response.headers_mut().entry(DATE).or_insert_with(|| {
+        let now = httpdate::fmt_http_date(SystemTime::now());
+        HeaderValue::from_str(&now).expect("a date is ASCII")
+    });
 }
 
 /// Where nobody knows: the order of `fail_timeout`.

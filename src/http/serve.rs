@@ -4,7 +4,7 @@
 mod activity;
 mod h2;
 
-use super::respond::Body;
+use super::respond::{self, Body};
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
@@ -68,6 +68,7 @@ where
         let answer = answer(request);
         async move {
             let mut response = answer.await;
+            respond::date(&mut response);
             if version == Version::Http2 {
                 h2::to_http2(&mut response, opens);
             }
