@@ -21,6 +21,7 @@ import tomllib
 
 from asleep import check_asleep
 from blackhole import check_blackhole
+from clock import check_clock
 from lab import (
     KIB, MIB, Lab, Report, Skipped, accepts, at_rate, bye, config, counted, describe, eventually, hold,
     mean, serve,
@@ -439,6 +440,7 @@ CHECKS = {
     "kill": (check_kill, "kill: {connections} clients, one of two servers dies and returns"),
     "memory": (check_memory, "memory: {connections} idle connections"),
     "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
+    "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
 
