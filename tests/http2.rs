@@ -245,3 +245,107 @@ async fn a_shutdown_says_goodbye_to_tunnels_and_ends_the_connection() {
     let ended = timeout(PATIENCE, ended).await.expect("an end in time").unwrap();
     assert_eq!(ended, Ended::InTime);
 }
+
+/// A HEADERS frame that is a whole request, its fields as literals (RFC 7541 6.2.2): what a client
+/// library would not send.
+fn request_frame(fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.extend([0, u8::try_from(name.len()).expect("a short name")]);
+        block.extend(name.as_bytes());
+        block.push(u8::try_from(value.len()).expect("a short value"));
+        block.extend(*value);
+    }
+    let length = u32::try_from(block.len()).expect("a small block").to_be_bytes();
+    // HEADERS, END_STREAM and END_HEADERS, stream 1.
+    [&length[1..], &[1, 5, 0, 0, 0, 1], &block].concat()
+}
+
+/// A connection on which such a request was sent.
+async fn raw(proxy: &Proxy, fields: &[(&str, &[u8])]) -> Raw {
+    let mut client = proxy.connect().await;
+    client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.write([0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    client.write(request_frame(fields)).await;
+    client
+}
+
+#[tokio::test]
+async fn what_would_be_another_request_in_http_1_reaches_no_upstream() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address(), "").await;
+    let pseudo: [(&str, &[u8]); 4] =
+        [(":method", b"GET"), (":scheme", b"http"), (":authority", b"example.com"), (":path", b"/smuggled")];
+    let cases: [(&str, &[u8]); 20] = [
+        ("transfer-encoding", b"chunked"),
+        ("connection", b"close"),
+        ("connection", b"upgrade"),
+        ("upgrade", b"websocket"),
+        ("keep-alive", b"timeout=5"),
+        ("proxy-connection", b"keep-alive"),
+        ("te", b"chunked"),
+        ("x", b"a\r\nx-injected: 1"),
+        ("x", b"a\nb"),
+        ("x", b"a\0b"),
+        ("x\r\ny", b"a"),
+        ("x y", b"a"),
+        ("x:", b"a"),
+        ("X-Upper", b"a"),
+        ("", b"a"),
+        ("content-length", b"5"),
+        ("content-length", b"nonsense"),
+        (":path", b"/again"),
+        (":authority", b"other.example"),
+        (":unknown", b"a"),
+    ];
+    let lines: [[(&str, &[u8]); 4]; 5] = [
+        [(":method", b"GET /x HTTP/1.1\r\n\r\nGET"), pseudo[1], pseudo[2], pseudo[3]],
+        [pseudo[0], pseudo[1], pseudo[2], (":path", b"/ HTTP/1.1\r\nhost: x\r\n\r\nGET /smuggled")],
+        [pseudo[0], pseudo[1], pseudo[2], (":path", b"")],
+        [pseudo[0], pseudo[1], (":authority", b"example.com\r\nx: y"), pseudo[3]],
+        [pseudo[0], pseudo[1], (":authority", b"a b"), pseudo[3]],
+    ];
+    let requests = cases.map(|case| [&pseudo[..], &[case]].concat());
+    // By itself such a frame is a good request.
+    let _good = raw(&proxy, &pseudo).await;
+    assert!(puppet.accept().await.head().await.starts_with("GET /smuggled HTTP/1.1\r\n"));
+    for fields in requests.into_iter().chain(lines.map(|fields| fields.to_vec())) {
+        let mut client = raw(&proxy, &fields).await;
+        // A stream reset, the end of the connection, or a status: HEADERS of 9 bytes and more.
+        let answered = loop {
+            let Some(head) = client.bytes_or_end(9).await else { break "end" };
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let Some(payload) = client.bytes_or_end(length).await else { break "end" };
+            match head[3] {
+                1 => {
+                    // 400 is entry 12 of the static table (RFC 7541 A).
+                    assert_eq!(payload[0], 0x80 | 12, "{fields:?}");
+                    break "400";
+                }
+                3 | 7 => break "reset",
+                _ => {}
+            }
+        };
+        assert!(["end", "400", "reset"].contains(&answered));
+    }
+    // The first connection that the upstream sees is that of an honest request.
+    let mut client = client(&proxy).await;
+    let request = Request::get("http://example.com/honest").body(()).unwrap();
+    let _pending = client.requests.send_request(request, true).unwrap();
+    let head = puppet.accept().await.head().await;
+    assert!(head.starts_with("GET /honest HTTP/1.1\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn the_authority_is_the_host_whatever_host_says() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address(), "").await;
+    let mut client = client(&proxy).await;
+    let request = Request::get("http://example.com/").header("host", "evil.test").header("host", "more.test");
+    let _pending = client.requests.send_request(request.body(()).unwrap(), true).unwrap();
+    let head = puppet.accept().await.head().await.to_ascii_lowercase();
+    assert!(
+        head.contains("host: example.com\r\n") && !head.contains("evil") && !head.contains("more"),
+        "{head}"
+    );
+}
