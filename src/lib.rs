@@ -7,21 +7,22 @@
 //! |---|---|---|
 //! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
-//! | 3 services | tokio, tracing | [`drain`] [`stall`] [`telemetry`] [`io`] |
+//! | 3 services | tokio, tracing, certificate files | [`drain`] [`stall`] [`telemetry`] [`io`] [`tls`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
 //! | 7 configuration | knows every settings type of 1 to 5, and TOML | [`config`] |
 //! | 8 process | knows everything; runs tasks | [`app`] |
 //! | 9 command line | calls 7 and 8 | [`cli`], and `main` |
 //!
-//! The path of one connection: [`listener`] accepts it, [`http`] reads its request, [`route`] finds its
-//! route, [`proxy`] leads it to an endpoint that [`upstream`] chose by [`balance`] and [`health`], checks
-//! both sides of the handshake with [`ws`], and hands both sockets to a [`tunnel`], whose end is an
-//! [`outcome`] that [`telemetry`] writes down.
+//! The path of one connection: [`listener`] accepts it, [`tls`] shakes hands, [`http`] reads its request,
+//! [`route`] finds its route, [`proxy`] leads it to an endpoint that [`upstream`] chose by [`balance`] and
+//! [`health`], checks both sides of the handshake with [`ws`], and hands both sockets to a [`tunnel`], whose
+//! end is an [`outcome`] that [`telemetry`] writes down.
 
 // The path of one connection, in order.
 pub mod listener;
 pub mod proxy_protocol;
+pub mod tls;
 pub mod http;
 pub mod real_ip;
 pub mod route;

@@ -1,0 +1,264 @@
+//! Owns the server's side of a handshake, and why it fails. It must not know how long it may take.
+
+use super::Config;
+use crate::tls::BUFFER_LIMIT;
+use crate::tls::alert::Alert;
+use rustls::pki_types::UnixTime;
+use rustls::server::{Acceptor, ServerConnection};
+use rustls::{HandshakeKind, PeerIncompatible};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+/// Why a client's handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The client closed or reset the connection without a byte: a port check.
+    #[error("closed before the handshake")]
+    Silent,
+    /// The client closed or reset the connection in the handshake.
+    #[error("closed in the handshake")]
+    Closed,
+    /// The client speaks something else.
+    #[error("not TLS: {0}")]
+    NotTls(NotTls),
+    /// The client has no version that the listener has (nginx, `ssl_protocols`).
+    #[error("no shared version of TLS: {0:?}")]
+    NoSharedVersion(PeerIncompatible),
+    /// The client has no cipher suite, group or signature scheme that the listener has.
+    #[error("no shared cipher suite, group or signature scheme: {0:?}")]
+    NoSharedCipher(PeerIncompatible),
+    /// The client asks for other protocols than the listener has (RFC 7301 section 3.2).
+    #[error("no shared application protocol")]
+    NoSharedProtocol,
+    /// The client refuses: `unknown_ca` or `certificate_expired` is about the listener's certificate.
+    #[error("alert of the client: {0}")]
+    Alert(Alert),
+    /// The client showed no certificate, and has to.
+    #[error("the client showed no certificate")]
+    ClientCertificateMissing,
+    /// The client's certificate is not accepted.
+    #[error("the client's certificate is refused: {0}")]
+    ClientCertificateRefused(#[source] rustls::Error),
+    /// The client broke the protocol.
+    #[error("broken handshake: {0}")]
+    Protocol(#[source] rustls::Error),
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+}
+
+/// What came instead of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTls {
+    /// An HTTP request (nginx, error 497).
+    Http,
+    /// A PROXY protocol header, which was not expected.
+    ProxyHeader,
+    /// Something that begins with this byte.
+    Other(u8),
+}
+
+/// Shakes hands with a client. How long that may take is the caller's affair. The stream is given
+/// back with an error: nothing was written to a client that does not speak TLS, so that it can be
+/// answered in its own words.
+///
+/// # Errors
+/// The client goes away, speaks something else, refuses or is refused.
+pub async fn accept<S>(mut stream: S, config: &Config) -> Result<TlsStream<S>, (HandshakeError, S)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut begun = 0;
+    let first = First { stream: &mut stream, seen: [0; HEAD], count: &mut begun };
+    // The stream is lent for the ClientHello only: what watches its first bytes is gone afterwards.
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), first).await.map(|start| start.accepted);
+    let accepted = match hello {
+        Ok(accepted) => accepted,
+        Err(error) if begun == 0 && is_closed(&error) => return Err((HandshakeError::Silent, stream)),
+        Err(error) => return Err((HandshakeError::from(error), stream)),
+    };
+    let rest = StartHandshake::from_parts(accepted, stream);
+    let rest = rest.into_stream_with(Arc::clone(&config.rustls), |session| {
+        session.set_buffer_limit(Some(BUFFER_LIMIT));
+    });
+    let stream = rest.into_fallible().await.map_err(|(error, stream)| (error.into(), stream))?;
+    match verify_again(stream.get_ref().1, config) {
+        Ok(()) => Ok(stream),
+        Err(error) => Err((HandshakeError::ClientCertificateRefused(error), stream.into_inner().0)),
+    }
+}
+
+/// Rustls takes the certificate of a session that is resumed as it was found when the session began, and
+/// gives new tickets each time: a client could stay in for ever after its certificate has ended.
+fn verify_again(session: &ServerConnection, config: &Config) -> Result<(), rustls::Error> {
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    match session.peer_certificates() {
+        Some([own, chain @ ..]) if resumed => {
+            config.verifier.verify_client_cert(own, chain, UnixTime::now()).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+// === impl HandshakeError ===
+
+impl HandshakeError {
+    /// A word for reports and counters.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Closed => "closed",
+            Self::NotTls(NotTls::Http) => "plain_http",
+            Self::NotTls(NotTls::ProxyHeader) => "proxy_header",
+            Self::NotTls(NotTls::Other(_)) => "not_tls",
+            Self::NoSharedVersion(_) => "no_shared_version",
+            Self::NoSharedCipher(_) => "no_shared_cipher",
+            Self::NoSharedProtocol => "no_shared_protocol",
+            Self::Alert(_) => "alert",
+            Self::ClientCertificateMissing => "client_certificate_missing",
+            Self::ClientCertificateRefused(_) => "client_certificate_refused",
+            Self::Protocol(_) => "protocol",
+            Self::Io(_) => "io",
+        }
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        if is_closed(&error) {
+            return Self::Closed;
+        }
+        let inner = error.get_ref();
+        if let Some(Foreign(what)) = inner.and_then(|inner| inner.downcast_ref()) {
+            return Self::NotTls(*what);
+        }
+        match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(inner) => Self::from(inner.clone()),
+            None => Self::Io(error),
+        }
+    }
+}
+
+impl From<rustls::Error> for HandshakeError {
+    fn from(error: rustls::Error) -> Self {
+        use PeerIncompatible as Lacks;
+        match error {
+            rustls::Error::AlertReceived(description) => Self::Alert(description.into()),
+            rustls::Error::NoCertificatesPresented => Self::ClientCertificateMissing,
+            rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_) => {
+                Self::ClientCertificateRefused(error)
+            }
+            rustls::Error::NoApplicationProtocol => Self::NoSharedProtocol,
+            rustls::Error::PeerIncompatible(
+                lacks @ (Lacks::Tls12NotOffered
+                | Lacks::Tls12NotOfferedOrEnabled
+                | Lacks::SupportedVersionsExtensionRequired),
+            ) => Self::NoSharedVersion(lacks),
+            rustls::Error::PeerIncompatible(lacks) => Self::NoSharedCipher(lacks),
+            other => Self::Protocol(other),
+        }
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+// === impl NotTls ===
+
+impl NotTls {
+    /// What these first bytes are, unless they may be a TLS record of a handshake or an alert
+    /// (RFC 8446 section 5.1).
+    fn of(bytes: &[u8]) -> Option<Self> {
+        const METHODS: [&[u8]; 10] =
+            [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "];
+        match bytes {
+            [] | [0x15 | 0x16, ..] => None,
+            // Too few to tell.
+            _ if bytes.len() < HEAD => None,
+            _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Some(Self::Http),
+            [b'P', b'R', b'O', b'X', b'Y'] | [b'\r', b'\n', b'\r', b'\n', 0] => Some(Self::ProxyHeader),
+            [first, ..] => Some(Self::Other(*first)),
+        }
+    }
+}
+
+impl std::fmt::Display for NotTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http => f.write_str("a plain HTTP request"),
+            Self::ProxyHeader => f.write_str("a PROXY protocol header"),
+            Self::Other(byte) => write!(f, "it begins with 0x{byte:02x}"),
+        }
+    }
+}
+
+/// As many bytes as a TLS record's header has: rustls says nothing before it has them.
+const HEAD: usize = 5;
+
+/// A stream whose first bytes are looked at.
+struct First<'a, S> {
+    stream: &'a mut S,
+    seen: [u8; HEAD],
+    count: &'a mut usize,
+}
+
+/// The error of a stream that does not begin like TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("not TLS")]
+struct Foreign(NotTls);
+
+impl<S: AsyncRead + Unpin> AsyncRead for First<'_, S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = into.filled().len();
+        ready!(Pin::new(&mut *this.stream).poll_read(cx, into))?;
+        for byte in &into.filled()[before..] {
+            let Some(place) = this.seen.get_mut(*this.count) else { break };
+            *place = *byte;
+            *this.count += 1;
+        }
+        // An error here keeps rustls from answering with an alert.
+        let foreign = NotTls::of(&this.seen[..*this.count]);
+        foreign.map_or(Poll::Ready(Ok(())), |what| {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Foreign(what))))
+        })
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for First<'_, S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_tls_is_named() {
+        assert_eq!(NotTls::of(b"\x16\x03\x01\x02\x00"), None);
+        assert_eq!(NotTls::of(b"GET"), None);
+        assert_eq!(NotTls::of(b"GET /"), Some(NotTls::Http));
+        assert_eq!(NotTls::of(b"PRI *"), Some(NotTls::Http));
+        assert_eq!(NotTls::of(b"PROXY"), Some(NotTls::ProxyHeader));
+        assert_eq!(NotTls::of(b"\r\n\r\n\0"), Some(NotTls::ProxyHeader));
+        assert_eq!(NotTls::of(b"SSH-2"), Some(NotTls::Other(b'S')));
+    }
+}
