@@ -2,6 +2,7 @@
 //! that speaks bytes. All on port 0; nothing sleeps to wait for something.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "tests; each file uses its part")]
 
+pub mod certificates;
 pub mod http2;
 
 use holdline::app::{Bound, Running};
