@@ -22,6 +22,12 @@ class Failure(Exception):
     """What a check found wrong."""
 
 
+def same(found, wanted, what):
+    """Fails unless two values are the same."""
+    if found != wanted:
+        raise Failure(f"{what}: {str(found)[:100]} instead of {str(wanted)[:100]}")
+
+
 # -- installing -----------------------------------------------------------------------------------
 
 
@@ -268,7 +274,7 @@ class Table:
         print(f"{name:{self.WIDTH}} {f'FAILED: {failure}' if failure else 'ok'}", flush=True)
 
     async def check(self, name, work, timeout=60):
-        """Runs one check."""
+        """Runs one check; returns whether it held."""
         try:
             async with asyncio.timeout(timeout):
                 await work
@@ -280,6 +286,8 @@ class Table:
             self.row(name, f"{type(error).__name__}: {error}")
         else:
             self.row(name)
+            return True
+        return False
 
     def end(self):
         """Prints the sum; returns the exit code."""
