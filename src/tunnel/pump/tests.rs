@@ -4,6 +4,7 @@ use super::*;
 use crate::io::Stream;
 use crate::outcome::{PerSide, Who};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
@@ -141,6 +142,56 @@ async fn one_that_moves_much_lets_the_others_have_their_turn() {
         turns
     });
     assert!(reader.await.unwrap() >= (1 << 23) / (READS_PER_TURN * SCRATCH));
+}
+
+/// Never at its end, and never full.
+struct Endless {
+    reads: Arc<AtomicUsize>,
+}
+
+impl Arrivals for Endless {
+    fn has_arrived(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        into.put_slice(&vec![0; into.remaining()]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn between_two_turns_of_one_that_moves_much_the_others_sockets_are_looked_at() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let side = || Opened { stream: Endless { reads: Arc::clone(&reads) }, ahead: vec![] };
+    let tunnel = run(side(), side(), Arc::new(settings()), Framing::Blind("a test"), Arc::default());
+    let tunnel = tokio::spawn(tunnel);
+    let (mut near, mut far) = tokio::net::UnixStream::pair().unwrap();
+    for _ in 0..20 {
+        near.write_all(&[1]).await.unwrap();
+        let before = reads.load(Ordering::Relaxed);
+        far.read_exact(&mut [0]).await.unwrap();
+        let turns = (reads.load(Ordering::Relaxed) - before) / (2 * READS_PER_TURN);
+        assert!(turns <= 2, "{turns} turns before a byte that was there was read");
+    }
+    tunnel.abort();
 }
 
 #[tokio::test(start_paused = true)]
