@@ -1,5 +1,6 @@
 //! Owns assembly: a configuration is bound, then run. It is the only place that sees every layer.
 
+pub mod certificates;
 pub mod descriptors;
 mod reload;
 mod shutdown;
@@ -10,10 +11,11 @@ pub use reload::ReloadError;
 pub use shutdown::Ended;
 
 use crate::addr::ListenAddr;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
-use crate::listener::connection::ready;
+use crate::http::{self, Protocols};
+use crate::listener::connection::{Connection, ready};
 use crate::listener::slots::Slots;
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
@@ -21,8 +23,11 @@ use crate::proxy::Proxy;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log::LogControl;
+use crate::tls::Alpn;
+use crate::tls::sources::Sources;
 use crate::upstream::resolve;
 use arc_swap::ArcSwap;
+use certificates::{CertificateError, Ready};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,6 +41,9 @@ pub enum StartError {
     /// A socket cannot be bound.
     #[error("listen: {0}")]
     Bind(#[from] BindError),
+    /// Certificates cannot be used.
+    #[error("{0}")]
+    Certificates(#[from] CertificateError),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
     AccessLog(io::Error),
@@ -48,7 +56,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
-    sockets: Vec<(Listen, Socket)>,
+    sockets: Vec<(Ready, Socket)>,
     inherited: Inherited,
     log: AccessLog,
 }
@@ -76,7 +84,9 @@ struct Active {
     address: ListenAddr,
     local: Option<SocketAddr>,
     /// What its connections get from now on.
-    settings: Arc<ArcSwap<Listen>>,
+    settings: Arc<ArcSwap<Ready>>,
+    /// How the files of its certificates looked when they could not be used.
+    refused: Option<Sources>,
     /// Dropped, it ends the accept loop.
     _stop: oneshot::Sender<()>,
 }
@@ -91,7 +101,8 @@ impl Bound {
         let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
         let mut sockets = Vec::new();
         for listen in &config.listeners {
-            sockets.push((listen.clone(), bind(&listen.socket, &inherited).await?));
+            let ready = Ready::read_aside(listen, None).await?;
+            sockets.push((ready, bind(&listen.socket, &inherited).await?));
         }
         if let Some(path) = &config.process.pid_file {
             std::fs::write(path, format!("{}\n", std::process::id())).map_err(StartError::PidFile)?;
@@ -117,8 +128,8 @@ impl Bound {
             watch,
         };
         running.keep_names_fresh();
-        for (listen, socket) in self.sockets {
-            running.listen(&listen, socket);
+        for (ready, socket) in self.sockets {
+            running.listen(ready, socket);
         }
         running
     }
@@ -162,10 +173,12 @@ impl Running {
         }
     }
 
-    fn listen(&mut self, listen: &Listen, socket: Socket) {
+    fn listen(&mut self, ready: Ready, socket: Socket) {
         let (stop, stopped) = oneshot::channel::<()>();
         let local = socket.local_addr();
-        let settings = Arc::new(ArcSwap::from_pointee(listen.clone()));
+        ready.announce();
+        let address = ready.listen.socket.address.clone();
+        let settings = Arc::new(ArcSwap::from_pointee(ready));
         let (proxy, watch, now) = (Arc::clone(&self.proxy), self.watch.clone(), Arc::clone(&settings));
         let mut draining = self.watch.clone();
         let until = async move {
@@ -177,22 +190,23 @@ impl Running {
         let give = move |accepted: Accepted| {
             tokio::spawn(serve_one(accepted, now.load_full(), Arc::clone(&proxy), watch.clone()));
         };
-        let address = listen.socket.address.clone();
         tokio::spawn(accept::run(socket, address.clone(), self.slots.clone(), until, give));
         match local {
             Some(local) => tracing::info!(%address, %local, "listening"),
             None => tracing::info!(%address, "listening"),
         }
-        self.listeners.push(Active { address, local, settings, _stop: stop });
+        self.listeners.push(Active { address, local, settings, refused: None, _stop: stop });
     }
 }
 
 /// One accepted connection, to its end as HTTP.
-async fn serve_one(accepted: Accepted, settings: Arc<Listen>, proxy: Arc<Proxy>, watch: Watch) {
+async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, watch: Watch) {
     let client = accepted.client;
     let snapshot = proxy.snapshot.load_full();
-    let limit = settings.http.header_timeout;
-    let (stream, connection) = match ready(accepted, &settings.socket, &snapshot.real_ip, limit).await {
+    let Ready { listen, tls } = &*settings;
+    let limit = listen.http.header_timeout;
+    let ready = ready(accepted, &listen.socket, tls.as_deref(), &snapshot.real_ip, limit);
+    let (stream, connection) = match ready.await {
         Ok((stream, connection)) => (stream, Arc::new(connection)),
         Err(error) => return proxy.not_ready(&error, client, watch),
     };
@@ -201,5 +215,20 @@ async fn serve_one(accepted: Accepted, settings: Arc<Listen>, proxy: Arc<Proxy>,
         async move { proxy.answer(request, &connection, watch).await }
     };
     let refused = |refusal| proxy.refused(refusal, connection.peer, watch.clone());
-    serve(stream, &settings.http, watch.clone(), answer, refused).await;
+    let http =
+        http::Settings { protocols: protocols(&connection, listen.http.protocols), ..listen.http.clone() };
+    // The certificates may be swapped while it lasts.
+    drop(settings);
+    serve(stream, &http, watch.clone(), answer, refused).await;
+}
+
+/// The versions of HTTP that may come over a connection, of those that its listener speaks: over TLS
+/// what was negotiated (RFC 7301), and of a client that negotiates nothing HTTP/1.1, if that is spoken.
+fn protocols(connection: &Connection, spoken: Protocols) -> Protocols {
+    let Some(tls) = &connection.tls else { return spoken };
+    let http2 = match tls.session.alpn {
+        Some(alpn) => alpn == Alpn::H2,
+        None => !spoken.http1,
+    };
+    Protocols { http1: !http2, http2 }
 }

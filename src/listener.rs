@@ -9,7 +9,9 @@ pub mod socket;
 
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::{Stream, TcpOptions};
+use crate::tls;
 use slots::Slot;
+use std::time::Duration;
 
 /// One listening socket (nginx, `listen`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +25,19 @@ pub struct Settings {
     /// Each connection begins with a header of the PROXY protocol, from peers that are trusted
     /// (nginx, `listen ... proxy_protocol`; HAProxy, `accept-proxy`).
     pub proxy_protocol: bool,
+    /// Connections are TLS (nginx, `listen ... ssl`).
+    pub tls: Option<Tls>,
     /// Options of its connections.
     pub tcp: TcpOptions,
+}
+
+/// TLS to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates, and what is asked of clients.
+    pub server: tls::server::Settings,
+    /// From the connection's opening, or its PROXY header, to the end of the handshake.
+    pub handshake_timeout: Duration,
 }
 
 /// A connection that was accepted.

@@ -80,6 +80,7 @@ impl Proxy {
             guard.report().protocol = "h2";
         }
         guard.report().peer = connection.peer;
+        guard.report().tls = connection.tls.as_ref().map(|tls| tls.session.version);
         let inbound = match Inbound::read(parts, origin, Arc::clone(connection)) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
@@ -96,8 +97,8 @@ impl Proxy {
             // Ports are looked at all the time, and there is nothing to explain.
             NotReady::Silent => return,
             NotReady::Untrusted => StatusCode::FORBIDDEN,
-            NotReady::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            NotReady::ProxyHeader(_) | NotReady::Io(_) => StatusCode::BAD_REQUEST,
+            NotReady::TooSlow | NotReady::HandshakeTooSlow => StatusCode::REQUEST_TIMEOUT,
+            NotReady::ProxyHeader(_) | NotReady::Handshake(_) | NotReady::Io(_) => StatusCode::BAD_REQUEST,
         };
         self.unasked(status, &error.to_string(), client, watch);
     }

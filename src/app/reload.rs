@@ -1,8 +1,9 @@
 //! Owns the change to a new configuration: everything that can fail is done first, then all is
 //! swapped, and no connection notices.
 
+use super::certificates::{CertificateError, Ready};
 use super::{Running, look_up_names};
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
 use std::io;
@@ -14,6 +15,9 @@ pub enum ReloadError {
     /// A new socket cannot be bound.
     #[error("listen: {0}")]
     Bind(#[from] BindError),
+    /// Certificates cannot be used.
+    #[error("{0}")]
+    Certificates(#[from] CertificateError),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
     AccessLog(io::Error),
@@ -25,6 +29,7 @@ impl Running {
     /// # Errors
     /// Something it needs is not to be had; nothing has changed then.
     pub async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
+        let kept = self.ready_kept(&config).await?;
         let added = self.bind_added(&config).await?;
         let proxy = Arc::clone(&self.proxy);
         let use_log = match self.config.log == config.log {
@@ -41,9 +46,9 @@ impl Running {
         proxy.sessions.follow(&next, &previous);
         self.keep_names_fresh();
         self.listeners.retain(|active| config.listeners.iter().any(|l| l.socket.address == active.address));
-        self.update_kept(&config);
-        for (listen, socket) in added {
-            self.listen(&listen, socket);
+        self.update_kept(kept);
+        for (ready, socket) in added {
+            self.listen(ready, socket);
         }
         if let Some(use_log) = use_log {
             use_log();
@@ -54,22 +59,37 @@ impl Running {
         Ok(())
     }
 
-    async fn bind_added(&self, config: &Config) -> Result<Vec<(Listen, Socket)>, BindError> {
+    /// The new settings of listeners that stay.
+    async fn ready_kept(&self, config: &Config) -> Result<Vec<Ready>, CertificateError> {
+        let mut kept = Vec::new();
+        for listen in &config.listeners {
+            let mut active = self.listeners.iter().filter(|active| active.address == listen.socket.address);
+            if let Some(active) = active.next() {
+                kept.push(Ready::read_aside(listen, active.settings.load().tls.clone()).await?);
+            }
+        }
+        Ok(kept)
+    }
+
+    async fn bind_added(&self, config: &Config) -> Result<Vec<(Ready, Socket)>, ReloadError> {
         let mut added = Vec::new();
         for listen in &config.listeners {
             if self.listeners.iter().all(|active| active.address != listen.socket.address) {
-                added.push((listen.clone(), bind(&listen.socket, &self.inherited).await?));
+                let ready = Ready::read_aside(listen, None).await?;
+                added.push((ready, bind(&listen.socket, &self.inherited).await?));
             }
         }
         Ok(added)
     }
 
     /// Connections accepted from now on get the new settings.
-    fn update_kept(&self, config: &Config) {
-        for listen in &config.listeners {
-            let kept = self.listeners.iter().find(|active| active.address == listen.socket.address);
-            if let Some(active) = kept {
-                active.settings.store(Arc::new(listen.clone()));
+    fn update_kept(&mut self, kept: Vec<Ready>) {
+        for ready in kept {
+            ready.announce();
+            let address = &ready.listen.socket.address;
+            if let Some(active) = self.listeners.iter_mut().find(|active| active.address == *address) {
+                active.refused = None;
+                active.settings.store(Arc::new(ready));
             }
         }
     }

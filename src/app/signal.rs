@@ -5,7 +5,9 @@ use super::{Ended, Running};
 use crate::config::{Config, Errors};
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::interval;
 
 /// The signals that are listened to.
 #[derive(Debug)]
@@ -41,8 +43,10 @@ impl Signals {
         mut load: impl FnMut() -> Result<Config, Errors>,
     ) -> ExitCode {
         let systemd = Systemd::serving(&running.proxy.sessions, running.listeners.len());
+        let mut look_again = interval(CERTIFICATES_CHECKED);
         loop {
             tokio::select! {
+                _ = look_again.tick() => running.refresh_certificates().await,
                 _ = self.hangup.recv() => {
                     systemd.reloading();
                     let failed = reload(&mut running, &mut load).await.err();
@@ -94,6 +98,9 @@ async fn reload(
     tracing::info!(tunnels = running.proxy.sessions.count(), "reloaded");
     Ok(())
 }
+
+/// How soon the files of certificates are seen to have changed; one `stat(2)` each.
+const CERTIFICATES_CHECKED: Duration = Duration::from_secs(10);
 
 fn first_of(errors: &Errors) -> String {
     let mut all = errors.iter();

@@ -1,6 +1,7 @@
 //! Owns `holdline check`.
 
 use super::EXIT_CONFIG;
+use crate::app::certificates::Ready;
 use crate::app::descriptors;
 use crate::config::Config;
 use std::path::Path;
@@ -17,9 +18,29 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
+    let mut certificates = Vec::new();
+    let mut is_good = true;
+    for listen in &config.listeners {
+        match Ready::read(listen, None) {
+            Ok(ready) => certificates.extend(ready.certificates()),
+            Err(error) => {
+                eprintln!("{error}");
+                is_good = false;
+            }
+        }
+    }
+    if !is_good {
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    for (_, text) in certificates.iter().filter(|(doubtful, _)| *doubtful) {
+        eprintln!("warning: {text}");
+    }
     if show {
         print!("{}", config.to_toml());
     } else {
+        for (_, text) in certificates.iter().filter(|(doubtful, _)| !doubtful) {
+            println!("{text}");
+        }
         descriptors::raise();
         let (files, fit) = (descriptors::open_files(), descriptors::slots().all());
         println!(

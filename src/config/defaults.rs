@@ -2,7 +2,7 @@
 //!
 //! `proxy.toml.example` shows each of them; `tests/config.rs` holds it to that.
 
-use super::words::RetryOn;
+use super::words::{Ask, RetryOn};
 use crate::balance::Method;
 use crate::health::EarlyEnd;
 use crate::http::{Forwarded, Protocols};
@@ -12,6 +12,7 @@ use crate::outcome::PerSide;
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
+use crate::tls::MinVersion;
 use crate::tunnel::{self, CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
 use crate::ws::origin::AllowedOrigin;
@@ -60,6 +61,18 @@ pub(super) const ALLOWED_ORIGINS: Option<Vec<AllowedOrigin>> = None;
 
 /// A body is passed on as it comes and costs no memory here; nginx, which keeps it, stops at 1 MiB.
 pub(super) const MAX_BODY_SIZE: Option<u64> = None;
+
+/// Over TLS a client says what it speaks, and browsers know both.
+pub(super) const PROTOCOLS_OVER_TLS: Protocols = Protocols { http1: true, http2: true };
+
+/// RFC 9325 3.1.1: 1.2 is still good, and older clients than that are not.
+pub(super) const MIN_VERSION: MinVersion = MinVersion::Tls12;
+
+/// A handshake is two round trips and two signatures; lost packets are sent again within about 1, 3 and 7 s.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = secs(15);
+
+/// Browsers ask their users for a certificate wherever a server asks for one.
+pub(super) const CLIENT_AUTH: Ask = Ask::No;
 
 /// Whoever is believed what the header says can be anybody.
 pub(super) const ACCEPT_PROXY_PROTOCOL: bool = false;

@@ -12,7 +12,6 @@ use super::{Config, Process, defaults, words};
 use crate::proxy::snapshot::{Plan, Target};
 use crate::real_ip;
 use crate::telemetry::{self, AccessTarget};
-use std::path::PathBuf;
 
 /// The whole file. What could not be read is left out; the mistakes are noted with the file.
 pub(super) fn config(table: &Table<'_>) -> Config {
@@ -49,7 +48,7 @@ fn process(table: &Table<'_>) -> Process {
         workers: table.get("workers", integer(0..=MOST_WORKERS)).unwrap_or(defaults::WORKERS),
         shutdown_grace,
         drain_spread: drain_spread.unwrap_or(defaults::DRAIN_SPREAD.min(shutdown_grace * 2 / 3)),
-        pid_file: table.get("pid_file", off_or(path)).unwrap_or(defaults::PID_FILE),
+        pid_file: table.get("pid_file", off_or(value::path)).unwrap_or(defaults::PID_FILE),
     };
     if process.drain_spread > process.shutdown_grace {
         let [spread, grace] = [process.drain_spread, process.shutdown_grace].map(value::write_duration);
@@ -87,11 +86,6 @@ fn access(value: &Value<'_>) -> Option<AccessTarget> {
     };
     let known = words::ACCESS.iter().find(|(word, _)| *word == text);
     Some(known.map_or_else(|| AccessTarget::File(text.into()), |(_, target)| target.clone()))
-}
-
-fn path(value: &Value<'_>) -> Option<PathBuf> {
-    let found = value.as_str().filter(|text| value::is_name(text)).map(PathBuf::from);
-    found.or_else(|| value.wrong("expected a path"))
 }
 
 /// More threads than any machine has CPUs are a slip of the keyboard.

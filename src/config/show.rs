@@ -2,7 +2,7 @@
 
 use super::raw::is_bare;
 use super::value::{word_for, write_duration, write_size};
-use super::words::{self, Protocol, RetryOn};
+use super::words::{self, Ask, Protocol, RetryOn};
 use super::{Config, Listen, Process};
 use crate::balance::{Method, Source};
 use crate::io::TcpOptions;
@@ -11,8 +11,10 @@ use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Route, Target};
 use crate::route::{PathPattern, Rule};
 use crate::telemetry::{self, AccessTarget};
+use crate::tls::certs::Pair;
+use crate::tls::server::ClientAuth;
 use crate::upstream::{Retry, Server, Settings};
-use crate::{health, real_ip, tunnel};
+use crate::{health, listener, real_ip, tunnel};
 use http::{HeaderName, HeaderValue};
 use std::fmt::Display;
 use std::path::Path;
@@ -73,6 +75,30 @@ fn listen(out: &mut Out, listen: &Listen) {
     out.set("keepalive_timeout", time(listen.http.keepalive_timeout));
     out.set("max_header_size", text(write_size(listen.http.max_header_size as u64)));
     tcp(out, &listen.socket.tcp);
+    match &listen.socket.tls {
+        Some(settings) => tls(out, settings),
+        None => out.set("tls", text("off")),
+    }
+}
+
+fn tls(out: &mut Out, tls: &listener::Tls) {
+    let server = &tls.server;
+    let pair = |pair: &Pair| format!("{{ cert = {}, key = {} }}", path(&pair.cert), path(&pair.key));
+    let pairs = std::iter::once(&server.default).chain(&server.others).map(pair);
+    let (asked, ca) = match &server.client_auth {
+        ClientAuth::Off => (Ask::No, None),
+        ClientAuth::Optional(ca) => (Ask::Optional, Some(ca)),
+        ClientAuth::Required(ca) => (Ask::Required, Some(ca)),
+    };
+    out.table("[listen.tls]");
+    out.set("certificates", list(pairs));
+    out.set("client_auth", text(word_for(words::CLIENT_AUTH, &asked)));
+    if let Some(ca) = ca {
+        out.set("client_ca", path(&ca.ca));
+        out.set("client_crls", list(ca.crls.iter().map(|crl| path(crl))));
+    }
+    out.set("min_version", text(word_for(words::MIN_VERSION, &server.min_version)));
+    out.set("handshake_timeout", time(tls.handshake_timeout));
 }
 
 fn tcp(out: &mut Out, tcp: &TcpOptions) {

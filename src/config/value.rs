@@ -5,6 +5,7 @@ use super::error::any_of;
 use super::raw::Value;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -86,6 +87,12 @@ pub(super) fn name(value: &Value<'_>) -> Option<String> {
 /// Whether a text can be a name in logs.
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_control)
+}
+
+/// A path.
+pub(super) fn path(value: &Value<'_>) -> Option<PathBuf> {
+    let found = value.as_str().filter(|text| is_name(text)).map(PathBuf::from);
+    found.or_else(|| value.wrong("expected a path"))
 }
 
 /// A text that has a meaning of its own; its errors say what is expected.

@@ -6,6 +6,7 @@ use crate::http::Forwarded;
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
+use crate::tls::MinVersion;
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
 use std::time::Duration;
@@ -64,6 +65,25 @@ pub(super) const SEND_PROXY_PROTOCOL: &[(&str, Version)] = &[("v1", Version::V1)
 /// What a rate may be counted in.
 pub(super) const PER: &[(&str, Duration)] =
     &[("s", Duration::from_secs(1)), ("m", Duration::from_secs(60)), ("h", Duration::from_secs(3600))];
+
+/// The least version of TLS.
+pub(super) const MIN_VERSION: &[(&str, MinVersion)] =
+    &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
+
+/// Whether clients are asked for a certificate.
+pub(super) const CLIENT_AUTH: &[(&str, Ask)] =
+    &[("off", Ask::No), ("optional", Ask::Optional), ("required", Ask::Required)];
+
+/// Whether something is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// It is not.
+    No,
+    /// It may be left out.
+    Optional,
+    /// It may not.
+    Required,
+}
 
 /// What `protocols` may name.
 pub(super) const PROTOCOL: &[(&str, Protocol)] = &[("h1", Protocol::Http1), ("h2", Protocol::Http2)];

@@ -3,6 +3,7 @@
 use super::Forwarded;
 use crate::addr::ClientAddr;
 use crate::real_ip::Origin;
+use crate::tls::session::ClientCertificate;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
@@ -39,7 +40,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         // A client may not have the proxy take away what tells the upstream whom it talks to.
-        .filter(|name| *name != HOST && !is_forwarding(name))
+        .filter(|name| *name != HOST && !is_forwarding(name) && !CLIENT_CERTIFICATE.contains(name))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
@@ -79,6 +80,23 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
     };
     append(headers, &VIA, &format!("{version} holdline"));
 }
+
+/// Tells the upstream who a client has proved to be by its certificate: `X-SSL-Client-S-DN` (nginx,
+/// `$ssl_client_s_dn`), `-Serial`, and `-Fingerprint`, the SHA-256 of it. What a client itself says
+/// under these names never passes.
+pub fn set_client_certificate(headers: &mut HeaderMap, certificate: Option<&ClientCertificate>) {
+    let values = certificate.map(|found| [&found.subject, &found.serial, &found.sha256]);
+    for (place, name) in CLIENT_CERTIFICATE.into_iter().enumerate() {
+        headers.remove(&name);
+        values.iter().for_each(|values| set(headers, name.clone(), values[place]));
+    }
+}
+
+const CLIENT_CERTIFICATE: [HeaderName; 3] = [
+    HeaderName::from_static("x-ssl-client-s-dn"),
+    HeaderName::from_static("x-ssl-client-serial"),
+    HeaderName::from_static("x-ssl-client-fingerprint"),
+];
 
 /// `Expect: 100-continue` is answered here: the request is not held back towards the upstream.
 pub fn remove_expect(headers: &mut HeaderMap) {

@@ -1,4 +1,4 @@
-//! Owns what comes before HTTP on a connection: the header of the PROXY protocol. It must not know
+//! Owns what comes before HTTP on a connection: the header of the PROXY protocol, the handshake of TLS. It must not know
 //! requests.
 
 use super::slots::Slot;
@@ -8,10 +8,12 @@ use crate::io::Stream;
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::stall::timeout;
+use crate::tls::server::{self, HandshakeError, NotTls};
+use crate::tls::session::{ClientCertificate, Session};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A connection that is ready for requests: whom it joins.
 #[derive(Debug)]
@@ -21,8 +23,19 @@ pub struct Connection {
     pub peer: ClientAddr,
     /// Where it was connected to; `None`: a unix socket.
     pub local: Option<SocketAddr>,
+    /// What its handshake settled; `None`: it is not TLS.
+    pub tls: Option<Secured>,
     /// Its place; a tunnel that it becomes keeps it.
     pub slot: Slot,
+}
+
+/// A connection over TLS.
+#[derive(Debug)]
+pub struct Secured {
+    /// What was negotiated.
+    pub session: Session,
+    /// Who the client has proved to be.
+    pub client: Option<ClientCertificate>,
 }
 
 /// Why a connection is closed before its first request.
@@ -40,6 +53,12 @@ pub enum NotReady {
     /// Not all of it came in time.
     #[error("PROXY header not complete within header_timeout")]
     TooSlow,
+    /// The handshake failed.
+    #[error("TLS handshake: {0}")]
+    Handshake(HandshakeError),
+    /// The handshake did not come to its end.
+    #[error("TLS handshake not complete within handshake_timeout")]
+    HandshakeTooSlow,
     /// The socket broke.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -52,6 +71,7 @@ pub enum NotReady {
 pub async fn ready(
     accepted: Accepted,
     settings: &Settings,
+    tls: Option<&server::Config>,
     real_ip: &real_ip::Settings,
     limit: Duration,
 ) -> Result<(Stream, Connection), NotReady> {
@@ -60,7 +80,7 @@ pub async fn ready(
         // It fails only when the peer is gone already, which reading will tell.
         let _ = settings.tcp.apply(stream);
     }
-    let mut connection = Connection { peer: client, local: stream.local_addr(), slot };
+    let mut connection = Connection { peer: client, local: stream.local_addr(), tls: None, slot };
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
             return Err(NotReady::Untrusted);
@@ -71,8 +91,32 @@ pub async fn ready(
             connection.local = Some(destination);
         }
     }
+    if let (Some(config), Some(tls)) = (tls, &settings.tls) {
+        let handshake = timeout(tls.handshake_timeout, server::accept(stream, config));
+        let stream = match handshake.await.map_err(|_| NotReady::HandshakeTooSlow)? {
+            Ok(stream) => stream,
+            Err((HandshakeError::Silent, _)) => return Err(NotReady::Silent),
+            Err((error, stream)) => return Err(turn_away(error, stream).await),
+        };
+        let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));
+        connection.tls = Some(Secured { session, client });
+        return Ok((Stream::Layered(Box::new(stream)), connection));
+    }
     Ok((stream, connection))
 }
+
+/// Tells a client that speaks plain HTTP to a port of TLS (nginx, error 497).
+async fn turn_away(error: HandshakeError, mut stream: Stream) -> NotReady {
+    if matches!(error, HandshakeError::NotTls(NotTls::Http)) {
+        // It may be gone, and then it need not know.
+        let _ = stream.write_all(PLAIN_HTTP).await;
+        let _ = stream.shutdown().await;
+    }
+    NotReady::Handshake(error)
+}
+
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 62\r\nConnection: close\r\n\r\n400 Bad Request\nPlain HTTP was sent to a port that speaks TLS\n";
 
 /// Takes the header, and no byte behind it.
 async fn proxy_header(stream: &mut Stream) -> Result<Header, NotReady> {

@@ -192,6 +192,7 @@ mod tests {
             backlog: 16,
             reuse_port: false,
             proxy_protocol: false,
+            tls: None,
             tcp: TcpOptions::default(),
         }
     }

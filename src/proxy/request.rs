@@ -4,7 +4,9 @@ use super::failure::Failure;
 use super::snapshot::{Route, Target};
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
-use crate::http::headers::{add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop};
+use crate::http::headers::{
+    add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop, set_client_certificate,
+};
 use crate::listener::connection::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
@@ -126,7 +128,14 @@ impl Inbound {
             // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not (nginx, `$proxy_host`).
             headers.extend(HeaderValue::from_str(name).map(|name| (HOST, name)));
         }
-        add_forwarding(headers, route.forwarded, &self.origin, "http");
+        add_forwarding(
+            headers,
+            route.forwarded,
+            &self.origin,
+            if self.connection.tls.is_some() { "https" } else { "http" },
+        );
+        let client = self.connection.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        set_client_certificate(headers, client);
         for name in &route.remove_headers {
             headers.remove(name);
         }
@@ -208,7 +217,7 @@ mod tests {
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1).try_take().unwrap();
-        let connection = Arc::new(Connection { peer: client, local: None, slot });
+        let connection = Arc::new(Connection { peer: client, local: None, tls: None, slot });
         Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), connection)
     }
 

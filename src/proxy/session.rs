@@ -196,6 +196,7 @@ impl Guard {
             peer: client,
             method,
             protocol: "h1",
+            tls: None,
             host: host.into(),
             target: redact(target).into(),
             route: None,

@@ -259,6 +259,7 @@ mod tests {
             peer: ClientAddr::Unix,
             method: http::Method::GET,
             protocol: "h1",
+            tls: None,
             host: "".into(),
             target: "/".into(),
             route: None,

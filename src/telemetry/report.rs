@@ -33,6 +33,8 @@ pub struct Report {
     pub method: http::Method,
     /// The version of HTTP: `h1` or `h2`.
     pub protocol: &'static str,
+    /// The version of TLS; `None`: there was none.
+    pub tls: Option<&'static str>,
     /// The host asked for.
     pub host: Box<str>,
     /// The path and query asked for, secrets removed.
@@ -70,6 +72,7 @@ struct Line<'a> {
     endpoint: Option<String>,
     protocol: &'static str,
     tls: bool,
+    tls_version: Option<&'static str>,
     subprotocol: Option<&'a str>,
     extensions: Option<&'a str>,
     status: u16,
@@ -177,7 +180,8 @@ impl Report {
             upstream: self.upstream.as_deref(),
             endpoint: self.endpoint.as_ref().map(EndpointAddr::to_string),
             protocol: self.protocol,
-            tls: false,
+            tls: self.tls.is_some(),
+            tls_version: self.tls,
             subprotocol: self.subprotocol.as_deref(),
             extensions: self.extensions.as_deref(),
             status: self.status,
@@ -257,6 +261,7 @@ mod tests {
             peer: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
             method: http::Method::GET,
             protocol: "h1",
+            tls: None,
             host: "example.com".into(),
             target: redact("/ws?token=abc&room=1").into(),
             route: Some("chat".into()),

@@ -18,7 +18,7 @@ use holdline::ws::mask::MaskKey;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -117,13 +117,13 @@ pub fn accepted(lines: &str) -> String {
 }
 
 /// A connection on which bytes are written and read as they are.
-pub struct Raw {
-    pub stream: TcpStream,
+pub struct Raw<S = TcpStream> {
+    pub stream: S,
     read: Vec<u8>,
 }
 
-impl Raw {
-    pub fn new(stream: TcpStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub fn new(stream: S) -> Self {
         Self { stream, read: Vec::new() }
     }
 

@@ -4,10 +4,14 @@
 use crate::addr::ListenAddr;
 use crate::config::raw::{Table, Value};
 use crate::config::value::{self, duration, duration_within, integer, list, off_or, size, word, write_size};
-use crate::config::words::{self, Protocol};
+use crate::config::words::{self, Ask, Protocol};
 use crate::config::{Listen, defaults};
 use crate::http::Protocols;
 use crate::io::{Keepalive, TcpOptions};
+use crate::listener::Tls;
+use crate::tls::Alpn;
+use crate::tls::certs::Pair;
+use crate::tls::server::{self, ClientAuth, ClientCa};
 use crate::{http, listener, real_ip};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -38,8 +42,11 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
     let address = table.require("address", "expected an address like \"0.0.0.0:8080\"", value::parsed);
     let backlog = table.get("backlog", integer(1..=MOST_BACKLOG)).unwrap_or(defaults::BACKLOG);
     let reuse_port = table.get("reuse_port", Value::boolean).unwrap_or(defaults::REUSE_PORT);
+    let spoken = table.get("protocols", protocols);
+    let tls = table.get("tls", off_or(|value| value.table(|table| tls(table, spoken)))).flatten();
+    let default = if tls.is_some() { defaults::PROTOCOLS_OVER_TLS } else { defaults::PROTOCOLS };
     let http = http::Settings {
-        protocols: table.get("protocols", protocols).unwrap_or(defaults::PROTOCOLS),
+        protocols: spoken.unwrap_or(default),
         header_timeout: table.get("header_timeout", duration).unwrap_or(defaults::HEADER_TIMEOUT),
         keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
         max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
@@ -47,8 +54,56 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
     let proxy_protocol = table.get("proxy_protocol", word(words::PROXY_PROTOCOL));
     let proxy_protocol = proxy_protocol.unwrap_or(defaults::ACCEPT_PROXY_PROTOCOL);
     let tcp = tcp(table);
-    let socket = listener::Settings { address: address?, backlog, reuse_port, proxy_protocol, tcp };
+    // A table that holds mistakes is no plain port: the mistakes are noted.
+    let tls = tls.flatten();
+    let socket = listener::Settings { address: address?, backlog, reuse_port, proxy_protocol, tls, tcp };
     Some(Listen { socket, http })
+}
+
+/// `[listen.tls]`.
+fn tls(table: &Table<'_>, spoken: Option<Protocols>) -> Option<Tls> {
+    let remedy = "expected a list like [{ cert = \"cert.pem\", key = \"key.pem\" }]";
+    let pairs = table.require("certificates", remedy, |value| {
+        if value.list(remedy)?.is_empty() {
+            return value.refuse("found an empty list", remedy);
+        }
+        list(remedy, |value| value.table(pair).flatten())(value)
+    });
+    let client_auth = client_auth(table);
+    let min_version = table.get("min_version", word(words::MIN_VERSION)).unwrap_or(defaults::MIN_VERSION);
+    let handshake_timeout = table.get("handshake_timeout", duration).unwrap_or(defaults::HANDSHAKE_TIMEOUT);
+    let mut pairs = pairs?.into_iter();
+    let default = pairs.next()?;
+    let Protocols { http1, http2 } = spoken.unwrap_or(defaults::PROTOCOLS_OVER_TLS);
+    let alpn = [http2.then_some(Alpn::H2), http1.then_some(Alpn::Http1)].into_iter().flatten().collect();
+    let others = pairs.collect();
+    let server = server::Settings { default, others, client_auth: client_auth?, min_version, alpn };
+    Some(Tls { server, handshake_timeout })
+}
+
+fn pair(table: &Table<'_>) -> Option<Pair> {
+    let cert = table.require("cert", "expected the path of a certificate in PEM", value::path);
+    let key = table.require("key", "expected the path of its key in PEM", value::path);
+    Some(Pair { cert: cert?, key: key? })
+}
+
+fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
+    let asked = table.get("client_auth", word(words::CLIENT_AUTH)).unwrap_or(defaults::CLIENT_AUTH);
+    let ca = table.get("client_ca", value::path);
+    let crls = table.get("client_crls", list("expected a list of paths", value::path)).unwrap_or_default();
+    if asked == Ask::No {
+        return Some(ClientAuth::Off);
+    }
+    let Some(ca) = ca else {
+        table.error(
+            table.place_of("client_ca"),
+            "missing",
+            "expected the path of the authorities of clients",
+        );
+        return None;
+    };
+    let ca = ClientCa { ca, crls };
+    Some(if asked == Ask::Required { ClientAuth::Required(ca) } else { ClientAuth::Optional(ca) })
 }
 
 fn protocols(value: &Value<'_>) -> Option<Protocols> {

@@ -1,0 +1,130 @@
+//! Owns the certificates of listeners in a running proxy: read before anything else changes, taken up
+//! anew when their files change, and told of before they end.
+
+use super::Running;
+use crate::addr::ListenAddr;
+use crate::config::Listen;
+use crate::tls::problem::Problem;
+use crate::tls::server::Config;
+use crate::tls::sources::Sources;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::task::spawn_blocking;
+
+/// A listener's settings, its certificates read.
+#[derive(Debug)]
+pub struct Ready {
+    /// The settings.
+    pub listen: Listen,
+    /// What handshakes are made with; `None`: there are none.
+    pub tls: Option<Arc<Config>>,
+}
+
+/// Certificate files of a listener that cannot be used.
+#[derive(Debug)]
+pub struct CertificateError {
+    address: ListenAddr,
+    problems: Vec<Problem>,
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, problem) in self.problems.iter().enumerate() {
+            let gap = if place > 0 { "\n" } else { "" };
+            write!(f, "{gap}listen {}: tls: {problem}", self.address)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CertificateError {}
+
+impl Ready {
+    /// Reads the certificates of a listener, if it has any. Clients resume the sessions that they had
+    /// with `previous`. It blocks for as long as files take to read.
+    ///
+    /// # Errors
+    /// Files that cannot be used.
+    pub fn read(listen: &Listen, previous: Option<&Config>) -> Result<Self, CertificateError> {
+        let tls = listen.socket.tls.as_ref().map(|tls| Config::load(&tls.server, previous)).transpose();
+        let address = listen.socket.address.clone();
+        let tls = tls.map_err(|problems| CertificateError { address, problems })?;
+        Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new) })
+    }
+
+    /// The same, on a thread that may block.
+    pub(super) async fn read_aside(
+        listen: &Listen,
+        previous: Option<Arc<Config>>,
+    ) -> Result<Self, CertificateError> {
+        let listen = listen.clone();
+        let read = spawn_blocking(move || Self::read(&listen, previous.as_deref())).await;
+        read.expect("reading certificates does not panic")
+    }
+
+    /// What there is to say of each certificate: whether it is doubtful, and the text.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<(bool, String)> {
+        let (now, tls) = (SystemTime::now(), self.tls.iter());
+        let mut told = Vec::new();
+        for config in tls {
+            for certificate in config.certificates() {
+                let (names, days) = (certificate.names.join(", "), certificate.days_left(now));
+                let path = certificate.path.display();
+                told.push(match certificate.warning(now) {
+                    Some(expiry) => (true, format!("{path}: certificate for {names} {expiry}")),
+                    None => (
+                        false,
+                        format!("{path}: {} certificate for {names}, {days} days left", certificate.key),
+                    ),
+                });
+            }
+            for list in config.revocation_lists() {
+                let expiry = list.warning(now);
+                told.extend(
+                    expiry.map(|expiry| (true, format!("{}: revocation list {expiry}", list.path.display()))),
+                );
+            }
+        }
+        told
+    }
+
+    /// Says it in the log.
+    pub(super) fn announce(&self) {
+        for (doubtful, text) in self.certificates() {
+            match doubtful {
+                true => tracing::warn!(listen = %self.listen.socket.address, "{text}"),
+                false => tracing::info!(listen = %self.listen.socket.address, "{text}"),
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Takes up certificates whose files have changed. Where they cannot be used, the old ones stay,
+    /// and what is wrong is said once for each change.
+    pub async fn refresh_certificates(&mut self) {
+        for active in &mut self.listeners {
+            let ready = active.settings.load_full();
+            let Some(tls) = &ready.tls else { continue };
+            if !active.refused.as_ref().unwrap_or_else(|| tls.sources()).changed() {
+                continue;
+            }
+            let files: Vec<_> = tls.sources().paths().map(ToOwned::to_owned).collect();
+            let seen = Sources::of(files.iter().map(|path| path.as_path()));
+            match Ready::read_aside(&ready.listen, Some(Arc::clone(tls))).await {
+                Ok(fresh) => {
+                    fresh.announce();
+                    active.settings.store(Arc::new(fresh));
+                    active.refused = None;
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    tracing::error!(listen = %active.address, "the certificates that were read before stay in use");
+                    active.refused = Some(seen);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! TLS from the client through the whole proxy: WebSockets over it, HTTP/2 by ALPN, certificates that
+//! change, clients with certificates.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use holdline::app::ReloadError;
+use holdline::config::Config;
+use holdline::outcome::{Who, Why};
+use holdline::tls::certs::Pair;
+use http::Request;
+use std::sync::Arc;
+use support::certificates::{Authority, Folder, Issued, of, provider};
+use support::http2::Http2;
+use support::{Proxy, Puppet, Raw, echo, opening, route, upstream};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+
+/// A proxy with a certificate for `a.test`, and whoever vouches for it.
+struct Site {
+    ca: Authority,
+    folder: Folder,
+    pair: Pair,
+    rest: String,
+    proxy: Proxy,
+}
+
+impl Site {
+    /// `tls` and `settings` are more of the listener's table and the route's.
+    async fn new(tls: &str, settings: &str, server: std::net::SocketAddr) -> Self {
+        let (ca, folder) = (Authority::new("Test CA"), Folder::new());
+        folder.write("ca.pem", ca.pem());
+        let pair = folder.pair("a", &ca.issue(of(&["a.test"])));
+        let rest = format!("{}\n{}", route(settings), upstream(&[server], ""));
+        let tls = tls.replace("FOLDER", &folder.path("").display().to_string());
+        let proxy = Proxy::with(&text("127.0.0.1:0", &pair, &tls, &rest)).await;
+        Self { ca, folder, pair, rest, proxy }
+    }
+
+    async fn connect(&self, client: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.proxy.address).await?;
+        let name = ServerName::try_from("a.test").unwrap();
+        TlsConnector::from(Arc::new(client)).connect(name, stream).await
+    }
+
+    /// A WebSocket over HTTP/1.1.
+    async fn open(&self) -> Raw<TlsStream<TcpStream>> {
+        let mut raw = Raw::new(self.connect(self.ca.client()).await.unwrap());
+        let head = raw.ask(&opening("/", "")).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        raw
+    }
+}
+
+fn text(address: &str, pair: &Pair, tls: &str, rest: &str) -> String {
+    let (cert, key) = (pair.cert.display(), pair.key.display());
+    format!(
+        "[log]\naccess = \"off\"\n[[listen]]\naddress = \"{address}\"\n[listen.tls]\n\
+         certificates = [{{ cert = \"{cert}\", key = \"{key}\" }}]\n{tls}\n{rest}"
+    )
+}
+
+fn showing(ca: &Authority, issued: &Issued) -> ClientConfig {
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    builder.with_root_certificates(ca.roots()).with_client_auth_cert(vec![issued.der()], key).unwrap()
+}
+
+/// The certificate that a connection was shown.
+fn shown(raw: &Raw<TlsStream<TcpStream>>) -> Vec<u8> {
+    raw.stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn a_websocket_over_tls() {
+    let puppet = Puppet::new().await;
+    let mut site = Site::new("", "", puppet.address()).await;
+    let mut client = Raw::new(site.connect(site.ca.client()).await.unwrap());
+    client.write(opening("/", "X-SSL-Client-S-DN: CN=forged\r\n")).await;
+    let (mut server, head) = puppet.open().await;
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains("x-forwarded-proto: https\r\n") && !head.contains("forged"), "{head}");
+    assert!(client.head().await.starts_with("HTTP/1.1 101"));
+    // More than fits into what is on the way: it waits, and comes whole.
+    let large = support::frame(holdline::ws::frame::OpCode::Binary, &[7; 3_000_000], None);
+    let send = async { server.write(&large).await };
+    let (_, (_, received)) = tokio::join!(send, client.frame());
+    assert_eq!(received.len(), 3_000_000);
+    drop(client);
+    assert_eq!(server.close().await.code.0, 1001);
+    drop(server);
+    let report = site.proxy.report().await;
+    assert_eq!((report.0.tls, report.0.protocol, report.1.ending.who), (Some("TLSv1.3"), "h1", Who::Client));
+}
+
+#[tokio::test]
+async fn http_2_is_chosen_by_alpn() {
+    let mut site = Site::new("", "", echo().await).await;
+    let mut client = site.ca.client();
+    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let stream = site.connect(client).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let mut client = Http2::over(stream).await;
+    let mut sockets = [client.open("/1").await, client.open("/2").await];
+    for socket in &mut sockets {
+        socket.echo("over both").await;
+    }
+    drop((sockets, client));
+    let report = site.proxy.report().await;
+    assert_eq!((report.0.tls, report.0.protocol), (Some("TLSv1.3"), "h2"));
+}
+
+#[tokio::test]
+async fn plain_http_is_told_where_it_is() {
+    let mut site = Site::new("handshake_timeout = \"200ms\"", "", echo().await).await;
+    let mut plain = site.proxy.connect().await;
+    let head = plain.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    let body = String::from_utf8(plain.rest().await).unwrap();
+    assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}{body}");
+    let report = site.proxy.report().await;
+    assert_eq!((report.1.ending.why, report.0.status), (Why::Refused, 400));
+
+    let mut slow = site.proxy.connect().await;
+    slow.write([0x16, 3, 1]).await;
+    assert_eq!(slow.rest().await, b"");
+    let report = site.proxy.report().await;
+    assert_eq!(&*report.1.ending.reason, "TLS handshake not complete within handshake_timeout");
+    // Whoever says nothing is a port check, and no line.
+    drop(site.proxy.connect().await);
+    let stranger = Authority::new("Another CA");
+    assert!(site.connect(stranger.client()).await.is_err());
+    let reason = site.proxy.report().await.1.ending.reason.to_string();
+    assert!(reason.contains("unknown_ca"), "{reason}");
+}
+
+#[tokio::test]
+async fn certificates_change_under_open_connections() {
+    let mut site = Site::new("", "", echo().await).await;
+    let mut first = site.open().await;
+    let before = shown(&first);
+    let config =
+        |site: &Site| Config::parse(&text("127.0.0.1:0", &site.pair, "", &site.rest), "test").unwrap();
+
+    // A reload takes up the new one, and no connection notices.
+    site.folder.pair("a", &site.ca.issue(of(&["a.test"]).serial(2)));
+    let next = config(&site);
+    site.proxy.running.reload(next).await.unwrap();
+    let mut second = site.open().await;
+    assert_ne!(shown(&second), before);
+
+    // A broken file keeps what there is, whoever comes upon it.
+    let now = shown(&second);
+    site.folder.write("a.pem", "-----BEGIN CERTIFICATE-----\nnonsense\n");
+    let next = config(&site);
+    let error = site.proxy.running.reload(next).await.unwrap_err();
+    assert!(matches!(error, ReloadError::Certificates(_)) && error.to_string().contains("a.pem"), "{error}");
+    site.proxy.running.refresh_certificates().await;
+    assert_eq!(shown(&site.open().await), now);
+
+    // Files that change are taken up without a reload.
+    site.folder.pair("a", &site.ca.issue(of(&["a.test"]).serial(3)));
+    site.proxy.running.refresh_certificates().await;
+    assert_ne!(shown(&site.open().await), now);
+    for socket in [&mut first, &mut second] {
+        socket.echo("not touched").await;
+    }
+}
+
+#[tokio::test]
+async fn clients_show_who_they_are() {
+    let puppet = Puppet::new().await;
+    let tls = "client_auth = \"required\"\nclient_ca = \"FOLDER/ca.pem\"";
+    let site = Site::new(tls, "", puppet.address()).await;
+    let issued = site.ca.issue(of(&["client.test"]).common_name("Alice").serial(0xab));
+    let mut client = Raw::new(site.connect(showing(&site.ca, &issued)).await.unwrap());
+    client.write(opening("/", "X-SSL-Client-S-DN: CN=Mallory\r\nConnection: X-SSL-Client-Serial\r\n")).await;
+    let (_server, head) = puppet.open().await;
+    let lower = head.to_ascii_lowercase();
+    assert!(lower.contains("x-ssl-client-s-dn: cn=alice\r\n"), "{head}");
+    assert!(lower.contains("x-ssl-client-serial: ab\r\n") && !lower.contains("mallory"), "{head}");
+    assert!(lower.contains("x-ssl-client-fingerprint: "), "{head}");
+
+    // With TLS 1.3 whoever shows nothing learns it as soon as it reads.
+    let mut nobody = Raw::new(site.connect(site.ca.client()).await.unwrap());
+    assert_eq!(nobody.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_plain_request_over_tls() {
+    let site = Site::new("", "", echo().await).await;
+    let rest = "[[route]]\npath = \"/\"\nrespond = { status = 200, body = \"here\" }";
+    let proxy = Proxy::with(&text("127.0.0.1:0", &site.pair, "min_version = \"1.3\"", rest)).await;
+    let site = Site { proxy, ..site };
+    let mut client = site.ca.client();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let mut client = Http2::over(site.connect(client).await.unwrap()).await;
+    let response = client.ask(Request::get("https://a.test/").body(()).unwrap()).await;
+    assert_eq!(response.status(), 200);
+}
