@@ -28,8 +28,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes read at once; also the most that waits for a side, but for an injected frame.
 const SCRATCH: usize = 64 * 1024;
-/// Reads in one turn: a tunnel that moves much lets the others of its thread have theirs.
-const READS_PER_TURN: usize = 16;
+/// Reads of each side in one turn, 256 KiB: a tunnel that moves much lets the others of its thread
+/// have theirs. Four times as many move no byte more a second, and the others wait longer.
+const READS_PER_TURN: usize = 4;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
