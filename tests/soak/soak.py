@@ -22,6 +22,7 @@ import tomllib
 from asleep import check_asleep
 from blackhole import check_blackhole
 from clock import check_clock
+from fairness import check_fairness
 from lab import (
     KIB, MIB, Lab, Report, Skipped, accepts, at_rate, bye, config, counted, describe, eventually, hold,
     mean, serve,
@@ -441,6 +442,7 @@ CHECKS = {
     "memory": (check_memory, "memory: {connections} idle connections"),
     "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
     "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
+    "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
 
@@ -495,6 +497,9 @@ def command_line():
         if name == "reload":
             add("--seconds", type=float, default=60)
             add("--rate", type=int, default=100, help="openings a second")
+        if name == "fairness":
+            add("--seconds", type=float, default=9, help="for each number")
+            add("--rounds", type=int, default=3, help="that these seconds are spread over")
     add = commands.add_parser("serve", help="an echo server").add_argument
     add("port", type=int)
     add("--record", help="file for the end of each connection, a line of JSON each")
