@@ -63,7 +63,11 @@ impl Proxy {
     ) -> Response<Body> {
         let upgrade = Upgrade::of(&mut request);
         let (parts, body) = request.into_parts();
-        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        // Of an absolute form and of HTTP/2 it is in the target (RFC 9112 3.2.2, RFC 9113 8.3.1),
+        // perhaps with a name and a password, which are nobody's.
+        let asked = parts.uri.authority().and_then(|authority| authority.as_str().rsplit('@').next());
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = asked.or(host).unwrap_or_default();
         let id = self.sessions.next_id();
         let snapshot = self.snapshot.load_full();
         let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
