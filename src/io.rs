@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{client, server};
 
 /// A connection, to a client or to an upstream.
 #[derive(Debug)]
@@ -24,9 +25,9 @@ pub enum Stream {
 }
 
 /// Bytes both ways over something else.
-pub trait Layered: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+pub trait Layered: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Layered for T {}
+impl<T: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin> Layered for T {}
 
 impl Stream {
     /// Where it was connected to; `None`: a unix socket, or a layer.
@@ -81,9 +82,22 @@ impl Arrivals for Stream {
         let socket = match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
-            Self::Layered(_) => return None,
+            Self::Layered(stream) => return stream.has_arrived(),
         };
         Some(look(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
+    }
+}
+
+/// A record of TLS is a sign of life, whatever is in it.
+impl<S: Arrivals> Arrivals for server::TlsStream<S> {
+    fn has_arrived(&self) -> Option<bool> {
+        self.get_ref().0.has_arrived()
+    }
+}
+
+impl<S: Arrivals> Arrivals for client::TlsStream<S> {
+    fn has_arrived(&self) -> Option<bool> {
+        self.get_ref().0.has_arrived()
     }
 }
 

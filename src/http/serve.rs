@@ -7,7 +7,7 @@ mod h2;
 use super::respond::{self, Body};
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
-use crate::io::Stream;
+use crate::io::{Arrivals, Stream};
 use crate::stall::{is_late, timeout};
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
 use hyper::body::Incoming;
@@ -225,6 +225,13 @@ impl Upgrade {
 struct OverHttp2 {
     io: TokioIo<Upgraded>,
     _exchange: Option<Arc<Exchange>>,
+}
+
+impl Arrivals for OverHttp2 {
+    /// Its frames come among those of others, and are told apart by a task of their own.
+    fn has_arrived(&self) -> Option<bool> {
+        None
+    }
 }
 
 impl AsyncRead for OverHttp2 {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::io::{Arrivals as _, Stream};
 use crate::tls::session::{ClientCertificate, Session};
 use crate::tls::{ServerName, client};
 use rcgen::{
@@ -8,6 +9,7 @@ use rcgen::{
 use std::fs;
 use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::UnixStream;
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -94,4 +96,31 @@ async fn the_certificate_of_a_session_that_is_resumed_is_verified_again() {
     }
     let refused = shake(&after, &near).await.map_err(|(error, _)| error.to_string()).unwrap_err();
     assert!(refused.contains("Revoked"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_has_arrived_below_is_known_above() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    fs::write(folder.path().join("ca.pem"), authority.0.pem()).unwrap();
+    let far = Settings {
+        default: authority.pair(folder.path(), "a.test"),
+        others: Vec::new(),
+        client_auth: ClientAuth::Off,
+        min_version: MinVersion::Tls12,
+        alpn: Vec::new(),
+    };
+    let far = Config::load(&far, None).unwrap();
+    let near = client::Settings { ca: Some(folder.path().join("ca.pem")), ..client::Settings::default() };
+    let near = client::Config::load(&near).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let name = ServerName::try_from("a.test").unwrap();
+    let (near, far) =
+        tokio::join!(client::connect(Stream::Unix(here), &name, &near), accept(Stream::Unix(there), &far));
+    let (mut near, far) =
+        (near.unwrap(), Stream::Layered(Box::new(far.map_err(|(error, _)| error).unwrap())));
+    assert_eq!(far.has_arrived(), Some(false));
+    near.write_all(b"x").await.unwrap();
+    near.flush().await.unwrap();
+    assert_eq!(far.has_arrived(), Some(true), "unread, and of that the runtime has not heard");
 }
