@@ -27,7 +27,7 @@ use crate::tls::Alpn;
 use crate::tls::sources::Sources;
 use crate::upstream::resolve;
 use arc_swap::ArcSwap;
-use certificates::{CertificateError, Ready};
+use certificates::{CertificateError, Ready, secure_aside};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,6 +56,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
+    snapshot: Arc<Snapshot>,
     sockets: Vec<(Ready, Socket)>,
     inherited: Inherited,
     log: AccessLog,
@@ -99,6 +100,8 @@ impl Bound {
     /// A socket or file is not to be had.
     pub async fn new(config: Config, inherited: Inherited) -> Result<Self, StartError> {
         let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
+        let snapshot = Arc::new(Snapshot::new(config.plan.clone(), None));
+        secure_aside(&snapshot, None).await?;
         let mut sockets = Vec::new();
         for listen in &config.listeners {
             let ready = Ready::read_aside(listen, None).await?;
@@ -107,15 +110,14 @@ impl Bound {
         if let Some(path) = &config.process.pid_file {
             std::fs::write(path, format!("{}\n", std::process::id())).map_err(StartError::PidFile)?;
         }
-        Ok(Self { config, sockets, inherited, log })
+        Ok(Self { config, snapshot, sockets, inherited, log })
     }
 
     /// Begins to serve.
     pub async fn start(self, log_control: Option<LogControl>) -> Running {
         let (trigger, watch) = drain::channel();
-        let snapshot = Snapshot::new(self.config.plan.clone(), None);
-        look_up_names(&snapshot).await;
-        let proxy = Arc::new(Proxy::new(snapshot, Arc::new(self.log)));
+        look_up_names(&self.snapshot).await;
+        let proxy = Arc::new(Proxy::new(self.snapshot, Arc::new(self.log)));
         let mut running = Running {
             proxy,
             slots: descriptors::slots(),

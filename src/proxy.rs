@@ -49,9 +49,9 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy without tunnels.
     #[must_use]
-    pub fn new(snapshot: Snapshot, log: Arc<AccessLog>) -> Self {
+    pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>) -> Self {
         let (sessions, door) = (Arc::default(), Door::default());
-        Self { snapshot: ArcSwap::from_pointee(snapshot), sessions, log, door, started: Instant::now() }
+        Self { snapshot: ArcSwap::new(snapshot), sessions, log, door, started: Instant::now() }
     }
 
     /// Answers one request.

@@ -14,10 +14,12 @@ use crate::balance::{self, Candidate, Method};
 use crate::health::{Availability, EarlyEnd, Rules};
 use crate::io::TcpOptions;
 use crate::proxy_protocol;
+use crate::tls::problem::Problem;
+use crate::tls::{self, ServerName};
 use arc_swap::ArcSwap;
 use endpoint::Member;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -47,6 +49,18 @@ pub struct Settings {
     /// Each connection begins with a header of the PROXY protocol that names the client (nginx,
     /// `proxy_protocol on` of `stream`; HAProxy, `send-proxy`). Such connections are not kept.
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Connections are TLS (nginx, `proxy_pass https://`).
+    pub tls: Option<Tls>,
+}
+
+/// TLS to endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Who vouches for them, and what is shown to them.
+    pub client: tls::client::Settings,
+    /// The name that their certificates must be for, which is sent along (nginx, `proxy_ssl_name`);
+    /// `None`: the host of each server.
+    pub server_name: Option<String>,
 }
 
 impl Settings {
@@ -55,6 +69,18 @@ impl Settings {
     pub fn kept(&self) -> pool::Limits {
         let connections = if self.proxy_protocol.is_some() { 0 } else { self.keepalive.connections };
         pool::Limits { connections, ..self.keepalive }
+    }
+}
+
+impl Tls {
+    /// The name that a server's certificate must be for; `None`: there is none, as for a unix socket.
+    #[must_use]
+    pub fn name_of(&self, server: &Server) -> Option<ServerName<'static>> {
+        match (&self.server_name, &server.address) {
+            (Some(name), _) | (None, ServerAddr::Name(name, _)) => name.clone().try_into().ok(),
+            (None, ServerAddr::Ip(address)) => Some(address.ip().into()),
+            (None, ServerAddr::Unix(_)) => None,
+        }
     }
 }
 
@@ -109,6 +135,8 @@ pub struct Retry {
 pub struct Upstream {
     settings: Settings,
     members: ArcSwap<Vec<Member>>,
+    /// What its handshakes are made with; none until [`Upstream::secure`].
+    tls: OnceLock<Arc<tls::client::Config>>,
     /// When its names were last looked up.
     looked_up: Mutex<Option<Instant>>,
     /// A choice and the counting of the chosen are one step.
@@ -137,6 +165,7 @@ impl Upstream {
         let upstream = Self {
             settings,
             members: ArcSwap::default(),
+            tls: OnceLock::new(),
             looked_up: Mutex::default(),
             choosing: Mutex::default(),
         };
@@ -153,6 +182,33 @@ impl Upstream {
         }
         upstream.set_members(&found, known.as_deref().map_or(&[][..], Vec::as_slice), previous.is_some());
         upstream
+    }
+
+    /// Reads the files of its TLS, if it has any, once. Those that have not changed since `previous`
+    /// read them stay as they are, and sessions with endpoints can be resumed. It blocks for as long
+    /// as files take to read.
+    ///
+    /// # Errors
+    /// Files that cannot be used.
+    pub fn secure(&self, previous: Option<&Self>) -> Result<(), Vec<Problem>> {
+        let Some(settings) = &self.settings.tls else { return Ok(()) };
+        let same = previous.filter(|previous| {
+            previous.settings.tls.as_ref().is_some_and(|before| before.client == settings.client)
+        });
+        let kept = same.and_then(|previous| previous.tls.get()).filter(|kept| !kept.sources().changed());
+        let config = match kept {
+            Some(kept) => Arc::clone(kept),
+            None => Arc::new(tls::client::Config::load(&settings.client)?),
+        };
+        // Whoever came first has read the same files.
+        let _ = self.tls.set(config);
+        Ok(())
+    }
+
+    /// What a connection to the endpoint of a lease is secured with; `None`: it is plain.
+    #[must_use]
+    pub fn tls<'a>(&'a self, lease: &'a Lease) -> Option<(&'a tls::client::Config, &'a ServerName<'static>)> {
+        Some((self.tls.get()?, lease.server_name()?))
     }
 
     /// Its settings.
@@ -211,7 +267,8 @@ impl Upstream {
                     || Arc::new(Endpoint::new(&self.settings.name, address, under_way)),
                     |old| Arc::clone(&old.endpoint),
                 );
-                members.push(Member::new(endpoint, server, self.rules(server)));
+                let name = self.settings.tls.as_ref().and_then(|tls| tls.name_of(server)).map(Arc::new);
+                members.push(Member::new(endpoint, server, self.rules(server), name));
             }
         }
         self.members.store(Arc::new(members));

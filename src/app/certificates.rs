@@ -2,8 +2,8 @@
 //! anew when their files change, and told of before they end.
 
 use super::Running;
-use crate::addr::ListenAddr;
 use crate::config::Listen;
+use crate::proxy::snapshot::Snapshot;
 use crate::tls::problem::Problem;
 use crate::tls::server::Config;
 use crate::tls::sources::Sources;
@@ -21,10 +21,11 @@ pub struct Ready {
     pub tls: Option<Arc<Config>>,
 }
 
-/// Certificate files of a listener that cannot be used.
+/// Certificate files of a listener or an upstream that cannot be used.
 #[derive(Debug)]
 pub struct CertificateError {
-    address: ListenAddr,
+    /// Whose they are, as a message begins.
+    owner: String,
     problems: Vec<Problem>,
 }
 
@@ -32,7 +33,7 @@ impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, problem) in self.problems.iter().enumerate() {
             let gap = if place > 0 { "\n" } else { "" };
-            write!(f, "{gap}listen {}: tls: {problem}", self.address)?;
+            write!(f, "{gap}{}: tls: {problem}", self.owner)?;
         }
         Ok(())
     }
@@ -48,8 +49,8 @@ impl Ready {
     /// Files that cannot be used.
     pub fn read(listen: &Listen, previous: Option<&Config>) -> Result<Self, CertificateError> {
         let tls = listen.socket.tls.as_ref().map(|tls| Config::load(&tls.server, previous)).transpose();
-        let address = listen.socket.address.clone();
-        let tls = tls.map_err(|problems| CertificateError { address, problems })?;
+        let owner = format!("listen {}", listen.socket.address);
+        let tls = tls.map_err(|problems| CertificateError { owner, problems })?;
         Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new) })
     }
 
@@ -99,6 +100,35 @@ impl Ready {
             }
         }
     }
+}
+
+/// Reads the files of all upstreams, on a thread that may block.
+///
+/// # Errors
+/// Files that cannot be used, of the first upstream that has such.
+pub(super) async fn secure_aside(
+    next: &Arc<Snapshot>,
+    previous: Option<&Arc<Snapshot>>,
+) -> Result<(), CertificateError> {
+    let (next, previous) = (Arc::clone(next), previous.cloned());
+    let secured = spawn_blocking(move || secure(&next, previous.as_deref())).await;
+    secured.expect("reading certificates does not panic")
+}
+
+/// The same, here. It blocks for as long as files take to read.
+///
+/// # Errors
+/// Files that cannot be used, of the first upstream that has such.
+pub fn secure(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), CertificateError> {
+    for upstream in next.upstreams() {
+        let name = &upstream.settings().name;
+        let before = previous.and_then(|previous| previous.upstream(name));
+        let owner = || format!("upstream {name}");
+        upstream
+            .secure(before.map(|before| &**before))
+            .map_err(|problems| CertificateError { owner: owner(), problems })?;
+    }
+    Ok(())
 }
 
 impl Running {

@@ -1,7 +1,7 @@
 //! Owns the change to a new configuration: everything that can fail is done first, then all is
 //! swapped, and no connection notices.
 
-use super::certificates::{CertificateError, Ready};
+use super::certificates::{CertificateError, Ready, secure_aside};
 use super::{Running, look_up_names};
 use crate::config::Config;
 use crate::listener::socket::{BindError, Bound as Socket, bind};
@@ -37,11 +37,11 @@ impl Running {
             false => Some(proxy.log.prepare(&config.log).map_err(ReloadError::AccessLog)?),
         };
         let previous = proxy.snapshot.load_full();
-        let next = Snapshot::new(config.plan.clone(), Some(&previous));
+        let next = Arc::new(Snapshot::new(config.plan.clone(), Some(&previous)));
+        secure_aside(&next, Some(&previous)).await?;
         look_up_names(&next).await;
 
         // From here on nothing fails.
-        let next = Arc::new(next);
         proxy.snapshot.store(Arc::clone(&next));
         proxy.sessions.follow(&next, &previous);
         self.keep_names_fresh();

@@ -1,9 +1,10 @@
 //! Owns `holdline check`.
 
 use super::EXIT_CONFIG;
-use crate::app::certificates::Ready;
+use crate::app::certificates::{Ready, secure};
 use crate::app::descriptors;
 use crate::config::Config;
+use crate::proxy::snapshot::Snapshot;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -28,6 +29,10 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
                 is_good = false;
             }
         }
+    }
+    if let Err(error) = secure(&Snapshot::new(config.plan.clone(), None), None) {
+        eprintln!("{error}");
+        is_good = false;
     }
     if !is_good {
         return ExitCode::from(EXIT_CONFIG);

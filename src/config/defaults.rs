@@ -62,6 +62,9 @@ pub(super) const ALLOWED_ORIGINS: Option<Vec<AllowedOrigin>> = None;
 /// A body is passed on as it comes and costs no memory here; nginx, which keeps it, stops at 1 MiB.
 pub(super) const MAX_BODY_SIZE: Option<u64> = None;
 
+/// Unlike nginx, which does not verify upstreams unless told to.
+pub(super) const INSECURE_SKIP_VERIFY: bool = false;
+
 /// Over TLS a client says what it speaks, and browsers know both.
 pub(super) const PROTOCOLS_OVER_TLS: Protocols = Protocols { http1: true, http2: true };
 

@@ -14,7 +14,7 @@ use crate::telemetry::{self, AccessTarget};
 use crate::tls::certs::Pair;
 use crate::tls::server::ClientAuth;
 use crate::upstream::{Retry, Server, Settings};
-use crate::{health, listener, real_ip, tunnel};
+use crate::{health, listener, real_ip, tunnel, upstream};
 use http::{HeaderName, HeaderValue};
 use std::fmt::Display;
 use std::path::Path;
@@ -208,6 +208,23 @@ fn upstream(out: &mut Out, upstream: &Settings) {
     tcp(out, &upstream.tcp);
     let version = |version| text(word_for(words::SEND_PROXY_PROTOCOL, &version));
     out.set("proxy_protocol", or_off(upstream.proxy_protocol, version));
+    match &upstream.tls {
+        Some(settings) => upstream_tls(out, &upstream.name, settings),
+        None => out.set("tls", text("off")),
+    }
+}
+
+fn upstream_tls(out: &mut Out, name: &str, tls: &upstream::Tls) {
+    let client = &tls.client;
+    out.table(&format!("[upstream.{}.tls]", key(name)));
+    tls.server_name.iter().for_each(|name| out.set("server_name", text(name)));
+    client.ca.iter().for_each(|ca| out.set("ca", path(ca)));
+    if let Some(Pair { cert, key }) = &client.identity {
+        out.set("client_cert", path(cert));
+        out.set("client_key", path(key));
+    }
+    out.set("min_version", text(word_for(words::MIN_VERSION, &client.min_version)));
+    out.set("insecure_skip_verify", client.insecure_skip_verify);
 }
 
 fn balance(method: &Method) -> String {

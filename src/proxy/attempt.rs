@@ -77,8 +77,8 @@ impl<'a> Attempts<'a> {
             }
             let settings = self.upstream.settings();
             let address = lease.endpoint().address();
-            let connected =
-                connect(address, self.route.connect_timeout, &settings.tcp, self.announcement.as_deref());
+            let (limit, first) = (self.route.connect_timeout, self.announcement.as_deref());
+            let connected = connect(address, limit, &settings.tcp, first, self.upstream.tls(&lease));
             let error = match connected.await {
                 Ok(stream) => return Ok((lease, Connection::new(stream, watch.clone()).await?)),
                 Err(error) => error,

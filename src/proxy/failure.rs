@@ -106,7 +106,7 @@ impl Failure {
             Self::NotConnected(ConnectError::TimedOut(_)) | Self::NoAnswer(ExchangeError::TimedOut(_)) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Self::NotConnected(ConnectError::Io(_))
+            Self::NotConnected(ConnectError::Io(_) | ConnectError::Tls(_))
             | Self::NoAnswer(ExchangeError::Http(_))
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)

@@ -3,6 +3,7 @@
 use crate::addr::EndpointAddr;
 use crate::io::{Stream, TcpOptions};
 use crate::stall::timeout;
+use crate::tls::{ServerName, client};
 use std::io;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -14,13 +15,16 @@ pub enum ConnectError {
     /// The kernel says why.
     #[error("connect: {0}")]
     Io(#[from] io::Error),
+    /// The handshake failed.
+    #[error("{0}")]
+    Tls(#[from] client::ConnectError),
     /// Not within `connect_timeout`.
     #[error("connect: no answer within {0:?}")]
     TimedOut(Duration),
 }
 
-/// Connects, within `limit` (nginx, `proxy_connect_timeout`), and sends what the connection is to
-/// begin with.
+/// Connects, within `limit` (nginx, `proxy_connect_timeout`), sends what the connection is to begin
+/// with, and shakes hands.
 ///
 /// # Errors
 /// The endpoint refuses, cannot be reached, or does not answer in time.
@@ -29,6 +33,7 @@ pub async fn connect(
     limit: Duration,
     options: &TcpOptions,
     first: Option<&[u8]>,
+    tls: Option<(&client::Config, &ServerName<'static>)>,
 ) -> Result<Stream, ConnectError> {
     let attempt = async {
         let mut stream = match address {
@@ -42,7 +47,12 @@ pub async fn connect(
         if let Some(first) = first {
             stream.write_all(first).await?;
         }
-        Ok(stream)
+        match tls {
+            None => Ok(stream),
+            Some((config, name)) => {
+                Ok(Stream::Layered(Box::new(client::connect(stream, name, config).await?)))
+            }
+        }
     };
     timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
 }

@@ -7,6 +7,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::{Candidate, key_of};
 use crate::health::{Availability, Rules, Standing};
 use crate::outcome::{Outcome, Side, Who, Why};
+use crate::tls::ServerName;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
@@ -84,14 +85,21 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) server: Server,
     rules: Arc<Rules>,
+    /// Who its certificate must be of.
+    name: Option<Arc<ServerName<'static>>>,
     id: u64,
 }
 
 impl Member {
-    pub(super) fn new(endpoint: Arc<Endpoint>, server: &Server, rules: Arc<Rules>) -> Self {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        server: &Server,
+        rules: Arc<Rules>,
+        name: Option<Arc<ServerName<'static>>>,
+    ) -> Self {
         // The address, not the name: proxies that resolve the same name choose alike.
         let id = key_of(endpoint.address.to_string().as_bytes());
-        Self { endpoint, server: server.clone(), rules, id }
+        Self { endpoint, server: server.clone(), rules, name, id }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -115,6 +123,7 @@ impl Member {
 pub struct Lease {
     endpoint: Arc<Endpoint>,
     rules: Arc<Rules>,
+    name: Option<Arc<ServerName<'static>>>,
     /// It is the one that decides, and it has not yet.
     on_trial: bool,
 }
@@ -129,13 +138,18 @@ impl Lease {
             standing.begin_trial();
         }
         drop(standing);
-        Self { endpoint, rules: Arc::clone(&member.rules), on_trial }
+        Self { endpoint, rules: Arc::clone(&member.rules), name: member.name.clone(), on_trial }
     }
 
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// Who its certificate must be of; `None`: it has none.
+    pub(super) fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.name.as_deref()
     }
 
     /// The endpoint answered.

@@ -9,8 +9,10 @@ use crate::config::value::{self, duration, duration_or_zero, integer, list, off_
 use crate::config::words::RetryOn;
 use crate::config::{defaults, words};
 use crate::health::EarlyEnd;
+use crate::tls::certs::Pair;
+use crate::tls::{Alpn, ServerName, client};
 use crate::upstream::pool::Limits;
-use crate::upstream::{Retry, Server, Settings};
+use crate::upstream::{Retry, Server, Settings, Tls};
 use std::time::Duration;
 
 /// More idle connections than anybody needs of one endpoint.
@@ -64,10 +66,40 @@ fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
         proxy_protocol: table
             .get("proxy_protocol", off_or(word(words::SEND_PROXY_PROTOCOL)))
             .unwrap_or(defaults::SEND_PROXY_PROTOCOL),
+        tls: table.get("tls", off_or(|value| value.table(tls).flatten())).flatten(),
     };
     let settings = Settings { servers: servers?, ..settings };
     doubt(table, &settings);
     Some(settings)
+}
+
+/// `[upstream.NAME.tls]`.
+fn tls(table: &Table<'_>) -> Option<Tls> {
+    let name = |value: &Value<'_>| {
+        let text = value.as_str().filter(|text| ServerName::try_from(*text).is_ok());
+        text.map(str::to_owned).or_else(|| value.wrong("expected a host name or an address"))
+    };
+    let server_name = table.get("server_name", name);
+    let [cert, key] = ["client_cert", "client_key"].map(|key| table.get(key, value::path));
+    let (has_cert, has_key) = (cert.is_some(), key.is_some());
+    if has_cert != has_key {
+        let [written, missing] =
+            if has_cert { ["client_cert", "client_key"] } else { ["client_key", "client_cert"] };
+        table.error(table.place_of(missing), "missing", format!("expected it beside {written}"));
+    }
+    let insecure = table.get("insecure_skip_verify", Value::boolean);
+    let client = client::Settings {
+        ca: table.get("ca", value::path),
+        identity: cert.zip(key).map(|(cert, key)| Pair { cert, key }),
+        min_version: table.get("min_version", word(words::MIN_VERSION)).unwrap_or(defaults::MIN_VERSION),
+        alpn: vec![Alpn::Http1],
+        insecure_skip_verify: insecure.unwrap_or(defaults::INSECURE_SKIP_VERIFY),
+    };
+    if client.insecure_skip_verify {
+        let text = "the upstream may be anybody: whoever gets in between reads and alters all there is";
+        table.warn(table.place_of("insecure_skip_verify"), text);
+    }
+    Some(Tls { client, server_name })
 }
 
 /// Notes settings that do nothing, or harm, beside one another.
@@ -76,6 +108,12 @@ fn doubt(table: &Table<'_>, settings: &Settings) {
     if is_hash && !settings.slow_start.is_zero() {
         let text = "with a hash, clients move to an endpoint as its weight grows, away from where they were";
         table.warn(table.place_of("slow_start"), text);
+    }
+    if let Some(tls) = &settings.tls
+        && let Some(server) = settings.servers.iter().find(|server| tls.name_of(server).is_none())
+    {
+        let found = format!("found no server_name, and {} has no name of its own", server.address);
+        table.error(table.place_of("tls"), found, "expected the name its certificate is for");
     }
     if let (Method::IpHash, [Server { address: ServerAddr::Ip(_) | ServerAddr::Unix(_), .. }]) =
         (&settings.balance, &settings.servers[..])
