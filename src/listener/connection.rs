@@ -23,8 +23,8 @@ pub struct Connection {
     pub peer: ClientAddr,
     /// Where it was connected to; `None`: a unix socket.
     pub local: Option<SocketAddr>,
-    /// What its handshake settled; `None`: it is not TLS.
-    pub tls: Option<Secured>,
+    /// What its handshake settled; `None`: it is not TLS. In a box, for a plain tunnel keeps this too.
+    pub tls: Option<Box<Secured>>,
     /// Its place; a tunnel that it becomes keeps it.
     pub slot: Slot,
 }
@@ -99,7 +99,7 @@ pub async fn ready(
             Err((error, stream)) => return Err(turn_away(error, stream).await),
         };
         let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));
-        connection.tls = Some(Secured { session, client });
+        connection.tls = Some(Box::new(Secured { session, client }));
         return Ok((Stream::Layered(Box::new(stream)), connection));
     }
     Ok((stream, connection))
@@ -130,4 +130,15 @@ async fn proxy_header(stream: &mut Stream) -> Result<Header, NotReady> {
     let mut taken = vec![0; length];
     stream.read_exact(&mut taken).await?;
     Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_connection_is_small() {
+        // Each tunnel keeps one to its end.
+        assert!(size_of::<Connection>() <= 96, "{}", size_of::<Connection>());
+    }
 }
