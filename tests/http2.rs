@@ -10,6 +10,7 @@ use holdline::ws::handshake;
 use http::{Method, Request};
 use support::http2::{Http2, Stream};
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -227,6 +228,15 @@ async fn a_listener_speaks_what_it_is_told() {
     slow.write("PR").await;
     slow.write("OPFIND / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(slow.head().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_without_a_byte_is_not_waited_for() {
+    let answer = "[[route]]\npath = \"/\"\nrespond = { status = 200 }";
+    let both = proxy("protocols = [\"h1\", \"h2\"]\nheader_timeout = \"1h\"", answer).await;
+    let mut client = both.connect().await;
+    client.stream.shutdown().await.expect("an end");
+    assert_eq!(client.rest().await, b"", "its place is free again");
 }
 
 #[tokio::test]

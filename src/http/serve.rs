@@ -102,8 +102,9 @@ enum Version {
 async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Version> {
     let begins = |seen: &[u8]| {
         let common = seen.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
-        // Too little to tell: more is waited for.
-        (common == PREFACE.len() || common < seen.len()).then_some(common == PREFACE.len())
+        // Nothing at all is the end; too little to tell is waited for.
+        let is_clear = seen.is_empty() || common == PREFACE.len() || common < seen.len();
+        is_clear.then_some(common == PREFACE.len())
     };
     match (protocols.http1, protocols.http2) {
         (true, true) => {
