@@ -25,6 +25,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log::LogControl;
 use crate::tls::Alpn;
 use crate::tls::sources::Sources;
+use crate::upstream::ports::SourceError;
 use crate::upstream::resolve;
 use arc_swap::ArcSwap;
 use certificates::{CertificateError, Ready, secure_aside};
@@ -44,6 +45,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error("{0}")]
     Certificates(#[from] CertificateError),
+    /// A source address is not of this machine.
+    #[error("{0}")]
+    Source(#[from] SourceError),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
     AccessLog(io::Error),
@@ -102,6 +106,7 @@ impl Bound {
         let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
         let snapshot = Arc::new(Snapshot::new(config.plan.clone(), None));
         secure_aside(&snapshot, None).await?;
+        snapshot.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;
         let mut sockets = Vec::new();
         for listen in &config.listeners {
             let ready = Ready::read_aside(listen, None).await?;

@@ -5,6 +5,7 @@ pub mod client;
 pub mod connect;
 mod endpoint;
 pub mod pool;
+pub mod ports;
 pub mod resolve;
 
 pub use endpoint::{Endpoint, Lease};
@@ -19,6 +20,7 @@ use crate::tls::{self, ServerName};
 use arc_swap::ArcSwap;
 use endpoint::Member;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -49,6 +51,9 @@ pub struct Settings {
     /// Each connection begins with a header of the PROXY protocol that names the client (nginx,
     /// `proxy_protocol on` of `stream`; HAProxy, `send-proxy`). Such connections are not kept.
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Addresses of this machine that its connections come from, each its share of them (nginx,
+    /// `proxy_bind`); none: the kernel chooses, as it does for endpoints of the other family.
+    pub source: Vec<IpAddr>,
     /// Connections are TLS (nginx, `proxy_pass https://`).
     pub tls: Option<Tls>,
 }
@@ -137,6 +142,8 @@ pub struct Upstream {
     members: ArcSwap<Vec<Member>>,
     /// What its handshakes are made with; none until [`Upstream::secure`].
     tls: OnceLock<Arc<tls::client::Config>>,
+    /// How many ports each source address has to an endpoint.
+    ports_a_source: u32,
     /// When its names were last looked up.
     looked_up: Mutex<Option<Instant>>,
     /// A choice and the counting of the chosen are one step.
@@ -166,6 +173,7 @@ impl Upstream {
             settings,
             members: ArcSwap::default(),
             tls: OnceLock::new(),
+            ports_a_source: ports::a_source(),
             looked_up: Mutex::default(),
             choosing: Mutex::default(),
         };
@@ -203,12 +211,6 @@ impl Upstream {
         // Whoever came first has read the same files.
         let _ = self.tls.set(config);
         Ok(())
-    }
-
-    /// What a connection to the endpoint of a lease is secured with; `None`: it is plain.
-    #[must_use]
-    pub fn tls<'a>(&'a self, lease: &'a Lease) -> Option<(&'a tls::client::Config, &'a ServerName<'static>)> {
-        Some((self.tls.get()?, lease.server_name()?))
     }
 
     /// Its settings.

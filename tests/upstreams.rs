@@ -4,10 +4,12 @@
 
 mod support;
 
+use holdline::config::Config;
+use holdline::upstream::ports::{Usage, a_source};
 use holdline::ws::frame::OpCode;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use support::{Proxy, Puppet, Raw, accepted, echo, nobody, opening, route, upstream};
+use support::{Proxy, Puppet, Raw, accepted, echo, nobody, opening, route, upstream, with_listen};
 
 /// How many of the tunnels each endpoint has.
 fn shares(proxy: &Proxy) -> HashMap<String, u32> {
@@ -122,4 +124,65 @@ async fn a_unix_socket_is_an_upstream_too() {
     let proxy = Proxy::start(&format!("{}\n{up}", route(""))).await;
     let mut client = proxy.open("/").await;
     assert_eq!(client.frame().await, (OpCode::Text, b"over unix".to_vec()));
+}
+
+#[tokio::test]
+async fn connections_come_from_each_source_address() {
+    let server = Puppet::new().await;
+    let settings = "source = [\"127.0.0.2\", \"127.0.0.3\", \"::1\"]";
+    let text = format!("{}\n{}", route(""), upstream(&[server.address()], settings));
+    let mut proxy = Proxy::start(&text).await;
+    let ports = |proxy: &Proxy| {
+        let snapshot = proxy.running.proxy.snapshot.load();
+        let upstream = snapshot.upstream("up").unwrap();
+        upstream.ports(&upstream.endpoints()[0]).unwrap()
+    };
+    let mut clients = Vec::new();
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for _ in 0..6 {
+        let mut client = proxy.connect().await;
+        client.write(opening("/", "")).await;
+        let (upstream, _) = server.open().await;
+        *seen.entry(upstream.stream.peer_addr().unwrap().ip().to_string()).or_default() += 1;
+        client.head().await;
+        clients.push((client, upstream));
+    }
+    assert_eq!(seen, HashMap::from([("127.0.0.2".to_owned(), 3), ("127.0.0.3".to_owned(), 3)]));
+    assert_eq!(ports(&proxy), Usage { taken: 6, all: 2 * a_source() }, "::1 does not reach it");
+    drop(clients);
+    for _ in 0..6 {
+        proxy.report().await;
+    }
+    assert_eq!(ports(&proxy).taken, 0);
+}
+
+#[tokio::test]
+async fn a_kept_connection_keeps_its_port() {
+    let server = Puppet::new().await;
+    let proxy = Proxy::before(&[server.address()]).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+    let mut asked = server.accept().await;
+    asked.head().await;
+    asked.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    let snapshot = proxy.running.proxy.snapshot.load();
+    let upstream = snapshot.upstream("up").unwrap();
+    let endpoint = &upstream.endpoints()[0];
+    assert_eq!(upstream.ports(endpoint).unwrap().taken, 1);
+}
+
+#[tokio::test]
+async fn a_source_address_of_another_machine_stops_a_reload() {
+    let server = echo().await;
+    let mut proxy = Proxy::before(&[server]).await;
+    let source = "source = [\"127.0.0.2\", \"192.0.2.1\"]";
+    let text = format!("{}\n{}", route(""), upstream(&[server], source));
+    let config = Config::parse(&with_listen(&text), "test").unwrap();
+    let error = proxy.running.reload(config).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("upstream up: source 192.0.2.1: ") && error.contains("no interface"),
+        "{error}"
+    );
+    proxy.open("/").await.echo("still").await;
 }

@@ -6,6 +6,7 @@ use super::{Running, look_up_names};
 use crate::config::Config;
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
+use crate::upstream::ports::SourceError;
 use std::io;
 use std::sync::Arc;
 
@@ -18,6 +19,9 @@ pub enum ReloadError {
     /// Certificates cannot be used.
     #[error("{0}")]
     Certificates(#[from] CertificateError),
+    /// A source address is not of this machine.
+    #[error("{0}")]
+    Source(#[from] SourceError),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
     AccessLog(io::Error),
@@ -39,6 +43,7 @@ impl Running {
         let previous = proxy.snapshot.load_full();
         let next = Arc::new(Snapshot::new(config.plan.clone(), Some(&previous)));
         secure_aside(&next, Some(&previous)).await?;
+        next.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;
         look_up_names(&next).await;
 
         // From here on nothing fails.

@@ -5,6 +5,7 @@ use crate::app::certificates::{Ready, secure};
 use crate::app::descriptors;
 use crate::config::Config;
 use crate::proxy::snapshot::Snapshot;
+use crate::upstream::ports;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,7 +31,8 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
             }
         }
     }
-    if let Err(error) = secure(&Snapshot::new(config.plan.clone(), None), None) {
+    let snapshot = Snapshot::new(config.plan.clone(), None);
+    if let Err(error) = secure(&snapshot, None) {
         eprintln!("{error}");
         is_good = false;
     }
@@ -39,6 +41,10 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     }
     for (_, text) in certificates.iter().filter(|(doubtful, _)| *doubtful) {
         eprintln!("warning: {text}");
+    }
+    // The file may be meant for another machine than this.
+    for error in snapshot.upstreams().filter_map(|upstream| upstream.settings().check_sources().err()) {
+        eprintln!("warning: {error}");
     }
     if show {
         print!("{}", config.to_toml());
@@ -50,6 +56,10 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         let (files, fit) = (descriptors::open_files(), descriptors::slots().all());
         println!(
             "room for {fit} connections, started from here: a limit of {files} open files, two for each"
+        );
+        println!(
+            "{} local ports to each endpoint of an upstream, from each of its source addresses",
+            ports::a_source()
         );
         println!("{}: ok", path.display());
     }

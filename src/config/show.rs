@@ -208,6 +208,7 @@ fn upstream(out: &mut Out, upstream: &Settings) {
     tcp(out, &upstream.tcp);
     let version = |version| text(word_for(words::SEND_PROXY_PROTOCOL, &version));
     out.set("proxy_protocol", or_off(upstream.proxy_protocol, version));
+    out.set("source", list(upstream.source.iter().map(|address| text(address.to_string()))));
     match &upstream.tls {
         Some(settings) => upstream_tls(out, &upstream.name, settings),
         None => out.set("tls", text("off")),

@@ -9,7 +9,7 @@ use crate::addr::EndpointAddr;
 use crate::drain::Watch;
 use crate::http::headers::check_framing;
 use crate::upstream::client::{Body, Connection, ExchangeError};
-use crate::upstream::connect::{ConnectError, connect};
+use crate::upstream::connect::ConnectError;
 use crate::upstream::{Lease, Upstream};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -75,15 +75,17 @@ impl<'a> Attempts<'a> {
             if let Some(connection) = reuse.then(|| lease.endpoint().pool().take()).flatten() {
                 return Ok((lease, connection));
             }
-            let settings = self.upstream.settings();
-            let address = lease.endpoint().address();
             let (limit, first) = (self.route.connect_timeout, self.announcement.as_deref());
-            let connected = connect(address, limit, &settings.tcp, first, self.upstream.tls(&lease));
-            let error = match connected.await {
-                Ok(stream) => return Ok((lease, Connection::new(stream, watch.clone()).await?)),
+            let error = match self.upstream.connect(&lease, limit, first).await {
+                Ok((stream, port)) => {
+                    return Ok((lease, Connection::new(stream, port, watch.clone()).await?));
+                }
                 Err(error) => error,
             };
-            self.miss(&mut lease, &error);
+            self.note(&lease, &error);
+            if !error.is_own() {
+                lease.failed();
+            }
             let miss = if matches!(error, ConnectError::TimedOut(_)) { Miss::TimedOut } else { Miss::Broken };
             if !self.go_on(miss) {
                 return Err(error.into());
@@ -123,9 +125,13 @@ impl<'a> Attempts<'a> {
 
     /// Charges an endpoint with a failure.
     pub(super) fn miss(&self, lease: &mut Lease, error: &dyn std::fmt::Display) {
+        self.note(lease, error);
+        lease.failed();
+    }
+
+    fn note(&self, lease: &Lease, error: &dyn std::fmt::Display) {
         let upstream = &self.upstream.settings().name;
         tracing::debug!(%upstream, endpoint = %lease.endpoint().address(), %error, "try failed");
-        lease.failed();
     }
 
     /// Whether another endpoint is to be tried; it is chosen then.

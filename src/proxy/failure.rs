@@ -106,7 +106,8 @@ impl Failure {
             Self::NotConnected(ConnectError::TimedOut(_)) | Self::NoAnswer(ExchangeError::TimedOut(_)) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Self::NotConnected(ConnectError::Io(_) | ConnectError::Tls(_))
+            Self::NotConnected(ConnectError::NoPort(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotConnected(ConnectError::Io(_) | ConnectError::Tls(_) | ConnectError::Source(..))
             | Self::NoAnswer(ExchangeError::Http(_))
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)
@@ -129,7 +130,9 @@ impl Failure {
     #[must_use]
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
-            Self::NoEndpoint(_) | Self::Limit(_) => Some(CloseCode::TRY_AGAIN_LATER),
+            Self::NoEndpoint(_) | Self::Limit(_) | Self::NotConnected(ConnectError::NoPort(_)) => {
+                Some(CloseCode::TRY_AGAIN_LATER)
+            }
             Self::NotConnected(_)
             | Self::NoAnswer(_)
             | Self::BadAnswer(_)
@@ -170,6 +173,7 @@ impl Failure {
             Self::BodyTooLarge => (Who::Proxy, Why::TooBig),
             Self::BodyBroken => (Who::Client, Why::Eof),
             Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
+            Self::NotConnected(error) if error.is_own() => (Who::Proxy, Why::Unreachable),
             Self::NotConnected(_) => (Who::Upstream, Why::Unreachable),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
             Self::NoAnswer(error) if error.is_bad_answer() => (Who::Upstream, Why::BadAnswer),

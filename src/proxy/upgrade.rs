@@ -17,6 +17,7 @@ use crate::listener::connection::Connection;
 use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::{Framing, Settings};
+use crate::upstream::ports::Port;
 use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
 use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -104,7 +105,7 @@ pub(super) async fn open(
             return Err((error.into(), guard));
         }
         lease.succeeded();
-        return Ok(accept(opening, response, lease, guard));
+        return Ok(accept(opening, response, lease, connection.into_port(), guard));
     }
 }
 
@@ -120,6 +121,7 @@ fn accept(
     opening: Opening<'_>,
     mut response: Response<Incoming>,
     lease: Lease,
+    port: Option<Port>,
     mut guard: Guard,
 ) -> Response<respond::Body> {
     let upstream = hyper::upgrade::on(&mut response);
@@ -152,6 +154,7 @@ fn accept(
     let settings = Arc::clone(&opening.route.tunnel);
     let end = End {
         lease,
+        port,
         guard,
         place,
         _permit: opening.watch,
@@ -200,6 +203,7 @@ fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
 /// What is to be done when a tunnel ends, and held until then.
 struct End {
     lease: Lease,
+    port: Option<Port>,
     guard: Guard,
     place: Place,
     _permit: Watch,
@@ -210,10 +214,10 @@ struct End {
 
 impl End {
     fn finish(self, outcome: Outcome) {
-        let Self { mut lease, guard, permits, .. } = self;
+        let Self { mut lease, port, guard, permits, .. } = self;
         lease.ended(&outcome);
         // When the end is written its place is free.
-        drop((lease, permits));
+        drop((lease, port, permits));
         guard.finish(outcome);
     }
 

@@ -1,5 +1,6 @@
 //! Owns one HTTP/1.1 exchange over a connection to an endpoint.
 
+use super::ports::Port;
 use crate::drain::Watch;
 use crate::io::Stream;
 use crate::stall::timeout;
@@ -58,14 +59,15 @@ pub struct Connection {
     sender: http1::SendRequest<Body>,
     /// It has served an exchange before: the endpoint may be closing it just now.
     pub used: bool,
+    port: Option<Port>,
 }
 
 impl Connection {
-    /// Makes HTTP of a stream.
+    /// Makes HTTP of a stream, which has taken a port.
     ///
     /// # Errors
     /// The stream broke.
-    pub async fn new(stream: Stream, watch: Watch) -> Result<Self, ExchangeError> {
+    pub async fn new(stream: Stream, port: Option<Port>, watch: Watch) -> Result<Self, ExchangeError> {
         let mut builder = http1::Builder::new();
         // Some servers look for `Sec-WebSocket-Key` in just this case.
         builder.preserve_header_case(true).max_buf_size(MAX_HEAD);
@@ -75,7 +77,13 @@ impl Connection {
             // Its errors reach whoever waits for the answer or its body.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Self { sender, used: false })
+        Ok(Self { sender, used: false, port })
+    }
+
+    /// Its port, for what it becomes.
+    #[must_use]
+    pub fn into_port(self) -> Option<Port> {
+        self.port
     }
 
     /// Sends a request and waits for the head of its answer, for `limit` at most (nginx,

@@ -1,13 +1,17 @@
 //! Owns connecting to an endpoint.
 
+use super::ports::{Port, or_any};
+use super::{Lease, Upstream};
 use crate::addr::EndpointAddr;
-use crate::io::{Stream, TcpOptions};
+use crate::io::Stream;
 use crate::stall::timeout;
-use crate::tls::{ServerName, client};
-use std::io;
+use crate::tls::client;
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use std::io::{self, ErrorKind::AddrNotAvailable};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +19,15 @@ pub enum ConnectError {
     /// The kernel says why.
     #[error("connect: {0}")]
     Io(#[from] io::Error),
+    /// A source address cannot be used.
+    #[error("connect from {0}: {1}")]
+    Source(IpAddr, #[source] io::Error),
+    /// All ports of all source addresses are taken.
+    #[error(
+        "connect: no local port is left to it, {0} are taken; name more addresses in the upstream's source, \
+         or widen net.ipv4.ip_local_port_range"
+    )]
+    NoPort(u32),
     /// The handshake failed.
     #[error("{0}")]
     Tls(#[from] client::ConnectError),
@@ -23,36 +36,95 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
-/// Connects, within `limit` (nginx, `proxy_connect_timeout`), sends what the connection is to begin
-/// with, and shakes hands.
-///
-/// # Errors
-/// The endpoint refuses, cannot be reached, or does not answer in time.
-pub async fn connect(
-    address: &EndpointAddr,
-    limit: Duration,
-    options: &TcpOptions,
-    first: Option<&[u8]>,
-    tls: Option<(&client::Config, &ServerName<'static>)>,
-) -> Result<Stream, ConnectError> {
-    let attempt = async {
-        let mut stream = match address {
-            EndpointAddr::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                options.apply(&stream)?;
-                Stream::Tcp(stream)
+impl ConnectError {
+    /// Whether this machine is at fault, and no endpoint.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Source(..) | Self::NoPort(_))
+    }
+}
+
+impl Upstream {
+    /// Connects to the endpoint of a lease, within `limit` (nginx, `proxy_connect_timeout`), sends what the
+    /// connection is to begin with, and shakes hands. With the stream comes its port, to be held as long as
+    /// it is open; `None`: it is a unix socket.
+    ///
+    /// # Errors
+    /// The endpoint refuses, cannot be reached, or does not answer in time.
+    pub async fn connect(
+        &self,
+        lease: &Lease,
+        limit: Duration,
+        first: Option<&[u8]>,
+    ) -> Result<(Stream, Option<Port>), ConnectError> {
+        let attempt = async {
+            let (mut stream, port) = match lease.endpoint().address() {
+                EndpointAddr::Tcp(address) => {
+                    let (stream, port) = self.connect_tcp(lease, *address).await?;
+                    self.settings.tcp.apply(&stream)?;
+                    (Stream::Tcp(stream), Some(port))
+                }
+                EndpointAddr::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), None),
+            };
+            if let Some(first) = first {
+                stream.write_all(first).await?;
             }
-            EndpointAddr::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            let stream = match self.tls.get().zip(lease.server_name()) {
+                None => stream,
+                Some((config, name)) => {
+                    Stream::Layered(Box::new(client::connect(stream, name, config).await?))
+                }
+            };
+            Ok((stream, port))
         };
-        if let Some(first) = first {
-            stream.write_all(first).await?;
-        }
-        match tls {
-            None => Ok(stream),
-            Some((config, name)) => {
-                Ok(Stream::Layered(Box::new(client::connect(stream, name, config).await?)))
+        timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
+    }
+
+    /// Connects from the source address that has most ports left, from the next ones where the first
+    /// fail.
+    async fn connect_tcp(
+        &self,
+        lease: &Lease,
+        address: SocketAddr,
+    ) -> Result<(TcpStream, Port), ConnectError> {
+        let ports = &lease.endpoint().ports;
+        let sources = or_any(self.settings.sources_to(address).map(Some).collect());
+        let mut tried = Vec::new();
+        let mut failure = None;
+        while let Some(port) = ports.take(&sources, &tried) {
+            if let Some(usage) = ports.running_out(&sources, self.ports_a_source) {
+                let (upstream, endpoint) = (&self.settings.name, lease.endpoint().address());
+                tracing::warn!(%upstream, %endpoint, taken = usage.taken, all = usage.all, "local ports run out: name more addresses in the upstream's source, or widen net.ipv4.ip_local_port_range");
             }
+            let source = port.source();
+            failure = Some(match connect_from(source, address).await {
+                Ok(stream) => return Ok((stream, port)),
+                // So the kernel says it of an address that it has no way to, too.
+                Err(ConnectError::Io(error)) if error.kind() == AddrNotAvailable => {
+                    match port.beside() > self.ports_a_source / 2 {
+                        true => ConnectError::NoPort(ports.usage(&sources, self.ports_a_source).taken - 1),
+                        false => ConnectError::Io(error),
+                    }
+                }
+                Err(error @ ConnectError::Source(..)) => error,
+                Err(error) => return Err(error),
+            });
+            tried.push(source);
         }
+        // There is one source at least.
+        Err(failure.unwrap_or(ConnectError::NoPort(0)))
+    }
+}
+
+async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let Some(source) = source else { return Ok(TcpStream::connect(address).await?) };
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // The port is chosen when the other end is known: the same one serves for each endpoint.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(SocketAddr::new(source, 0))?;
+        Ok(socket)
     };
-    timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
+    let socket = bound().map_err(|error| ConnectError::Source(source, error))?;
+    Ok(socket.connect(address).await?)
 }

@@ -2,6 +2,7 @@
 //! connection to it and reports what came of it.
 
 use super::pool::Pool;
+use super::ports::Ports;
 use super::{Server, State};
 use crate::addr::EndpointAddr;
 use crate::balance::{Candidate, key_of};
@@ -24,6 +25,7 @@ pub struct Endpoint {
     turn: AtomicI64,
     standing: Mutex<Standing>,
     pool: Arc<Pool>,
+    pub(super) ports: Ports,
 }
 
 impl Endpoint {
@@ -37,6 +39,7 @@ impl Endpoint {
             turn: AtomicI64::new(0),
             standing: Mutex::new(standing),
             pool: Arc::default(),
+            ports: Ports::default(),
         }
     }
 

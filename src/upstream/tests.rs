@@ -30,6 +30,7 @@ fn settings(servers: Vec<Server>) -> Settings {
         drain_timeout: None,
         tcp: TcpOptions::default(),
         proxy_protocol: None,
+        source: vec![],
         tls: None,
     }
 }

@@ -13,6 +13,7 @@ use crate::tls::certs::Pair;
 use crate::tls::{Alpn, ServerName, client};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Retry, Server, Settings, Tls};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// More idle connections than anybody needs of one endpoint.
@@ -66,11 +67,32 @@ fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
         proxy_protocol: table
             .get("proxy_protocol", off_or(word(words::SEND_PROXY_PROTOCOL)))
             .unwrap_or(defaults::SEND_PROXY_PROTOCOL),
+        source: source(table),
         tls: table.get("tls", off_or(|value| value.table(tls).flatten())).flatten(),
     };
     let settings = Settings { servers: servers?, ..settings };
     doubt(table, &settings);
     Some(settings)
+}
+
+/// `source`.
+fn source(table: &Table<'_>) -> Vec<IpAddr> {
+    let read = |value: &Value<'_>| {
+        let address = value.as_str().and_then(|text| text.parse::<IpAddr>().ok());
+        let address = address.filter(|address| !address.is_unspecified() && !address.is_multicast());
+        let address =
+            address.or_else(|| value.wrong("expected an address of this machine, like \"10.0.0.1\""))?;
+        Some((value.place.clone(), address))
+    };
+    let found = table.get("source", list("expected a list of addresses, like [\"10.0.0.1\"]", read));
+    let mut source = Vec::new();
+    for (place, address) in found.unwrap_or_default() {
+        if source.contains(&address) {
+            table.error(place, format!("found \"{address}\" a second time"), "expected each address once");
+        }
+        source.push(address);
+    }
+    source
 }
 
 /// `[upstream.NAME.tls]`.
