@@ -31,6 +31,7 @@ from peers import (
     BINARY, CONTINUATION, HOST, PING, TEXT, Client, EchoServer, End, Failure, accept_of, frame,
     parse, xor,
 )
+from ports import check_ports
 
 # -- idle -----------------------------------------------------------------------------------------
 
@@ -443,6 +444,7 @@ CHECKS = {
     "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
     "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
     "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
+    "ports": (check_ports, "ports: local ports to the upstream, and no more of them"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
 
