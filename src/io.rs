@@ -44,20 +44,32 @@ impl Stream {
     /// `enough` is asked at once.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// Those of the socket; `UnexpectedEof`: the end came before there was enough.
     pub async fn look<T>(&mut self, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
         // A stream that was just accepted counts as readable until the first try: only a look into
         // the socket tells.
-        match self {
-            Self::Tcp(stream) => {
-                let look = || look(stream.as_fd(), most, &enough);
-                stream.async_io(Interest::READABLE, look).await
+        loop {
+            let (ready, found) = match self {
+                Self::Tcp(stream) => {
+                    let ready = stream.ready(Interest::READABLE).await?;
+                    let look = || look(stream.as_fd(), most, &enough);
+                    (ready, stream.try_io(Interest::READABLE, look))
+                }
+                Self::Unix(stream) => {
+                    let ready = stream.ready(Interest::READABLE).await?;
+                    let look = || look(stream.as_fd(), most, &enough);
+                    (ready, stream.try_io(Interest::READABLE, look))
+                }
+                Self::Layered(_) => return enough(&[]).ok_or_else(|| io::ErrorKind::Unsupported.into()),
+            };
+            match found {
+                // It would be ready for ever: an end is not cleared, for it does not pass.
+                Err(error) if error.kind() == WouldBlock && ready.is_read_closed() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Err(error) if error.kind() == WouldBlock => {}
+                found => return found,
             }
-            Self::Unix(stream) => {
-                let look = || look(stream.as_fd(), most, &enough);
-                stream.async_io(Interest::READABLE, look).await
-            }
-            Self::Layered(_) => enough(&[]).ok_or_else(|| io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -66,7 +78,6 @@ impl Stream {
 fn look<T>(socket: BorrowedFd<'_>, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
     let mut seen = vec![0; most];
     let (length, _) = recv(socket, &mut seen[..], RecvFlags::PEEK)?;
-    // At an end no more will come, and what is there is looked at by whoever reads it.
     enough(&seen[..length]).ok_or_else(|| WouldBlock.into())
 }
 

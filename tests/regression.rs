@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Proxy, Puppet, opening, upstream};
+use tokio::io::AsyncWriteExt as _;
 
 #[test]
 fn a_violation_in_a_split_control_frame_waited_for_its_payload() {
@@ -169,5 +170,24 @@ async fn a_request_that_came_while_the_proxy_stood_still_was_refused() {
     std::thread::sleep(Duration::from_secs(2));
     for client in &mut clients {
         assert!(client.head().await.starts_with("HTTP/1.1 204"));
+    }
+}
+
+#[tokio::test]
+async fn half_a_preface_and_an_end_kept_a_cpu_busy_until_the_timeout() {
+    let listen = |more: &str| {
+        format!(
+            "[log]\naccess = \"off\"\n[real_ip]\ntrusted = [\"127.0.0.1\"]\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+             header_timeout = \"60s\"\n{more}\n[[route]]\npath = \"/\"\nrespond = {{ status = 204 }}\n"
+        )
+    };
+    let cases = [("protocols = [\"h1\", \"h2\"]", "PRI * HT"), ("proxy_protocol = \"accept\"", "PROXY TC")];
+    for (more, begun) in cases {
+        let proxy = Proxy::with(&listen(more)).await;
+        let mut client = proxy.connect().await;
+        client.write(begun).await;
+        client.stream.shutdown().await.unwrap();
+        // It comes well before the timeout, as the end is seen.
+        assert_eq!(client.rest().await, b"", "{more}");
     }
 }
