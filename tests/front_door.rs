@@ -27,12 +27,12 @@ async fn a_proxy_header_names_the_client() {
         let (first, rest) = header.split_at(9);
         client.write(first).await;
         client.write([rest, opening("/", "X-Forwarded-For: 1.2.3.4\r\n").as_bytes()].concat()).await;
-        let (_server, head) = puppet.open().await;
+        let (server, head) = puppet.open().await;
         assert!(client.head().await.starts_with("HTTP/1.1 101"));
         let head = head.to_ascii_lowercase();
         assert!(head.contains("x-real-ip: 198.51.100.7\r\n"), "{head}");
         assert!(head.contains("x-forwarded-for: 1.2.3.4, 198.51.100.7\r\n"), "{head}");
-        drop(client);
+        drop((client, server));
         let report = proxy.report().await;
         assert_eq!(report.0.client.to_string(), "198.51.100.7:4711");
         assert_eq!(report.0.peer, report.0.client, "the proxy in front writes no HTTP");

@@ -12,11 +12,13 @@ import random
 import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import sys
 import tempfile
 import time
 
-from peers import HOST, Client, EchoServer, End, Failure
+from peers import HOST, TLS_HOST, Client, EchoServer, End, Failure
 
 KIB, MIB = 1024, 1024 * 1024
 PROGRAM = pathlib.Path(__file__).with_name("soak.py")
@@ -33,9 +35,10 @@ async def serve(port, record_path=None):
     await asyncio.Event().wait()
 
 
-async def hold(port, count, in_flight):
+async def hold(port, count, in_flight, ca=None):
     """Opens connections, says how that went and how each ends, until the process is ended."""
-    clients, failures = await open_many(port, count, in_flight)
+    tls = ssl.create_default_context(cafile=ca) if ca else None
+    clients, failures = await open_many(port, count, in_flight, tls)
     for client in clients:
         client.ended.add_done_callback(lambda end: say(event="end", **dataclasses.asdict(end.result())))
     say(event="ready", open=len(clients), failures=dict(failures))
@@ -177,6 +180,19 @@ class Lab:
                     self.ports.add(port)
                     return port
 
+    def certificate(self):
+        """Files of a certificate that vouches for itself, and of its key."""
+        if not shutil.which("openssl"):
+            raise Skipped("it needs the program openssl, for a certificate")
+        files = cert, key = self.directory / "cert.pem", self.directory / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+            + ["-days", "30", "-subj", f"/CN={TLS_HOST}", "-addext", f"subjectAltName=DNS:{TLS_HOST}"]
+            + ["-keyout", key, "-out", cert],
+            check=True, capture_output=True,
+        )
+        return files
+
     async def child(self, *arguments):
         """Starts the program of these checks in a process of its own."""
         process = await spawn(sys.executable, PROGRAM, *arguments, stdout=asyncio.subprocess.PIPE)
@@ -315,13 +331,13 @@ async def counted(work):
     return collections.Counter(describe(result) for result in results if isinstance(result, Exception))
 
 
-async def open_many(port, count, in_flight=200):
+async def open_many(port, count, in_flight=200, tls=None):
     """Opens clients, a limited number at a time; returns them and the counted failures."""
     gate, clients = asyncio.Semaphore(in_flight), []
 
     async def one():
         async with gate:
-            clients.append(await Client.open(port))
+            clients.append(await Client.open(port, tls=tls))
 
     return clients, await counted(one() for _ in range(count))
 

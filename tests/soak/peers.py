@@ -10,6 +10,7 @@ import secrets
 import struct
 
 HOST = "127.0.0.1"
+TLS_HOST = "soak.test"  # what certificates are for
 
 # -- frames ---------------------------------------------------------------------------------------
 
@@ -197,12 +198,14 @@ class Client(Peer):
         self.opening, self.ended, self.reply = loop.create_future(), loop.create_future(), None
 
     @classmethod
-    async def open(cls, port, path="/"):
-        """Connects and completes the opening handshake, or raises."""
+    async def open(cls, port, path="/", tls=None):
+        """Connects, by TLS if there is a context for it, and completes the opening handshake, or raises."""
         client, loop = cls(path), asyncio.get_running_loop()
         try:
             async with asyncio.timeout(cls.OPEN_TIMEOUT):
-                await loop.create_connection(lambda: client, HOST, port)
+                await loop.create_connection(
+                    lambda: client, HOST, port, ssl=tls, server_hostname=TLS_HOST if tls else None
+                )
                 await client.opening
         except BaseException:
             client.abort()

@@ -337,17 +337,30 @@ def share_of_open(landings, until, elsewhere):
 
 # -- memory ---------------------------------------------------------------------------------------
 
-PER_PROCESS, IN_FLIGHT, LIMIT, SETTLE = 4500, 200, 2560, 10
+PER_PROCESS, IN_FLIGHT, LIMIT, LIMIT_WSS, SETTLE = 4500, 200, 2560, 9728, 10
 
 
 async def check_memory(lab, options, report):
     """An idle connection costs the proxy little memory of its own."""
+    await weigh(lab, options, report, LIMIT)
+
+
+async def check_memory_wss(lab, options, report):
+    """An idle connection by TLS costs the proxy little more."""
+    await weigh(lab, options, report, LIMIT_WSS, lab.certificate())
+
+
+async def weigh(lab, options, report, limit, certificate=None):
     port, _ = await lab.serve()
     listen = lab.free_port()
-    proxy = await lab.start_proxy(listen, config(lab, [listen], [port]))
+    text = config(lab, [listen], [port])
+    if certificate:
+        files = '[listen.tls]\ncertificates = [{{ cert = "{}", key = "{}" }}]\n'.format(*certificate)
+        text = text.replace("[[route]]", f"{files}[[route]]", 1)
+    proxy = await lab.start_proxy(listen, text)
     await asyncio.sleep(2)
     before = proxy.rss_anon()
-    holders = await start_holders(lab, listen, options.connections)
+    holders = await start_holders(lab, listen, options.connections, certificate)
     ready = [await holder.event("ready", 300) for holder in holders]
     count = sum(event["open"] for event in ready)
     failures = sum((collections.Counter(event["failures"]) for event in ready), collections.Counter())
@@ -359,15 +372,16 @@ async def check_memory(lab, options, report):
     report.note("open files of the proxy", proxy.open_files())
     report.check("dropped", lost := sum(len(holder.ends()) for holder in holders), not lost)
     report.note("RssAnon before and after", f"{before / KIB:.0f} -> {after / KIB:.0f} KiB")
-    report.check("bytes per connection", f"{each:.0f} (limit {LIMIT})", count and each < LIMIT)
+    report.check("bytes per connection", f"{each:.0f} (limit {limit})", count and each < limit)
 
 
-async def start_holders(lab, port, connections):
+async def start_holders(lab, port, connections, certificate=None):
     """Starts as many `hold` processes as it takes."""
     processes = -(-connections // PER_PROCESS)
     sizes = [connections // processes + (number < connections % processes) for number in range(processes)]
     in_flight = max(1, IN_FLIGHT // processes)
-    return [await lab.child("hold", port, size, "--in-flight", in_flight) for size in sizes]
+    more = ["--ca", certificate[0]] if certificate else []
+    return [await lab.child("hold", port, size, "--in-flight", in_flight, *more) for size in sizes]
 
 
 # -- selftest -------------------------------------------------------------------------------------
@@ -441,6 +455,7 @@ CHECKS = {
     "reload": (check_reload, "reload: {connections} connections, {rate} openings/s, {seconds:g} s of SIGHUPs"),
     "kill": (check_kill, "kill: {connections} clients, one of two servers dies and returns"),
     "memory": (check_memory, "memory: {connections} idle connections"),
+    "memory-wss": (check_memory_wss, "memory: {connections} idle connections by TLS"),
     "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
     "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
     "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
@@ -492,7 +507,7 @@ def command_line():
     for name, command in commands.choices.items():
         add = command.add_argument
         add("--holdline", type=pathlib.Path, default=pathlib.Path("target/release/holdline"), metavar="PATH")
-        if name in (numbers := {"idle": 1000, "reload": 500, "kill": 200, "memory": 9000, "asleep": 1500}):
+        if name in (numbers := {"idle": 1000, "reload": 500, "kill": 200, "memory": 9000, "memory-wss": 4000, "asleep": 1500}):
             add("--connections", type=int, default=numbers[name])
         if name == "idle":
             add("--minutes", type=float, default=5)
@@ -509,6 +524,7 @@ def command_line():
     add("port", type=int)
     add("count", type=int)
     add("--in-flight", type=int, default=IN_FLIGHT)
+    add("--ca", help="of the server's certificate: connect by TLS")
     commands.add_parser("selftest")
     return parser
 
@@ -522,7 +538,7 @@ def main():
     if options.command == "serve":
         return asyncio.run(serve(options.port, options.record))
     if options.command == "hold":
-        return asyncio.run(hold(options.port, options.count, options.in_flight))
+        return asyncio.run(hold(options.port, options.count, options.in_flight, options.ca))
     if options.command == "selftest":
         return asyncio.run(selftest())
     options.holdline = options.holdline.resolve()
