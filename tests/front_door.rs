@@ -88,7 +88,7 @@ async fn the_client_is_found_behind_trusted_proxies() {
     let peer = client.stream.local_addr().unwrap().to_string();
     let lines = "X-Forwarded-For: 192.0.2.9, 198.51.100.7:4711, 203.0.113.5\r\nX-Forwarded-Proto: https\r\n";
     client.write(opening("/", lines)).await;
-    let (_server, head) = puppet.open().await;
+    let (server, head) = puppet.open().await;
     let head = head.to_ascii_lowercase();
     for line in [
         "x-real-ip: 198.51.100.7",
@@ -98,7 +98,7 @@ async fn the_client_is_found_behind_trusted_proxies() {
         assert!(head.contains(&format!("{line}\r\n")), "{line} in {head}");
     }
     client.head().await;
-    drop(client);
+    drop((client, server));
     let report = proxy.report().await;
     assert_eq!((report.0.client.to_string(), report.0.peer.to_string()), ("198.51.100.7:4711".into(), peer));
 }

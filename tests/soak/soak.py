@@ -32,6 +32,7 @@ from peers import (
     parse, xor,
 )
 from ports import check_ports
+from refusals import check_refusals
 
 # -- idle -----------------------------------------------------------------------------------------
 
@@ -459,6 +460,7 @@ CHECKS = {
     "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
     "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
     "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
+    "refusals": (check_refusals, "refusals: {openings} openings of each kind"),
     "ports": (check_ports, "ports: local ports to the upstream, and no more of them"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
@@ -514,6 +516,9 @@ def command_line():
         if name == "reload":
             add("--seconds", type=float, default=60)
             add("--rate", type=int, default=100, help="openings a second")
+        if name == "refusals":
+            add("--openings", type=int, default=5000, help="of each kind")
+            add("--rounds", type=int, default=5, help="that these are spread over, in turn")
         if name == "fairness":
             add("--seconds", type=float, default=9, help="for each number")
             add("--rounds", type=int, default=3, help="that these seconds are spread over")
