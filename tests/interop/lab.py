@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 HOST = "127.0.0.1"
+TLS_HOST = "localhost"  # what certificates are for
 LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 
 
@@ -32,10 +34,11 @@ def same(found, wanted, what):
 
 
 def sh(*command, cwd=None):
-    """Runs a command, quietly unless it fails."""
+    """Runs a command, quietly unless it fails; returns what it prints."""
     done = subprocess.run([*map(str, command)], cwd=cwd, text=True, capture_output=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
 
 
 def once(cache, name, sources, install):
@@ -81,6 +84,26 @@ def install_tungstenite(cache):
     return target / "release/tungstenite-peer"
 
 
+@dataclasses.dataclass
+class Certificate:
+    """Files of a certificate for `TLS_HOST`, of the authority that signed it, and the hash of its public key."""
+
+    ca: pathlib.Path
+    cert: pathlib.Path
+    key: pathlib.Path
+    public: str
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, python):
+        """Makes it. What is started from now on trusts this authority and, but for Node, no other."""
+        with tempfile.TemporaryDirectory(prefix="holdline-interop-") as directory:
+            public = sh(python, "-B", HERE / "peers/certificate.py", directory, TLS_HOST)
+            made = cls(*(pathlib.Path(directory, f"{name}.pem") for name in ("ca", "cert", "key")), public)
+            os.environ |= dict.fromkeys(("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), str(made.ca))
+            yield made
+
+
 @contextlib.contextmanager
 def cache_directory(given):
     """The directory for packages: the one given, else one that goes at the end."""
@@ -106,6 +129,16 @@ async def spawn(*command, **streams):
     return await asyncio.create_subprocess_exec(
         *map(str, command), preexec_fn=die_with_parent, limit=1 << 24, **streams
     )
+
+
+async def output(*command, given=b""):
+    """Runs a command with this input; returns what it prints, and what it complains of as text."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE)
+    process = await spawn(*command, **pipes)
+    printed, said = await process.communicate(given)
+    if process.returncode:
+        raise Failure(f"{command[0]} ended with {process.returncode}: {said.decode()[-300:]}")
+    return printed, said.decode()
 
 
 class Peer:
@@ -170,29 +203,67 @@ class Peer:
         await self.process.wait()
 
 
+TRANSPORTS = {
+    "ws": 'protocols = ["h1"]',
+    "h2c": 'protocols = ["h2"]',
+    "wss/h1": 'protocols = ["h1"]\ntls = { certificates = [{ cert = "{cert}", key = "{key}" }] }',
+    "wss/h2": 'protocols = ["h1", "h2"]\ntls = { certificates = [{ cert = "{cert}", key = "{key}" }] }',
+}
+
+
+@dataclasses.dataclass
+class Listener:
+    """One of the ways into the proxy."""
+
+    transport: str
+    port: int
+    certificate: Certificate | None
+
+    @classmethod
+    def all(cls, certificate):
+        """One for each transport; without a certificate for the first only."""
+        transports = list(TRANSPORTS) if certificate else ["ws"]
+        return {name: cls(name, port, certificate) for name, port in zip(transports, free_ports(len(transports)))}
+
+    def url(self, path="", scheme="ws", host=None):
+        """The address of a path there."""
+        tls = self.transport.startswith("wss")
+        return f"{scheme}{'s' * tls}://{host or (TLS_HOST if tls else HOST)}:{self.port}{path}"
+
+    def toml(self):
+        text = TRANSPORTS[self.transport]
+        for name in ("cert", "key") if self.certificate else ():
+            text = text.replace(f"{{{name}}}", str(getattr(self.certificate, name)))
+        return f'[[listen]]\naddress = "{HOST}:{self.port}"\n{text}\n'
+
+
 class Proxy:
     """A running Holdline with its files."""
 
-    def __init__(self, directory, process, port):
-        self.directory, self.process, self.port = directory, process, port
+    def __init__(self, directory, process, listeners):
+        self.directory, self.process, self.listeners = directory, process, listeners
+        self.port = listeners["ws"].port
 
     @classmethod
-    async def start(cls, holdline, directory, port, text):
-        """Starts it and waits until its port accepts."""
-        write_config(directory, port, text)
+    async def start(cls, holdline, directory, listeners, text):
+        """Starts it and waits until its ports accept."""
+        write_config(directory, listeners, text)
         with open(directory / "stderr", "wb") as err:
             process = await spawn(holdline, "run", "--config", directory / "proxy.toml", stderr=err)
-        proxy = cls(directory, process, port)
+        proxy = cls(directory, process, listeners)
         for _ in range(500):
             if process.returncode is not None:
                 raise Failure(f"the proxy ended at once: {proxy.last_words()}")
-            if await accepts(port):
+            if all([await accepts(listener.port) for listener in listeners.values()]):
                 return proxy
             await asyncio.sleep(0.02)
-        raise Failure("the proxy's port does not accept")
+        raise Failure("the proxy's ports do not accept")
+
+    def url(self, transport, path="", scheme="ws", host=None):
+        return self.listeners[transport].url(path, scheme, host)
 
     def reload(self, text):
-        write_config(self.directory, self.port, text)
+        write_config(self.directory, self.listeners, text)
         self.process.send_signal(signal.SIGHUP)
 
     def log(self):
@@ -223,10 +294,11 @@ class Proxy:
         await self.process.wait()
 
 
-def write_config(directory, port, text):
+def write_config(directory, listeners, text):
     """Writes the configuration in one step."""
-    head = f'[log]\nformat = "json"\naccess = "{directory}/access.log"\n[[listen]]\naddress = "{HOST}:{port}"\n'
-    (directory / "new").write_text(head + text)
+    head = f'[log]\nformat = "json"\naccess = "{directory}/access.log"\n'
+    listen = "".join(listener.toml() for listener in listeners.values())
+    (directory / "new").write_text(head + listen + text)
     os.replace(directory / "new", directory / "proxy.toml")
 
 
@@ -240,17 +312,20 @@ async def accepts(port):
     return True
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+def free_ports(count):
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextlib.asynccontextmanager
-async def proxy_of(holdline, text, port=None):
-    """A proxy with a directory of its own."""
+async def proxy_of(holdline, text, certificate=None):
+    """A proxy with a directory of its own; with a certificate it has all transports."""
     with tempfile.TemporaryDirectory(prefix="holdline-interop-") as directory:
-        proxy = await Proxy.start(holdline, pathlib.Path(directory), port or free_port(), text)
+        proxy = await Proxy.start(holdline, pathlib.Path(directory), Listener.all(certificate), text)
         try:
             yield proxy
         finally:

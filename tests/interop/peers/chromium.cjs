@@ -1,4 +1,5 @@
-// A page in headless Chromium, as client. It cannot send pings, fragments or an end without a Close.
+// Pages in headless Chromium, as client: `chromium.cjs PROGRAM [KEY]`, where KEY is the SHA-256 of the one public key
+// that it takes from servers unasked. They cannot send pings, fragments or an end without a Close.
 'use strict';
 const { chromium } = require('playwright-core');
 const { serve } = require('./peer.cjs');
@@ -46,15 +47,44 @@ function script() {
 const flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
   '--disable-background-networking', '--disable-component-update'];
 
+// A page of each server's own: for a WebSocket Chromium opens no connection of HTTP/2, but it uses the page's.
+class Pages {
+  constructor(browser) {
+    this.browser = browser;
+    this.byOrigin = new Map();
+    this.byConn = new Map();
+  }
+
+  of(url) {
+    const { origin } = new URL(url.replace(/^ws/, 'http'));
+    if (!this.byOrigin.has(origin)) this.byOrigin.set(origin, this.make(origin));
+    return this.byOrigin.get(origin);
+  }
+
+  async make(origin) {
+    const page = await this.browser.newPage();
+    await page.addInitScript(script);
+    await page.goto(`${origin}/page`);
+    return page;
+  }
+
+  async ask(verb, args) {
+    if (verb === 'open') this.byConn.set(args.conn, await this.of(args.url));
+    const page = this.byConn.get(args.conn);
+    if (!page) throw new Error(`no connection ${args.conn}`);
+    return page.evaluate(([name, given]) => window.peer[name](given), [verb, args]);
+  }
+}
+
 async function main() {
-  const browser = await chromium.launch({ executablePath: process.argv[2], args: flags });
-  const page = await browser.newPage();
-  await page.evaluate(script);
-  const verbs = {};
-  for (const verb of ['open', 'recv', 'seen', 'send', 'close'])
-    verbs[verb] = (args) => page.evaluate(([name, given]) => window.peer[name](given), [verb, args]);
-  verbs.version = () => browser.version();
-  serve({ pieces: false, pings: false, drop: false, deflate: ['takeover'] }, verbs);
+  const [executablePath, key] = process.argv.slice(2);
+  const args = key ? [...flags, `--ignore-certificate-errors-spki-list=${key}`] : flags;
+  const browser = await chromium.launch({ executablePath, args });
+  const pages = new Pages(browser);
+  const verbs = { version: () => browser.version() };
+  for (const verb of ['open', 'recv', 'seen', 'send', 'close']) verbs[verb] = (given) => pages.ask(verb, given);
+  const transports = ['ws', 'wss/h1', 'wss/h2'];
+  serve({ pieces: false, pings: false, drop: false, deflate: ['takeover'], transports }, verbs);
 }
 
 main();

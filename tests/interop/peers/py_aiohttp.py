@@ -31,7 +31,11 @@ class Aiohttp(Peer):
 
     async def open(self, conn, url, protocols, deflate):
         session = ClientSession()
-        socket = await session.ws_connect(url, protocols=protocols, compress=COMPRESS[deflate], **LOOSE)
+        try:
+            socket = await session.ws_connect(url, protocols=protocols, compress=COMPRESS[deflate], **LOOSE)
+        except Exception:
+            await session.close()
+            raise
         self.conns[conn] = None
         transport = socket._response.connection.transport
         self.tasks.append(asyncio.create_task(self.keep_client(conn, session, socket, lambda: transport)))
@@ -94,4 +98,5 @@ async def take(conn, message):
         conn.closed = [conn.socket.close_code, f"error: {message.data}"]
 
 
-asyncio.run(Aiohttp().serve({"pieces": False, "pings": True, "drop": True, "deflate": list(COMPRESS)}))
+CAN = {"pieces": False, "pings": True, "drop": True, "deflate": list(COMPRESS), "transports": ["ws", "wss/h1"]}
+asyncio.run(Aiohttp().serve(CAN))

@@ -110,4 +110,5 @@ def choose(_socket, offered):
     return "chat.v2" if "chat.v2" in offered else None
 
 
-asyncio.run(Websockets().serve({"pieces": True, "pings": True, "drop": True, "deflate": list(DEFLATE)}))
+CAN = {"pieces": True, "pings": True, "drop": True, "deflate": list(DEFLATE), "transports": ["ws", "wss/h1"]}
+asyncio.run(Websockets().serve(CAN))

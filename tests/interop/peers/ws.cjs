@@ -1,7 +1,15 @@
-// The npm package ws, as client and as server.
+// The npm package ws, as client and as server: `ws.cjs`, as server over TLS `ws.cjs tls CERT KEY`, as client over
+// HTTP/2 `ws.cjs h2`.
 'use strict';
+const fs = require('fs');
+const http = require('http');
+const https = require('https');
 const { WebSocket, WebSocketServer } = require('ws');
+const { Http2WebSocket } = require('./over_http2.cjs');
 const { serve, sleep, take } = require('./peer.cjs');
+
+const [mode, cert, key] = process.argv.slice(2);
+const [Socket, transports] = mode === 'h2' ? [Http2WebSocket, ['h2c', 'wss/h2']] : [WebSocket, ['ws', 'wss/h1']];
 
 const conns = new Map();
 const noTakeover = { clientNoContextTakeover: true, serverNoContextTakeover: true };
@@ -24,15 +32,20 @@ function find(name) {
   return conns.get(name);
 }
 
+// What is no WebSocket is echoed too.
 function listen({ port }) {
   const handleProtocols = (offered) => (offered.has('chat.v2') ? 'chat.v2' : false);
-  const server = new WebSocketServer({ host: '127.0.0.1', port, perMessageDeflate: { threshold: 0 }, handleProtocols });
-  server.on('connection', (socket, request) => keep(request.url.split('/').pop(), socket));
-  return new Promise((done) => server.on('listening', () => done(server.address().port)));
+  const plain = (request, response) => request.pipe(response);
+  const server = mode === 'tls'
+    ? https.createServer({ cert: fs.readFileSync(cert), key: fs.readFileSync(key) }, plain)
+    : http.createServer(plain);
+  const sockets = new WebSocketServer({ server, perMessageDeflate: { threshold: 0 }, handleProtocols });
+  sockets.on('connection', (socket, request) => keep(request.url.split('/').pop(), socket));
+  return new Promise((done) => server.listen(port, '127.0.0.1', () => done(server.address().port)));
 }
 
 function open({ conn, url, protocols, deflate }) {
-  const { socket } = keep(conn, new WebSocket(url, protocols, { perMessageDeflate: deflates[deflate] }));
+  const { socket } = keep(conn, new Socket(url, protocols, { perMessageDeflate: deflates[deflate] }));
   return new Promise((done, fail) => {
     socket.on('open', () => done());
     socket.on('error', fail);
@@ -51,7 +64,7 @@ async function send({ conn, message, pieces }) {
   }
 }
 
-serve({ pieces: true, pings: true, drop: true, deflate: Object.keys(deflates) }, {
+serve({ pieces: true, pings: true, drop: true, deflate: Object.keys(deflates), transports }, {
   listen,
   open,
   send,

@@ -14,6 +14,7 @@ use tungstenite::http::{HeaderMap, HeaderValue};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{ClientRequestBuilder, Error, Message, WebSocket};
 
 type Failure = Box<dyn StdError + Send + Sync>;
@@ -23,7 +24,10 @@ type Outcome = Result<Value, Failure>;
 static CONNS: LazyLock<Mutex<HashMap<String, Sender<Value>>>> = LazyLock::new(Default::default);
 
 fn main() {
-    println!("{}", json!({"can": {"pieces": true, "pings": true, "drop": true, "deflate": ["off"]}}));
+    let transports = ["ws", "wss/h1"];
+    let can =
+        json!({"pieces": true, "pings": true, "drop": true, "deflate": ["off"], "transports": transports});
+    println!("{}", json!({"can": can}));
     for line in std::io::stdin().lines() {
         let request: Value = serde_json::from_str(&line.expect("a line")).expect("a request");
         match request["verb"].as_str() {
@@ -78,7 +82,7 @@ fn accept(stream: TcpStream) {
         }
         Ok(response)
     };
-    if let Ok(socket) = tungstenite::accept_hdr(stream, choose) {
+    if let Ok(socket) = tungstenite::accept_hdr(MaybeTlsStream::Plain(stream), choose) {
         Conn::keep(name, socket, protocol);
     }
 }
@@ -96,13 +100,15 @@ fn open(request: &Value) -> Outcome {
     for protocol in request["protocols"].as_array().into_iter().flatten() {
         opening = opening.with_sub_protocol(protocol.as_str().unwrap_or_default());
     }
-    let (socket, response) = tungstenite::client(opening, stream)?;
+    let (socket, response) = tungstenite::client_tls(opening, stream)?;
     Conn::keep(text(request, "conn").to_owned(), socket, header(response.headers()).to_owned());
     Ok(Value::Null)
 }
 
+type Socket = WebSocket<MaybeTlsStream<TcpStream>>;
+
 struct Conn {
-    socket: WebSocket<TcpStream>,
+    socket: Socket,
     protocol: String,
     messages: VecDeque<Value>,
     waiting: VecDeque<(Value, Instant)>,
@@ -113,10 +119,10 @@ struct Conn {
 }
 
 impl Conn {
-    fn keep(name: String, socket: WebSocket<TcpStream>, protocol: String) {
+    fn keep(name: String, socket: Socket, protocol: String) {
         let (sender, requests) = channel();
-        socket.get_ref().set_read_timeout(Some(Duration::from_millis(2))).expect("a timeout");
-        socket.get_ref().set_nodelay(true).expect("no delay");
+        tcp(&socket).set_read_timeout(Some(Duration::from_millis(2))).expect("a timeout");
+        tcp(&socket).set_nodelay(true).expect("no delay");
         let conn = Self {
             socket,
             protocol,
@@ -164,7 +170,7 @@ impl Conn {
 
     fn end(&mut self, error: &Error) {
         self.over = true;
-        let _ = self.socket.get_ref().shutdown(Shutdown::Both);
+        let _ = tcp(&self.socket).shutdown(Shutdown::Both);
         if self.closed.is_null() {
             self.closed = json!([1006, error.to_string()]);
         }
@@ -190,7 +196,7 @@ impl Conn {
             }
             "drop" => {
                 self.over = true;
-                self.socket.get_ref().shutdown(Shutdown::Both)?;
+                tcp(&self.socket).shutdown(Shutdown::Both)?;
             }
             "seen" => return Ok(self.seen()),
             verb => return Err(format!("no verb {verb}").into()),
@@ -248,6 +254,14 @@ impl Conn {
             }
             self.waiting.pop_front();
         }
+    }
+}
+
+fn tcp(socket: &Socket) -> &TcpStream {
+    match socket.get_ref() {
+        MaybeTlsStream::Plain(stream) => stream,
+        MaybeTlsStream::Rustls(stream) => &stream.sock,
+        _ => unreachable!("no other TLS is built in"),
     }
 }
 
