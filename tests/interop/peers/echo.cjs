@@ -1,6 +1,10 @@
-// Echo by the npm package ws, for Autobahn: `echo.cjs serve`, or `echo.cjs client URL AGENT`.
+// Echo by the npm package ws, for Autobahn: `echo.cjs serve`, or `echo.cjs client URL AGENT [h2]`.
 'use strict';
 const { WebSocket, WebSocketServer } = require('ws');
+const { Http2WebSocket } = require('./over_http2.cjs');
+
+const [mode, url, agent, version] = process.argv.slice(2);
+const Socket = version === 'h2' ? Http2WebSocket : WebSocket;
 const options = { perMessageDeflate: true, maxPayload: 0 };
 
 function echo(socket) {
@@ -17,7 +21,7 @@ function serve() {
 // Opens a connection and waits for its end; returns the last message.
 function visit(url, take) {
   return new Promise((done) => {
-    const socket = new WebSocket(url, options);
+    const socket = new Socket(url, [], options);
     let last;
     socket.on('message', (data) => (last = data.toString()));
     if (take) echo(socket);
@@ -32,6 +36,5 @@ async function client(url, agent) {
   await visit(`${url}/updateReports?agent=${agent}`);
 }
 
-const [mode, url, agent] = process.argv.slice(2);
 if (mode === 'serve') serve();
-else client(url, agent);
+else client(url, agent).then(() => process.exit());
