@@ -312,6 +312,10 @@ async def accepts(port):
     return True
 
 
+def free_port():
+    return free_ports(1)[0]
+
+
 def free_ports(count):
     """Ports that nobody listens on."""
     with contextlib.ExitStack() as stack:

@@ -138,10 +138,12 @@ function fail({ message }) {
 
 const flags = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
   '--disable-background-networking', '--disable-component-update',
-  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'];
+  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost'];
 
 async function main() {
-  const browser = await chromium.launch({ executablePath: process.argv[2], args: flags });
+  const [executablePath, key] = process.argv.slice(2);
+  const args = [...flags, `--ignore-certificate-errors-spki-list=${key}`];
+  const browser = await chromium.launch({ executablePath, args });
   const page = await browser.newPage();
   await page.addInitScript(watch);
   page.setDefaultTimeout(PATIENCE);
