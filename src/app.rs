@@ -210,9 +210,10 @@ impl Running {
 async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, watch: Watch) {
     let client = accepted.client;
     let snapshot = proxy.snapshot.load_full();
-    let Ready { listen, tls } = &*settings;
+    let Ready { listen, tls, handshakes } = &*settings;
     let limit = listen.http.header_timeout;
-    let ready = ready(accepted, &listen.socket, tls.as_deref(), &snapshot.real_ip, limit);
+    let tls = tls.as_deref().map(|tls| (tls, handshakes));
+    let ready = ready(accepted, &listen.socket, tls, &snapshot.real_ip, limit);
     let (stream, connection) = match ready.await {
         Ok((stream, connection)) => (stream, Arc::new(connection)),
         Err(error) => return proxy.not_ready(&error, client, watch),

@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod connection;
+pub mod handshakes;
 pub mod slots;
 pub mod socket;
 
@@ -38,6 +39,8 @@ pub struct Tls {
     pub server: tls::server::Settings,
     /// From the connection's opening, or its PROXY header, to the end of the handshake.
     pub handshake_timeout: Duration,
+    /// Handshakes at once, from the client's whole first message to the end; more wait for their turn.
+    pub max_handshakes: u32,
 }
 
 /// A connection that was accepted.

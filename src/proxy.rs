@@ -101,7 +101,7 @@ impl Proxy {
             // Ports are looked at all the time, and there is nothing to explain.
             NotReady::Silent => return,
             NotReady::Untrusted => StatusCode::FORBIDDEN,
-            NotReady::TooSlow | NotReady::HandshakeTooSlow => StatusCode::REQUEST_TIMEOUT,
+            NotReady::TooSlow | NotReady::HandshakeTooSlow | NotReady::GaveWay => StatusCode::REQUEST_TIMEOUT,
             NotReady::ProxyHeader(_) | NotReady::Handshake(_) | NotReady::Io(_) => StatusCode::BAD_REQUEST,
         };
         self.unasked(status, &error.to_string(), client, watch);

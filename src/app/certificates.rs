@@ -3,6 +3,7 @@
 
 use super::Running;
 use crate::config::Listen;
+use crate::listener::handshakes::Handshakes;
 use crate::proxy::snapshot::Snapshot;
 use crate::tls::problem::Problem;
 use crate::tls::server::Config;
@@ -19,6 +20,8 @@ pub struct Ready {
     pub listen: Listen,
     /// What handshakes are made with; `None`: there are none.
     pub tls: Option<Arc<Config>>,
+    /// Places for handshakes.
+    pub handshakes: Handshakes,
 }
 
 /// Certificate files of a listener or an upstream that cannot be used.
@@ -43,21 +46,26 @@ impl std::error::Error for CertificateError {}
 
 impl Ready {
     /// Reads the certificates of a listener, if it has any. Clients resume the sessions that they had
-    /// with `previous`. It blocks for as long as files take to read.
+    /// with `previous`, and handshakes under way go on counting. It blocks for as long as files take to
+    /// read.
     ///
     /// # Errors
     /// Files that cannot be used.
-    pub fn read(listen: &Listen, previous: Option<&Config>) -> Result<Self, CertificateError> {
-        let tls = listen.socket.tls.as_ref().map(|tls| Config::load(&tls.server, previous)).transpose();
+    pub fn read(listen: &Listen, previous: Option<&Self>) -> Result<Self, CertificateError> {
+        let config = previous.and_then(|previous| previous.tls.as_deref());
+        let tls = listen.socket.tls.as_ref().map(|tls| Config::load(&tls.server, config)).transpose();
         let owner = format!("listen {}", listen.socket.address);
         let tls = tls.map_err(|problems| CertificateError { owner, problems })?;
-        Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new) })
+        let most = listen.socket.tls.as_ref().map_or(0, |tls| tls.max_handshakes as usize);
+        let before = previous.map(|previous| &previous.handshakes).filter(|before| before.most() == most);
+        let handshakes = before.cloned().unwrap_or_else(|| Handshakes::new(most));
+        Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new), handshakes })
     }
 
     /// The same, on a thread that may block.
     pub(super) async fn read_aside(
         listen: &Listen,
-        previous: Option<Arc<Config>>,
+        previous: Option<Arc<Self>>,
     ) -> Result<Self, CertificateError> {
         let listen = listen.clone();
         let read = spawn_blocking(move || Self::read(&listen, previous.as_deref())).await;
@@ -143,7 +151,7 @@ impl Running {
             }
             let files: Vec<_> = tls.sources().paths().map(ToOwned::to_owned).collect();
             let seen = Sources::of(files.iter().map(|path| path.as_path()));
-            match Ready::read_aside(&ready.listen, Some(Arc::clone(tls))).await {
+            match Ready::read_aside(&ready.listen, Some(Arc::clone(&ready))).await {
                 Ok(fresh) => {
                     fresh.announce();
                     active.settings.store(Arc::new(fresh));

@@ -70,7 +70,7 @@ impl Running {
         for listen in &config.listeners {
             let mut active = self.listeners.iter().filter(|active| active.address == listen.socket.address);
             if let Some(active) = active.next() {
-                kept.push(Ready::read_aside(listen, active.settings.load().tls.clone()).await?);
+                kept.push(Ready::read_aside(listen, Some(active.settings.load_full())).await?);
             }
         }
         Ok(kept)

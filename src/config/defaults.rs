@@ -74,6 +74,9 @@ pub(super) const MIN_VERSION: MinVersion = MinVersion::Tls12;
 /// A handshake is two round trips and two signatures; lost packets are sent again within about 1, 3 and 7 s.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = secs(15);
 
+/// MAXHANDSHAKES
+pub(super) const MAX_HANDSHAKES: u32 = 1024;
+
 /// Browsers ask their users for a certificate wherever a server asks for one.
 pub(super) const CLIENT_AUTH: Ask = Ask::No;
 

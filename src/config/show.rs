@@ -99,6 +99,7 @@ fn tls(out: &mut Out, tls: &listener::Tls) {
     }
     out.set("min_version", text(word_for(words::MIN_VERSION, &server.min_version)));
     out.set("handshake_timeout", time(tls.handshake_timeout));
+    out.set("max_handshakes", tls.max_handshakes);
 }
 
 fn tcp(out: &mut Out, tcp: &TcpOptions) {

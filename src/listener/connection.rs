@@ -1,7 +1,8 @@
 //! Owns what comes before HTTP on a connection: the header of the PROXY protocol, the handshake of TLS. It must not know
 //! requests.
 
-use super::slots::Slot;
+use super::handshakes::Handshakes;
+use super::slots::{Slot, Wanted};
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
 use crate::io::Stream;
@@ -59,19 +60,28 @@ pub enum NotReady {
     /// The handshake did not come to its end.
     #[error("TLS handshake not complete within handshake_timeout")]
     HandshakeTooSlow,
+    /// It kept the proxy waiting while others wanted its place.
+    #[error("nothing came of it, and others wanted its place")]
+    GaveWay,
     /// The socket broke.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Makes a connection ready, within `limit`.
+impl From<Wanted> for NotReady {
+    fn from(_: Wanted) -> Self {
+        Self::GaveWay
+    }
+}
+
+/// Makes a connection ready: each step within `limit`, the handshake within its own.
 ///
 /// # Errors
 /// It is to be closed.
 pub async fn ready(
     accepted: Accepted,
     settings: &Settings,
-    tls: Option<&server::Config>,
+    tls: Option<(&server::Config, &Handshakes)>,
     real_ip: &real_ip::Settings,
     limit: Duration,
 ) -> Result<(Stream, Connection), NotReady> {
@@ -81,28 +91,68 @@ pub async fn ready(
         let _ = settings.tcp.apply(stream);
     }
     let mut connection = Connection { peer: client, local: stream.local_addr(), tls: None, slot };
+    let mut waited = Duration::ZERO;
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
             return Err(NotReady::Untrusted);
         }
-        let header = timeout(limit, proxy_header(&mut stream)).await.map_err(|_| NotReady::TooSlow)??;
+        let header = connection.slot.spare(&mut waited, proxy_header(&mut stream));
+        let header = timeout(limit, header).await.map_err(|_| NotReady::TooSlow)???;
         if let Header::Proxied { source, destination } = header {
             connection.peer = real_ip.peer(client, Some(source));
             connection.local = Some(destination);
         }
     }
-    if let (Some(config), Some(tls)) = (tls, &settings.tls) {
-        let handshake = timeout(tls.handshake_timeout, server::accept(stream, config));
-        let stream = match handshake.await.map_err(|_| NotReady::HandshakeTooSlow)? {
-            Ok(stream) => stream,
-            Err((HandshakeError::Silent, _)) => return Err(NotReady::Silent),
-            Err((error, stream)) => return Err(turn_away(error, stream).await),
-        };
-        let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));
-        connection.tls = Some(Box::new(Secured { session, client }));
-        return Ok((Stream::Layered(Box::new(stream)), connection));
+    if let (Some((config, handshakes)), Some(tls)) = (tls, &settings.tls) {
+        let handshake = secure(stream, config, handshakes, &connection.slot, waited);
+        let (stream, secured) =
+            timeout(tls.handshake_timeout, handshake).await.map_err(|_| NotReady::HandshakeTooSlow)??;
+        connection.tls = Some(Box::new(secured));
+        return Ok((stream, connection));
     }
-    Ok((stream, connection))
+    let first = connection.slot.spare(&mut waited, stream.look(1, |seen| Some(seen.is_empty())));
+    match timeout(limit, first).await.map_err(|_| NotReady::Silent)?? {
+        Ok(false) => Ok((stream, connection)),
+        Ok(true) | Err(_) => Err(NotReady::Silent),
+    }
+}
+
+/// Shakes hands. Half of a first message costs no more than its socket: nothing is read before all of
+/// it is there, and it takes no place.
+async fn secure(
+    mut stream: Stream,
+    config: &server::Config,
+    handshakes: &Handshakes,
+    slot: &Slot,
+    mut waited: Duration,
+) -> Result<(Stream, Secured), NotReady> {
+    // What is wrong with a message that breaks off is found by whoever reads it.
+    let _ = slot.spare(&mut waited, stream.look(HELLO, is_whole)).await?;
+    match handshakes.lead(slot, &mut waited, server::accept(stream, config)).await? {
+        Ok(stream) => {
+            let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));
+            Ok((Stream::Layered(Box::new(stream)), Secured { session, client }))
+        }
+        Err((HandshakeError::Silent, _)) => Err(NotReady::Silent),
+        Err((error, stream)) => Err(turn_away(error, stream).await),
+    }
+}
+
+/// The most of a first message of TLS that is waited for without reading it: those of browsers take 600
+/// bytes, with a key share for after quantum computers 1,800.
+const HELLO: usize = 4 * 1024;
+
+/// Whether the first record of TLS is there (RFC 8446 5.1), which a ClientHello fits into, or something
+/// that is none.
+fn is_whole(seen: &[u8]) -> Option<()> {
+    match *seen {
+        [0x16, _, _, high, low, ref rest @ ..] => {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            (rest.len() >= length || seen.len() >= HELLO).then_some(())
+        }
+        [0x16, ..] => None,
+        _ => Some(()),
+    }
 }
 
 /// Tells a client that speaks plain HTTP to a port of TLS (nginx, error 497).
@@ -135,6 +185,18 @@ async fn proxy_header(stream: &mut Stream) -> Result<Header, NotReady> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_record_is_waited_for() {
+        let record = [&[0x16, 3, 1, 0, 3][..], b"abc"].concat();
+        for end in 1..record.len() {
+            assert_eq!(is_whole(&record[..end]), None, "{end}");
+        }
+        assert_eq!(is_whole(&record), Some(()));
+        let large = [&[0x16, 3, 1, 0xff, 0xff][..], &[0; HELLO - 5]].concat();
+        assert_eq!((is_whole(&large[1..]), is_whole(&large[..HELLO - 1])), (Some(()), None));
+        assert_eq!([&large[..], b"", b"G", b"\x15"].map(is_whole), [Some(()); 4]);
+    }
 
     #[test]
     fn a_plain_connection_is_small() {

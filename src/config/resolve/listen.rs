@@ -72,13 +72,15 @@ fn tls(table: &Table<'_>, spoken: Option<Protocols>) -> Option<Tls> {
     let client_auth = client_auth(table);
     let min_version = table.get("min_version", word(words::MIN_VERSION)).unwrap_or(defaults::MIN_VERSION);
     let handshake_timeout = table.get("handshake_timeout", duration).unwrap_or(defaults::HANDSHAKE_TIMEOUT);
+    let max_handshakes = table.get("max_handshakes", integer(1..=MOST_HANDSHAKES));
+    let max_handshakes = max_handshakes.unwrap_or(defaults::MAX_HANDSHAKES);
     let mut pairs = pairs?.into_iter();
     let default = pairs.next()?;
     let Protocols { http1, http2 } = spoken.unwrap_or(defaults::PROTOCOLS_OVER_TLS);
     let alpn = [http2.then_some(Alpn::H2), http1.then_some(Alpn::Http1)].into_iter().flatten().collect();
     let others = pairs.collect();
     let server = server::Settings { default, others, client_auth: client_auth?, min_version, alpn };
-    Some(Tls { server, handshake_timeout })
+    Some(Tls { server, handshake_timeout, max_handshakes })
 }
 
 fn pair(table: &Table<'_>) -> Option<Pair> {
@@ -154,6 +156,9 @@ const HEADER_SIZES: RangeInclusive<usize> = 8 * 1024..=1024 * 1024;
 
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux, which counts in seconds.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// More than a process has open files, on most systems.
+const MOST_HANDSHAKES: u32 = 1_048_576;
 
 /// `MAX_TCP_KEEPCNT` of Linux.
 const MOST_PROBES: u32 = 127;
