@@ -3,6 +3,7 @@
 pub mod headers;
 pub mod respond;
 pub mod serve;
+pub mod upload;
 
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// From a request's end to the beginning of the next (nginx, `keepalive_timeout`).
     pub keepalive_timeout: Duration,
+    /// How long a client may send none of a request's body, or take none of its answer, while it is
+    /// waited for (nginx, `client_body_timeout` and `send_timeout`); `None`: never ended for it.
+    pub body_timeout: Option<Duration>,
     /// Largest head of a request, in bytes, 8 KiB at least (nginx, `large_client_header_buffers`).
     pub max_header_size: usize,
 }

@@ -15,6 +15,7 @@ use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::respond::{Body, full};
 use crate::http::serve::{Refusal, Upgrade};
+use crate::http::upload::Upload;
 use crate::limit::connections::Permit;
 use crate::limit::{Door, Limit, Refused};
 use crate::listener::connection::{Connection, NotReady};
@@ -63,6 +64,7 @@ impl Proxy {
     ) -> Response<Body> {
         let upgrade = Upgrade::of(&mut request);
         let (parts, body) = request.into_parts();
+        let body = upgrade.upload(body);
         // Of an absolute form and of HTTP/2 it is in the target (RFC 9112 3.2.2, RFC 9113 8.3.1),
         // perhaps with a name and a password, which are nobody's.
         let asked = parts.uri.authority().and_then(|authority| authority.as_str().rsplit('@').next());
@@ -117,6 +119,9 @@ impl Proxy {
             Refusal::TooSlow => {
                 (StatusCode::REQUEST_TIMEOUT, "request head not complete within header_timeout")
             }
+            Refusal::GaveWay => {
+                (StatusCode::REQUEST_TIMEOUT, "nothing came of it, and others wanted its place")
+            }
         };
         self.unasked(status, reason, client, watch);
     }
@@ -148,7 +153,7 @@ impl Proxy {
         snapshot: &Arc<Snapshot>,
         route: &Arc<Route>,
         inbound: Inbound,
-        body: Incoming,
+        body: Upload,
         client: Upgrade,
         mut guard: Guard,
         watch: Watch,
@@ -180,6 +185,7 @@ impl Proxy {
             Err(failure) => return reject::with_status(&failure, guard),
         };
         if wish == Wish::Http {
+            guard.follow(client.fate());
             return match forward::forward(route, upstream, &inbound, body, guard, watch).await {
                 Ok(response) => response,
                 Err((failure, guard)) => reject::with_status(&failure, guard),

@@ -5,7 +5,9 @@ mod support;
 use holdline::health::Availability;
 use holdline::outcome::{Who, Why};
 use std::time::Duration;
-use support::{Proxy, Puppet, nobody, route, upstream, with_listen};
+use support::{PATIENCE, Proxy, Puppet, nobody, route, upstream, with_listen};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::{sleep, timeout};
 
 #[tokio::test]
 async fn a_request_and_its_response_pass() {
@@ -424,4 +426,59 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let mut server = puppet.accept().await;
     server.head().await;
     assert_eq!(server.bytes(8).await, b"of eight");
+}
+
+/// A proxy that does not wait long for bodies.
+async fn impatient(server: std::net::SocketAddr) -> Proxy {
+    let rest = format!("{}\n{}", route(""), upstream(&[server], ""));
+    let listen = "address = \"127.0.0.1:0\"\nbody_timeout = \"300ms\"";
+    Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_waited_for_no_longer_than_body_timeout() {
+    let puppet = Puppet::new().await;
+    let mut proxy = impatient(puppet.address()).await;
+    let mut client = proxy.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    assert!(client.head().await.starts_with("HTTP/1.1 408"));
+    assert_eq!(server.rest().await, b"begun", "the upstream is left");
+    let report = proxy.report().await;
+    assert_eq!(
+        (report.0.status, &*report.1.ending.reason),
+        (408, "nothing of the request's body came within body_timeout")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_held_no_longer_than_body_timeout() {
+    let puppet = Puppet::new().await;
+    let mut proxy = impatient(puppet.address()).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    let flood = async { while server.stream.write_all(&[0; 65_536]).await.is_ok() {} };
+    timeout(PATIENCE, flood).await.expect("an end in time");
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_its_time_is_not_the_clients_fault() {
+    let puppet = Puppet::new().await;
+    let proxy = impatient(puppet.address()).await;
+    let mut client = proxy.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    sleep(Duration::from_millis(900)).await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbe").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    sleep(Duration::from_millis(900)).await;
+    server.write("en").await;
+    assert_eq!(client.bytes(4).await, b"been");
 }

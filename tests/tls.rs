@@ -6,6 +6,7 @@ mod support;
 
 use holdline::app::ReloadError;
 use holdline::config::Config;
+use holdline::listener::slots::PATIENCE;
 use holdline::outcome::{Who, Why};
 use holdline::tls::certs::Pair;
 use http::Request;
@@ -14,11 +15,12 @@ use support::certificates::{Authority, Folder, Issued, of, provider};
 use support::http2::Http2;
 use support::{Proxy, Puppet, Raw, echo, opening, route, upstream};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection};
 
 /// A proxy with a certificate for `a.test`, and whoever vouches for it.
 struct Site {
@@ -202,4 +204,60 @@ async fn a_plain_request_over_tls() {
     let mut client = Http2::over(site.connect(client).await.unwrap()).await;
     let response = client.ask(Request::get("https://a.test/").body(()).unwrap()).await;
     assert_eq!(response.status(), 200);
+}
+
+/// The first message of a client, whole.
+fn hello(site: &Site) -> Vec<u8> {
+    let name = ServerName::try_from("a.test").unwrap();
+    let mut client = ClientConnection::new(Arc::new(site.ca.client()), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test]
+async fn half_a_first_message_takes_no_place_among_handshakes() {
+    let site = Site::new("max_handshakes = 1", "", echo().await).await;
+    let hello = hello(&site);
+    let mut halves = Vec::new();
+    for length in [0, 1, 5, 100, hello.len() - 1] {
+        let mut half = site.proxy.connect().await;
+        half.write(&hello[..length]).await;
+        halves.push(half);
+    }
+    // Nobody has to give way: that would take 2 s.
+    let began = Instant::now();
+    for _ in 0..3 {
+        site.open().await.echo("past all of them").await;
+    }
+    assert!(began.elapsed() < PATIENCE);
+    // They are good for what they have begun.
+    let mut last = halves.pop().unwrap();
+    last.write(&hello[hello.len() - 1..]).await;
+    assert_eq!(last.bytes(1).await, [0x16], "a ServerHello");
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_gives_its_place_to_others() {
+    let mut site = Site::new("max_handshakes = 1", "", echo().await).await;
+    let mut stalled = site.proxy.connect().await;
+    stalled.write(hello(&site)).await;
+    assert_eq!(stalled.bytes(1).await, [0x16], "it has the place");
+    site.open().await.echo("in its place").await;
+    stalled.rest().await;
+    let reason = site.proxy.report().await.1.ending.reason.to_string();
+    assert_eq!(reason, "nothing came of it, and others wanted its place");
+}
+
+#[tokio::test]
+async fn who_shakes_hands_and_asks_nothing_is_sent_away() {
+    let site = Site::new("", "", echo().await).await;
+    let address = "127.0.0.1:0\"\nheader_timeout = \"200ms\"\nkeepalive_timeout = \"600s";
+    let proxy = Proxy::with(&text(address, &site.pair, "", &site.rest)).await;
+    let site = Site { proxy, ..site };
+    for alpn in [&b"http/1.1"[..], b"h2"] {
+        let mut client = site.ca.client();
+        client.alpn_protocols = vec![alpn.to_vec()];
+        Raw::new(site.connect(client).await.unwrap()).rest().await;
+    }
 }

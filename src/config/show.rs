@@ -73,6 +73,7 @@ fn listen(out: &mut Out, listen: &Listen) {
     out.set("protocols", list(spoken.map(|(_, protocol)| text(word_for(words::PROTOCOL, &protocol)))));
     out.set("header_timeout", time(listen.http.header_timeout));
     out.set("keepalive_timeout", time(listen.http.keepalive_timeout));
+    out.set("body_timeout", or_off(listen.http.body_timeout, time));
     out.set("max_header_size", text(write_size(listen.http.max_header_size as u64)));
     tcp(out, &listen.socket.tcp);
     match &listen.socket.tls {

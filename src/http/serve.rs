@@ -2,14 +2,18 @@
 //! end.
 
 mod activity;
+mod frames;
 mod h2;
 
 use super::respond::{self, Body};
+use super::upload::Upload;
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::{Arrivals, Stream};
 use crate::stall::{is_late, timeout};
+pub use activity::Fate;
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
+use frames::Frames;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -46,25 +50,38 @@ pub enum Refusal {
     TooLarge,
     /// Its head did not come to its end within `header_timeout`; there is no answer.
     TooSlow,
+    /// It kept the proxy waiting while others wanted its place; there is no answer.
+    GaveWay,
 }
 
 /// Serves the requests of a connection until it ends, becomes a tunnel or drains. `refused` is told
-/// of what did not become a request.
-pub async fn serve<F, A, R>(mut stream: Stream, settings: &Settings, watch: Watch, answer: F, refused: R)
-where
+/// of what did not become a request; `wanted` tells whether one that keeps the proxy waiting is to go
+/// for others' sake, and since when it has to wait for that.
+pub async fn serve<F, A, R>(
+    mut stream: Stream,
+    settings: &Settings,
+    watch: Watch,
+    answer: F,
+    refused: R,
+    wanted: (Duration, impl Fn() -> bool),
+) where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>> + Send + 'static,
     R: Fn(Refusal),
 {
+    let (patience, wanted) = wanted;
     // A connection costs some 10 KB once hyper has it: not before its first byte is there.
     let version = timeout(settings.header_timeout, version(&mut stream, settings.protocols)).await;
     let Ok(Ok(version)) = version else { return };
     let activity = Arc::new(Activity::new(version == Version::Http1));
-    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
+    let frames = (version == Version::Http2).then(Frames::default);
+    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity), frames });
+    let body_timeout = settings.body_timeout;
     let service = service_fn(|mut request: Request<Incoming>| {
         let exchange = Arc::new(Exchange::begin(&activity));
         let opens = version == Version::Http2 && h2::from_http2(&mut request);
         request.extensions_mut().insert(Arc::clone(&exchange));
+        request.extensions_mut().insert(BodyTimeout(body_timeout));
         let answer = answer(request);
         async move {
             let mut response = answer.await;
@@ -72,20 +89,24 @@ where
             if version == Version::Http2 {
                 h2::to_http2(&mut response, opens);
             }
-            Ok::<_, Infallible>(response.map(|body| Counted { body, _exchange: exchange }))
+            Ok::<_, Infallible>(response.map(|body| Counted::new(body, exchange)))
         }
     });
     // What was accepted while the proxy ends has its one request served.
     let draining = watch.phase() != Phase::Serving;
+    let judge = || match activity.verdict(settings) {
+        Verdict::Fine | Verdict::Idle if activity.waits_since(patience) && wanted() => Verdict::GivesWay,
+        verdict => verdict,
+    };
     let ended = match version {
         Version::Http1 => {
             let connection = http1(settings, !draining).serve_connection(io, service).with_upgrades();
-            drive(connection, http1::UpgradeableConnection::graceful_shutdown, &activity, settings, watch)
-                .await
+            let shut_down = http1::UpgradeableConnection::graceful_shutdown;
+            drive(connection, shut_down, &judge, settings, watch, version).await
         }
         Version::Http2 => {
             let connection = http2(settings).serve_connection(io, service);
-            drive(connection, http2::Connection::graceful_shutdown, &activity, settings, watch).await
+            drive(connection, http2::Connection::graceful_shutdown, &judge, settings, watch, version).await
         }
     };
     ended.into_iter().for_each(refused);
@@ -142,18 +163,23 @@ fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {
 async fn drive<C>(
     connection: C,
     shut_down: impl Fn(Pin<&mut C>),
-    activity: &Activity,
+    judge: impl Fn() -> Verdict,
     settings: &Settings,
     mut watch: Watch,
+    version: Version,
 ) -> Option<Refusal>
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut draining = watch.phase() != Phase::Serving && activity.has_heads;
+    let mut draining = watch.phase() != Phase::Serving && version == Version::Http1;
     tokio::pin!(connection);
     // Often enough for whichever timeout runs, rarely enough to cost nothing.
-    let check = (settings.header_timeout.min(settings.keepalive_timeout) / 4).max(Duration::from_millis(10));
+    let shortest = settings.header_timeout.min(settings.keepalive_timeout);
+    let shortest = settings.body_timeout.map_or(shortest, |body| body.min(shortest));
+    let check = (shortest / 4).max(Duration::from_millis(10));
     let (mut due, mut excused) = (Instant::now() + check, false);
+    // When the client was told that it may go.
+    let mut told: Option<Instant> = None;
     let mut end = watch.clone();
     loop {
         tokio::select! {
@@ -169,12 +195,22 @@ where
                 let late = due.elapsed();
                 excused = !excused && is_late(late);
                 due = Instant::now() + if excused { late.min(check) } else { check };
-                match activity.verdict(settings) {
+                match judge() {
                     // Some of it may not even have been heard of.
                     _ if excused => {}
-                    Verdict::Fine => {}
-                    Verdict::Idle => shut_down(connection.as_mut()),
+                    Verdict::Fine => told = None,
+                    // Of HTTP/2 the end is waited for, which not every client cares to answer.
+                    Verdict::Idle if told.is_some_and(|told| told.elapsed() >= settings.header_timeout) => {
+                        return None;
+                    }
+                    Verdict::Idle => {
+                        told.get_or_insert_with(Instant::now);
+                        shut_down(connection.as_mut());
+                    }
                     Verdict::TooSlow => return Some(Refusal::TooSlow),
+                    Verdict::GivesWay => return Some(Refusal::GaveWay),
+                    // Its requests have reports of their own.
+                    Verdict::Stalled => return None,
                 }
             }
         }
@@ -190,11 +226,16 @@ fn refusal(error: &hyper::Error) -> Option<Refusal> {
     }
 }
 
+/// What a request is told of its listener.
+#[derive(Clone, Copy)]
+struct BodyTimeout(Option<Duration>);
+
 /// The connection, or the stream of HTTP/2, that a request came over: a tunnel once it is answered
 /// so.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     on: OnUpgrade,
+    body_timeout: Option<Duration>,
     exchange: Option<Arc<Exchange>>,
 }
 
@@ -202,7 +243,24 @@ impl Upgrade {
     /// That of a request.
     #[must_use]
     pub fn of(request: &mut Request<Incoming>) -> Self {
-        Self { on: hyper::upgrade::on(&mut *request), exchange: request.extensions_mut().remove() }
+        let body_timeout = request.extensions_mut().remove().and_then(|BodyTimeout(limit)| limit);
+        Self {
+            on: hyper::upgrade::on(&mut *request),
+            body_timeout,
+            exchange: request.extensions_mut().remove(),
+        }
+    }
+
+    /// What is going to become of the connection.
+    #[must_use]
+    pub fn fate(&self) -> Option<Fate> {
+        self.exchange.as_ref().and_then(|exchange| exchange.fate())
+    }
+
+    /// A request's body, with the patience that its listener has for it.
+    #[must_use]
+    pub fn upload(&self, body: Incoming) -> Upload {
+        Upload::new(body, self.body_timeout)
     }
 
     /// Waits until the answer is written; then the stream, and what was read from it ahead. The

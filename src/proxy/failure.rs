@@ -1,6 +1,7 @@
 //! Owns the failures of a request, and the one place where they become statuses, close codes and
 //! causes.
 
+use crate::http::upload::TooSlow;
 use crate::limit::{Limit, Refused};
 use crate::outcome::{Ending, Who, Why};
 use crate::route::PathError;
@@ -37,6 +38,9 @@ pub enum Failure {
     /// Its body is over `max_body_size`.
     #[error("the request's body is over max_body_size")]
     BodyTooLarge,
+    /// Its body stood still for `body_timeout`.
+    #[error("{0}")]
+    BodyTooSlow(TooSlow),
     /// Its body broke off.
     #[error("client left before the end of the request's body")]
     BodyBroken,
@@ -73,6 +77,9 @@ impl Failure {
     /// Why an endpoint that was asked gave no answer; the fault may be the client's.
     #[must_use]
     pub fn of_exchange(error: ExchangeError) -> Self {
+        if let Some(Some(slow)) = error.body_error::<TooSlow>() {
+            return Self::BodyTooSlow(*slow);
+        }
         match error.body_error::<LengthLimitError>() {
             Some(Some(_)) => Self::BodyTooLarge,
             Some(None) => Self::BodyBroken,
@@ -83,7 +90,7 @@ impl Failure {
     /// Whether the client is at fault, and no endpoint.
     #[must_use]
     pub fn is_of_client(&self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::BodyBroken)
+        matches!(self, Self::BodyTooLarge | Self::BodyTooSlow(_) | Self::BodyBroken)
     }
 
     /// What the client is answered.
@@ -99,6 +106,7 @@ impl Failure {
             }
             Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken => CLIENT_LEFT,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -171,6 +179,7 @@ impl Failure {
             | Self::NoRoute => (Who::Proxy, Why::Refused),
             Self::Limit(_) => (Who::Proxy, Why::Limit),
             Self::BodyTooLarge => (Who::Proxy, Why::TooBig),
+            Self::BodyTooSlow(_) => (Who::Proxy, Why::Refused),
             Self::BodyBroken => (Who::Client, Why::Eof),
             Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
             Self::NotConnected(error) if error.is_own() => (Who::Proxy, Why::Unreachable),

@@ -8,6 +8,7 @@ use super::snapshot::Route;
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
+use crate::http::upload::Upload;
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::pool::Limits;
@@ -27,7 +28,7 @@ pub(super) async fn forward(
     route: &Arc<Route>,
     upstream: &Arc<Upstream>,
     inbound: &Inbound,
-    body: Incoming,
+    body: Upload,
     mut guard: Guard,
     watch: Watch,
 ) -> Result<Response<respond::Body>, (Failure, Guard)> {
@@ -49,7 +50,7 @@ pub(super) async fn forward(
         let body = match body.take() {
             Some(body) => match limit {
                 Some(most) => Limited::new(body, most).boxed_unsync(),
-                None => body.map_err(Into::into).boxed_unsync(),
+                None => body.boxed_unsync(),
             },
             None => full(Bytes::new()),
         };

@@ -5,6 +5,7 @@ use super::failure::CLIENT_LEFT;
 use super::snapshot::Snapshot;
 use crate::addr::ClientAddr;
 use crate::drain::{Phase, Watch};
+use crate::http::serve::Fate;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::report::{ConnectionId, Report, redact};
@@ -174,6 +175,8 @@ pub struct Guard {
     started: Instant,
     log: Arc<AccessLog>,
     watch: Watch,
+    /// Of an exchange that is to be no tunnel.
+    fate: Option<Fate>,
 }
 
 impl Guard {
@@ -208,7 +211,7 @@ impl Guard {
             extensions: None,
             unlogged: false,
         };
-        Self { report: Some(Box::new(report)), started: Instant::now(), log, watch }
+        Self { report: Some(Box::new(report)), started: Instant::now(), log, watch, fate: None }
     }
 
     /// What is known, to be added to.
@@ -225,9 +228,17 @@ impl Guard {
     pub fn broken_off(&self, by_client: &str) -> Ending {
         let (who, why, reason) = match self.watch.phase() {
             Phase::Expired => (Who::Proxy, Why::Shutdown, "cut at the end of shutdown_grace"),
+            _ if self.fate.as_ref().is_some_and(Fate::is_stalled) => {
+                (Who::Client, Why::SendTimeout, "client took nothing of the response for body_timeout")
+            }
             _ => (Who::Client, Why::Eof, by_client),
         };
         Ending { reason: reason.into(), ..Ending::new(who, why) }
+    }
+
+    /// The exchange is to be no tunnel, and comes over this connection.
+    pub fn follow(&mut self, fate: Option<Fate>) {
+        self.fate = fate;
     }
 
     /// Writes the report of a tunnel.

@@ -49,6 +49,7 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
         protocols: spoken.unwrap_or(default),
         header_timeout: table.get("header_timeout", duration).unwrap_or(defaults::HEADER_TIMEOUT),
         keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
+        body_timeout: table.get("body_timeout", off_or(duration)).unwrap_or(defaults::BODY_TIMEOUT),
         max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
     };
     let proxy_protocol = table.get("proxy_protocol", word(words::PROXY_PROTOCOL));

@@ -3,11 +3,12 @@
 
 use super::super::Settings;
 use super::super::respond::Body;
+use super::frames::Frames;
 use crate::io::Stream;
 use hyper::body::{Bytes, Frame, SizeHint};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,22 +19,45 @@ use tokio::time::Instant;
 /// bytes come, and its exchanges. Moments are milliseconds since it was accepted.
 #[derive(Debug)]
 pub(super) struct Activity {
-    /// Heads come one behind the other, and their first bytes are seen. Those of HTTP/2 come in
-    /// frames, of which other kinds come too.
+    /// Heads come one behind the other, and the first bytes of one end the idle time. Those of HTTP/2
+    /// come beside requests under way.
     pub(super) has_heads: bool,
     accepted: Instant,
     exchanges: AtomicU32,
+    /// How many of them wait for the client to take what is there of an answer.
+    stalled: AtomicU32,
+    /// When one of them last went on.
+    moved: AtomicU64,
     /// When a head began to come; 0: none is coming.
     head_since: AtomicU64,
+    /// 0: nothing was ever asked.
     idle_since: AtomicU64,
+    /// It ended as the client took nothing.
+    cut: Fate,
+}
+
+/// What became of the connection that a request came over.
+#[derive(Clone, Debug, Default)]
+pub struct Fate(Arc<AtomicBool>);
+
+impl Fate {
+    /// It was cut, as the client took nothing of what there was for `body_timeout`.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 pub(super) enum Verdict {
     Fine,
-    /// Nothing was asked for `keepalive_timeout`.
+    /// Nothing was asked for `keepalive_timeout`, or for `header_timeout` since the beginning.
     Idle,
     /// A head did not come to its end within `header_timeout`.
     TooSlow,
+    /// It keeps the proxy waiting, and others want its place.
+    GivesWay,
+    /// Answers were not taken for `body_timeout`, and there is nothing else.
+    Stalled,
 }
 
 impl Activity {
@@ -43,8 +67,11 @@ impl Activity {
             has_heads,
             accepted: Instant::now(),
             exchanges: AtomicU32::new(0),
+            stalled: AtomicU32::new(0),
+            moved: zero(),
             head_since: zero(),
             idle_since: zero(),
+            cut: Fate::default(),
         }
     }
 
@@ -53,24 +80,51 @@ impl Activity {
         self.accepted.elapsed().as_millis() as u64 + 1
     }
 
-    fn bytes_came(&self) {
-        let is_idle = || self.exchanges.load(Ordering::Relaxed) == 0;
-        if self.has_heads && is_idle() && self.head_since.load(Ordering::Relaxed) == 0 {
+    fn bytes_came(&self, bytes: &[u8], frames: &mut Option<Frames>) {
+        let is_coming = || self.head_since.load(Ordering::Relaxed) > 0;
+        if let Some(frames) = frames {
+            let was_whole = frames.pass(bytes);
+            match frames.is_half() {
+                false => self.head_since.store(0, Ordering::Relaxed),
+                true if was_whole || !is_coming() => self.head_since.store(self.now(), Ordering::Relaxed),
+                true => {}
+            }
+        } else if !self.is_busy() && !is_coming() {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.exchanges.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn verdict(&self, settings: &Settings) -> Verdict {
-        if self.exchanges.load(Ordering::Relaxed) > 0 {
-            return Verdict::Fine;
-        }
+        let read = |moment: &AtomicU64| moment.load(Ordering::Relaxed);
         let over = |since: u64, limit: Duration| self.now().saturating_sub(since) >= limit.as_millis() as u64;
-        match self.head_since.load(Ordering::Relaxed) {
-            0 if over(self.idle_since.load(Ordering::Relaxed), settings.keepalive_timeout) => Verdict::Idle,
-            0 => Verdict::Fine,
-            since if over(since, settings.header_timeout) => Verdict::TooSlow,
+        let exchanges = self.exchanges.load(Ordering::Relaxed);
+        let idle_since = read(&self.idle_since);
+        let patience = if idle_since == 0 { settings.header_timeout } else { settings.keepalive_timeout };
+        match read(&self.head_since) {
+            0 if exchanges == 0 && over(idle_since, patience) => Verdict::Idle,
+            0 if exchanges == 0 => Verdict::Fine,
+            since if since > 0 && over(since, settings.header_timeout) => Verdict::TooSlow,
+            _ if exchanges > 0 && self.stalled.load(Ordering::Relaxed) >= exchanges => {
+                let limit = settings.body_timeout;
+                let is_over = limit.is_some_and(|limit| over(read(&self.moved), limit));
+                self.cut.0.store(is_over, Ordering::Relaxed);
+                if is_over { Verdict::Stalled } else { Verdict::Fine }
+            }
             _ => Verdict::Fine,
         }
+    }
+
+    /// Whether nothing but the client has been waited for, for so long.
+    pub(super) fn waits_since(&self, patience: Duration) -> bool {
+        let since = match self.head_since.load(Ordering::Relaxed) {
+            0 => self.idle_since.load(Ordering::Relaxed),
+            since => since,
+        };
+        !self.is_busy() && self.now().saturating_sub(since) >= patience.as_millis() as u64
     }
 }
 
@@ -79,9 +133,15 @@ impl Activity {
 pub(super) struct Exchange(Weak<Activity>);
 
 impl Exchange {
+    pub(super) fn fate(&self) -> Option<Fate> {
+        self.0.upgrade().map(|activity| activity.cut.clone())
+    }
+
     pub(super) fn begin(activity: &Arc<Activity>) -> Self {
         activity.exchanges.fetch_add(1, Ordering::Relaxed);
-        activity.head_since.store(0, Ordering::Relaxed);
+        if activity.has_heads {
+            activity.head_since.store(0, Ordering::Relaxed);
+        }
         Self(Arc::downgrade(activity))
     }
 }
@@ -95,10 +155,37 @@ impl Drop for Exchange {
     }
 }
 
-/// An answer's body; when it is written or given up, the exchange is over.
+/// An answer's body; when it is written or given up, the exchange is over. It is asked for more when
+/// the client has taken what there was, so that between a piece and the next question it is the
+/// client who is waited for.
 pub(super) struct Counted {
-    pub(super) body: Body,
-    pub(super) _exchange: Arc<Exchange>,
+    body: Body,
+    exchange: Arc<Exchange>,
+    stalled: bool,
+}
+
+impl Counted {
+    pub(super) fn new(body: Body, exchange: Arc<Exchange>) -> Self {
+        let mut counted = Self { body, exchange, stalled: false };
+        counted.waits_for_client(true);
+        counted
+    }
+
+    fn waits_for_client(&mut self, waits: bool) {
+        let Some(activity) = self.exchange.0.upgrade().filter(|_| waits != self.stalled) else { return };
+        self.stalled = waits;
+        activity.moved.store(activity.now(), Ordering::Relaxed);
+        match waits {
+            true => activity.stalled.fetch_add(1, Ordering::Relaxed),
+            false => activity.stalled.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.waits_for_client(false);
+    }
 }
 
 impl hyper::body::Body for Counted {
@@ -109,7 +196,10 @@ impl hyper::body::Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.waits_for_client(false);
+        let next = Pin::new(&mut self.body).poll_frame(cx);
+        self.waits_for_client(matches!(next, Poll::Ready(Some(Ok(_)))));
+        next
     }
 
     fn is_end_stream(&self) -> bool {
@@ -126,6 +216,8 @@ impl hyper::body::Body for Counted {
 pub(super) struct Watched {
     pub(super) stream: Stream,
     pub(super) activity: Arc<Activity>,
+    /// Of HTTP/2.
+    pub(super) frames: Option<Frames>,
 }
 
 impl AsyncRead for Watched {
@@ -133,8 +225,8 @@ impl AsyncRead for Watched {
         let watched = self.get_mut();
         let before = into.filled().len();
         let read = Pin::new(&mut watched.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            watched.activity.bytes_came();
+        if let came @ [_, ..] = &into.filled()[before..] {
+            watched.activity.bytes_came(came, &mut watched.frames);
         }
         read
     }

@@ -1,0 +1,290 @@
+//! HTTP/2 as those send it who mean harm: each connection ends or is bounded, upstreams see no more than
+//! was admitted, and others go on.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use h2::Reason;
+use http::Request;
+use std::net::SocketAddr;
+use std::time::Duration;
+use support::http2::Http2;
+use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
+use tokio::io::{AsyncWriteExt as _, copy, sink};
+use tokio::net::TcpStream;
+use tokio::time::{interval, sleep, timeout};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// One with short timeouts, and a client that goes on through whatever another does.
+async fn before(server: SocketAddr) -> Proxy {
+    let listen = "address = \"127.0.0.1:0\"\nprotocols = [\"h1\", \"h2\"]\nheader_timeout = \"400ms\"\n\
+                  keepalive_timeout = \"60s\"\nbody_timeout = \"400ms\"";
+    let rest = format!("{}\n{}", route(""), upstream(&[server], ""));
+    Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The fields of a GET, as literals (RFC 7541 6.2.2).
+fn get() -> Vec<u8> {
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "example.com"), (":path", "/")];
+    fields.iter().flat_map(|field| literal(field.0, field.1)).collect()
+}
+
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap();
+    [&[0, length(name)][..], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
+
+/// A connection on which the preface and these settings were sent.
+async fn raw(proxy: &Proxy, settings: &[u8]) -> Raw {
+    let mut client = proxy.connect().await;
+    client.write([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await;
+    client
+}
+
+/// The next frame of these kinds: its kind, stream and payload; `None`: the connection ended.
+async fn next_of(client: &mut Raw, kinds: &[u8]) -> Option<(u8, u32, Vec<u8>)> {
+    loop {
+        let head = client.bytes_or_end(9).await?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let payload = client.bytes_or_end(length).await?;
+        if kinds.contains(&head[3]) {
+            return Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload));
+        }
+    }
+}
+
+/// Waits for the end of a connection; what its GOAWAY said, if there was one.
+async fn end(client: &mut Raw) -> Option<Reason> {
+    let mut said = None;
+    while let Some((_, _, payload)) = next_of(client, &[GOAWAY]).await {
+        said = Some(Reason::from(u32::from_be_bytes(payload[4..8].try_into().unwrap())));
+    }
+    said
+}
+
+/// Writes the same again and again, until nobody takes it any more.
+async fn flood(client: &mut Raw, bytes: &[u8]) {
+    let (mut read, mut write) = client.stream.split();
+    let listen = async { copy(&mut read, &mut sink()).await.unwrap_or_default() };
+    let speak = async { while write.write_all(bytes).await.is_ok() {} };
+    timeout(PATIENCE, async { tokio::join!(speak, listen) }).await.expect("an end in time");
+}
+
+/// What others would notice.
+async fn others_go_on(proxy: &Proxy) {
+    proxy.open("/").await.echo("still here").await;
+    let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+    client.open("/").await.echo("and here").await;
+}
+
+#[tokio::test]
+async fn what_never_comes_to_its_end_is_cut_off_in_time() {
+    let mut proxy = before(echo().await).await;
+    let begun = frame(HEADERS, END_STREAM, 1, &get());
+    let cases: [(&str, Vec<u8>); 6] = [
+        ("half a preface", PREFACE[..20].to_vec()),
+        ("half a frame's head", [PREFACE, &frame(SETTINGS, 0, 0, b""), &[0, 0]].concat()),
+        ("half a HEADERS", [PREFACE, &frame(SETTINGS, 0, 0, b""), &begun[..20]].concat()),
+        ("no END_HEADERS", [PREFACE, &frame(SETTINGS, 0, 0, b""), &begun].concat()),
+        (
+            "CONTINUATION without END_HEADERS",
+            [PREFACE, &frame(SETTINGS, 0, 0, b""), &begun, &frame(CONTINUATION, 0, 1, b"")].concat(),
+        ),
+        ("half a SETTINGS", [PREFACE, &frame(SETTINGS, 0, 0, &[0; 6])[..12]].concat()),
+    ];
+    for (name, bytes) in cases {
+        let mut client = proxy.connect().await;
+        client.write(bytes).await;
+        end(&mut client).await;
+        let reason = proxy.report().await.1.ending.reason.to_string();
+        assert_eq!(reason, "request head not complete within header_timeout", "{name}");
+    }
+    others_go_on(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_head_in_drops_is_cut_off_in_time() {
+    let mut proxy = before(echo().await).await;
+    let mut client = raw(&proxy, b"").await;
+    let rest = frame(CONTINUATION, END_HEADERS, 1, &[0; 4_000]);
+    client.write([frame(HEADERS, END_STREAM, 1, &get()), rest[..9].to_vec()].concat()).await;
+    let drip = async {
+        let (mut read, mut write) = client.stream.split();
+        let mut every = interval(Duration::from_millis(50));
+        let speak = async {
+            while write.write_all(&[0]).await.is_ok() {
+                every.tick().await;
+            }
+        };
+        tokio::join!(speak, async { copy(&mut read, &mut sink()).await.unwrap_or_default() })
+    };
+    timeout(PATIENCE, drip).await.expect("an end in time");
+    let reason = proxy.report().await.1.ending.reason.to_string();
+    assert_eq!(reason, "request head not complete within header_timeout");
+}
+
+#[tokio::test]
+async fn who_opens_a_connection_and_asks_nothing_is_sent_away() {
+    let proxy = before(nobody().await).await;
+    let mut client = raw(&proxy, b"").await;
+    // It answers neither SETTINGS nor the PING by which its end is timed.
+    assert_eq!(end(&mut client).await, Some(Reason::NO_ERROR));
+}
+
+#[tokio::test]
+async fn streams_beyond_the_most_are_refused_and_reach_no_upstream() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = raw(&proxy, b"").await;
+    let all: Vec<u8> = (0..140)
+        .flat_map(|number| frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, &get()))
+        .collect();
+    client.write(&all).await;
+    for number in 128..140 {
+        let (_, stream, payload) = next_of(&mut client, &[RST_STREAM]).await.expect("a refusal");
+        assert_eq!((stream, &payload[..]), (2 * number + 1, &[0, 0, 0, 7][..]), "REFUSED_STREAM");
+    }
+    let mut servers = Vec::new();
+    for _ in 0..128 {
+        servers.push(puppet.accept().await);
+    }
+    let another = timeout(Duration::from_millis(200), puppet.accept()).await;
+    assert!(another.is_err(), "a refused stream reached the upstream");
+}
+
+/// CVE-2023-44487: requests that are cancelled at once do not count as open, and cost the upstream each.
+#[tokio::test]
+async fn rapid_resets_end_the_connection_and_leave_the_upstream_alone() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = raw(&proxy, b"").await;
+    let cancel = |stream| {
+        let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &get());
+        [head, frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    };
+    let all: Vec<u8> = (0..2_000).flat_map(|number| cancel(2 * number + 1)).collect();
+    // It may be ended before all is written.
+    let _ = client.stream.write_all(&all).await;
+    assert_eq!(end(&mut client).await, Some(Reason::ENHANCE_YOUR_CALM));
+    let mut reached = 0;
+    while timeout(Duration::from_millis(200), puppet.accept()).await.is_ok() {
+        reached += 1;
+    }
+    assert!(reached <= 128, "{reached}");
+}
+
+/// CVE-2025-8671, "MadeYouReset": the client makes the server reset streams whose requests go on.
+#[tokio::test]
+async fn streams_that_the_proxy_is_made_to_reset_are_bounded() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = raw(&proxy, b"").await;
+    let provoke = |stream| {
+        let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &get());
+        // A window that overflows is an error of the stream (RFC 9113 6.9.1).
+        [head, frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])].concat()
+    };
+    let all: Vec<u8> = (0..4_000).flat_map(|number| provoke(2 * number + 1)).collect();
+    let _ = client.stream.write_all(&all).await;
+    assert_eq!(end(&mut client).await, Some(Reason::ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn floods_of_frames_end_the_connection_or_are_only_read() {
+    let proxy = before(echo().await).await;
+    let open = frame(HEADERS, END_HEADERS, 1, &get());
+    for (_what, first, again) in [
+        ("a window that overflows", vec![], frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff])),
+        ("a window update of 0", vec![], frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
+        ("CONTINUATION", frame(HEADERS, 0, 1, &get()), frame(CONTINUATION, 0, 1, b"")),
+        (
+            "header fields",
+            frame(HEADERS, 0, 1, &get()),
+            frame(CONTINUATION, 0, 1, &literal("x", &"y".repeat(100)).repeat(20)),
+        ),
+        ("empty DATA", open, frame(DATA, 0, 1, b"")),
+    ] {
+        let mut client = raw(&proxy, b"").await;
+        client.write(first).await;
+        flood(&mut client, &again).await;
+        others_go_on(&proxy).await;
+    }
+}
+
+/// They are answered, one by one, as long as the answers are read: neither memory nor others suffer.
+#[tokio::test]
+async fn who_floods_with_what_is_to_be_answered_and_reads_nothing_is_not_read_any_more() {
+    let proxy = before(echo().await).await;
+    for (name, again) in [
+        ("PING", frame(PING, 0, 0, &[7; 8]).repeat(100)),
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9]).repeat(100)),
+    ] {
+        let mut client = raw(&proxy, b"").await;
+        let mut sent = 0_usize;
+        let speak = async {
+            while client.stream.write_all(&again).await.is_ok() {
+                sent += again.len();
+            }
+        };
+        timeout(PATIENCE, speak).await.expect("an end in time");
+        // What fits into the sockets' buffers both ways, and not the memory of the proxy.
+        assert!(sent < 64 << 20, "{name}: {sent}");
+        others_go_on(&proxy).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_its_connection() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: no byte of an answer may be sent.
+    let mut client = raw(&proxy, &[0, 4, 0, 0, 0, 0]).await;
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
+    server.write([b'x'; 1000]).await;
+    assert_eq!(next_of(&mut client, &[HEADERS]).await.expect("the head").1, 1);
+    assert_eq!(end(&mut client).await, None);
+    assert_eq!(server.rest().await, b"", "the upstream is left as well");
+}
+
+#[tokio::test]
+async fn a_tunnel_beside_an_answer_that_nobody_takes_stays() {
+    let echo = echo().await;
+    let puppet = Puppet::new().await;
+    let other = format!(
+        "[[route]]\npath = \"/slow/\"\nupstream = \"slow\"\n[upstream.slow]\nservers = [\"{}\"]\n",
+        puppet.address()
+    );
+    let listen = "address = \"127.0.0.1:0\"\nprotocols = [\"h2\"]\nheader_timeout = \"400ms\"\nbody_timeout = \"200ms\"";
+    let rest = format!("{}\n{other}\n{}", route(""), upstream(&[echo], ""));
+    let proxy = Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await;
+    let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+    let mut socket = client.open("/").await;
+    let request = Request::get("http://example.com/slow/").body(()).unwrap();
+    let (pending, _) = client.requests.send_request(request, true).unwrap();
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
+    server.write(vec![b'x'; 200_000]).await;
+    let _unread = timeout(PATIENCE, pending).await.unwrap().unwrap();
+    sleep(Duration::from_millis(800)).await;
+    socket.echo("still here").await;
+}
