@@ -7,6 +7,7 @@ mod reject;
 mod request;
 pub mod session;
 pub mod snapshot;
+mod unasked;
 mod upgrade;
 
 pub use failure::Failure;
@@ -32,6 +33,7 @@ use session::{Guard, Sessions};
 use snapshot::{Route, Snapshot, Target};
 use std::sync::Arc;
 use tokio::time::Instant;
+use unasked::Unasked;
 
 /// What serves requests.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub struct Proxy {
     pub log: Arc<AccessLog>,
     /// What all routes together have admitted.
     door: Door,
+    unasked: Arc<Unasked>,
     started: Instant,
 }
 
@@ -52,7 +55,14 @@ impl Proxy {
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>) -> Self {
         let (sessions, door) = (Arc::default(), Door::default());
-        Self { snapshot: ArcSwap::new(snapshot), sessions, log, door, started: Instant::now() }
+        Self {
+            snapshot: ArcSwap::new(snapshot),
+            sessions,
+            log,
+            door,
+            unasked: Arc::default(),
+            started: Instant::now(),
+        }
     }
 
     /// Answers one request.
@@ -128,6 +138,9 @@ impl Proxy {
 
     /// Reports what never became a request.
     fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
+        if !self.unasked.may_speak() {
+            return;
+        }
         // Its method is not known: a dash, as logs have it.
         let method = Method::from_bytes(b"-").unwrap_or_default();
         let (id, log) = (self.sessions.next_id(), Arc::clone(&self.log));
