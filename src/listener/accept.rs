@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 /// The pause after an error that the next accept would meet again.
@@ -35,7 +36,12 @@ pub async fn run(
             accepted = accept(&bound, &address, &slots, &mut complained) => accepted,
         };
         match accepted {
-            Ok(accepted) => serve(accepted),
+            Ok(accepted) => {
+                serve(accepted);
+                // Behind all that is ready: of a flood of connections no more are taken than are served,
+                // and tunnels do not come to their turn behind thousands of new ones.
+                yield_now().await;
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if may_complain(&mut complained) {
