@@ -19,6 +19,7 @@ import sys
 import time
 import tomllib
 
+from abuse import attack, check_abuse
 from asleep import check_asleep
 from blackhole import check_blackhole
 from clock import check_clock
@@ -462,6 +463,7 @@ CHECKS = {
     "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
     "refusals": (check_refusals, "refusals: {openings} openings of each kind"),
     "ports": (check_ports, "ports: local ports to the upstream, and no more of them"),
+    "abuse": (check_abuse, "abuse: {tunnels} tunnels, and what strangers do at the front door"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
 
@@ -519,6 +521,12 @@ def command_line():
         if name == "refusals":
             add("--openings", type=int, default=5000, help="of each kind")
             add("--rounds", type=int, default=5, help="that these are spread over, in turn")
+        if name == "abuse":
+            add("--seconds", type=float, default=60, help="of junk")
+            add("--tunnels", type=int, default=50)
+            add("--half-open", type=int, default=10_000, help="connections that say nothing, or half a ClientHello")
+            add("--together", action="store_true", help="all these kinds in one phase")
+            add("--drips", type=int, default=500, help="connections of each other kind")
         if name == "fairness":
             add("--seconds", type=float, default=9, help="for each number")
             add("--rounds", type=int, default=3, help="that these seconds are spread over")
@@ -530,6 +538,7 @@ def command_line():
     add("count", type=int)
     add("--in-flight", type=int, default=IN_FLIGHT)
     add("--ca", help="of the server's certificate: connect by TLS")
+    commands.add_parser("attack", help="an attacker of `abuse`").add_argument("what", help="JSON")
     commands.add_parser("selftest")
     return parser
 
@@ -544,6 +553,8 @@ def main():
         return asyncio.run(serve(options.port, options.record))
     if options.command == "hold":
         return asyncio.run(hold(options.port, options.count, options.in_flight, options.ca))
+    if options.command == "attack":
+        return attack(options.what)
     if options.command == "selftest":
         return asyncio.run(selftest())
     options.holdline = options.holdline.resolve()
