@@ -3,6 +3,7 @@
 use super::{Format, Settings};
 use std::io::{self, IsTerminal};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -12,7 +13,7 @@ type Output = Box<dyn Layer<Registry> + Send + Sync>;
 /// Changes the log's settings while it is in use.
 #[derive(Clone)]
 pub struct LogControl {
-    level: reload::Handle<LevelFilter, FullRegistry>,
+    level: reload::Handle<Targets, FullRegistry>,
     output: reload::Handle<Output, Registry>,
 }
 
@@ -22,7 +23,7 @@ type FullRegistry = tracing_subscriber::layer::Layered<reload::Layer<Output, Reg
 #[must_use]
 pub fn start(settings: &Settings) -> LogControl {
     let (output, output_handle) = reload::Layer::new(output(settings.format));
-    let (level, level_handle) = reload::Layer::new(settings.level);
+    let (level, level_handle) = reload::Layer::new(filter(settings.level));
     // A second start, as tests may cause, leaves the first in place.
     let _ = tracing_subscriber::registry().with(output).with(level).try_init();
     LogControl { level: level_handle, output: output_handle }
@@ -38,8 +39,20 @@ impl LogControl {
     /// Makes new settings count.
     pub fn set(&self, settings: &Settings) {
         // They fail only when the log is gone, at the end of the process.
-        let _ = self.level.reload(settings.level);
+        let _ = self.level.reload(filter(settings.level));
         let _ = self.output.reload(output(settings.format));
+    }
+}
+
+/// What is said at this level. Libraries warn of what peers send, as often as they send it (h2: of each
+/// answer to a PING that was never sent): below "debug" nobody is to fill the log in that way.
+fn filter(level: LevelFilter) -> Targets {
+    let all = Targets::new().with_default(level);
+    match level >= LevelFilter::DEBUG {
+        true => all,
+        false => {
+            all.with_targets(["h2", "hyper", "hyper_util", "rustls"].map(|name| (name, LevelFilter::OFF)))
+        }
     }
 }
 
@@ -48,5 +61,20 @@ fn output(format: Format) -> Output {
     match format {
         Format::Text => Box::new(layer.with_ansi(io::stderr().is_terminal())),
         Format::Json => Box::new(layer.json().flatten_event(true)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn what_peers_send_does_not_fill_the_log() {
+        let says = |level, target| filter(level).would_enable(target, &Level::WARN);
+        assert!(says(LevelFilter::INFO, "holdline::listener::accept"));
+        assert!(!says(LevelFilter::ERROR, "holdline::listener::accept"));
+        assert!(!says(LevelFilter::INFO, "h2::proto::ping_pong"));
+        assert!(says(LevelFilter::DEBUG, "h2::proto::ping_pong"));
     }
 }
