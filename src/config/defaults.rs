@@ -74,7 +74,7 @@ pub(super) const MIN_VERSION: MinVersion = MinVersion::Tls12;
 /// A handshake is two round trips and two signatures; lost packets are sent again within about 1, 3 and 7 s.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = secs(15);
 
-/// One under way takes 15 KiB, so that all take 16 MiB. Each needs its place for a round trip: of clients
+/// One under way takes 15 KiB, so that all take 15 MiB. Each needs its place for a round trip: of clients
 /// that are 200 ms away 5,000 are done in a second, which keeps half a CPU busy with ECDSA (100 us) and
 /// more than one with RSA of 2048 bits (240 us). HAProxy's `maxsslconn` and nginx's `worker_connections`
 /// count connections that are open as well.
