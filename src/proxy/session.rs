@@ -10,6 +10,7 @@ use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::report::{ConnectionId, Report, redact};
 use crate::tunnel::control::Control;
+use crate::tunnel::counters::Counters;
 use crate::upstream::Endpoint;
 use http::{Method, Uri};
 use std::collections::HashMap;
@@ -21,26 +22,28 @@ use tokio::time::Instant;
 /// One live tunnel, as the rest of the process sees it.
 #[derive(Debug)]
 pub struct Session {
-    /// Its id.
-    pub id: ConnectionId,
-    /// Its route's name.
-    pub route: Arc<str>,
+    /// What is known of it; its end will be reported with the same.
+    pub report: Arc<Report>,
     /// The endpoint it goes to.
     pub endpoint: Arc<Endpoint>,
-    /// What its client asked for, secrets removed.
-    pub target: Box<str>,
-    /// When it opened.
-    pub opened: Instant,
-    /// The line to its task.
+    /// When it opened, by the wall clock.
+    pub opened: SystemTime,
+    /// The line to its task, with what it counts.
     pub control: Arc<Control>,
 }
 
 impl Session {
+    /// The name of its route.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        self.report.route.as_deref().unwrap_or_default()
+    }
+
     /// Takes the tunnel over into a new snapshot: it gets its route's settings, and if its
     /// endpoint is no longer wanted it closes, where that is wished.
     pub fn follow(&self, next: &Snapshot, previous: &Snapshot) {
-        let tunnel =
-            |snapshot: &Snapshot| snapshot.route_named(&self.route).map(|route| Arc::clone(&route.tunnel));
+        let name = self.route();
+        let tunnel = |snapshot: &Snapshot| snapshot.route_named(name).map(|route| Arc::clone(&route.tunnel));
         match (tunnel(next), tunnel(previous)) {
             (Some(next), Some(previous)) if Arc::ptr_eq(&next, &previous) => {}
             (Some(next), _) => self.control.set_settings(next),
@@ -48,6 +51,43 @@ impl Session {
         }
         if let Some((window, why)) = farewell(&self.endpoint, next, previous) {
             self.control.close(random_moment(Instant::now() + window), why);
+        }
+    }
+}
+
+/// What the tunnels of a route have counted, and how many there are and were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Those that are open.
+    pub live: u64,
+    /// Those that ever opened.
+    pub opened: u64,
+    /// What each side of them sent, and how it answered Pings; without times.
+    pub traffic: PerSide<Sums>,
+}
+
+/// What one side of many tunnels sent, and how it answered Pings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Bytes received.
+    pub bytes: u64,
+    /// Messages received whole.
+    pub messages: u64,
+    /// Pings that the proxy sent.
+    pub pings: u64,
+    /// How many of them were answered.
+    pub pongs: u64,
+}
+
+impl Totals {
+    fn add(&mut self, counters: &Counters) {
+        for side in Side::BOTH {
+            let Traffic { bytes, messages, pings, pongs, .. } = counters.traffic(side);
+            let sums = &mut self.traffic[side];
+            sums.bytes += bytes;
+            sums.messages += messages;
+            sums.pings += u64::from(pings);
+            sums.pongs += u64::from(pongs);
         }
     }
 }
@@ -62,6 +102,8 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Table {
     live: HashMap<ConnectionId, Arc<Session>>,
+    /// What was counted of each route's tunnels that are not live any more, and how many are.
+    totals: HashMap<Arc<str>, Totals>,
     /// Set when the proxy shuts down: tunnels that open yet are closed by then as well.
     closing_until: Option<Instant>,
 }
@@ -89,7 +131,10 @@ impl Sessions {
         if let Some(until) = table.closing_until {
             session.control.close(random_moment(until), Why::Shutdown);
         }
-        table.live.insert(session.id, Arc::clone(&session));
+        let totals = table.totals_of(&session);
+        totals.live += 1;
+        totals.opened += 1;
+        table.live.insert(session.report.id, Arc::clone(&session));
         Place { sessions: Arc::clone(self), session }
     }
 
@@ -97,6 +142,26 @@ impl Sessions {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Session>> {
         self.lock().live.values().cloned().collect()
+    }
+
+    /// The one of this id.
+    #[must_use]
+    pub fn find(&self, id: ConnectionId) -> Option<Arc<Session>> {
+        self.lock().live.get(&id).cloned()
+    }
+
+    /// What the tunnels of each route have counted, live ones and ended ones: no count ever goes down,
+    /// as an end moves what it counted from the one to the other within the same lock.
+    #[must_use]
+    pub fn totals(&self) -> HashMap<Arc<str>, Totals> {
+        let table = self.lock();
+        let mut totals = table.totals.clone();
+        for session in table.live.values() {
+            if let Some(totals) = totals.get_mut(session.route()) {
+                totals.add(session.control.counters());
+            }
+        }
+        totals
     }
 
     /// How many there are.
@@ -123,6 +188,8 @@ impl Sessions {
 
     /// Takes open tunnels over into a new snapshot.
     pub fn follow(&self, next: &Snapshot, previous: &Snapshot) {
+        // Names that are gone are forgotten, or reloads could fill the memory with them.
+        self.lock().totals.retain(|name, totals| totals.live > 0 || next.route_named(name).is_some());
         for session in self.all() {
             session.follow(next, previous);
         }
@@ -130,6 +197,13 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn totals_of(&mut self, session: &Session) -> &mut Totals {
+        let route = session.report.route.clone().unwrap_or_default();
+        self.totals.entry(route).or_default()
     }
 }
 
@@ -162,7 +236,11 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.sessions.lock().live.remove(&self.session.id);
+        let mut table = self.sessions.lock();
+        table.live.remove(&self.session.report.id);
+        let totals = table.totals_of(&self.session);
+        totals.live -= 1;
+        totals.add(self.session.control.counters());
     }
 }
 
@@ -171,7 +249,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Guard {
     /// What is known so far; taken when it is written.
-    report: Option<Box<Report>>,
+    report: Option<Arc<Report>>,
     started: Instant,
     log: Arc<AccessLog>,
     watch: Watch,
@@ -211,7 +289,7 @@ impl Guard {
             extensions: None,
             unlogged: false,
         };
-        Self { report: Some(Box::new(report)), started: Instant::now(), log, watch, fate: None }
+        Self { report: Some(Arc::new(report)), started: Instant::now(), log, watch, fate: None }
     }
 
     /// What is known, to be added to.
@@ -219,7 +297,17 @@ impl Guard {
     /// # Panics
     /// Never: the report is there until the guard is consumed.
     pub fn report(&mut self) -> &mut Report {
-        self.report.as_mut().expect("a guard has its report until it is consumed")
+        let report = self.report.as_mut().expect("a guard has its report until it is consumed");
+        Arc::make_mut(report)
+    }
+
+    /// What is known, for others to keep: a tunnel's, to which nothing is added any more.
+    ///
+    /// # Panics
+    /// Never: the report is there until the guard is consumed.
+    #[must_use]
+    pub fn share(&self) -> Arc<Report> {
+        Arc::clone(self.report.as_ref().expect("a guard has its report until it is consumed"))
     }
 
     /// The end of an exchange that is dropped before its end: unless the proxy itself has run out of
@@ -262,7 +350,7 @@ impl Guard {
 
     fn write(&mut self, outcome: Outcome) {
         if let Some(report) = self.report.take() {
-            self.log.write(*report, outcome);
+            self.log.write(report, outcome);
         }
     }
 }
@@ -272,7 +360,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
-                report.status = CLIENT_LEFT.as_u16();
+                Arc::make_mut(report).status = CLIENT_LEFT.as_u16();
             }
             let ending = self.broken_off("client left before the answer");
             self.write_http(ending, PerSide::default());

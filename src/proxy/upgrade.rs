@@ -29,7 +29,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::time::Instant;
+use std::time::SystemTime;
 
 /// A request that wants to become a tunnel.
 pub(super) struct Opening<'a> {
@@ -132,11 +132,9 @@ fn accept(
     report.subprotocol = text_of(&parts.headers, &SEC_WEBSOCKET_PROTOCOL);
     report.extensions = text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS);
     let session = Session {
-        id: report.id,
-        route: Arc::clone(&opening.route.name),
+        report: guard.share(),
         endpoint: Arc::clone(lease.endpoint()),
-        target: report.target.clone(),
-        opened: Instant::now(),
+        opened: SystemTime::now(),
         control: Arc::default(),
     };
     let place = opening.proxy.sessions.add(session);
@@ -214,10 +212,10 @@ struct End {
 
 impl End {
     fn finish(self, outcome: Outcome) {
-        let Self { mut lease, port, guard, permits, .. } = self;
+        let Self { mut lease, port, guard, place, permits, .. } = self;
         lease.ended(&outcome);
         // When the end is written its place is free.
-        drop((lease, port, permits));
+        drop((lease, port, place, permits));
         guard.finish(outcome);
     }
 

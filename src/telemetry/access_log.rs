@@ -28,7 +28,7 @@ pub struct AccessLog {
     json: AtomicBool,
     off: AtomicBool,
     lost: Arc<AtomicU64>,
-    listeners: broadcast::Sender<Arc<(Report, Outcome)>>,
+    listeners: broadcast::Sender<Arc<(Arc<Report>, Outcome)>>,
 }
 
 enum Order {
@@ -83,7 +83,7 @@ impl AccessLog {
     }
 
     /// Writes one report.
-    pub fn write(&self, report: Report, outcome: Outcome) {
+    pub fn write(&self, report: Arc<Report>, outcome: Outcome) {
         if !report.unlogged && !self.off.load(Ordering::Relaxed) {
             let json = self.json.load(Ordering::Relaxed);
             let line = if json { report.json(&outcome) } else { report.text(&outcome) };
@@ -95,7 +95,7 @@ impl AccessLog {
 
     /// All reports from now on.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<(Report, Outcome)>> {
+    pub fn listen(&self) -> broadcast::Receiver<Arc<(Arc<Report>, Outcome)>> {
         self.listeners.subscribe()
     }
 
@@ -278,7 +278,7 @@ mod tests {
             idle: PerSide::default(),
             blind: None,
         };
-        log.write(report, outcome);
+        log.write(Arc::new(report), outcome);
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! Owns the line between an open tunnel and the rest of the process: orders and new settings go in,
-//! a look at its story so far comes out. An idle tunnel costs nothing for it but its place.
+//! its counts can be read at any time. An idle tunnel costs nothing for it but its place.
 
 use super::Settings;
-use crate::outcome::{Outcome, Why};
+use super::counters::Counters;
+use super::timer::Tick;
+use crate::outcome::Why;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use tokio::time::Instant;
 
 /// The end that the rest of the process holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Control {
+    opened: Instant,
+    counters: Arc<Counters>,
     /// Something was left for the tunnel: checked on each of its turns, at the price of one load.
     pending: AtomicBool,
     letters: Mutex<Letters>,
@@ -19,8 +23,8 @@ pub struct Control {
 #[derive(Debug, Default)]
 struct Letters {
     waker: Option<Waker>,
-    mail: Mail,
-    story: Option<Box<Outcome>>,
+    /// Nearly always none.
+    mail: Option<Box<Mail>>,
 }
 
 /// What was left for the tunnel since it last looked.
@@ -29,10 +33,45 @@ pub(super) struct Mail {
     pub(super) settings: Option<Arc<Settings>>,
     pub(super) order: Option<(Instant, Why)>,
     pub(super) cut: Option<Why>,
-    pub(super) story_wanted: bool,
+}
+
+impl Default for Control {
+    /// Of a tunnel that opens now.
+    fn default() -> Self {
+        Self {
+            opened: Instant::now(),
+            counters: Arc::default(),
+            pending: AtomicBool::default(),
+            letters: Mutex::default(),
+        }
+    }
 }
 
 impl Control {
+    /// When the tunnel opened: [`Tick::ZERO`] of its counters.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// What the tunnel has counted up to now.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Now, as the tunnel's counters tell time.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        self.tick(Instant::now())
+    }
+
+    /// A moment, as the tunnel's counters tell time.
+    #[must_use]
+    pub fn tick(&self, at: Instant) -> Tick {
+        Tick::after(at.saturating_duration_since(self.opened))
+    }
+
     /// Orders the tunnel to close at a moment; the earliest moment counts.
     pub fn close(&self, at: Instant, why: Why) {
         self.leave(|mail| {
@@ -52,18 +91,10 @@ impl Control {
         self.leave(|mail| mail.settings = Some(settings));
     }
 
-    /// The story as of the last time this was called; the first time there is none. The tunnel
-    /// writes it on its next turn.
-    #[must_use]
-    pub fn story(&self) -> Option<Box<Outcome>> {
-        self.leave(|mail| mail.story_wanted = true);
-        self.lock().story.clone()
-    }
-
     fn leave(&self, write: impl FnOnce(&mut Mail)) {
         let waker = {
             let mut letters = self.lock();
-            write(&mut letters.mail);
+            write(letters.mail.get_or_insert_default());
             self.pending.store(true, Ordering::Release);
             letters.waker.clone()
         };
@@ -77,16 +108,12 @@ impl Control {
         self.lock().waker = Some(waker.clone());
     }
 
-    pub(super) fn collect(&self) -> Option<Mail> {
+    pub(super) fn collect(&self) -> Option<Box<Mail>> {
         // A plain load first: an exchange on every turn would own the cache line for nothing.
         if !self.pending.load(Ordering::Relaxed) || !self.pending.swap(false, Ordering::Acquire) {
             return None;
         }
-        Some(std::mem::take(&mut self.lock().mail))
-    }
-
-    pub(super) fn tell(&self, story: Outcome) {
-        self.lock().story = Some(Box::new(story));
+        self.lock().mail.take()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Letters> {

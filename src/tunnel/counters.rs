@@ -1,55 +1,141 @@
-//! Owns what a tunnel counts: plain numbers beside the relay, read once at the end.
+//! Owns what a tunnel counts: numbers beside the relay, which writes them, and which anybody may read
+//! while the tunnel lives.
+//!
+//! The relay is the only writer, so a count goes up by a load and a store, which cost what they cost
+//! on plain numbers. A reader sees each number as it was a moment ago; two of them need not be of the
+//! same moment.
 
 use super::timer::Tick;
-use crate::outcome::Traffic;
+use crate::outcome::{PerSide, Side, Traffic};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-/// What is counted of one side.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is counted of one tunnel.
+#[derive(Debug, Default)]
 pub struct Counters {
-    bytes: u64,
-    messages: u64,
-    pings: u32,
-    pongs: u32,
-    last_rtt: Option<Micros>,
-    worst_rtt: Option<Micros>,
+    sides: PerSide<Count>,
+    blind: OnceLock<&'static str>,
 }
 
-/// A round-trip time; 32 bits of microseconds hold 71 minutes, more than any `ping.timeout`.
-type Micros = std::num::NonZeroU32;
+/// What is counted of one side.
+#[derive(Debug, Default)]
+struct Count {
+    bytes: AtomicU64,
+    messages: AtomicU64,
+    /// Microseconds from the opening to its last byte.
+    heard: AtomicU64,
+    pings: AtomicU32,
+    pongs: AtomicU32,
+    /// Round-trip times in microseconds, which hold 71 minutes, more than any `ping.timeout`; 0: none.
+    last_rtt: AtomicU32,
+    worst_rtt: AtomicU32,
+}
 
 impl Counters {
-    pub(super) fn received(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    /// What a side sent up to now, and how it answered Pings.
+    #[must_use]
+    pub fn traffic(&self, side: Side) -> Traffic {
+        let count = &self.sides[side];
+        Traffic {
+            bytes: count.bytes.load(Relaxed),
+            messages: count.messages.load(Relaxed),
+            pings: count.pings.load(Relaxed),
+            pongs: count.pongs.load(Relaxed),
+            last_rtt: time(&count.last_rtt),
+            worst_rtt: time(&count.worst_rtt),
+        }
     }
 
-    pub(super) fn message(&mut self) {
-        self.messages += 1;
+    /// When the last byte came from a side; the opening, before the first.
+    #[must_use]
+    pub fn heard(&self, side: Side) -> Tick {
+        Tick::after(Duration::from_micros(self.sides[side].heard.load(Relaxed)))
     }
 
-    pub(super) fn ping(&mut self) {
-        self.pings += 1;
+    /// Why frames are not read, if they are not.
+    #[must_use]
+    pub fn blind(&self) -> Option<&'static str> {
+        self.blind.get().copied()
+    }
+}
+
+// What only the relay calls.
+impl Counters {
+    pub(super) fn arrived(&self, side: Side, now: Tick) {
+        self.sides[side].heard.store(now.elapsed().as_micros() as u64, Relaxed);
+    }
+
+    pub(super) fn received(&self, side: Side, bytes: usize) {
+        add(&self.sides[side].bytes, bytes as u64);
+    }
+
+    pub(super) fn message(&self, side: Side) {
+        add(&self.sides[side].messages, 1);
+    }
+
+    pub(super) fn ping(&self, side: Side) {
+        let pings = &self.sides[side].pings;
+        pings.store(pings.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// The latest Ping, sent at `sent`, was answered.
-    pub(super) fn pong(&mut self, sent: Tick, now: Tick) {
-        self.pongs += 1;
-        let micros = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX);
-        self.last_rtt = Some(Micros::new(micros).unwrap_or(Micros::MIN));
-        self.worst_rtt = self.worst_rtt.max(self.last_rtt);
+    pub(super) fn pong(&self, side: Side, sent: Tick, now: Tick) {
+        let count = &self.sides[side];
+        count.pongs.store(count.pongs.load(Relaxed).wrapping_add(1), Relaxed);
+        let micros = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);
+        count.last_rtt.store(micros, Relaxed);
+        count.worst_rtt.store(count.worst_rtt.load(Relaxed).max(micros), Relaxed);
     }
 
-    /// The counts as a report wants them.
-    #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        let time = |micros: Micros| Duration::from_micros(u64::from(micros.get()));
-        Traffic {
-            bytes: self.bytes,
-            messages: self.messages,
-            pings: self.pings,
-            pongs: self.pongs,
-            last_rtt: self.last_rtt.map(time),
-            worst_rtt: self.worst_rtt.map(time),
-        }
+    /// Frames are not read any more, or were not from the start; the first reason counts.
+    pub(super) fn go_blind(&self, reason: &'static str) {
+        let _ = self.blind.set(reason);
+    }
+}
+
+/// There is one writer: no exchange is needed, whose locked cycle would be paid by each read.
+fn add(count: &AtomicU64, more: u64) {
+    count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+fn time(micros: &AtomicU32) -> Option<Duration> {
+    let micros = micros.load(Relaxed);
+    (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_what_was_written() {
+        let at = |micros| Tick::after(Duration::from_micros(micros));
+        let counters = Counters::default();
+        counters.arrived(Side::Client, at(7));
+        counters.received(Side::Client, 9);
+        counters.message(Side::Client);
+        counters.ping(Side::Upstream);
+        counters.ping(Side::Upstream);
+        counters.pong(Side::Upstream, at(10), at(40));
+        counters.pong(Side::Upstream, at(50), at(50));
+        counters.go_blind("first");
+        counters.go_blind("second");
+        let client = Traffic { bytes: 9, messages: 1, ..Traffic::default() };
+        assert_eq!((counters.traffic(Side::Client), counters.heard(Side::Client)), (client, at(7)));
+        let upstream = counters.traffic(Side::Upstream);
+        assert_eq!((upstream.pings, upstream.pongs), (2, 2));
+        let micros = |time: Option<Duration>| time.map(|time| time.as_micros());
+        assert_eq!(micros(upstream.last_rtt), Some(1), "an answer within the microsecond is one");
+        assert_eq!(micros(upstream.worst_rtt), Some(30));
+        assert_eq!(counters.heard(Side::Upstream), Tick::ZERO);
+        assert_eq!(counters.blind(), Some("first"));
+    }
+
+    #[test]
+    fn the_counts_of_a_tunnel_are_small() {
+        // Each idle tunnel keeps them; with the counts of the Arc that shares them, it is 128 bytes.
+        assert!(size_of::<Counters>() <= 112, "{}", size_of::<Counters>());
     }
 }

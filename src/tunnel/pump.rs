@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 
 /// Bytes read at once; also the most that waits for a side, but for an injected frame.
 const SCRATCH: usize = 64 * 1024;
@@ -44,7 +44,6 @@ pub struct Pump<C, U> {
     client: Leg<C>,
     upstream: Leg<U>,
     control: Arc<Control>,
-    opened: Instant,
     /// One wake-up for all timers, set again only when it fires or must come earlier.
     wake_up: Pin<Box<Sleep>>,
     armed: Option<Tick>,
@@ -53,7 +52,7 @@ pub struct Pump<C, U> {
     excused: bool,
 }
 
-/// Joins two streams, from now on to their end.
+/// Joins two streams to their end; the tunnel's time begins with its control.
 pub fn run<C, U>(
     client: Opened<C>,
     upstream: Opened<U>,
@@ -65,14 +64,13 @@ where
     C: AsyncRead + AsyncWrite + Arrivals + Unpin,
     U: AsyncRead + AsyncWrite + Arrivals + Unpin,
 {
-    let opened = Instant::now();
+    let counters = Arc::clone(control.counters());
     Pump {
-        relay: Relay::new(settings, framing),
+        relay: Relay::counting(settings, framing, counters),
         client: Leg::new(client),
         upstream: Leg::new(upstream),
+        wake_up: Box::pin(sleep_until(control.opened())),
         control,
-        opened,
-        wake_up: Box::pin(sleep_until(opened)),
         armed: None,
         attached: false,
         excused: false,
@@ -91,10 +89,10 @@ where
         if !std::mem::replace(&mut pump.attached, true) {
             pump.control.attach(cx.waker());
         }
-        let now = Tick::after(pump.opened.elapsed());
+        let now = pump.control.now();
         if let Some(mail) = pump.control.collect() {
             let cut = mail.cut;
-            pump.read_mail(mail, now);
+            pump.read_mail(*mail, now);
             if let Some(why) = cut {
                 return Poll::Ready(pump.cut(why, now, cx));
             }
@@ -120,7 +118,7 @@ where
     /// The story so far, for a tunnel that is given up.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        self.relay.outcome(Tick::after(self.opened.elapsed()))
+        self.relay.outcome(self.control.now())
     }
 
     fn read_mail(&mut self, mail: Mail, now: Tick) {
@@ -128,11 +126,8 @@ where
             self.relay.set_settings(settings);
         }
         if let Some((at, why)) = mail.order {
-            let at = Tick::after(at.saturating_duration_since(self.opened));
+            let at = self.control.tick(at);
             self.relay.order(Order { at: at.max(now), why });
-        }
-        if mail.story_wanted {
-            self.control.tell(self.relay.outcome(now));
         }
     }
 
@@ -283,7 +278,7 @@ where
         let Some(next) = self.relay.next_tick() else { return };
         if self.armed.is_none_or(|armed| next < armed) {
             self.armed = Some(next);
-            self.wake_up.as_mut().reset(self.opened + next.elapsed());
+            self.wake_up.as_mut().reset(self.control.opened() + next.elapsed());
             if self.wake_up.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }

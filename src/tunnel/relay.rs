@@ -28,10 +28,10 @@ pub trait Output {
 pub struct Relay {
     settings: Arc<Settings>,
     legs: PerSide<Leg>,
+    counters: Arc<Counters>,
     /// Set when the end is decided; the first sign of it wins.
     end: Option<Box<End>>,
     order: Option<Box<Order>>,
-    blind: Option<&'static str>,
 }
 
 /// An order of the operator to close.
@@ -54,9 +54,7 @@ struct End {
 #[derive(Debug)]
 struct Leg {
     scanner: Scanner,
-    counters: Counters,
     keepalive: Keepalive,
-    last_seen: Tick,
     /// When this side last took some of the bytes that wait for it, or all of them; or the end of
     /// a stall, in which it may have done so.
     took: Tick,
@@ -84,9 +82,7 @@ impl Leg {
     fn new(rules: Rules) -> Self {
         Self {
             scanner: Scanner::new(rules),
-            counters: Counters::default(),
             keepalive: Keepalive::new(rand::random()),
-            last_seen: Tick::ZERO,
             took: Tick::ZERO,
             queued_close: None,
             queued_pong: None,
@@ -106,15 +102,24 @@ impl Relay {
     /// A tunnel that has just opened, at [`Tick::ZERO`].
     #[must_use]
     pub fn new(settings: Arc<Settings>, framing: Framing) -> Self {
-        let (deflate, blind) = match framing {
-            Framing::WebSocket { deflate } => (deflate, None),
-            Framing::Blind(reason) => (false, Some(reason)),
+        Self::counting(settings, framing, Arc::default())
+    }
+
+    /// The same, counting where others can read it. No other tunnel may count there.
+    #[must_use]
+    pub fn counting(settings: Arc<Settings>, framing: Framing, counters: Arc<Counters>) -> Self {
+        let deflate = match framing {
+            Framing::WebSocket { deflate } => deflate,
+            Framing::Blind(reason) => {
+                counters.go_blind(reason);
+                false
+            }
         };
         let legs = PerSide {
             client: Leg::new(Rules { masked: true, deflate }),
             upstream: Leg::new(Rules { masked: false, deflate }),
         };
-        Self { settings, legs, end: None, order: None, blind }
+        Self { settings, legs, counters, end: None, order: None }
     }
 
     /// New settings of the route, from a reload.
@@ -132,12 +137,8 @@ impl Relay {
     /// Bytes arrived from a side.
     pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
         self.on_arrival(from, now);
-        self.legs[from].counters.received(input.len());
-        if self.blind.is_some() {
-            self.pass(from.other(), input, out)
-        } else {
-            self.scan(from, input, now, out)
-        }
+        self.counters.received(from, input.len());
+        if self.is_blind() { self.pass(from.other(), input, out) } else { self.scan(from, input, now, out) }
     }
 
     /// Reads the frames of `input`. What passes unchanged passes in one piece: `run` is where the
@@ -233,7 +234,7 @@ impl Relay {
         let leg = &mut self.legs[from];
         leg.mid_frame = header.length > 0;
         if header.length == 0 && header.fin {
-            leg.counters.message();
+            self.counters.message(from);
         }
     }
 
@@ -241,7 +242,7 @@ impl Relay {
         let leg = &mut self.legs[from];
         leg.mid_frame = !ends_frame;
         if ends_message && self.end.is_none() {
-            leg.counters.message();
+            self.counters.message(from);
         }
     }
 
@@ -273,7 +274,7 @@ impl Relay {
             Owner::Given => false,
             Owner::Proxy { sent, missing } => {
                 if let Some(sent) = sent {
-                    leg.counters.pong(sent, now);
+                    self.counters.pong(from, sent, now);
                 }
                 // Here is a frame boundary towards the other side: it goes out with the queue.
                 self.legs[from.other()].queued_pong = missing.map(Vec::into_boxed_slice);
@@ -304,7 +305,7 @@ impl Relay {
     /// Gives up reading frames, in both directions: without the one, Pongs could not be told apart,
     /// without the other, nothing could be injected.
     fn go_blind(&mut self, reason: &'static str, out: &mut impl Output) {
-        self.blind = Some(reason);
+        self.counters.go_blind(reason);
         for side in Side::BOTH {
             if let Some(held) = self.legs[side].scanner.take_held() {
                 self.pass(side.other(), held.bytes(), out);
@@ -319,6 +320,10 @@ impl Relay {
         if !bytes.is_empty() && !leg.sealed && !leg.dead {
             out.send(to, bytes);
         }
+    }
+
+    fn is_blind(&self) -> bool {
+        self.counters.blind().is_some()
     }
 
     fn has_queued(&self, to: Side) -> bool {
@@ -352,7 +357,7 @@ impl Relay {
     pub(super) fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
         let leg = &mut self.legs[to];
         let payload = leg.keepalive.ping(now);
-        leg.counters.ping();
+        self.counters.ping(to);
         self.inject(to, OpCode::Ping, &payload, out);
     }
 

@@ -4,7 +4,7 @@
 use super::server::{Answer, Asked, Server};
 use crate::health::Availability;
 use crate::http::respond::{Body, full, plain};
-use crate::outcome::{Side, Traffic};
+use crate::outcome::Side;
 use crate::proxy::Proxy;
 use crate::proxy::session::Session;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -72,18 +72,18 @@ impl Console {
 }
 
 fn connection(session: &Session) -> Value {
-    let story = session.control.story();
+    let Session { report, endpoint, control, .. } = session;
     let side = |side: Side| {
-        let traffic = story.as_ref().map_or(Traffic::default(), |story| story.traffic[side]);
+        let traffic = control.counters().traffic(side);
         let rtt = traffic.last_rtt.map(|rtt| rtt.as_secs_f64());
         json!({ "pings": traffic.pings, "pongs": traffic.pongs, "last_rtt": rtt })
     };
     json!({
-        "id": session.id.to_string(),
-        "path": session.target,
-        "route": *session.route,
-        "endpoint": session.endpoint.address().to_string(),
-        "age": session.opened.elapsed().as_secs_f64(),
+        "id": report.id.to_string(),
+        "path": report.target,
+        "route": session.route(),
+        "endpoint": endpoint.address().to_string(),
+        "age": control.now().elapsed().as_secs_f64(),
         "client": side(Side::Client),
         "upstream": side(Side::Upstream),
     })
@@ -92,21 +92,21 @@ fn connection(session: &Session) -> Value {
 /// Keeps the latest ends of WebSockets for the page.
 pub(super) async fn collect_ends(console: Arc<Console>) {
     let Some((proxy, _)) = console.proxy.get() else { return };
-    let mut reports = proxy.log.listen();
+    let mut ends = proxy.log.listen();
     loop {
-        let report = match reports.recv().await {
-            Ok(report) => report,
+        let end = match ends.recv().await {
+            Ok(end) => end,
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
         };
-        let (report, outcome) = &*report;
+        let (report, outcome) = &*end;
         if report.route.as_deref() == Some("page") {
             continue;
         }
         let end: Value = serde_json::from_str(&report.json(outcome)).unwrap_or_default();
-        let mut ends = console.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.push_front(end);
-        ends.truncate(ENDS);
+        let mut shown = console.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.push_front(end);
+        shown.truncate(ENDS);
     }
 }
 

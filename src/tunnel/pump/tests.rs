@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 impl Arrivals for DuplexStream {
     fn has_arrived(&self) -> Option<bool> {
@@ -233,12 +234,20 @@ async fn new_settings_move_the_wake_up_forward() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_story_can_be_read_while_it_lives() {
+async fn its_counts_can_be_read_while_it_lives() {
     let mut rig = rig(&[], 1024);
-    let _: [u8; 10] = read(&mut rig.client).await;
-    assert!(rig.control.story().is_none(), "the first look only asks");
-    tokio::task::yield_now().await;
-    assert_eq!(rig.control.story().unwrap().traffic.client.pings, 1);
+    let ping: [u8; 10] = read(&mut rig.client).await;
+    let counters = Arc::clone(rig.control.counters());
+    assert_eq!(counters.traffic(Side::Client).pings, 1);
+    let pinged = rig.control.now();
+    tokio::time::advance(Duration::from_millis(30)).await;
+    rig.client.write_all(&pong(ping)).await.unwrap();
+    rig.client.write_all(&[0x82, 0x81, 0, 0, 0, 0, b'a']).await.unwrap();
+    let _: [u8; 7] = read(&mut rig.upstream).await;
+    let client = counters.traffic(Side::Client);
+    assert_eq!((client.bytes, client.messages, client.pongs), (14 + 7, 1, 1));
+    assert_eq!(client.last_rtt, Some(Duration::from_millis(30)));
+    assert_eq!(counters.heard(Side::Client).since(pinged), Duration::from_millis(30));
 }
 
 /// The Pong of a client to the Ping it was sent.

@@ -5,6 +5,7 @@ use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::tunnel::timer::Tick;
 use crate::ws::close::CloseCode;
 use crate::ws::frame::Violation;
+use std::time::Duration;
 
 impl Relay {
     /// A side's stream ended.
@@ -13,11 +14,11 @@ impl Relay {
         if std::mem::replace(&mut leg.eof, true) {
             return;
         }
-        if self.blind.is_some() {
+        if self.is_blind() {
             return self.decide(Ending::new(side, Why::Eof), now);
         }
         // Half a header helps nobody, and without it a Close fits.
-        drop(leg.scanner.take_held());
+        drop(self.legs[side].scanner.take_held());
         if self.end.is_none() {
             self.decide(self.ending_of(side, Why::Eof), now);
             self.tell(side.other(), gone(side), out);
@@ -83,19 +84,20 @@ impl Relay {
     /// Decides the end, unless it is decided.
     pub(super) fn decide(&mut self, ending: Ending, now: Tick) {
         if self.end.is_none() {
-            let idle = PerSide {
-                client: now.since(self.legs.client.last_seen),
-                upstream: now.since(self.legs.upstream.last_seen),
-            };
-            self.end = Some(Box::new(End { ending, at: now, idle }));
+            self.end = Some(Box::new(End { ending, at: now, idle: self.idle(now) }));
         }
+    }
+
+    fn idle(&self, now: Tick) -> PerSide<Duration> {
+        let since = |side| now.since(self.counters.heard(side));
+        PerSide { client: since(Side::Client), upstream: since(Side::Upstream) }
     }
 
     /// Sends a side a Close: now, or at the next frame boundary, or, where there is none to be
     /// had, not at all.
     fn tell(&mut self, side: Side, code: CloseCode, out: &mut impl Output) {
         let code = self.settings.close_codes.apply(code);
-        if self.blind.is_some() {
+        if self.is_blind() {
             self.legs[side].cut();
         } else if self.legs[side].told || self.legs[side].dead {
             // It has had its Close, or can have none.
@@ -109,19 +111,19 @@ impl Relay {
 
     /// The frame that is under way towards `side` cannot be finished: its source is gone.
     fn cut_if_mid_frame(&mut self, side: Side) {
-        if self.legs[side.other()].mid_frame || self.blind.is_some() {
+        if self.legs[side.other()].mid_frame || self.is_blind() {
             self.legs[side].cut();
         }
     }
 
     fn ending_of(&self, side: Side, why: Why) -> Ending {
-        let told = self.blind.is_none() && !self.legs[side].mid_frame;
+        let told = !self.is_blind() && !self.legs[side].mid_frame;
         let code = told.then(|| self.settings.close_codes.apply(gone(side)));
         Ending { who: side.into(), why, code, reason: words(side.into(), why).into() }
     }
 
     fn proxys(&self, why: Why, code: CloseCode, reason: Box<str>) -> Ending {
-        let code = self.blind.is_none().then(|| self.settings.close_codes.apply(code));
+        let code = (!self.is_blind()).then(|| self.settings.close_codes.apply(code));
         Ending { who: Who::Proxy, why, code, reason }
     }
 
@@ -131,8 +133,7 @@ impl Relay {
         let moved =
             Side::BOTH.into_iter().filter(|&side| self.legs[side].blocked).map(|side| self.legs[side].took);
         // Nor is the other half of a protocol that is not known here: half-close may be its way.
-        let heard =
-            Side::BOTH.into_iter().filter(|_| self.blind.is_some()).map(|side| self.legs[side].last_seen);
+        let heard = Side::BOTH.into_iter().filter(|_| self.is_blind()).map(|side| self.counters.heard(side));
         Some(moved.chain(heard).fold(end.at, Tick::max) + self.settings.close_timeout)
     }
 
@@ -169,18 +170,14 @@ impl Relay {
     /// The story so far; the end of one that has none is [`Why::Aborted`].
     #[must_use]
     pub fn outcome(&self, now: Tick) -> Outcome {
-        let legs = &self.legs;
-        let since = |leg: &Leg| now.since(leg.last_seen);
         let (ending, idle) = match &self.end {
             Some(end) => (end.ending.clone(), end.idle),
-            None => (
-                Ending::new(Who::Proxy, Why::Aborted),
-                PerSide { client: since(&legs.client), upstream: since(&legs.upstream) },
-            ),
+            None => (Ending::new(Who::Proxy, Why::Aborted), self.idle(now)),
         };
+        let counters = &self.counters;
         let traffic =
-            PerSide { client: legs.client.counters.traffic(), upstream: legs.upstream.counters.traffic() };
-        Outcome { ending, traffic, duration: now.elapsed(), idle, blind: self.blind }
+            PerSide { client: counters.traffic(Side::Client), upstream: counters.traffic(Side::Upstream) };
+        Outcome { ending, traffic, duration: now.elapsed(), idle, blind: counters.blind() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Owns when: which timers of a tunnel run, and what is done as they expire.
 
 use super::{Output, Relay};
-use crate::outcome::{PerSide, Side, Why};
+use crate::outcome::{Side, Why};
 use crate::tunnel::Pong;
 use crate::tunnel::timer::{Tick, Timer};
 
@@ -14,17 +14,17 @@ impl Relay {
         let closing = self.end.is_some() || leg.told || leg.blocked || leg.queued_ping;
         let judged =
             self.settings.pong == Pong::Required && leg.keepalive.is_awaiting() && !self.is_held_up(side);
-        if self.blind.is_some() || closing || judged {
+        if self.is_blind() || closing || judged {
             return None;
         }
         let interval = self.settings.ping[side]?;
-        Some(leg.keepalive.due(leg.last_seen, interval, self.settings.ping_timeout))
+        Some(leg.keepalive.due(self.counters.heard(side), interval, self.settings.ping_timeout))
     }
 
     fn pong_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
         let unjudged = leg.blocked || self.is_held_up(side);
-        if self.blind.is_some() || self.settings.pong == Pong::Optional || unjudged {
+        if self.is_blind() || self.settings.pong == Pong::Optional || unjudged {
             return None;
         }
         let free_since = leg.took.max(self.legs[side.other()].took);
@@ -48,9 +48,8 @@ impl Relay {
                 self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
             ]
         });
-        let PerSide { client, upstream } = &self.legs;
-        let moved = [client.last_seen, upstream.last_seen, client.took, upstream.took];
-        let last_moved = moved.into_iter().fold(Tick::ZERO, Tick::max);
+        let moved = Side::BOTH.map(|side| self.counters.heard(side).max(self.legs[side].took));
+        let last_moved = moved[0].max(moved[1]);
         let both = [
             self.settings.read_timeout.map(|timeout| (last_moved + timeout, Timer::Read)),
             self.settings.max_lifetime.map(|span| (Tick::ZERO + span, Timer::Lifetime)),
@@ -118,9 +117,8 @@ impl Relay {
 
     /// Something has arrived from a side, read or not.
     pub fn on_arrival(&mut self, side: Side, now: Tick) {
-        let leg = &mut self.legs[side];
-        leg.last_seen = now;
-        leg.keepalive.heard();
+        self.counters.arrived(side, now);
+        self.legs[side].keepalive.heard();
     }
 
     /// The driver itself did not run for a while, up to now: what a side did meanwhile may still be
