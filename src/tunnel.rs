@@ -5,6 +5,7 @@ pub mod control;
 pub mod counters;
 pub mod pump;
 pub mod relay;
+pub mod tap;
 pub mod timer;
 
 use crate::outcome::PerSide;

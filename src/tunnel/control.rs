@@ -3,6 +3,7 @@
 
 use super::Settings;
 use super::counters::Counters;
+use super::tap::{self, Tail, Tap};
 use super::timer::Tick;
 use crate::outcome::Why;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,8 @@ struct Letters {
     waker: Option<Waker>,
     /// Nearly always none.
     mail: Option<Box<Mail>>,
+    /// The tunnel is no more: nobody will collect what is left.
+    ended: bool,
 }
 
 /// What was left for the tunnel since it last looked.
@@ -33,6 +36,7 @@ pub(super) struct Mail {
     pub(super) settings: Option<Arc<Settings>>,
     pub(super) order: Option<(Instant, Why)>,
     pub(super) cut: Option<Why>,
+    pub(super) taps: Vec<Tap>,
 }
 
 impl Default for Control {
@@ -91,9 +95,21 @@ impl Control {
         self.leave(|mail| mail.settings = Some(settings));
     }
 
+    /// The headers of its frames from its next turn on. `room` frames may wait to be looked at; what
+    /// comes while there is none is left out, and counted.
+    #[must_use]
+    pub fn tap(&self, room: usize) -> Tail {
+        let (tap, tail) = tap::channel(room);
+        self.leave(|mail| mail.taps.push(tap));
+        tail
+    }
+
     fn leave(&self, write: impl FnOnce(&mut Mail)) {
         let waker = {
             let mut letters = self.lock();
+            if letters.ended {
+                return;
+            }
             write(letters.mail.get_or_insert_default());
             self.pending.store(true, Ordering::Release);
             letters.waker.clone()
@@ -106,6 +122,13 @@ impl Control {
     /// The tunnel's task can be woken by `waker` from now on.
     pub(super) fn attach(&self, waker: &Waker) {
         self.lock().waker = Some(waker.clone());
+    }
+
+    /// The tunnel is no more. What was left for it is dropped, and whoever watches it learns.
+    pub(super) fn detach(&self) {
+        let left = Letters { ended: true, ..Letters::default() };
+        // Dropped behind the lock: it may wake others.
+        drop(std::mem::replace(&mut *self.lock(), left));
     }
 
     pub(super) fn collect(&self) -> Option<Box<Mail>> {

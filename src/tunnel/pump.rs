@@ -7,7 +7,8 @@
 mod leg;
 
 use super::control::{Control, Mail};
-use super::relay::{Order, Output, Relay};
+use super::relay::{Order, Output, Relay, Seen};
+use super::tap::{Frame, Taps};
 use super::timer::Tick;
 use super::{Framing, Settings};
 use crate::io::Arrivals;
@@ -50,6 +51,16 @@ pub struct Pump<C, U> {
     attached: bool,
     /// The last wake-up was too late to judge a side of which is not known what has arrived.
     excused: bool,
+    /// Who watches it: nearly always nobody.
+    taps: Option<Box<Taps>>,
+}
+
+/// What the relay is fed.
+enum Input<'a> {
+    Bytes(Side, &'a [u8]),
+    Eof(Side),
+    Gone(Side, Why),
+    Tick,
 }
 
 /// Joins two streams to their end; the tunnel's time begins with its control.
@@ -74,6 +85,13 @@ where
         armed: None,
         attached: false,
         excused: false,
+        taps: None,
+    }
+}
+
+impl<C, U> Drop for Pump<C, U> {
+    fn drop(&mut self) {
+        self.control.detach();
     }
 }
 
@@ -125,6 +143,9 @@ where
         if let Some(settings) = mail.settings {
             self.relay.set_settings(settings);
         }
+        if !mail.taps.is_empty() {
+            self.taps.get_or_insert_default().add(mail.taps);
+        }
         if let Some((at, why)) = mail.order {
             let at = self.control.tick(at);
             self.relay.order(Order { at: at.max(now), why });
@@ -133,7 +154,7 @@ where
 
     fn cut(&mut self, why: Why, now: Tick, cx: &mut Context<'_>) -> Outcome {
         self.relay.order(Order { at: now, why });
-        self.on_tick(now, cx);
+        self.feed(Input::Tick, now, cx);
         self.relay.outcome(now)
     }
 
@@ -153,7 +174,7 @@ where
         if self.excused || is_stall(late) {
             self.relay.on_stall(now);
         }
-        self.on_tick(now, cx);
+        self.feed(Input::Tick, now, cx);
         self.settle(now, cx);
     }
 
@@ -164,9 +185,19 @@ where
         }
     }
 
-    fn on_tick(&mut self, now: Tick, cx: &mut Context<'_>) {
-        let Self { relay, client, upstream, .. } = self;
-        relay.on_tick(now, &mut Both { client, upstream, cx });
+    fn feed(&mut self, input: Input<'_>, now: Tick, cx: &mut Context<'_>) {
+        let Self { relay, client, upstream, taps, .. } = self;
+        let mut out = Both { client, upstream, cx };
+        match taps {
+            // A relay of its own for those who are watched: of the others none looks for watchers.
+            None => give(relay, input, now, &mut out),
+            Some(watchers) => {
+                give(relay, input, now, &mut Tapped { out, taps: watchers, now });
+                if watchers.is_empty() {
+                    *taps = None;
+                }
+            }
+        }
     }
 
     /// Moves bytes both ways until neither side has more, or it is others' turn.
@@ -188,28 +219,23 @@ where
     /// Reads once; whether there may be more to read or to do.
     fn read(&mut self, from: Side, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) -> bool {
         let held_up = self.is_waiting(from.other());
-        let Self { relay, client, upstream, .. } = self;
-        if held_up || !relay.wants_bytes(from) {
+        if held_up || !self.relay.wants_bytes(from) {
             return false;
         }
-        let broken = match from {
-            Side::Client => client.broken,
-            Side::Upstream => upstream.broken,
+        let (read, broken) = match from {
+            Side::Client => (self.client.read(buffer, cx), self.client.broken),
+            Side::Upstream => (self.upstream.read(buffer, cx), self.upstream.broken),
         };
-        let read = match from {
-            Side::Client => client.read(buffer, cx),
-            Side::Upstream => upstream.read(buffer, cx),
-        };
-        let out = &mut Both { client, upstream, cx };
-        match (read, broken) {
-            (Poll::Ready(Ok(0)), None) => relay.on_eof(from, now, out),
-            (Poll::Ready(Ok(length)), _) if length > 0 => relay.on_bytes(from, &buffer[..length], now, out),
-            (Poll::Ready(Err(error)), _) => relay.on_gone(from, why(error.kind()), now, out),
+        let input = match (read, broken) {
+            (Poll::Ready(Ok(0)), None) => Input::Eof(from),
+            (Poll::Ready(Ok(length)), _) if length > 0 => Input::Bytes(from, &buffer[..length]),
+            (Poll::Ready(Err(error)), _) => Input::Gone(from, why(error.kind())),
             // Nothing more to hear from a side that cannot be written to.
-            (_, Some(kind)) => relay.on_gone(from, why(kind), now, out),
+            (_, Some(kind)) => Input::Gone(from, why(kind)),
             (Poll::Pending, None) => return false,
-            (Poll::Ready(Ok(_)), None) => {}
-        }
+            (Poll::Ready(Ok(_)), None) => return true,
+        };
+        self.feed(input, now, cx);
         true
     }
 
@@ -241,8 +267,7 @@ where
                 Side::Upstream => self.upstream.broken,
             };
             if let Some(kind) = broken.filter(|_| self.relay.wants_bytes(side)) {
-                let Self { relay, client, upstream, .. } = self;
-                relay.on_gone(side, why(kind), now, &mut Both { client, upstream, cx });
+                self.feed(Input::Gone(side, why(kind)), now, cx);
             }
         }
         for side in Side::BOTH {
@@ -303,6 +328,32 @@ where
             Side::Client => self.client.write(bytes, self.cx),
             Side::Upstream => self.upstream.write(bytes, self.cx),
         }
+    }
+}
+
+/// The same, watched.
+struct Tapped<'a, O> {
+    out: O,
+    taps: &'a mut Taps,
+    now: Tick,
+}
+
+impl<O: Output> Output for Tapped<'_, O> {
+    fn send(&mut self, to: Side, bytes: &[u8]) {
+        self.out.send(to, bytes);
+    }
+
+    fn see(&mut self, seen: Seen) {
+        self.taps.show(Frame { at: self.now, seen });
+    }
+}
+
+fn give(relay: &mut Relay, input: Input<'_>, now: Tick, out: &mut impl Output) {
+    match input {
+        Input::Bytes(from, bytes) => relay.on_bytes(from, bytes, now, out),
+        Input::Eof(from) => relay.on_eof(from, now, out),
+        Input::Gone(side, why) => relay.on_gone(side, why, now, out),
+        Input::Tick => relay.on_tick(now, out),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod ending;
 mod keepalive;
+mod seen;
 mod timing;
 
 use super::counters::Counters;
@@ -15,12 +16,16 @@ use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation, encode};
 use crate::ws::mask::MaskKey;
 use crate::ws::scanner::{Event, Found, Rules, Scanner};
 use keepalive::{Keepalive, Owner};
+pub use seen::{Course, Seen};
 use std::sync::Arc;
 
 /// Where the relay's bytes go.
 pub trait Output {
     /// `bytes` are to reach `to`, in order, behind everything sent to it before.
     fn send(&mut self, to: Side, bytes: &[u8]);
+
+    /// A frame was read or is sent. Whoever does not watch pays nothing for it.
+    fn see(&mut self, _: Seen) {}
 }
 
 /// A tunnel without its sockets.
@@ -160,7 +165,7 @@ impl Relay {
             };
             let start = at;
             at += event.taken;
-            if event.is_contiguous() && self.passes_unseen(from, &event) {
+            if event.is_contiguous() && self.passes_unjudged(from, &event, out) {
                 continue;
             }
             self.pass(to, &input[run..start], out);
@@ -181,12 +186,13 @@ impl Relay {
     }
 
     /// The short way of most frames: data within the limits, with nothing waiting to be injected.
-    fn passes_unseen(&mut self, from: Side, event: &Event) -> bool {
+    fn passes_unjudged(&mut self, from: Side, event: &Event, out: &mut impl Output) -> bool {
         if self.has_queued(from.other()) {
             return false;
         }
         match &event.found {
             Found::Data(header) if !self.too_big(from) => {
+                out.see(Seen::from(from, header, true));
                 self.on_data(from, header);
                 true
             }
@@ -201,11 +207,13 @@ impl Relay {
     /// Takes note of an event; whether its bytes pass.
     fn admit(&mut self, from: Side, event: &Event, input: &[u8], now: Tick, out: &mut impl Output) -> bool {
         match &event.found {
-            Found::Data(_) if self.too_big(from) => {
+            Found::Data(header) if self.too_big(from) => {
+                out.see(Seen::from(from, header, false));
                 self.end_too_big(from, now, out);
                 false
             }
             Found::Data(header) => {
+                out.see(Seen::from(from, header, true));
                 self.on_data(from, header);
                 true
             }
@@ -220,7 +228,9 @@ impl Relay {
                 if let Some(key) = header.mask {
                     key.apply(payload);
                 }
-                self.on_control(from, header.opcode, payload, now)
+                let passes = self.on_control(from, header.opcode, payload, now);
+                out.see(Seen::from(from, header, passes));
+                passes
             }
         }
     }
@@ -351,6 +361,7 @@ impl Relay {
             // To the upstream the proxy is a client, and clients mask (RFC 6455 5.1).
             let mask = (to == Side::Upstream).then(MaskKey::random);
             out.send(to, &encode(opcode, payload, mask));
+            out.see(Seen::injected(to, opcode, payload));
         }
     }
 

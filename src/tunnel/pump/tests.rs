@@ -403,6 +403,56 @@ async fn a_side_that_is_held_up_is_not_judged_by_its_silence() {
     flood.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_watches_sees_frames_and_holds_up_nobody() {
+    let mut rig = rig(&[], 1024);
+    let letter = |text: u8| [0x81, 0x81, 0, 0, 0, 0, text];
+    rig.client.write_all(&letter(b'a')).await.unwrap();
+    let _: [u8; 7] = read(&mut rig.upstream).await;
+    let (mut tail, mut other) = (rig.control.tap(2), rig.control.tap(9));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    for text in *b"bcdef" {
+        rig.client.write_all(&letter(text)).await.unwrap();
+        let wire: [u8; 7] = read(&mut rig.upstream).await;
+        assert_eq!(wire[6], text);
+    }
+    let first = tail.next().await.unwrap();
+    assert_eq!((first.at.elapsed().as_secs(), first.seen.side, first.seen.length), (3, Side::Client, 1));
+    assert!(tail.next().await.is_some());
+    assert_eq!((tail.take_left_out(), tail.take_left_out()), (3, 0));
+    drop(tail);
+    drop((rig.client, rig.upstream));
+    assert_eq!(rig.tunnel.await.unwrap().traffic.client.messages, 6);
+    let mut seen = 0;
+    while let Some(frame) = other.next().await {
+        seen += usize::from(frame.seen.opcode == crate::ws::frame::OpCode::Text);
+    }
+    assert_eq!(seen, 5, "the last one is told of the end");
+    assert!(rig.control.tap(1).next().await.is_none(), "so is who comes late");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_nobody_watches_any_more_forgets_its_watchers() {
+    let ((mut client, near), (mut upstream, far)) = (duplex(64), duplex(64));
+    let control = Arc::new(Control::default());
+    let framing = Framing::WebSocket { deflate: false };
+    let opened = |stream| Opened { stream, ahead: vec![] };
+    let mut pump = run(opened(near), opened(far), Arc::new(settings()), framing, control.clone());
+    let tail = control.tap(9);
+    assert!(stays_pending(&mut pump).await);
+    assert!(pump.taps.is_some());
+    drop(tail);
+    client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'a']).await.unwrap();
+    assert!(stays_pending(&mut pump).await);
+    let _: [u8; 7] = read(&mut upstream).await;
+    assert!(pump.taps.is_none());
+}
+
+/// Polls once; whether it is pending.
+async fn stays_pending(future: &mut (impl Future + Unpin)) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
+}
+
 #[test]
 fn a_tunnel_is_small() {
     let size = size_of::<Pump<Stream, Stream>>();

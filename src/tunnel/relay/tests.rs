@@ -9,17 +9,27 @@ use std::time::Duration;
 const CLIENT: Side = Side::Client;
 const UPSTREAM: Side = Side::Upstream;
 
-/// Everything that was sent to each side.
+/// Everything that was sent to each side, and every frame that was seen.
 #[derive(Default)]
-struct Sent(PerSide<Vec<u8>>);
+struct Sent(PerSide<Vec<u8>>, Vec<Seen>);
 
 impl Output for Sent {
     fn send(&mut self, to: Side, bytes: &[u8]) {
         self.0[to].extend_from_slice(bytes);
     }
+
+    fn see(&mut self, seen: Seen) {
+        self.1.push(seen);
+    }
 }
 
 impl Sent {
+    /// The frames seen since the last call.
+    fn seen(&mut self) -> Vec<(Side, OpCode, bool, u64, Course)> {
+        let seen = std::mem::take(&mut self.1).into_iter();
+        seen.map(|seen| (seen.side, seen.opcode, seen.fin, seen.length, seen.course)).collect()
+    }
+
     /// The frames sent to a side since the last call, payloads unmasked.
     fn frames(&mut self, to: Side) -> Vec<(OpCode, Vec<u8>)> {
         let bytes = std::mem::take(&mut self.0[to]);
@@ -91,6 +101,41 @@ fn close_code(frames: &[(OpCode, Vec<u8>)]) -> Option<u16> {
 fn ended(relay: &Relay, now: Tick) -> (Who, Why, Option<u16>) {
     let Outcome { ending, .. } = relay.outcome(now);
     (ending.who, ending.why, ending.code.map(|code| code.0))
+}
+
+#[test]
+fn each_frame_is_seen_once_whatever_becomes_of_it() {
+    let (mut relay, mut out) =
+        (relay(Settings { max_message_size: Some(9), ..pings_to_client() }), Sent::default());
+    let mut part = frame(CLIENT, OpCode::Text, b"abc");
+    part[0] &= 0x7f;
+    let mut wire = part;
+    wire.extend(frame(CLIENT, OpCode::Ping, b"p"));
+    wire.extend(frame(CLIENT, OpCode::Continuation, b"defg"));
+    let expected = [
+        (CLIENT, OpCode::Text, false, 3, Course::Passes),
+        (CLIENT, OpCode::Ping, true, 1, Course::Passes),
+        (CLIENT, OpCode::Continuation, true, 4, Course::Passes),
+    ];
+    relay.on_bytes(CLIENT, &wire, at(1), &mut out);
+    assert_eq!(out.seen(), expected);
+    wire.iter().for_each(|byte| relay.on_bytes(CLIENT, &[*byte], at(2), &mut out));
+    assert_eq!(out.seen(), expected, "byte by byte too");
+
+    let due = relay.next_tick().unwrap();
+    relay.on_tick(due, &mut out);
+    let ping = out.frames(CLIENT).remove(0).1;
+    assert_eq!(out.seen(), [(CLIENT, OpCode::Ping, true, 8, Course::Begins)]);
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, &ping), due, &mut out);
+    assert_eq!(out.seen(), [(CLIENT, OpCode::Pong, true, 8, Course::Ends)]);
+
+    relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Binary, &[0; 10]), due, &mut out);
+    let reason = 2 + "message over 9 bytes from the upstream".len() as u64;
+    let close = |to| (to, OpCode::Close, true, reason, Course::Begins);
+    assert_eq!(
+        out.seen(),
+        [(UPSTREAM, OpCode::Binary, true, 10, Course::Ends), close(UPSTREAM), close(CLIENT)]
+    );
 }
 
 #[test]
