@@ -116,6 +116,8 @@ pub enum Why {
     Shutdown,
     /// The endpoint was taken out of the configuration.
     EndpointRemoved,
+    /// The operator closed this one connection.
+    Operator,
     /// A message over `max_message_size`.
     TooBig,
     /// A breach of framing where `on_violation = "close"`.
@@ -135,6 +137,22 @@ pub enum Why {
 }
 
 impl Why {
+    /// Whether somebody lost a connection that was to go on: not by a Close frame, nor by a lifetime or
+    /// an order of the operator.
+    #[must_use]
+    pub fn is_abnormal(self) -> bool {
+        !matches!(
+            self,
+            Self::Done
+                | Self::Close
+                | Self::Lifetime
+                | Self::Drain
+                | Self::Shutdown
+                | Self::EndpointRemoved
+                | Self::Operator
+        )
+    }
+
     /// The word for it in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -151,6 +169,7 @@ impl Why {
             Self::Drain => "drain",
             Self::Shutdown => "shutdown",
             Self::EndpointRemoved => "endpoint_removed",
+            Self::Operator => "operator",
             Self::TooBig => "too_big",
             Self::Violation => "violation",
             Self::Limit => "limit",

@@ -266,7 +266,7 @@ impl Model {
             }
             Step::Order(span, why) => {
                 let why = [Why::Drain, Why::Shutdown, Why::EndpointRemoved][usize::from(*why % 3)];
-                self.relay.order(Order { at: self.now + span.duration(), why });
+                self.relay.order(Order { at: self.now + span.duration(), why, words: None });
             }
             Step::Settings(wanted) => self.relay.set_settings(wanted.settings()),
         }
@@ -420,7 +420,7 @@ impl Model {
             }
         }
         if self.ending.is_none() {
-            self.relay.order(Order { at: self.now, why: Why::Shutdown });
+            self.relay.order(Order { at: self.now, why: Why::Shutdown, words: None });
             self.tick();
         }
         assert!(self.ending.is_some(), "an order ends it");

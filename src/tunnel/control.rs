@@ -6,6 +6,7 @@ use super::counters::Counters;
 use super::tap::{self, Tail, Tap};
 use super::timer::Tick;
 use crate::outcome::Why;
+use crate::ws::close::CloseReason;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -34,7 +35,7 @@ struct Letters {
 #[derive(Debug, Default)]
 pub(super) struct Mail {
     pub(super) settings: Option<Arc<Settings>>,
-    pub(super) order: Option<(Instant, Why)>,
+    pub(super) order: Option<(Instant, Why, Option<Box<CloseReason>>)>,
     pub(super) cut: Option<Why>,
     pub(super) taps: Vec<Tap>,
 }
@@ -78,9 +79,20 @@ impl Control {
 
     /// Orders the tunnel to close at a moment; the earliest moment counts.
     pub fn close(&self, at: Instant, why: Why) {
+        self.order(at, why, None);
+    }
+
+    /// Orders the tunnel to close now, at the next frame boundary, with these words to both sides. A
+    /// text over 123 bytes is cut; a code that may not be sent (RFC 6455 7.4) is the caller's to refuse.
+    /// `close_codes` applies.
+    pub fn close_with(&self, why: Why, words: CloseReason) {
+        self.order(Instant::now(), why, Some(Box::new(words)));
+    }
+
+    fn order(&self, at: Instant, why: Why, words: Option<Box<CloseReason>>) {
         self.leave(|mail| {
-            if mail.order.is_none_or(|(standing, _)| at < standing) {
-                mail.order = Some((at, why));
+            if mail.order.as_ref().is_none_or(|(standing, ..)| at < *standing) {
+                mail.order = Some((at, why, words));
             }
         });
     }

@@ -146,14 +146,14 @@ where
         if !mail.taps.is_empty() {
             self.taps.get_or_insert_default().add(mail.taps);
         }
-        if let Some((at, why)) = mail.order {
+        if let Some((at, why, words)) = mail.order {
             let at = self.control.tick(at);
-            self.relay.order(Order { at: at.max(now), why });
+            self.relay.order(Order { at: at.max(now), why, words });
         }
     }
 
     fn cut(&mut self, why: Why, now: Tick, cx: &mut Context<'_>) -> Outcome {
-        self.relay.order(Order { at: now, why });
+        self.relay.order(Order { at: now, why, words: None });
         self.feed(Input::Tick, now, cx);
         self.relay.outcome(now)
     }

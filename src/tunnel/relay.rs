@@ -44,8 +44,10 @@ pub struct Relay {
 pub struct Order {
     /// When.
     pub at: Tick,
-    /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`].
+    /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`], [`Why::Operator`].
     pub why: Why,
+    /// What the peers are told; `None`: what goes with the cause.
+    pub words: Option<Box<CloseReason>>,
 }
 
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use super::*;
 use crate::io::Stream;
 use crate::outcome::{PerSide, Who};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
+use crate::ws::close::{CloseCode, CloseReason};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
@@ -401,6 +402,24 @@ async fn a_side_that_is_held_up_is_not_judged_by_its_silence() {
     }
     assert!(!rig.tunnel.is_finished());
     flood.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_closes_one_with_words_of_his_own() {
+    let mut rig = rig(&[], 1024);
+    // A frame towards the client is under way: its Close comes behind it.
+    rig.upstream.write_all(&[0x81, 0x02, b'a']).await.unwrap();
+    let _: [u8; 3] = read(&mut rig.client).await;
+    rig.control.close_with(Why::Operator, CloseReason { code: CloseCode(4001), text: "maintenance".into() });
+    let close: [u8; 6 + 13] = read(&mut rig.upstream).await;
+    let payload: Vec<u8> = close[6..].iter().zip(close[2..6].iter().cycle()).map(|(b, key)| b ^ key).collect();
+    assert_eq!((close[0], &payload[..]), (0x88, &b"\x0f\xa1maintenance"[..]));
+    rig.upstream.write_all(b"b").await.unwrap();
+    assert_eq!(&read::<{ 1 + 2 + 13 }>(&mut rig.client).await, b"b\x88\x0d\x0f\xa1maintenance");
+    drop((rig.client, rig.upstream));
+    let ending = rig.tunnel.await.unwrap().ending;
+    assert_eq!((ending.who, ending.why, &*ending.reason), (Who::Proxy, Why::Operator, "maintenance"));
+    assert_eq!(ending.code, Some(CloseCode(4001)));
 }
 
 #[tokio::test(start_paused = true)]

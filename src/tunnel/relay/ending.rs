@@ -3,7 +3,7 @@
 use super::{End, Leg, Output, Relay};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::tunnel::timer::Tick;
-use crate::ws::close::CloseCode;
+use crate::ws::close::{CloseCode, CloseReason};
 use crate::ws::frame::Violation;
 use std::time::Duration;
 
@@ -56,10 +56,23 @@ impl Relay {
     /// Ends by timeout or order: both sides are told.
     pub(super) fn end_by_proxy(&mut self, why: Why, now: Tick, out: &mut impl Output) {
         let code = match why {
-            Why::Drain | Why::EndpointRemoved => CloseCode::SERVICE_RESTART,
+            Why::Drain | Why::EndpointRemoved | Why::Operator => CloseCode::SERVICE_RESTART,
             _ => CloseCode::GOING_AWAY,
         };
-        self.decide(self.proxys(why, code, words(Who::Proxy, why).into()), now);
+        self.end_with(why, CloseReason { code, text: words(Who::Proxy, why).into() }, now, out);
+    }
+
+    pub(super) fn end_by_order(&mut self, now: Tick, out: &mut impl Output) {
+        let Some(order) = self.order.take() else { return };
+        match order.words {
+            Some(words) => self.end_with(order.why, *words, now, out),
+            None => self.end_by_proxy(order.why, now, out),
+        }
+    }
+
+    fn end_with(&mut self, why: Why, words: CloseReason, now: Tick, out: &mut impl Output) {
+        let CloseReason { code, text } = words;
+        self.decide(self.proxys(why, code, text), now);
         for side in Side::BOTH {
             self.tell(side, code, out);
         }
@@ -231,6 +244,7 @@ fn words(who: Who, why: Why) -> &'static str {
         (_, Why::Shutdown) => "proxy is shutting down",
         (_, Why::Drain) => "proxy is being drained",
         (_, Why::EndpointRemoved) => "upstream server is being removed",
+        (_, Why::Operator) => "closed by the operator",
         _ => "",
     }
 }

@@ -373,8 +373,8 @@ fn orders_and_timeouts_tell_both_sides() {
     let orders = [(Why::Shutdown, 1001), (Why::Drain, 1012), (Why::EndpointRemoved, 1012)];
     for (why, code) in orders {
         let (mut relay, mut out) = (relay(settings()), Sent::default());
-        relay.order(Order { at: at(8), why });
-        relay.order(Order { at: at(5), why });
+        relay.order(Order { at: at(8), why, words: None });
+        relay.order(Order { at: at(5), why, words: None });
         assert_eq!(relay.next_tick(), Some(at(5)));
         relay.on_tick(at(5), &mut out);
         assert_eq!(close_code(&out.frames(CLIENT)), Some(code));
@@ -394,7 +394,7 @@ fn orders_and_timeouts_tell_both_sides() {
 #[test]
 fn after_the_proxys_close_nothing_passes_but_the_answer_is_heard() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
-    relay.order(Order { at: at(5), why: Why::Drain });
+    relay.order(Order { at: at(5), why: Why::Drain, words: None });
     relay.on_tick(at(5), &mut out);
     out.0 = PerSide::default();
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"late"), at(5), &mut out);
@@ -410,7 +410,7 @@ fn a_close_waits_for_the_end_of_the_frame_and_the_frame_arrives() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
     relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
-    relay.order(Order { at: at(5), why: Why::Shutdown });
+    relay.order(Order { at: at(5), why: Why::Shutdown, words: None });
     relay.on_tick(at(5), &mut out);
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
     relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(6), &mut out);

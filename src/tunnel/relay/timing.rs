@@ -80,10 +80,7 @@ impl Relay {
                 Timer::PingDue(side) => self.ping(side, now, out),
                 Timer::Read => self.end_by_proxy(Why::ReadTimeout, now, out),
                 Timer::Lifetime => self.end_by_proxy(Why::Lifetime, now, out),
-                Timer::Order => {
-                    let why = self.order.as_ref().map_or(Why::Shutdown, |order| order.why);
-                    self.end_by_proxy(why, now, out);
-                }
+                Timer::Order => self.end_by_order(now, out),
                 Timer::CloseGrace => return,
             }
         }
