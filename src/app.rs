@@ -134,10 +134,12 @@ impl Bound {
             trigger,
             watch,
         };
+        running.proxy.metrics.set_room(running.slots.all());
         running.keep_names_fresh();
         for (ready, socket) in self.sockets {
             running.listen(ready, socket);
         }
+        running.count_certificates();
         running
     }
 }
@@ -213,7 +215,7 @@ async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, 
     let Ready { listen, tls, handshakes } = &*settings;
     let limit = listen.http.header_timeout;
     let tls = tls.as_deref().map(|tls| (tls, handshakes));
-    let ready = ready(accepted, &listen.socket, tls, &snapshot.real_ip, limit);
+    let ready = ready(accepted, &listen.socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
     let (stream, connection) = match ready.await {
         Ok((stream, connection)) => (stream, Arc::new(connection)),
         Err(error) => return proxy.not_ready(&error, client, watch),

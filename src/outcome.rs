@@ -58,7 +58,7 @@ impl<T> IndexMut<Side> for PerSide<T> {
 }
 
 /// Who ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Who {
     /// The client did.
     Client,
@@ -90,7 +90,7 @@ impl Who {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Why {
     /// An HTTP exchange was answered in full: nothing to explain.
     Done,

@@ -3,6 +3,8 @@
 mod attempt;
 mod failure;
 mod forward;
+mod guard;
+mod observe;
 mod reject;
 mod request;
 pub mod session;
@@ -22,14 +24,16 @@ use crate::limit::{Door, Limit, Refused};
 use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::NoEndpoint;
-use crate::ws::handshake::{Wish, wish};
+use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
+use guard::Guard;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use request::Inbound;
-use session::{Guard, Sessions};
+use session::Sessions;
 use snapshot::{Route, Snapshot, Target};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -44,6 +48,8 @@ pub struct Proxy {
     pub sessions: Arc<Sessions>,
     /// Where reports go.
     pub log: Arc<AccessLog>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// What all routes together have admitted.
     door: Door,
     unasked: Arc<Unasked>,
@@ -54,15 +60,9 @@ impl Proxy {
     /// A proxy without tunnels.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>) -> Self {
-        let (sessions, door) = (Arc::default(), Door::default());
-        Self {
-            snapshot: ArcSwap::new(snapshot),
-            sessions,
-            log,
-            door,
-            unasked: Arc::default(),
-            started: Instant::now(),
-        }
+        let (sessions, metrics, door) = (Arc::default(), Arc::default(), Door::default());
+        let (snapshot, started) = (ArcSwap::new(snapshot), Instant::now());
+        Self { snapshot, sessions, log, metrics, door, unasked: Arc::default(), started }
     }
 
     /// Answers one request.
@@ -80,18 +80,10 @@ impl Proxy {
         let asked = parts.uri.authority().and_then(|authority| authority.as_str().rsplit('@').next());
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = asked.or(host).unwrap_or_default();
-        let id = self.sessions.next_id();
         let snapshot = self.snapshot.load_full();
         let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
-        let mut guard = Guard::new(
-            id,
-            origin.client,
-            parts.method.clone(),
-            host,
-            &parts.uri,
-            Arc::clone(&self.log),
-            watch.clone(),
-        );
+        let method = parts.method.clone();
+        let mut guard = Guard::new(self, origin.client, method, host, &parts.uri, watch.clone());
         if parts.version == Version::HTTP_2 {
             guard.report().protocol = "h2";
         }
@@ -103,7 +95,12 @@ impl Proxy {
         };
         match snapshot.route(&inbound.host, &inbound.path) {
             Some(route) => self.serve(&snapshot, route, inbound, body, upgrade, guard, watch).await,
-            None => reject::with_status(&Failure::NoRoute, guard),
+            None => {
+                if asked_for(&inbound) != Ok(Wish::Http) {
+                    guard.is_opening();
+                }
+                reject::with_status(&Failure::NoRoute, guard)
+            }
         }
     }
 
@@ -143,8 +140,7 @@ impl Proxy {
         }
         // Its method is not known: a dash, as logs have it.
         let method = Method::from_bytes(b"-").unwrap_or_default();
-        let (id, log) = (self.sessions.next_id(), Arc::clone(&self.log));
-        let mut guard = Guard::new(id, client, method, "", &Uri::default(), log, watch);
+        let mut guard = Guard::new(self, client, method, "", &Uri::default(), watch);
         guard.report().target = "-".into();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };
@@ -184,7 +180,11 @@ impl Proxy {
         let Some(upstream) = snapshot.upstream(name) else {
             return reject::with_status(&NoEndpoint::None.into(), guard);
         };
-        let wish = match wish(&inbound.parts.method, inbound.parts.version, &inbound.parts.headers) {
+        let asked = asked_for(&inbound);
+        if asked != Ok(Wish::Http) {
+            guard.is_opening();
+        }
+        let wish = match asked {
             Ok(wish) => wish,
             Err(error) => return reject::with_status(&error.into(), guard),
         };
@@ -207,7 +207,10 @@ impl Proxy {
         let (inbound, wish) = (&inbound, &wish);
         let spare = client.clone();
         let opened = match self.admit(snapshot, route, inbound) {
-            Err(refused) => Err((refused.into(), guard)),
+            Err(refused) => {
+                self.metrics.refused(&route.name, refused.limit.as_str());
+                Err((refused.into(), guard))
+            }
             Ok(permits) => {
                 let opening = upgrade::Opening {
                     route,
@@ -232,6 +235,11 @@ impl Proxy {
             None => reject::with_status(&failure, guard),
         }
     }
+}
+
+/// What a request wants to become of its connection.
+fn asked_for(inbound: &Inbound) -> Result<Wish, OpeningError> {
+    wish(&inbound.parts.method, inbound.parts.version, &inbound.parts.headers)
 }
 
 /// Stands for a tunnel where tunnels are counted: in all, and of its route.

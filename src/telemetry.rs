@@ -1,8 +1,13 @@
-//! Owns observation: what is written of what happened. It must not decide anything.
+//! Owns observation: what is counted and written of what happened. It must not decide anything.
 
 pub mod access_log;
+pub mod history;
 pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod recent;
 pub mod report;
+pub mod tally;
 
 use std::path::PathBuf;
 use tracing::level_filters::LevelFilter;

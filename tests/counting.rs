@@ -4,7 +4,7 @@
 mod support;
 
 use holdline::outcome::Side;
-use holdline::proxy::session::Totals;
+use holdline::telemetry::tally::Totals;
 use holdline::ws::frame::OpCode;
 use support::{Proxy, echo, route, upstream};
 

@@ -5,6 +5,7 @@ use super::Running;
 use crate::config::Listen;
 use crate::listener::handshakes::Handshakes;
 use crate::proxy::snapshot::Snapshot;
+use crate::telemetry::metrics::Certificate;
 use crate::tls::problem::Problem;
 use crate::tls::server::Config;
 use crate::tls::sources::Sources;
@@ -140,9 +141,26 @@ pub fn secure(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), Certif
 }
 
 impl Running {
+    /// Tells the metrics until when the certificates in use are valid.
+    pub(super) fn count_certificates(&self) {
+        let mut all = Vec::new();
+        for active in &self.listeners {
+            let ready = active.settings.load();
+            for certificate in ready.tls.iter().flat_map(|tls| tls.certificates()) {
+                all.push(Certificate {
+                    listen: active.address.to_string(),
+                    path: certificate.path.display().to_string(),
+                    not_after: certificate.not_after,
+                });
+            }
+        }
+        self.proxy.metrics.set_certificates(all);
+    }
+
     /// Takes up certificates whose files have changed. Where they cannot be used, the old ones stay,
     /// and what is wrong is said once for each change.
     pub async fn refresh_certificates(&mut self) {
+        let mut refreshed = false;
         for active in &mut self.listeners {
             let ready = active.settings.load_full();
             let Some(tls) = &ready.tls else { continue };
@@ -156,6 +174,7 @@ impl Running {
                     fresh.announce();
                     active.settings.store(Arc::new(fresh));
                     active.refused = None;
+                    refreshed = true;
                 }
                 Err(error) => {
                     tracing::error!("{error}");
@@ -163,6 +182,9 @@ impl Running {
                     active.refused = Some(seen);
                 }
             }
+        }
+        if refreshed {
+            self.count_certificates();
         }
     }
 }

@@ -48,7 +48,7 @@ impl Running {
 
         // From here on nothing fails.
         proxy.snapshot.store(Arc::clone(&next));
-        proxy.sessions.follow(&next, &previous);
+        proxy.follow(&next, &previous);
         self.keep_names_fresh();
         self.listeners.retain(|active| config.listeners.iter().any(|l| l.socket.address == active.address));
         self.update_kept(kept);
@@ -59,6 +59,7 @@ impl Running {
             use_log();
             self.log_control.iter().for_each(|control| control.set(&config.log));
         }
+        self.count_certificates();
         self.warn_of_what_needs_a_restart(&config);
         self.config = config;
         Ok(())

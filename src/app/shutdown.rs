@@ -30,6 +30,7 @@ impl Running {
         let Self { proxy, config, listeners, trigger, watch, pid_file, .. } = self;
         let (grace, spread) = (config.process.shutdown_grace, config.process.drain_spread);
         tracing::info!(tunnels = proxy.sessions.count(), ?grace, "shutting down");
+        proxy.metrics.set_draining();
         drop(watch);
         trigger.drain(grace);
         drop(listeners);

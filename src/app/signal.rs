@@ -49,8 +49,9 @@ impl Signals {
                 _ = look_again.tick() => running.refresh_certificates().await,
                 _ = self.hangup.recv() => {
                     systemd.reloading();
-                    let failed = reload(&mut running, &mut load).await.err();
-                    systemd.reloaded(running.listeners.len(), failed);
+                    let result = reload(&mut running, &mut load).await;
+                    running.proxy.metrics.reloaded(result.clone());
+                    systemd.reloaded(running.listeners.len(), result.err());
                 }
                 _ = self.user1.recv() => {
                     running.proxy.log.reopen();

@@ -9,12 +9,14 @@ use crate::io::Stream;
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::stall::timeout;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::server::{self, HandshakeError, NotTls};
 use crate::tls::session::{ClientCertificate, Session};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 /// A connection that is ready for requests: whom it joins.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ pub async fn ready(
     settings: &Settings,
     tls: Option<(&server::Config, &Handshakes)>,
     real_ip: &real_ip::Settings,
+    metrics: &Metrics,
     limit: Duration,
 ) -> Result<(Stream, Connection), NotReady> {
     let Accepted { mut stream, client, slot } = accepted;
@@ -104,9 +107,16 @@ pub async fn ready(
         }
     }
     if let (Some((config, handshakes)), Some(tls)) = (tls, &settings.tls) {
+        let began = Instant::now();
         let handshake = secure(stream, config, handshakes, &connection.slot, waited);
-        let (stream, secured) =
-            timeout(tls.handshake_timeout, handshake).await.map_err(|_| NotReady::HandshakeTooSlow)??;
+        let secured = timeout(tls.handshake_timeout, handshake).await;
+        let secured = secured.unwrap_or(Err(NotReady::HandshakeTooSlow));
+        match &secured {
+            Ok(_) => metrics.tls_handshake(began.elapsed()),
+            Err(NotReady::Silent) => {}
+            Err(_) => metrics.tls_failed(),
+        }
+        let (stream, secured) = secured?;
         connection.tls = Some(Box::new(secured));
         return Ok((stream, connection));
     }

@@ -2,8 +2,8 @@
 //! and the upstream's settings allow.
 
 use super::failure::Failure;
+use super::guard::Guard;
 use super::request::Inbound;
-use super::session::Guard;
 use super::snapshot::Route;
 use crate::addr::EndpointAddr;
 use crate::drain::Watch;
@@ -76,8 +76,10 @@ impl<'a> Attempts<'a> {
                 return Ok((lease, connection));
             }
             let (limit, first) = (self.route.connect_timeout, self.announcement.as_deref());
+            let began = Instant::now();
             let error = match self.upstream.connect(&lease, limit, first).await {
                 Ok((stream, port)) => {
+                    guard.metrics().connected(&self.upstream.settings().name, began.elapsed());
                     return Ok((lease, Connection::new(stream, port, watch.clone()).await?));
                 }
                 Err(error) => error,

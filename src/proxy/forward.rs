@@ -2,8 +2,8 @@
 
 use super::attempt::{Attempts, Miss};
 use super::failure::Failure;
+use super::guard::Guard;
 use super::request::Inbound;
-use super::session::Guard;
 use super::snapshot::Route;
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};

@@ -2,7 +2,7 @@
 //! closed with a reason.
 
 use super::failure::Failure;
-use super::session::Guard;
+use super::guard::Guard;
 use super::snapshot::{RejectWith, Route};
 use crate::http::respond::{Body, full, plain, retry_after};
 use crate::http::serve::Upgrade;

@@ -144,6 +144,11 @@ impl Snapshot {
         self.table.find(host, path).map(|index| &self.routes[index])
     }
 
+    /// All routes, in the order of the file.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter()
+    }
+
     /// The route of this name.
     #[must_use]
     pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {

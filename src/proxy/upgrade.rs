@@ -4,8 +4,9 @@
 use super::attempt::{Attempts, Miss};
 use super::failure::Failure;
 use super::forward::{self, GiveBack};
+use super::guard::Guard;
 use super::request::Inbound;
-use super::session::{Guard, Place, Session};
+use super::session::{Place, Session};
 use super::snapshot::{Route, Snapshot};
 use super::{Permits, Proxy};
 use crate::drain::Watch;
@@ -15,6 +16,8 @@ use crate::http::serve::Upgrade;
 use crate::io::Stream;
 use crate::listener::connection::Connection;
 use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+use crate::tunnel::control::Control;
+use crate::tunnel::counters::Counters;
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::{Framing, Settings};
 use crate::upstream::ports::Port;
@@ -131,11 +134,12 @@ fn accept(
     report.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     report.subprotocol = text_of(&parts.headers, &SEC_WEBSOCKET_PROTOCOL);
     report.extensions = text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS);
+    let round_trips = Arc::clone(guard.metrics().round_trips());
     let session = Session {
-        report: guard.share(),
+        report: guard.open(),
         endpoint: Arc::clone(lease.endpoint()),
         opened: SystemTime::now(),
-        control: Arc::default(),
+        control: Arc::new(Control::new(Counters::counting_into(round_trips))),
     };
     let place = opening.proxy.sessions.add(session);
     // A reload during the opening has told all tunnels of its time; this one was not among them.

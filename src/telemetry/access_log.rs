@@ -1,6 +1,7 @@
 //! Owns the access log: lines are handed to a thread that writes them, so that a slow or full disk
 //! holds up no connection.
 
+use super::recent::End;
 use super::report::Report;
 use super::{AccessTarget, Format, Settings};
 use crate::outcome::Outcome;
@@ -28,7 +29,7 @@ pub struct AccessLog {
     json: AtomicBool,
     off: AtomicBool,
     lost: Arc<AtomicU64>,
-    listeners: broadcast::Sender<Arc<(Arc<Report>, Outcome)>>,
+    listeners: broadcast::Sender<End>,
 }
 
 enum Order {
@@ -82,21 +83,29 @@ impl AccessLog {
         })
     }
 
-    /// Writes one report.
-    pub fn write(&self, report: Arc<Report>, outcome: Outcome) {
+    /// Writes one report; it is given back for others.
+    pub fn write(&self, report: Arc<Report>, outcome: Outcome) -> End {
         if !report.unlogged && !self.off.load(Ordering::Relaxed) {
             let json = self.json.load(Ordering::Relaxed);
             let line = if json { report.json(&outcome) } else { report.text(&outcome) };
             self.give(Order::Line(line));
         }
+        let end = Arc::new((report, outcome));
         // Nobody may be listening.
-        let _ = self.listeners.send(Arc::new((report, outcome)));
+        let _ = self.listeners.send(Arc::clone(&end));
+        end
     }
 
     /// All reports from now on.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<(Arc<Report>, Outcome)>> {
+    pub fn listen(&self) -> broadcast::Receiver<End> {
         self.listeners.subscribe()
+    }
+
+    /// How many lines were lost, as the target was too slow.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Opens the file anew, after it was moved away (SIGUSR1).

@@ -43,16 +43,22 @@ pub(super) struct Mail {
 impl Default for Control {
     /// Of a tunnel that opens now.
     fn default() -> Self {
-        Self {
-            opened: Instant::now(),
-            counters: Arc::default(),
-            pending: AtomicBool::default(),
-            letters: Mutex::default(),
-        }
+        Self::new(Counters::default())
     }
 }
 
 impl Control {
+    /// Of a tunnel that opens now, counting there.
+    #[must_use]
+    pub fn new(counters: Counters) -> Self {
+        Self {
+            opened: Instant::now(),
+            counters: Arc::new(counters),
+            pending: AtomicBool::default(),
+            letters: Mutex::default(),
+        }
+    }
+
     /// When the tunnel opened: [`Tick::ZERO`] of its counters.
     #[must_use]
     pub fn opened(&self) -> Instant {

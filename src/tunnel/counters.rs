@@ -7,9 +7,10 @@
 
 use super::timer::Tick;
 use crate::outcome::{PerSide, Side, Traffic};
-use std::sync::OnceLock;
+use crate::telemetry::tally::RoundTrips;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What is counted of one tunnel.
@@ -17,6 +18,8 @@ use std::time::Duration;
 pub struct Counters {
     sides: PerSide<Count>,
     blind: OnceLock<&'static str>,
+    /// Where round-trip times of all tunnels are counted.
+    round_trips: Option<Arc<RoundTrips>>,
 }
 
 /// What is counted of one side.
@@ -34,6 +37,12 @@ struct Count {
 }
 
 impl Counters {
+    /// Nothing yet; round-trip times are also counted there.
+    #[must_use]
+    pub fn counting_into(round_trips: Arc<RoundTrips>) -> Self {
+        Self { round_trips: Some(round_trips), ..Self::default() }
+    }
+
     /// What a side sent up to now, and how it answered Pings.
     #[must_use]
     pub fn traffic(&self, side: Side) -> Traffic {
@@ -85,6 +94,9 @@ impl Counters {
         let count = &self.sides[side];
         count.pongs.store(count.pongs.load(Relaxed).wrapping_add(1), Relaxed);
         let micros = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);
+        if let Some(all) = &self.round_trips {
+            all.add(side, now.since(sent));
+        }
         count.last_rtt.store(micros, Relaxed);
         count.worst_rtt.store(count.worst_rtt.load(Relaxed).max(micros), Relaxed);
     }
@@ -112,7 +124,7 @@ mod tests {
     #[test]
     fn a_reader_sees_what_was_written() {
         let at = |micros| Tick::after(Duration::from_micros(micros));
-        let counters = Counters::default();
+        let counters = Counters::counting_into(Arc::default());
         counters.arrived(Side::Client, at(7));
         counters.received(Side::Client, 9);
         counters.message(Side::Client);
@@ -131,6 +143,8 @@ mod tests {
         assert_eq!(micros(upstream.worst_rtt), Some(30));
         assert_eq!(counters.heard(Side::Upstream), Tick::ZERO);
         assert_eq!(counters.blind(), Some("first"));
+        let all = counters.round_trips.as_ref().unwrap().of(Side::Upstream);
+        assert_eq!(all.counts()[0], 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::balance::{Candidate, key_of};
 use crate::health::{Availability, Rules, Standing};
 use crate::outcome::{Outcome, Side, Who, Why};
 use crate::tls::ServerName;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ pub struct Endpoint {
     upstream: Arc<str>,
     /// Connections, opening ones among them.
     active: AtomicU32,
+    /// Failures it was charged with.
+    failures: AtomicU64,
     /// Its place in the round.
     turn: AtomicI64,
     standing: Mutex<Standing>,
@@ -36,6 +38,7 @@ impl Endpoint {
             address,
             upstream: Arc::clone(upstream),
             active: AtomicU32::new(0),
+            failures: AtomicU64::new(0),
             turn: AtomicI64::new(0),
             standing: Mutex::new(standing),
             pool: Arc::default(),
@@ -59,6 +62,12 @@ impl Endpoint {
     #[must_use]
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Failures it was ever charged with, tunnels broken off young among them.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Whether it may be given connections.
@@ -164,6 +173,7 @@ impl Lease {
     /// The endpoint refused, timed out or answered wrongly.
     pub fn failed(&mut self) {
         self.on_trial = false;
+        self.endpoint.failures.fetch_add(1, Ordering::Relaxed);
         let out = self.endpoint.standing().failed(&self.rules, Instant::now().into_std());
         self.warn_if(out, "endpoint taken out after failures");
     }
@@ -181,6 +191,7 @@ impl Lease {
                 _ => false,
             };
         if broke_off {
+            self.endpoint.failures.fetch_add(1, Ordering::Relaxed);
             let out = self.endpoint.standing().ended_early(&self.rules, Instant::now().into_std());
             self.warn_if(out, "endpoint taken out after breaking off young connections");
         } else if outcome.duration >= early.within || outcome.ending.why == Why::Close {

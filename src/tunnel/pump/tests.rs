@@ -412,7 +412,8 @@ async fn the_operator_closes_one_with_words_of_his_own() {
     let _: [u8; 3] = read(&mut rig.client).await;
     rig.control.close_with(Why::Operator, CloseReason { code: CloseCode(4001), text: "maintenance".into() });
     let close: [u8; 6 + 13] = read(&mut rig.upstream).await;
-    let payload: Vec<u8> = close[6..].iter().zip(close[2..6].iter().cycle()).map(|(b, key)| b ^ key).collect();
+    let payload: Vec<u8> =
+        close[6..].iter().zip(close[2..6].iter().cycle()).map(|(b, key)| b ^ key).collect();
     assert_eq!((close[0], &payload[..]), (0x88, &b"\x0f\xa1maintenance"[..]));
     rig.upstream.write_all(b"b").await.unwrap();
     assert_eq!(&read::<{ 1 + 2 + 13 }>(&mut rig.client).await, b"b\x88\x0d\x0f\xa1maintenance");

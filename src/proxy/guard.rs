@@ -1,0 +1,163 @@
+//! Owns the guard that makes one report of every request, whichever way it goes.
+
+use super::Proxy;
+use super::failure::CLIENT_LEFT;
+use crate::addr::ClientAddr;
+use crate::drain::{Phase, Watch};
+use crate::http::serve::Fate;
+use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::{Kind, Metrics};
+use crate::telemetry::report::{Report, redact};
+use http::{Method, Uri};
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::time::Instant;
+
+/// Makes one report of a request, exactly: by [`Guard::finish`], or, when the request is dropped
+/// before, as left by its client.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// What is known so far; taken when it is written.
+    report: Option<Arc<Report>>,
+    started: Instant,
+    kind: Kind,
+    log: Arc<AccessLog>,
+    metrics: Arc<Metrics>,
+    watch: Watch,
+    /// Of an exchange that is to be no tunnel.
+    fate: Option<Fate>,
+}
+
+impl Guard {
+    /// For a request that has just arrived.
+    #[must_use]
+    pub(super) fn new(
+        proxy: &Proxy,
+        client: ClientAddr,
+        method: Method,
+        host: &str,
+        uri: &Uri,
+        watch: Watch,
+    ) -> Self {
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        let report = Report {
+            id: proxy.sessions.next_id(),
+            time: SystemTime::now(),
+            client,
+            peer: client,
+            method,
+            protocol: "h1",
+            tls: None,
+            host: host.into(),
+            target: redact(target).into(),
+            route: None,
+            upstream: None,
+            endpoint: None,
+            tries: 0,
+            status: 0,
+            subprotocol: None,
+            extensions: None,
+            unlogged: false,
+        };
+        Self {
+            report: Some(Arc::new(report)),
+            started: Instant::now(),
+            kind: Kind::Http,
+            log: Arc::clone(&proxy.log),
+            metrics: Arc::clone(&proxy.metrics),
+            watch,
+            fate: None,
+        }
+    }
+
+    /// What is known, to be added to.
+    ///
+    /// # Panics
+    /// Never: the report is there until the guard is consumed.
+    pub(super) fn report(&mut self) -> &mut Report {
+        let report = self.report.as_mut().expect("a guard has its report until it is consumed");
+        Arc::make_mut(report)
+    }
+
+    /// The request is one for a tunnel.
+    pub(super) fn is_opening(&mut self) {
+        self.kind = Kind::Opening;
+    }
+
+    /// Its tunnel opens: what is known of it, to which nothing is added any more.
+    ///
+    /// # Panics
+    /// Never: the report is there until the guard is consumed.
+    #[must_use]
+    pub(super) fn open(&mut self) -> Arc<Report> {
+        let report = self.report.as_ref().expect("a guard has its report until it is consumed");
+        self.kind = Kind::Tunnel;
+        self.metrics.opened(report, self.started.elapsed());
+        Arc::clone(report)
+    }
+
+    /// Where things are counted.
+    #[must_use]
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The end of an exchange that is dropped before its end: unless the proxy itself has run out of
+    /// grace, its client has left.
+    #[must_use]
+    pub(super) fn broken_off(&self, by_client: &str) -> Ending {
+        let (who, why, reason) = match self.watch.phase() {
+            Phase::Expired => (Who::Proxy, Why::Shutdown, "cut at the end of shutdown_grace"),
+            _ if self.fate.as_ref().is_some_and(Fate::is_stalled) => {
+                (Who::Client, Why::SendTimeout, "client took nothing of the response for body_timeout")
+            }
+            _ => (Who::Client, Why::Eof, by_client),
+        };
+        Ending { reason: reason.into(), ..Ending::new(who, why) }
+    }
+
+    /// The exchange is to be no tunnel, and comes over this connection.
+    pub(super) fn follow(&mut self, fate: Option<Fate>) {
+        self.fate = fate;
+    }
+
+    /// Writes the report of a tunnel.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        self.write(outcome);
+    }
+
+    /// Writes the report of an exchange that was no tunnel.
+    pub(super) fn finish_http(mut self, ending: Ending, sent: PerSide<u64>) {
+        self.write_http(ending, sent);
+    }
+
+    fn write_http(&mut self, ending: Ending, sent: PerSide<u64>) {
+        let mut traffic = PerSide::default();
+        for side in Side::BOTH {
+            traffic[side] = Traffic { bytes: sent[side], ..Traffic::default() };
+        }
+        let duration = self.started.elapsed();
+        self.write(Outcome { ending, traffic, duration, idle: PerSide::default(), blind: None });
+    }
+
+    fn write(&mut self, outcome: Outcome) {
+        if let Some(report) = self.report.take() {
+            let end = self.log.write(report, outcome);
+            self.metrics.ended(self.kind, self.started.elapsed(), end);
+        }
+    }
+}
+
+impl Drop for Guard {
+    /// nginx's 499: the client left before there was an answer.
+    fn drop(&mut self) {
+        if let Some(report) = &mut self.report {
+            if report.status == 0 {
+                Arc::make_mut(report).status = CLIENT_LEFT.as_u16();
+            }
+            let ending = self.broken_off("client left before the answer");
+            self.write_http(ending, PerSide::default());
+        }
+    }
+}

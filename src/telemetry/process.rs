@@ -1,0 +1,69 @@
+//! Owns what the kernel counts of this process (proc(5)), by the names that Prometheus' clients share.
+
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
+use std::fs;
+
+/// What the kernel counts of this process; `None`: it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// Processor time used, in seconds.
+    pub cpu_seconds: Option<f64>,
+    /// Memory that is resident, in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Address space, in bytes.
+    pub virtual_bytes: Option<u64>,
+    /// Its threads.
+    pub threads: Option<u64>,
+    /// Descriptors that are open.
+    pub open_fds: Option<u64>,
+    /// Most descriptors it may have open.
+    pub max_fds: Option<u64>,
+}
+
+impl Process {
+    /// As of now.
+    #[must_use]
+    pub fn now() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The name, in parentheses, may hold anything.
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map_or_else(Vec::new, |(_, rest)| rest.split_ascii_whitespace().collect());
+        // Numbered from 1 in proc_pid_stat(5), where the first of these is the third.
+        let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
+        let ticks = field(14).zip(field(15)).map(|(user, system)| user + system);
+        Self {
+            cpu_seconds: ticks.map(|ticks| ticks as f64 / clock_ticks_per_second() as f64),
+            resident_bytes: field(24).map(|pages| pages * page_size() as u64),
+            virtual_bytes: field(23),
+            threads: field(20),
+            open_fds: open_fds(),
+            max_fds: getrlimit(Resource::Nofile).current,
+        }
+    }
+}
+
+/// Kernels from 6.2 on tell it as the size of the folder; of others it is read.
+fn open_fds() -> Option<u64> {
+    const FOLDER: &str = "/proc/self/fd";
+    let told = fs::metadata(FOLDER).ok()?.len();
+    // The reading itself has one open.
+    if told > 0 { Some(told) } else { fs::read_dir(FOLDER).ok().map(|all| all.count() as u64 - 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_of_this_process() {
+        let process = Process::now();
+        assert!(process.resident_bytes.unwrap() > 1 << 20, "{process:?}");
+        assert!(process.virtual_bytes > process.resident_bytes);
+        assert!(process.threads.unwrap() >= 1 && process.cpu_seconds.unwrap() >= 0.0);
+        let before = process.open_fds.unwrap();
+        let held: Vec<_> = (0..50).map(|_| fs::File::open("/proc/self/stat").unwrap()).collect();
+        assert!(Process::now().open_fds.unwrap() >= before.saturating_sub(20) + held.len() as u64 - 20);
+        assert!(process.max_fds.unwrap() >= before);
+    }
+}

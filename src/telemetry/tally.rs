@@ -1,0 +1,181 @@
+//! Owns the shapes of what is counted: sums, histograms, known limits. It must not know who counts.
+
+use crate::outcome::{PerSide, Side, Traffic};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// What the tunnels of a route have counted, and how many there are and were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Those that are open.
+    pub live: u64,
+    /// Those that ever opened.
+    pub opened: u64,
+    /// What each side of them sent, and how it answered Pings.
+    pub traffic: PerSide<Sums>,
+}
+
+/// What one side of many tunnels sent, and how it answered Pings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Bytes received.
+    pub bytes: u64,
+    /// Messages received whole.
+    pub messages: u64,
+    /// Pings that the proxy sent.
+    pub pings: u64,
+    /// How many of them were answered.
+    pub pongs: u64,
+}
+
+impl Sums {
+    /// Adds what one tunnel counted.
+    pub fn add(&mut self, traffic: &Traffic) {
+        self.bytes += traffic.bytes;
+        self.messages += traffic.messages;
+        self.pings += u64::from(traffic.pings);
+        self.pongs += u64::from(traffic.pongs);
+    }
+}
+
+/// How often something took how long, or was how large.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    edges: &'static [f64],
+    /// One more than edges: the last is above them all.
+    counts: Box<[u64]>,
+    sum: f64,
+}
+
+impl Histogram {
+    /// With nothing in it. A bucket ends with its edge, as Prometheus has it.
+    #[must_use]
+    pub fn new(edges: &'static [f64]) -> Self {
+        Self { edges, counts: vec![0; edges.len() + 1].into(), sum: 0.0 }
+    }
+
+    /// Counts one value.
+    pub fn add(&mut self, value: f64) {
+        self.counts[bucket(self.edges, value)] += 1;
+        self.sum += value;
+    }
+
+    /// The upper edges of all buckets but the last.
+    #[must_use]
+    pub fn edges(&self) -> &'static [f64] {
+        self.edges
+    }
+
+    /// How many values each bucket has; the last has those above the last edge.
+    #[must_use]
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
+    /// All values together.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+}
+
+/// The round-trip times of all Pings that were answered, by side. Tunnels count here themselves, once
+/// for each Pong to the proxy's own Pings.
+#[derive(Debug, Default)]
+pub struct RoundTrips(PerSide<Times>);
+
+#[derive(Debug, Default)]
+struct Times {
+    counts: [AtomicU64; ROUND_TRIP_EDGES.len() + 1],
+    micros: AtomicU64,
+}
+
+impl RoundTrips {
+    /// Counts one.
+    pub fn add(&self, side: Side, time: Duration) {
+        let times = &self.0[side];
+        times.counts[bucket(&ROUND_TRIP_EDGES, time.as_secs_f64())].fetch_add(1, Relaxed);
+        times.micros.fetch_add(time.as_micros() as u64, Relaxed);
+    }
+
+    /// What was counted of a side.
+    #[must_use]
+    pub fn of(&self, side: Side) -> Histogram {
+        let times = &self.0[side];
+        let counts = times.counts.iter().map(|count| count.load(Relaxed)).collect();
+        Histogram { edges: &ROUND_TRIP_EDGES, counts, sum: times.micros.load(Relaxed) as f64 / 1e6 }
+    }
+}
+
+fn bucket(edges: &[f64], value: f64) -> usize {
+    edges.iter().take_while(|&&edge| value > edge).count()
+}
+
+/// Edges of the histogram of round-trip times, in seconds.
+pub const ROUND_TRIP_EDGES: [f64; 13] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Edges of the histogram of tunnels' durations, in seconds.
+pub const DURATION_EDGES: [f64; 7] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0];
+
+/// Edges of the histograms of silence before the end, in seconds: those of [`LIMITS`]. What a limit
+/// ended has been silent for a moment longer than it, and is counted in the bucket above.
+pub const SILENCE_EDGES: [f64; 10] = [30.0, 55.0, 60.0, 100.0, 230.0, 240.0, 300.0, 350.0, 600.0, 900.0];
+
+/// Edges of the histograms of handshakes, in seconds.
+pub const HANDSHAKE_EDGES: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Edges of the histogram of tries of one opening.
+pub const TRIES_EDGES: [f64; 4] = [1.0, 2.0, 3.0, 5.0];
+
+/// Idle limits that stand between clients and servers, in seconds, as their makers document the
+/// defaults; those "by reports" are users' experience only. A match proves nothing.
+pub const LIMITS: [(u32, &str); 15] = [
+    (30, "HAProxy timeout client/server (common value)"),
+    (30, "GCP external Application Load Balancer"),
+    (55, "Heroku router"),
+    (60, "nginx proxy_read_timeout"),
+    (60, "AWS Application Load Balancer"),
+    (100, "Cloudflare (by reports)"),
+    (100, "YARP activity timeout"),
+    (230, "Azure App Service (by reports)"),
+    (240, "Azure Load Balancer"),
+    (300, "Envoy stream_idle_timeout"),
+    (300, "Azure Front Door"),
+    (300, "OCI Load Balancer"),
+    (350, "AWS Network Load Balancer"),
+    (600, "CloudFront, AWS API Gateway, GCP HTTP keep-alive"),
+    (900, "firewalls and NAT (300 to 900)"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_ends_with_its_edge() {
+        let mut histogram = Histogram::new(&DURATION_EDGES);
+        [60.0, 60.001, 14400.0, 14401.0, 0.0].into_iter().for_each(|value| histogram.add(value));
+        assert_eq!(histogram.counts(), [2, 1, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(histogram.sum(), 60.0 + 60.001 + 14400.0 + 14401.0);
+    }
+
+    #[test]
+    fn round_trips_are_counted_by_side() {
+        let trips = RoundTrips::default();
+        trips.add(Side::Client, Duration::from_millis(20));
+        trips.add(Side::Client, Duration::from_secs(11));
+        let client = trips.of(Side::Client);
+        assert_eq!((client.counts()[4], client.counts()[13]), (1, 1));
+        assert!((client.sum() - 11.02).abs() < 1e-9);
+        assert_eq!(trips.of(Side::Upstream).counts().iter().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn each_known_limit_is_an_edge() {
+        assert!(LIMITS.iter().all(|(seconds, _)| SILENCE_EDGES.contains(&f64::from(*seconds))));
+        assert!(SILENCE_EDGES.iter().all(|edge| LIMITS.iter().any(|(s, _)| f64::from(*s) == *edge)));
+    }
+}
