@@ -1,19 +1,21 @@
 //! Owns what is counted at the opening and the end of connections, and what else happens seldom. What
 //! live tunnels count they count themselves; it comes in when somebody looks.
 
+mod cause;
 mod encode;
+mod families;
 
-pub use encode::{EndpointState, Format, Live, STANDINGS};
+pub use cause::{Cause, Code};
+pub use encode::Format;
+pub use families::{EndpointState, Live, STANDINGS};
 
 use super::history::{History, Step};
 use super::process::Process;
 use super::recent::{End, Recent};
 use super::report::Report;
 use super::tally::{DURATION_EDGES, HANDSHAKE_EDGES, Histogram, RoundTrips, SILENCE_EDGES, TRIES_EDGES};
-use crate::outcome::{Outcome, PerSide, Side, Who, Why};
-use crate::ws::close::CloseCode;
+use crate::outcome::{Outcome, PerSide, Side};
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -56,58 +58,6 @@ struct Route {
     tries: Histogram,
     refusals: HashMap<&'static str, u64>,
     requests: HashMap<u16, u64>,
-}
-
-/// How a tunnel ended, as far as it is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cause {
-    /// Who ended it.
-    pub who: Who,
-    /// Why.
-    pub why: Why,
-    /// With which close code.
-    pub code: Code,
-}
-
-/// A close code as far as it is counted: peers may send any, and counts are few.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Code {
-    /// There was none.
-    None,
-    /// One of 1000 to 1015.
-    Registered(u16),
-    /// One of 3000 to 3999: a library's.
-    Library,
-    /// One of 4000 to 4999: an application's.
-    Application,
-    /// One that may not be sent.
-    Other,
-}
-
-impl From<Option<CloseCode>> for Code {
-    fn from(code: Option<CloseCode>) -> Self {
-        match code {
-            None => Self::None,
-            Some(CloseCode(code @ 1000..=1015)) => Self::Registered(code),
-            Some(CloseCode(3000..=3999)) => Self::Library,
-            Some(CloseCode(4000..=4999)) => Self::Application,
-            Some(_) => Self::Other,
-        }
-    }
-}
-
-impl Code {
-    /// The label of it.
-    #[must_use]
-    pub fn label(self) -> String {
-        match self {
-            Self::None => "none".to_owned(),
-            Self::Registered(code) => code.to_string(),
-            Self::Library => "3xxx".to_owned(),
-            Self::Application => "4xxx".to_owned(),
-            Self::Other => "other".to_owned(),
-        }
-    }
 }
 
 /// How reloads went.
@@ -347,7 +297,7 @@ impl Metrics {
     /// All of it and what is live, as text.
     #[must_use]
     pub fn encode(&self, live: &Live, format: Format) -> String {
-        encode::encode(self, live, &Process::now(), format)
+        encode::encode(families::families(self, live, &Process::now()), format)
     }
 
     fn lock(&self) -> MutexGuard<'_, Tallies> {

@@ -60,7 +60,7 @@ impl Counters {
     /// When the last byte came from a side; the opening, before the first.
     #[must_use]
     pub fn heard(&self, side: Side) -> Tick {
-        Tick::after(Duration::from_micros(self.sides[side].heard.load(Relaxed)))
+        Tick::from_micros(self.sides[side].heard.load(Relaxed))
     }
 
     /// Why frames are not read, if they are not.
@@ -73,7 +73,7 @@ impl Counters {
 // What only the relay calls.
 impl Counters {
     pub(super) fn arrived(&self, side: Side, now: Tick) {
-        self.sides[side].heard.store(now.elapsed().as_micros() as u64, Relaxed);
+        self.sides[side].heard.store(now.micros(), Relaxed);
     }
 
     pub(super) fn received(&self, side: Side, bytes: usize) {
@@ -109,8 +109,14 @@ impl Counters {
 
 /// There is one writer: no exchange is needed, whose locked cycle would be paid by each read.
 fn add(count: &AtomicU64, more: u64) {
-    count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+    if COUNTS {
+        count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+    }
 }
+
+/// Whether bytes and messages are counted: always, but for the build that `benches/counting` holds
+/// others against.
+const COUNTS: bool = !cfg!(feature = "uncounted");
 
 fn time(micros: &AtomicU32) -> Option<Duration> {
     let micros = micros.load(Relaxed);

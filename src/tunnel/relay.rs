@@ -67,7 +67,8 @@ struct Leg {
     took: Tick,
     /// What goes to this side at the next frame boundary.
     queued_close: Option<CloseCode>,
-    queued_pong: Option<Box<[u8]>>,
+    #[expect(clippy::box_collection, reason = "nearly always none: one word for it")]
+    queued_pong: Option<Box<Vec<u8>>>,
     queued_ping: bool,
     /// Bytes wait for this side that it does not take.
     blocked: bool,
@@ -289,7 +290,7 @@ impl Relay {
                     self.counters.pong(from, sent, now);
                 }
                 // Here is a frame boundary towards the other side: it goes out with the queue.
-                self.legs[from.other()].queued_pong = missing.map(Vec::into_boxed_slice);
+                self.legs[from.other()].queued_pong = missing.map(Box::new);
                 false
             }
         }

@@ -1,33 +1,51 @@
 //! Owns the tunnel's notion of time: ticks since it opened, and the names of its timers.
 
+use std::num::NonZeroU64;
 use std::ops::Add;
 use std::time::Duration;
 
-/// A moment, in microseconds since the tunnel opened. Half the size of an `Instant`, and good for
-/// half a million years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tick(u64);
+/// A moment, in microseconds since the tunnel opened. Half the size of an `Instant`, as one that may
+/// be missing too, and good for half a million years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(
+    /// One more than the microseconds.
+    NonZeroU64,
+);
 
 impl Tick {
     /// The opening.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZeroU64::MIN);
 
     /// The moment `elapsed` after the opening.
     #[must_use]
     pub fn after(elapsed: Duration) -> Self {
-        Self(elapsed.as_micros() as u64)
+        Self::from_micros(elapsed.as_micros() as u64)
     }
 
     /// Time from `earlier` to this; zero if that is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.micros().saturating_sub(earlier.micros()))
     }
 
     /// Time since the opening.
     #[must_use]
     pub fn elapsed(self) -> Duration {
-        Duration::from_micros(self.0)
+        Duration::from_micros(self.micros())
+    }
+
+    pub(super) fn from_micros(micros: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(micros))
+    }
+
+    pub(super) fn micros(self) -> u64 {
+        self.0.get() - 1
+    }
+}
+
+impl Default for Tick {
+    fn default() -> Self {
+        Self::ZERO
     }
 }
 

@@ -476,5 +476,6 @@ async fn stays_pending(future: &mut (impl Future + Unpin)) -> bool {
 #[test]
 fn a_tunnel_is_small() {
     let size = size_of::<Pump<Stream, Stream>>();
-    assert!(size <= 536, "{size} bytes: an idle tunnel's memory is a promise");
+    // With what a task adds, that is 512: it comes in steps of 128.
+    assert!(size <= 408, "{size} bytes: an idle tunnel's memory is a promise");
 }

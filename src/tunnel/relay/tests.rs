@@ -527,7 +527,7 @@ fn new_settings_reach_an_open_tunnel() {
 
 #[test]
 fn a_tunnel_without_frames_is_small() {
-    assert!(size_of::<Relay>() <= 336, "{} bytes", size_of::<Relay>());
+    assert!(size_of::<Relay>() <= 224, "{} bytes", size_of::<Relay>());
 }
 
 /// A frame of a random conversation, told apart by its payload.
