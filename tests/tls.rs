@@ -8,6 +8,7 @@ use holdline::app::ReloadError;
 use holdline::config::Config;
 use holdline::listener::slots::PATIENCE;
 use holdline::outcome::{Who, Why};
+use holdline::telemetry::metrics::Format;
 use holdline::tls::certs::Pair;
 use http::Request;
 use std::sync::Arc;
@@ -260,4 +261,22 @@ async fn who_shakes_hands_and_asks_nothing_is_sent_away() {
         client.alpn_protocols = vec![alpn.to_vec()];
         Raw::new(site.connect(client).await.unwrap()).rest().await;
     }
+}
+
+#[tokio::test]
+async fn handshakes_and_the_certificates_end_are_counted() {
+    let mut site = Site::new("", "", echo().await).await;
+    let _client = site.open().await;
+    let mut plain = Raw::new(TcpStream::connect(site.proxy.address).await.unwrap());
+    plain.ask("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    site.proxy.report().await;
+    let text = site.proxy.running.proxy.metrics_text(Format::Prometheus);
+    let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    has("holdline_tls_handshake_duration_seconds_count 1");
+    has("holdline_tls_handshake_failures_total 1.0");
+    let expiry = text.lines().find(|line| line.starts_with("holdline_certificate_expiry_timestamp_seconds{"));
+    let (labels, expiry) = expiry.unwrap().rsplit_once(' ').unwrap();
+    assert!(labels.contains(&format!("path=\"{}\"", site.pair.cert.display())), "{labels}");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!(expiry.parse::<f64>().unwrap() > now, "{expiry}");
 }
