@@ -104,6 +104,13 @@ impl Standing {
         self.early_ends = 0;
     }
 
+    /// Failures that count towards `max_fails` now.
+    #[must_use]
+    pub fn fails(&self, rules: &Rules, now: Instant) -> u32 {
+        let counts = |first: &Instant| now.saturating_duration_since(*first) <= rules.fail_timeout;
+        self.first_fail.as_ref().filter(|first| counts(first)).map_or(0, |_| self.fails)
+    }
+
     fn take_out(&mut self, rules: &Rules, now: Instant) -> bool {
         let news = self.out_until.is_none();
         self.out_until = Some(now + rules.fail_timeout);

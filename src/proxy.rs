@@ -5,6 +5,7 @@ mod failure;
 mod forward;
 mod guard;
 mod observe;
+pub mod order;
 mod reject;
 mod request;
 pub mod session;

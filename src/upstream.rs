@@ -4,11 +4,15 @@
 pub mod client;
 pub mod connect;
 mod endpoint;
+mod order;
 pub mod pool;
 pub mod ports;
 pub mod resolve;
+mod view;
 
 pub use endpoint::{Endpoint, Lease};
+pub use order::By;
+pub use view::View;
 
 use crate::addr::{EndpointAddr, ServerAddr};
 use crate::balance::{self, Candidate, Method};
@@ -19,6 +23,7 @@ use crate::tls::problem::Problem;
 use crate::tls::{self, ServerName};
 use arc_swap::ArcSwap;
 use endpoint::Member;
+use order::Orders;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -148,6 +153,8 @@ pub struct Upstream {
     looked_up: Mutex<Option<Instant>>,
     /// A choice and the counting of the chosen are one step.
     choosing: Mutex<()>,
+    /// What the operator ordered; it outlives reloads.
+    orders: Arc<Orders>,
 }
 
 /// Why there is nobody to connect to.
@@ -176,6 +183,7 @@ impl Upstream {
             ports_a_source: ports::a_source(),
             looked_up: Mutex::default(),
             choosing: Mutex::default(),
+            orders: previous.map(|previous| Arc::clone(&previous.orders)).unwrap_or_default(),
         };
         // Reloads do not put look-ups off; where there is no interval, a reload asks for one.
         let last = previous.filter(|_| upstream.settings.resolve_interval.is_some());
@@ -297,7 +305,10 @@ impl Upstream {
         let now = Instant::now().into_std();
         let members = self.members.load();
         let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
-        let open: Vec<&Member> = members.iter().filter(|member| member.server.state == State::Up).collect();
+        let orders = self.orders.lock();
+        let is_up = |member: &&Member| member.state(&orders).0 == State::Up;
+        let open: Vec<&Member> = members.iter().filter(is_up).collect();
+        drop(orders);
         let untried: Vec<&Member> =
             open.iter().copied().filter(|m| !tried.contains(m.endpoint.address())).collect();
         let free: Vec<&Member> = untried.iter().copied().filter(|m| !m.is_full()).collect();

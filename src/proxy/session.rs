@@ -1,6 +1,7 @@
 //! Owns the table of live tunnels. It must not know what becomes of their reports.
 
 use super::snapshot::Snapshot;
+use crate::addr::EndpointAddr;
 use crate::outcome::{Side, Why};
 use crate::telemetry::report::{ConnectionId, Report};
 use crate::telemetry::tally::Totals;
@@ -31,6 +32,11 @@ impl Session {
     #[must_use]
     pub fn route(&self) -> &str {
         self.report.route.as_deref().unwrap_or_default()
+    }
+
+    /// Closes it by a moment, as its endpoint is drained.
+    pub fn leave(&self, until: Instant) {
+        self.control.close(random_moment(until), Why::Drain);
     }
 
     /// Takes the tunnel over into a new snapshot: it gets its route's settings, and if its
@@ -134,6 +140,16 @@ impl Sessions {
         for session in self.all() {
             session.control.close(random_moment(until), Why::Shutdown);
         }
+    }
+
+    /// Closes the tunnels of an endpoint, evenly spread at random until a moment; how many there are.
+    pub fn leave(&self, upstream: &str, address: &EndpointAddr, until: Instant) -> usize {
+        let mut sessions = self.all();
+        sessions.retain(|session| {
+            **session.endpoint.upstream() == *upstream && session.endpoint.address() == address
+        });
+        sessions.iter().for_each(|session| session.leave(until));
+        sessions.len()
     }
 
     /// Ends at once what is left.

@@ -147,6 +147,10 @@ fn accept(
     if !Arc::ptr_eq(&current, opening.snapshot) {
         place.session.follow(&current, opening.snapshot);
     }
+    // Nor was it among those of an endpoint that was drained meanwhile.
+    if let Some(until) = opening.upstream.leaves_by(place.session.endpoint.address()) {
+        place.session.leave(until);
+    }
     let protocol = parts.headers.get(UPGRADE).cloned();
     remove_hop_by_hop(&mut parts.headers);
     add_via(&mut parts.headers, parts.version);

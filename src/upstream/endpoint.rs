@@ -96,7 +96,7 @@ impl Endpoint {
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) server: Server,
-    rules: Arc<Rules>,
+    pub(super) rules: Arc<Rules>,
     /// Who its certificate must be of.
     name: Option<Arc<ServerName<'static>>>,
     id: u64,
