@@ -2,6 +2,7 @@
 
 use siphasher::sip::SipHasher13;
 use std::cmp::Ordering;
+use std::fmt;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 
@@ -32,6 +33,18 @@ pub enum Source {
     Query(String),
     /// The path.
     Path,
+}
+
+/// As the configuration writes it.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
+            Self::Path => f.write_str("path"),
+        }
+    }
 }
 
 /// What decides over one that may be chosen.

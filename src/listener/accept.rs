@@ -94,7 +94,8 @@ async fn accept(
         None => {
             if may_complain(complained) {
                 let connections = slots.all();
-                tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: no more fit into the limit of open files, raise LimitNOFILE");
+                let bound = slots.bound();
+                tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: {bound}");
             }
             slots.take().await
         }

@@ -31,7 +31,7 @@ impl Handshakes {
     /// So many at once.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { places: Slots::new(most), complained: Arc::default() }
+        Self { places: Slots::new(most, "max_handshakes"), complained: Arc::default() }
     }
 
     /// How many there may be at once.
@@ -113,7 +113,7 @@ mod tests {
     ) -> JoinHandle<Result<(), Wanted>> {
         let handshakes = handshakes.clone();
         tokio::spawn(async move {
-            let slots = Slots::new(1);
+            let slots = Slots::new(1, "");
             let connection = slots.take().await;
             handshakes.lead(&connection, &mut Duration::default(), handshake).await
         })

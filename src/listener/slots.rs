@@ -26,6 +26,7 @@ pub struct Slots(Arc<Room>);
 struct Room {
     free: Semaphore,
     all: usize,
+    bound: &'static str,
     demand: Mutex<Demand>,
     /// Those whose places may be asked for, in the order in which they came to that.
     asked: Notify,
@@ -49,12 +50,12 @@ pub struct Wanted;
 // === impl Slots ===
 
 impl Slots {
-    /// Room for so many.
+    /// Room for so many; `bound` says what sets the number, and what can be done about it.
     #[must_use]
-    pub fn new(all: usize) -> Self {
+    pub fn new(all: usize, bound: &'static str) -> Self {
         let all = all.min(Semaphore::MAX_PERMITS);
         let free = Semaphore::new(all);
-        Self(Arc::new(Room { free, all, demand: Mutex::default(), asked: Notify::new() }))
+        Self(Arc::new(Room { free, all, bound, demand: Mutex::default(), asked: Notify::new() }))
     }
 
     /// As many as that many open files allow (`RLIMIT_NOFILE`): two for each, less a few for the
@@ -62,13 +63,26 @@ impl Slots {
     #[must_use]
     pub fn within(open_files: u64) -> Self {
         let own = OWN.min(open_files / 4);
-        Self::new(usize::try_from((open_files - own) / 2).unwrap_or(usize::MAX))
+        let all = usize::try_from((open_files - own) / 2).unwrap_or(usize::MAX);
+        Self::new(all, "no more fit into the limit of open files, raise LimitNOFILE")
     }
 
     /// How many there are, taken or not.
     #[must_use]
     pub fn all(&self) -> usize {
         self.0.all
+    }
+
+    /// How many are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.0.all - self.0.free.available_permits()
+    }
+
+    /// What sets their number.
+    #[must_use]
+    pub fn bound(&self) -> &'static str {
+        self.0.bound
     }
 
     /// One, if there is one.
@@ -177,8 +191,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Descriptors of the process itself: the runtime's, listeners, logs, name look-ups, kept connections.
-const OWN: u64 = 64;
+/// Descriptors of the process itself: the runtime's, listeners, logs, name look-ups, kept connections, and the 64
+/// connections of the admin endpoint.
+const OWN: u64 = 128;
 
 #[cfg(test)]
 mod tests {
@@ -191,16 +206,17 @@ mod tests {
     fn two_descriptors_a_connection_and_some_for_the_process() {
         assert_eq!(
             [40, 1024, 20_000, 1_048_576].map(|files| Slots::within(files).all()),
-            [15, 480, 9968, 524_256]
+            [15, 448, 9936, 524_224]
         );
         assert_eq!(Slots::within(u64::MAX).all(), Semaphore::MAX_PERMITS);
     }
 
     #[test]
     fn a_slot_is_free_when_it_is_dropped() {
-        let slots = Slots::new(1);
+        let slots = Slots::new(1, "");
         let taken = slots.try_take();
         assert!(taken.is_some() && slots.try_take().is_none());
+        assert_eq!(slots.taken(), 1);
         drop(taken);
         assert!(slots.try_take().is_some());
     }
@@ -217,7 +233,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn as_many_give_way_as_are_waiting_and_none_while_nobody_waits() {
-        let (slots, gone) = (Slots::new(10), Arc::default());
+        let (slots, gone) = (Slots::new(10, ""), Arc::default());
         for _ in 0..10 {
             keep_silent(slots.take().await, &gone);
         }
@@ -238,7 +254,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_gives_way_before_his_time() {
-        let (slots, gone) = (Slots::new(1), Arc::default());
+        let (slots, gone) = (Slots::new(1, ""), Arc::default());
         keep_silent(slots.take().await, &gone);
         let began = Instant::now();
         slots.take().await;
@@ -248,7 +264,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_stops_waiting_wants_no_place() {
-        let (slots, gone) = (Slots::new(1), Arc::default());
+        let (slots, gone) = (Slots::new(1, ""), Arc::default());
         keep_silent(slots.take().await, &gone);
         let waiting = tokio::spawn({
             let slots = slots.clone();
@@ -263,7 +279,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_that_the_client_used_well_is_not_counted() {
-        let slots = Slots::new(1);
+        let slots = Slots::new(1, "");
         let slot = slots.take().await;
         let mut waited = Duration::ZERO;
         for _ in 0..3 {

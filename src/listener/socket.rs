@@ -135,10 +135,23 @@ impl Bound {
 /// # Errors
 /// The address is in use, not allowed, not of this host; or systemd handed down no such socket.
 pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
+    // Who may connect is a question for the folder's rights, as with any other proxy's socket.
+    bind_as(settings, inherited, 0o666).await
+}
+
+/// The same; a unix socket is open to its owner and its group alone.
+///
+/// # Errors
+/// As with [`bind`].
+pub async fn bind_for_group(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
+    bind_as(settings, inherited, 0o660).await
+}
+
+async fn bind_as(settings: &Settings, inherited: &Inherited, mode: u32) -> Result<Bound, BindError> {
     let bound = match &settings.address {
         ListenAddr::Systemd(name) => return inherited.take_up(name),
         ListenAddr::Tcp(address) => bind_tcp(*address, settings).map(Bound::Tcp),
-        ListenAddr::Unix(path) => bind_unix(path).await,
+        ListenAddr::Unix(path) => bind_unix(path, mode).await,
     };
     bound.map_err(|error| BindError::Io { address: settings.address.clone(), error })
 }
@@ -157,7 +170,7 @@ fn bind_tcp(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener>
     TcpListener::from_std(socket.into())
 }
 
-async fn bind_unix(path: &Path) -> io::Result<Bound> {
+async fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path).await => {
             std::fs::remove_file(path)?;
@@ -167,7 +180,7 @@ async fn bind_unix(path: &Path) -> io::Result<Bound> {
     };
     let file = SocketFile(path.to_owned());
     // As nginx does: who may connect is decided by the folder's permissions.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(Bound::Unix(listener, Some(file)))
 }
 

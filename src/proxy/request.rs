@@ -216,7 +216,7 @@ mod tests {
 
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
-        let slot = Slots::new(1).try_take().unwrap();
+        let slot = Slots::new(1, "").try_take().unwrap();
         let connection = Arc::new(Connection { peer: client, local: None, tls: None, slot });
         Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), connection)
     }

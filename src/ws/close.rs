@@ -28,6 +28,13 @@ impl CloseCode {
     /// 1014: a gateway got no good answer from the server behind it (IANA registry).
     pub const BAD_GATEWAY: Self = Self(1014);
 
+    /// Whether a Close frame may carry it (RFC 6455 7.4, IANA registry): 1004 to 1006 and 1015 are for
+    /// APIs, and what is not registered below 3000 is nobody's.
+    #[must_use]
+    pub fn may_be_sent(self) -> bool {
+        matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+
     /// The nearest code that RFC 6455 itself defines, for clients that reject the younger ones:
     /// 1012 and 1013 become 1001, 1014 becomes 1011.
     #[must_use]
@@ -85,6 +92,16 @@ pub fn payload(code: CloseCode, reason: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_of_apis_are_not_sent() {
+        for code in [1000, 1001, 1003, 1007, 1012, 1014, 3000, 4999] {
+            assert!(CloseCode(code).may_be_sent(), "{code}");
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+            assert!(!CloseCode(code).may_be_sent(), "{code}");
+        }
+    }
 
     #[test]
     fn a_payload_reads_back() {
