@@ -6,11 +6,14 @@ mod reload;
 mod shutdown;
 pub mod signal;
 mod systemd;
+mod window;
 
 pub use reload::ReloadError;
 pub use shutdown::Ended;
 
 use crate::addr::ListenAddr;
+use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
+use crate::admin::{Token, TokenError};
 use crate::config::Config;
 use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
@@ -35,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use window::{Window, read_token};
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,12 @@ pub enum StartError {
     /// A socket cannot be bound.
     #[error("listen: {0}")]
     Bind(#[from] BindError),
+    /// The socket of the admin endpoint cannot be bound.
+    #[error("admin: {0}")]
+    Admin(BindError),
+    /// The token of the admin endpoint cannot be read.
+    #[error("admin.token_file: {0}")]
+    Token(#[from] TokenError),
     /// Certificates cannot be used.
     #[error("{0}")]
     Certificates(#[from] CertificateError),
@@ -62,6 +72,7 @@ pub struct Bound {
     config: Config,
     snapshot: Arc<Snapshot>,
     sockets: Vec<(Ready, Socket)>,
+    admin: Option<(AdminSocket, Option<Token>)>,
     inherited: Inherited,
     log: AccessLog,
 }
@@ -73,6 +84,7 @@ pub struct Running {
     pub proxy: Arc<Proxy>,
     config: Config,
     listeners: Vec<Active>,
+    window: Window,
     inherited: Inherited,
     log_control: Option<LogControl>,
     trigger: Trigger,
@@ -112,10 +124,17 @@ impl Bound {
             let ready = Ready::read_aside(listen, None).await?;
             sockets.push((ready, bind(&listen.socket, &inherited).await?));
         }
+        let admin = match &config.admin {
+            Some(settings) => {
+                let token = read_token(settings).await?;
+                Some((bind_admin(settings, &inherited).await.map_err(StartError::Admin)?, token))
+            }
+            None => None,
+        };
         if let Some(path) = &config.process.pid_file {
             std::fs::write(path, format!("{}\n", std::process::id())).map_err(StartError::PidFile)?;
         }
-        Ok(Self { config, snapshot, sockets, inherited, log })
+        Ok(Self { config, snapshot, sockets, admin, inherited, log })
     }
 
     /// Begins to serve.
@@ -123,9 +142,11 @@ impl Bound {
         let (trigger, watch) = drain::channel();
         look_up_names(&self.snapshot).await;
         let proxy = Arc::new(Proxy::new(self.snapshot, Arc::new(self.log)));
+        let slots = descriptors::slots();
         let mut running = Running {
+            window: Window::new(&proxy, &slots),
             proxy,
-            slots: descriptors::slots(),
+            slots,
             pid_file: self.config.process.pid_file.clone(),
             config: self.config,
             listeners: Vec::new(),
@@ -140,6 +161,10 @@ impl Bound {
             running.listen(ready, socket);
         }
         running.count_certificates();
+        running.tell_facts();
+        if let Some((socket, token)) = self.admin {
+            running.window.open(socket, token);
+        }
         running
     }
 }
@@ -166,6 +191,12 @@ impl Running {
     #[must_use]
     pub fn local_addrs(&self) -> Vec<Option<SocketAddr>> {
         self.listeners.iter().map(|active| active.local).collect()
+    }
+
+    /// Where the admin endpoint listens; `None`: nowhere, or on a unix socket.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.window.serving.as_ref().and_then(|serving| serving.local)
     }
 
     /// How many tasks there are that a shutdown waits for.

@@ -15,7 +15,7 @@ mod words;
 pub use error::{Error, Errors, Place, Warning};
 
 use crate::proxy::snapshot::Plan;
-use crate::{http, listener, telemetry};
+use crate::{admin, http, listener, telemetry};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct Config {
     pub process: Process,
     /// What is written of what happens.
     pub log: telemetry::Settings,
+    /// Where the operator may ask; `None`: nowhere.
+    pub admin: Option<admin::Settings>,
     /// Where connections come from; one at least.
     pub listeners: Vec<Listen>,
     /// Where they go; one route at least.
@@ -99,6 +101,6 @@ impl Config {
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
         let parts = |config: &Self| (config.process.clone(), config.log.clone(), config.listeners.clone());
-        parts(self) == parts(other) && self.plan == other.plan
+        parts(self) == parts(other) && self.plan == other.plan && self.admin == other.admin
     }
 }

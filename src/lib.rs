@@ -10,7 +10,8 @@
 //! | 3 services | tokio, tracing, certificate files | [`drain`] [`stall`] [`telemetry`] [`io`] [`tls`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
-//! | 7 configuration | knows every settings type of 1 to 5, and TOML | [`config`] |
+//! | 6 operator's window | reads 2 to 5, and gives their orders | [`admin`] |
+//! | 7 configuration | knows every settings type of 1 to 6, and TOML | [`config`] |
 //! | 8 process | knows everything; runs tasks | [`app`] |
 //! | 9 command line | calls 7 and 8 | [`cli`], and `main` |
 //!
@@ -41,6 +42,7 @@ pub mod addr;
 pub mod io;
 pub mod drain;
 pub mod stall;
+pub mod admin;
 pub mod config;
 pub mod app;
 pub mod cli;

@@ -185,6 +185,7 @@ impl Running {
         }
         if refreshed {
             self.count_certificates();
+            self.tell_facts();
         }
     }
 }

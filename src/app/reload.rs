@@ -2,8 +2,11 @@
 //! swapped, and no connection notices.
 
 use super::certificates::{CertificateError, Ready, secure_aside};
+use super::window::read_token;
 use super::{Running, look_up_names};
-use crate::config::Config;
+use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
+use crate::admin::{Done, Refused, Token, TokenError};
+use crate::config::{Config, Errors};
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports::SourceError;
@@ -16,6 +19,12 @@ pub enum ReloadError {
     /// A new socket cannot be bound.
     #[error("listen: {0}")]
     Bind(#[from] BindError),
+    /// The socket of the admin endpoint cannot be bound.
+    #[error("admin: {0}")]
+    Admin(BindError),
+    /// The token of the admin endpoint cannot be read.
+    #[error("admin.token_file: {0}")]
+    Token(#[from] TokenError),
     /// Certificates cannot be used.
     #[error("{0}")]
     Certificates(#[from] CertificateError),
@@ -27,7 +36,46 @@ pub enum ReloadError {
     AccessLog(io::Error),
 }
 
+/// `None`: there is none. A socket, unless the old one stays, and a token, if it has one.
+type NextWindow = Option<(Option<AdminSocket>, Option<Token>)>;
+
 impl Running {
+    /// Loads a configuration and takes it over; says in the log how it went. The same for each way
+    /// in which it can be ordered.
+    ///
+    /// # Errors
+    /// The running configuration stays, for all these reasons.
+    pub async fn load_anew(
+        &mut self,
+        load: &mut impl FnMut() -> Result<Config, Errors>,
+    ) -> Result<Done, Refused> {
+        let result = self.try_load_anew(load).await;
+        match &result {
+            Ok(warnings) => {
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                tracing::info!(tunnels = self.proxy.sessions.count(), "reloaded");
+            }
+            Err(Refused(errors)) => {
+                errors.iter().for_each(|error| tracing::error!("{error}"));
+                tracing::error!(errors = errors.len(), "reload failed, the running configuration stays");
+            }
+        }
+        let told = result.as_ref().map(drop).map_err(|Refused(errors)| errors.join("\n"));
+        self.proxy.metrics.reloaded(told);
+        result
+    }
+
+    async fn try_load_anew(
+        &mut self,
+        load: &mut impl FnMut() -> Result<Config, Errors>,
+    ) -> Result<Done, Refused> {
+        let lines = |errors: &Errors| errors.iter().map(ToString::to_string).collect();
+        let config = load().map_err(|errors| Refused(lines(&errors)))?;
+        let warnings = config.warnings.iter().map(ToString::to_string).collect();
+        self.reload(config).await.map_err(|error| Refused(vec![error.to_string()]))?;
+        Ok(warnings)
+    }
+
     /// Takes over a new configuration.
     ///
     /// # Errors
@@ -35,6 +83,7 @@ impl Running {
     pub async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         let kept = self.ready_kept(&config).await?;
         let added = self.bind_added(&config).await?;
+        let window = self.bind_window(&config).await?;
         let proxy = Arc::clone(&self.proxy);
         let use_log = match self.config.log == config.log {
             true => None,
@@ -48,6 +97,7 @@ impl Running {
 
         // From here on nothing fails.
         proxy.snapshot.store(Arc::clone(&next));
+        next.upstreams().for_each(|upstream| upstream.forget_overruled());
         proxy.follow(&next, &previous);
         self.keep_names_fresh();
         self.listeners.retain(|active| config.listeners.iter().any(|l| l.socket.address == active.address));
@@ -55,6 +105,7 @@ impl Running {
         for (ready, socket) in added {
             self.listen(ready, socket);
         }
+        self.use_window(window);
         if let Some(use_log) = use_log {
             use_log();
             self.log_control.iter().for_each(|control| control.set(&config.log));
@@ -62,7 +113,28 @@ impl Running {
         self.count_certificates();
         self.warn_of_what_needs_a_restart(&config);
         self.config = config;
+        self.tell_facts();
         Ok(())
+    }
+
+    /// The admin endpoint as it will be: its token, and its socket if it is another.
+    async fn bind_window(&self, config: &Config) -> Result<NextWindow, ReloadError> {
+        let Some(settings) = &config.admin else { return Ok(None) };
+        let token = read_token(settings).await?;
+        let stays = self.window.serving.as_ref().is_some_and(|serving| serving.address == settings.address);
+        let socket = match stays {
+            true => None,
+            false => Some(bind_admin(settings, &self.inherited).await.map_err(ReloadError::Admin)?),
+        };
+        Ok(Some((socket, token)))
+    }
+
+    fn use_window(&mut self, next: NextWindow) {
+        match next {
+            Some((Some(socket), token)) => self.window.open(socket, token),
+            Some((None, token)) => self.window.admin.set_token(token),
+            None => self.window.serving = None,
+        }
     }
 
     /// The new settings of listeners that stay.

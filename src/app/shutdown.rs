@@ -27,7 +27,9 @@ impl Running {
     /// Ends everything, within `process.shutdown_grace`, or at once when `hurry` is ready. How it
     /// went.
     pub async fn shut_down(self, hurry: impl Future<Output = ()>) -> Ended {
-        let Self { proxy, config, listeners, trigger, watch, pid_file, .. } = self;
+        let Self { proxy, config, listeners, trigger, watch, pid_file, mut window, .. } = self;
+        // First of all: who asks whether to send more hears no before anybody is refused.
+        window.drain();
         let (grace, spread) = (config.process.shutdown_grace, config.process.drain_spread);
         tracing::info!(tunnels = proxy.sessions.count(), ?grace, "shutting down");
         proxy.metrics.set_draining();
@@ -48,6 +50,7 @@ impl Running {
             let _ = timeout(LAST_WORDS, trigger.finished()).await;
         }
         proxy.log.close();
+        window.close().await;
         if let Some(path) = &pid_file {
             // It may have been removed by hand.
             let _ = std::fs::remove_file(path);

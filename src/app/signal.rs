@@ -2,6 +2,7 @@
 
 use super::systemd::Systemd;
 use super::{Ended, Running};
+use crate::admin::Refused;
 use crate::config::{Config, Errors};
 use std::io;
 use std::process::ExitCode;
@@ -35,8 +36,8 @@ impl Signals {
         })
     }
 
-    /// Runs the proxy until SIGTERM or SIGINT: SIGHUP loads the configuration anew, SIGUSR1 opens
-    /// the access log anew. A second SIGTERM or SIGINT ends the process at once.
+    /// Runs the proxy until SIGTERM or SIGINT: SIGHUP, or the admin endpoint, loads the configuration
+    /// anew, SIGUSR1 opens the access log anew. A second SIGTERM or SIGINT ends the process at once.
     pub async fn attend(
         mut self,
         mut running: Running,
@@ -49,9 +50,14 @@ impl Signals {
                 _ = look_again.tick() => running.refresh_certificates().await,
                 _ = self.hangup.recv() => {
                     systemd.reloading();
-                    let result = reload(&mut running, &mut load).await;
-                    running.proxy.metrics.reloaded(result.clone());
-                    systemd.reloaded(running.listeners.len(), result.err());
+                    let failed = running.load_anew(&mut load).await.err();
+                    systemd.reloaded(running.listeners.len(), failed.map(first_of));
+                }
+                order = running.window.ordered() => {
+                    systemd.reloading();
+                    let result = running.load_anew(&mut load).await;
+                    systemd.reloaded(running.listeners.len(), result.clone().err().map(first_of));
+                    order.answer(result);
                 }
                 _ = self.user1.recv() => {
                     running.proxy.log.reopen();
@@ -77,37 +83,14 @@ impl Signals {
     }
 }
 
-/// Loads and takes over; says in the log how it went, and returns in short why it failed.
-async fn reload(
-    running: &mut Running,
-    load: &mut impl FnMut() -> Result<Config, Errors>,
-) -> Result<(), String> {
-    let config = load().map_err(|errors| {
-        for error in errors.iter() {
-            tracing::error!("{error}");
-        }
-        tracing::error!(errors = errors.iter().count(), "reload failed, the running configuration stays");
-        first_of(&errors)
-    })?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    running.reload(config).await.map_err(|error| {
-        tracing::error!(%error, "reload failed, the running configuration stays");
-        error.to_string()
-    })?;
-    tracing::info!(tunnels = running.proxy.sessions.count(), "reloaded");
-    Ok(())
-}
-
 /// How soon the files of certificates are seen to have changed; one `stat(2)` each.
 const CERTIFICATES_CHECKED: Duration = Duration::from_secs(10);
 
-fn first_of(errors: &Errors) -> String {
-    let mut all = errors.iter();
-    let first = all.next().map(ToString::to_string).unwrap_or_default();
-    match all.count() {
-        0 => first,
-        more => format!("{first} (and {more} more)"),
+/// In short why a reload failed.
+fn first_of(Refused(errors): Refused) -> String {
+    match &errors[..] {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, more @ ..] => format!("{first} (and {} more)", more.len()),
     }
 }

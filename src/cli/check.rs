@@ -1,6 +1,7 @@
 //! Owns `holdline check`.
 
 use super::EXIT_CONFIG;
+use crate::admin::Secret;
 use crate::app::certificates::{Ready, secure};
 use crate::app::descriptors;
 use crate::config::Config;
@@ -34,6 +35,11 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     let snapshot = Snapshot::new(config.plan.clone(), None);
     if let Err(error) = secure(&snapshot, None) {
         eprintln!("{error}");
+        is_good = false;
+    }
+    if let Some(Err(error)) = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(Secret::token)
+    {
+        eprintln!("admin.token_file: {error}");
         is_good = false;
     }
     if !is_good {

@@ -16,6 +16,7 @@ use crate::tls::MinVersion;
 use crate::tunnel::{self, CloseCodes, OnViolation, Pong};
 use crate::upstream::State;
 use crate::ws::origin::AllowedOrigin;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +47,11 @@ pub(super) const LOG_FORMAT: Format = Format::Text;
 
 /// Where containers and systemd look for it.
 pub(super) const LOG_ACCESS: AccessTarget = AccessTarget::Stdout;
+
+// [admin]
+
+/// Only this host can ask, until it is said otherwise.
+pub(super) const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9109);
 
 // [[listen]]
 

@@ -1,6 +1,7 @@
 //! Owns the meaning of a file: one function a table, defaults where nothing was written. It must
 //! not know how values are spelled.
 
+mod admin;
 mod headers;
 mod listen;
 mod route;
@@ -20,6 +21,7 @@ pub(super) fn config(table: &Table<'_>) -> Config {
     let log = table.section("log", log);
     let real_ip = table.section("real_ip", real_ip);
     let listeners = listen::all(table, &real_ip);
+    let admin = table.get("admin", |value| value.table(|table| admin::admin(table, &listeners))).flatten();
     let upstreams = upstream::all(table);
     let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name).collect();
     let base = table.section("defaults", |table| route::settings(table, &route::Settings::default()));
@@ -35,6 +37,7 @@ pub(super) fn config(table: &Table<'_>) -> Config {
     Config {
         process,
         log,
+        admin,
         listeners,
         plan: Plan { routes, upstreams, real_ip, max_connections },
         warnings: Vec::new(),

@@ -4,7 +4,8 @@ use super::raw::is_bare;
 use super::value::{word_for, write_duration, write_size};
 use super::words::{self, Ask, Protocol, RetryOn};
 use super::{Config, Listen, Process};
-use crate::balance::{Method, Source};
+use crate::admin::{self, Secret};
+use crate::balance::Method;
 use crate::io::TcpOptions;
 use crate::limit::Limits;
 use crate::limit::rate::Rate;
@@ -25,6 +26,7 @@ pub(super) fn config(config: &Config) -> String {
     let mut out = Out(String::new());
     process(&mut out, &config.process, config.plan.max_connections);
     log(&mut out, &config.log);
+    config.admin.iter().for_each(|one| admin(&mut out, one));
     real_ip(&mut out, &config.plan.real_ip);
     config.listeners.iter().for_each(|one| listen(&mut out, one));
     config.plan.routes.iter().for_each(|one| route(&mut out, one));
@@ -52,6 +54,18 @@ fn log(out: &mut Out, log: &telemetry::Settings) {
             target => text(word_for(words::ACCESS, target)),
         },
     );
+}
+
+fn admin(out: &mut Out, admin: &admin::Settings) {
+    let (token, file) = match &admin.token {
+        Some(Secret::Given(token)) => (text(token.expose()), text("off")),
+        Some(Secret::File(file)) => (text("off"), path(file)),
+        None => (text("off"), text("off")),
+    };
+    out.table("[admin]");
+    out.set("address", text(&admin.address));
+    out.set("token", token);
+    out.set("token_file", file);
 }
 
 fn real_ip(out: &mut Out, real_ip: &real_ip::Settings) {
@@ -232,12 +246,6 @@ fn upstream_tls(out: &mut Out, name: &str, tls: &upstream::Tls) {
 
 fn balance(method: &Method) -> String {
     let Method::Hash(source) = method else { return text(word_for(words::BALANCE, method)) };
-    let source = match source {
-        Source::Header(name) => format!("header:{name}"),
-        Source::Cookie(name) => format!("cookie:{name}"),
-        Source::Query(name) => format!("query:{name}"),
-        Source::Path => "path".to_owned(),
-    };
     format!("{{ hash = {} }}", text(source))
 }
 

@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod http2;
+pub mod operator;
 
 use holdline::app::{Bound, Running};
 use holdline::config::Config;

@@ -1,0 +1,174 @@
+//! Owns who may ask: the token, and what keeps the pages of other sites, which an operator's browser runs, from
+//! asking with that operator's reach.
+
+use super::answer::Problem;
+use super::token::Token;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+use std::net::IpAddr;
+
+/// How a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Over TCP: a browser can be made to send such.
+    Tcp,
+    /// Over a unix socket: the rights of its file say who can.
+    Unix,
+}
+
+/// Whether a request may be answered. `is_open`: what it asks for needs no token.
+///
+/// # Errors
+/// It may not.
+pub(super) fn check(parts: &Parts, way: Way, token: Option<&Token>, is_open: bool) -> Result<(), Problem> {
+    match token {
+        Some(_) if is_open => Ok(()),
+        Some(token) => known(&parts.headers, token),
+        None if way == Way::Unix => Ok(()),
+        None => of_this_site(parts, is_open),
+    }
+}
+
+fn known(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
+    let Some(sent) = headers.get(AUTHORIZATION) else {
+        let error = "a token is needed; send it as `Authorization: Bearer ...`";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, error));
+    };
+    let bytes = sent.as_bytes();
+    let (scheme, rest) = bytes.split_at(bytes.len().min(BEARER.len()));
+    if scheme.eq_ignore_ascii_case(BEARER) && token.is(rest.trim_ascii()) {
+        return Ok(());
+    }
+    let error = "that is not the token; it is the one that [admin] of the configuration names";
+    Err(Problem::new(StatusCode::UNAUTHORIZED, error))
+}
+
+/// Without a token, what a browser says of whence a request comes has to do.
+fn of_this_site(parts: &Parts, is_open: bool) -> Result<(), Problem> {
+    let headers = &parts.headers;
+    let host = text(headers, HOST.as_str()).unwrap_or_default();
+    if !is_loopback(host) {
+        // A name of somebody else's that was made to resolve to this address (DNS rebinding).
+        let error = "the Host is no name of loopback; ask for 127.0.0.1, [::1] or localhost, or set a token";
+        return Err(Problem::new(StatusCode::FORBIDDEN, error));
+    }
+    let forbidden = || {
+        let error = "a page of another site asks; open the endpoint's own page, or set a token";
+        Err(Problem::new(StatusCode::FORBIDDEN, error))
+    };
+    let is_foreign = matches!(text(headers, "sec-fetch-site"), Some("cross-site" | "same-site"));
+    // A link to the page may be followed from anywhere.
+    let is_link = is_open && text(headers, "sec-fetch-mode") == Some("navigate");
+    if is_foreign && !is_link {
+        return forbidden();
+    }
+    if parts.method != Method::POST {
+        return Ok(());
+    }
+    let own = format!("http://{host}");
+    if headers.get(ORIGIN).is_some_and(|origin| !origin.as_bytes().eq_ignore_ascii_case(own.as_bytes())) {
+        return forbidden();
+    }
+    // Other sites' pages cannot send it unasked, and are refused when they ask (the Fetch standard's
+    // CORS-preflight: OPTIONS gets 405).
+    let kind = text(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let error = "a POST is JSON here; send `Content-Type: application/json`";
+        return Err(Problem::new(StatusCode::FORBIDDEN, error));
+    }
+    Ok(())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether a Host, with or without a port, names this host by loopback.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    // RFC 6761 6.3: resolvers keep `localhost` and what is below it at home.
+    let lower = name.trim_end_matches('.').to_ascii_lowercase();
+    let is_name = lower == "localhost" || lower.ends_with(".localhost");
+    is_name || name.parse::<IpAddr>().is_ok_and(super::is_loopback)
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn status(method: Method, way: Way, token: bool, headers: &[(&str, &str)]) -> Option<u16> {
+        let mut request = Request::builder().method(method).uri("/api/status");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let token = token.then(|| TOKEN.parse().unwrap());
+        let problem = check(&parts, way, token.as_ref(), false).err();
+        problem.map(|problem| problem.answer().status().as_u16())
+    }
+
+    #[test]
+    fn a_host_of_loopback_is_known_in_each_form() {
+        for host in
+            ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.0.1:9", "[::1]", "[::1]:80", "a.localhost."]
+        {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in
+            ["", "example.com", "127.0.0.1.example.com", "localhost.example.com", "[::2]", "10.0.0.1", "::1"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_bound_to_loopback_is_refused() {
+        let ask = |headers: &[(&str, &str)]| status(Method::GET, Way::Tcp, false, headers);
+        assert_eq!(ask(&[("host", "127.0.0.1:9109")]), None);
+        assert_eq!(ask(&[("host", "evil.example:9109")]), Some(403));
+        assert_eq!(ask(&[]), Some(403));
+        assert_eq!(ask(&[("host", "localhost"), ("sec-fetch-site", "cross-site")]), Some(403));
+        assert_eq!(ask(&[("host", "localhost"), ("sec-fetch-site", "none")]), None);
+    }
+
+    #[test]
+    fn a_post_of_another_site_is_refused() {
+        let post = |headers: &[(&str, &str)]| {
+            let all: Vec<_> = [("host", "localhost:1")].iter().chain(headers).copied().collect();
+            status(Method::POST, Way::Tcp, false, &all)
+        };
+        let json = ("content-type", "application/json; charset=utf-8");
+        assert_eq!(post(&[json]), None);
+        assert_eq!(post(&[json, ("origin", "http://localhost:1")]), None);
+        assert_eq!(post(&[json, ("origin", "http://localhost:2")]), Some(403));
+        assert_eq!(post(&[json, ("origin", "null")]), Some(403));
+        assert_eq!(post(&[("content-type", "text/plain")]), Some(403));
+        assert_eq!(post(&[]), Some(403));
+        assert_eq!(status(Method::POST, Way::Unix, false, &[]), None, "no browser reaches a unix socket");
+    }
+
+    #[test]
+    fn with_a_token_the_token_counts() {
+        let ask = |value: Option<&str>| {
+            let headers: Vec<_> = value.iter().map(|value| ("authorization", *value)).collect();
+            [Way::Tcp, Way::Unix].map(|way| status(Method::POST, way, true, &headers))
+        };
+        assert_eq!(ask(Some("Bearer 0123456789abcdef")), [None; 2]);
+        assert_eq!(ask(Some("bearer 0123456789abcdef")), [None; 2]);
+        for wrong in
+            [None, Some("Bearer 0123456789abcdee"), Some("Basic 0123456789abcdef"), Some("Bearer"), Some("")]
+        {
+            assert_eq!(ask(wrong), [Some(401); 2], "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Owns the forms of answers: JSON, texts, problems, and the headers that each of them has.
+
+use crate::http::respond::{Body, full};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::{Serialize, Serializer};
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+
+pub(super) type Answer = Response<Body>;
+
+/// Why a request is not answered as it would like: what is wrong, and the remedy.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    error: String,
+    /// More of them, where there are several.
+    errors: Option<Vec<String>>,
+    allow: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into(), errors: None, allow: None }
+    }
+
+    /// 400.
+    pub(super) fn malformed(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// 404.
+    pub(super) fn not_found(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    /// 404, of a path that leads nowhere.
+    pub(super) fn nothing_here() -> Self {
+        Self::not_found("there is nothing of this name; /api/openapi.json tells what there is")
+    }
+
+    /// 422: read, but not to be done.
+    pub(super) fn refused(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error)
+    }
+
+    /// 503.
+    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+
+    /// With each single mistake.
+    pub(super) fn with_errors(self, errors: Vec<String>) -> Self {
+        Self { errors: Some(errors), ..self }
+    }
+
+    /// 405, with the methods that there are (RFC 9110 15.5.6).
+    pub(super) fn wrong_method(allow: String) -> Self {
+        let error = format!("another method is expected here; there is {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, error) }
+    }
+
+    pub(super) fn answer(self) -> Answer {
+        let mut body = json!({ "error": self.error });
+        if let Some(errors) = self.errors {
+            body["errors"] = errors.into();
+        }
+        let mut answer = json_with(self.status, &body);
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"holdline\""));
+        }
+        if let Some(allow) = self.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+            answer.headers_mut().insert(ALLOW, allow);
+        }
+        answer
+    }
+}
+
+/// 200 and a value.
+pub(super) fn json(value: &impl Serialize) -> Answer {
+    json_with(StatusCode::OK, value)
+}
+
+pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
+    // Strings, numbers and lists: there is nothing in it that could not be written.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    of(status, "application/json", text.into())
+}
+
+pub(super) fn text(status: StatusCode, text: &'static str) -> Answer {
+    of(status, "text/plain; charset=utf-8", text.into())
+}
+
+pub(super) fn of(status: StatusCode, kind: &'static str, body: bytes::Bytes) -> Answer {
+    with_body(status, kind, full(body))
+}
+
+pub(super) fn with_body(status: StatusCode, kind: &'static str, body: Body) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for (name, value) in GUARDS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// What keeps browsers from making something else of an answer.
+const GUARDS: [(&str, &str); 4] = [
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+];
+
+/// A span of time as a number of seconds, to the microsecond.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seconds(pub(super) Duration);
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.0.as_micros() as f64 / 1e6)
+    }
+}
+
+/// A moment as RFC 3339 has it, in UTC, to the millisecond.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time(pub(super) SystemTime);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
+    }
+}

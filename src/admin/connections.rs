@@ -1,0 +1,236 @@
+//! Owns what is told of live connections: a page of many, or all that is known of one; and closing one.
+
+mod query;
+
+use super::answer::{Answer, Problem, Seconds, Time, json, json_with};
+use super::router::Asked;
+use crate::outcome::{PerSide, Side, Traffic, Why};
+use crate::proxy::session::Session;
+use crate::telemetry::report::ConnectionId;
+use crate::tunnel::{self, Pong};
+use crate::ws::close::{CloseCode, CloseReason, MAX_REASON};
+use http::StatusCode;
+use query::Query;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A live tunnel at a moment.
+struct Live<'a> {
+    session: &'a Session,
+    age: Duration,
+    idle: PerSide<Duration>,
+    traffic: PerSide<Traffic>,
+}
+
+impl<'a> Live<'a> {
+    fn at(now: Instant, session: &'a Session) -> Self {
+        let (control, now) = (&session.control, session.control.tick(now));
+        let counters = control.counters();
+        let idle = |side| now.since(counters.heard(side));
+        Self {
+            session,
+            age: now.elapsed(),
+            idle: PerSide { client: idle(Side::Client), upstream: idle(Side::Upstream) },
+            traffic: PerSide {
+                client: counters.traffic(Side::Client),
+                upstream: counters.traffic(Side::Upstream),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    total: usize,
+    matched: usize,
+    offset: usize,
+    connections: Vec<Row<'a>>,
+}
+
+/// The names are those of the access log.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    client: String,
+    peer: String,
+    host: &'a str,
+    path: &'a str,
+    route: &'a str,
+    upstream: Option<&'a str>,
+    endpoint: String,
+    protocol: &'static str,
+    tls: bool,
+    opened: Time,
+    age: Seconds,
+    idle_client: Seconds,
+    idle_upstream: Seconds,
+    bytes_client: u64,
+    bytes_upstream: u64,
+    messages_client: u64,
+    messages_upstream: u64,
+    rtt_client: Option<Seconds>,
+    rtt_upstream: Option<Seconds>,
+    blind: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    #[serde(flatten)]
+    row: Row<'a>,
+    tls_version: Option<&'static str>,
+    subprotocol: Option<&'a str>,
+    extensions: Option<&'a str>,
+    tries: u32,
+    pings_client: u32,
+    pongs_client: u32,
+    pings_upstream: u32,
+    pongs_upstream: u32,
+    rtt_worst_client: Option<Seconds>,
+    rtt_worst_upstream: Option<Seconds>,
+    /// `None`: its route is no more, and it goes on with what it had.
+    settings: Option<Settings>,
+}
+
+#[derive(Serialize)]
+struct Settings {
+    ping_client: Option<Seconds>,
+    ping_upstream: Option<Seconds>,
+    ping_timeout: Seconds,
+    pong: &'static str,
+    read_timeout: Option<Seconds>,
+    send_timeout: Option<Seconds>,
+    close_timeout: Seconds,
+    max_lifetime: Option<Seconds>,
+    max_message_size: Option<u64>,
+}
+
+impl<'a> Row<'a> {
+    fn of(live: &Live<'a>) -> Self {
+        let Live { session, traffic, .. } = live;
+        let report = &session.report;
+        Self {
+            id: report.id.to_string(),
+            client: report.client.to_string(),
+            peer: report.peer.to_string(),
+            host: &report.host,
+            path: &report.target,
+            route: session.route(),
+            upstream: report.upstream.as_deref(),
+            endpoint: session.endpoint.address().to_string(),
+            protocol: report.protocol,
+            tls: report.tls.is_some(),
+            opened: Time(session.opened),
+            age: Seconds(live.age),
+            idle_client: Seconds(live.idle.client),
+            idle_upstream: Seconds(live.idle.upstream),
+            bytes_client: traffic.client.bytes,
+            bytes_upstream: traffic.upstream.bytes,
+            messages_client: traffic.client.messages,
+            messages_upstream: traffic.upstream.messages,
+            rtt_client: traffic.client.last_rtt.map(Seconds),
+            rtt_upstream: traffic.upstream.last_rtt.map(Seconds),
+            blind: session.control.counters().blind(),
+        }
+    }
+}
+
+impl From<&tunnel::Settings> for Settings {
+    fn from(settings: &tunnel::Settings) -> Self {
+        Self {
+            ping_client: settings.ping.client.map(Seconds),
+            ping_upstream: settings.ping.upstream.map(Seconds),
+            ping_timeout: Seconds(settings.ping_timeout),
+            pong: match settings.pong {
+                Pong::Required => "required",
+                Pong::Optional => "optional",
+            },
+            read_timeout: settings.read_timeout.map(Seconds),
+            send_timeout: settings.send_timeout.map(Seconds),
+            close_timeout: Seconds(settings.close_timeout),
+            max_lifetime: settings.max_lifetime.map(Seconds),
+            max_message_size: settings.max_message_size,
+        }
+    }
+}
+
+/// `GET /api/connections`.
+pub(super) fn list(asked: &Asked) -> Result<Answer, Problem> {
+    let query = Query::read(&asked.query)?;
+    let sessions = asked.admin.proxy.sessions.all();
+    // The same for all: a page is sorted by it.
+    let now = Instant::now();
+    let mut found: Vec<Live<'_>> = sessions.iter().map(|session| Live::at(now, session)).collect();
+    found.retain(|live| query.matches(live));
+    let matched = found.len();
+    query.sort(&mut found);
+    let shown = found.iter().skip(query.offset).take(query.limit);
+    let connections = shown.map(Row::of).collect();
+    Ok(json(&Page { total: sessions.len(), matched, offset: query.offset, connections }))
+}
+
+/// `GET /api/connections/{id}`.
+pub(super) fn one(asked: &Asked) -> Result<Answer, Problem> {
+    let session = find(asked)?;
+    let live = Live::at(Instant::now(), &session);
+    let snapshot = asked.admin.proxy.snapshot.load();
+    let route = snapshot.route_named(session.route());
+    let (report, traffic) = (&session.report, &live.traffic);
+    Ok(json(&Detail {
+        row: Row::of(&live),
+        tls_version: report.tls,
+        subprotocol: report.subprotocol.as_deref(),
+        extensions: report.extensions.as_deref(),
+        tries: report.tries,
+        pings_client: traffic.client.pings,
+        pongs_client: traffic.client.pongs,
+        pings_upstream: traffic.upstream.pings,
+        pongs_upstream: traffic.upstream.pongs,
+        rtt_worst_client: traffic.client.worst_rtt.map(Seconds),
+        rtt_worst_upstream: traffic.upstream.worst_rtt.map(Seconds),
+        settings: route.map(|route| Settings::from(&*route.tunnel)),
+    }))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Close {
+    code: Option<u16>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// `POST /api/connections/{id}/close`.
+pub(super) fn close(asked: &Asked) -> Result<Answer, Problem> {
+    let session = find(asked)?;
+    let Close { code, reason } = super::body_of(asked)?;
+    let code = CloseCode(code.unwrap_or(CloseCode::SERVICE_RESTART.0));
+    if !code.may_be_sent() {
+        let error =
+            format!("the code {code} may not be sent (RFC 6455 7.4); 1012 and 4000 to 4999 are good ones");
+        return Err(Problem::refused(error));
+    }
+    if reason.len() > MAX_REASON {
+        return Err(Problem::refused(format!(
+            "the reason has {} bytes; a Close frame holds 123",
+            reason.len()
+        )));
+    }
+    tracing::info!(id = %session.report.id, %code, reason, "connection closed through the admin endpoint");
+    let words = CloseReason { code, text: reason.into() };
+    session.control.close_with(Why::Operator, words);
+    Ok(json_with(StatusCode::ACCEPTED, &json!({ "id": session.report.id.to_string() })))
+}
+
+/// The connection that is asked for.
+pub(super) fn find(asked: &Asked) -> Result<Arc<Session>, Problem> {
+    let id = asked.captures.first().filter(|id| id.len() <= 16);
+    let id = id.and_then(|id| u64::from_str_radix(id, 16).ok()).map(ConnectionId);
+    id.and_then(|id| asked.admin.proxy.sessions.find(id)).ok_or_else(|| {
+        Problem::not_found(
+            "no live connection has this id; if it has ended, /api/ends or the access log has it",
+        )
+    })
+}

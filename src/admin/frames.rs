@@ -1,0 +1,156 @@
+//! Owns the tail of a live connection: the headers of its frames as they pass, and its end. Never their payload.
+
+use super::answer::{Answer, Problem, Time};
+use super::connections;
+use super::router::Asked;
+use super::stream::{self, BEAT, Sender};
+use crate::drain::Watch;
+use crate::outcome::Side;
+use crate::proxy::session::Session;
+use crate::telemetry::recent::End;
+use crate::telemetry::report::ConnectionId;
+use crate::tunnel::relay::{Course, Seen};
+use crate::tunnel::tap::{Frame, Tail};
+use crate::ws::frame::OpCode;
+use serde::Serialize;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+#[derive(Serialize)]
+struct Line {
+    time: Time,
+    side: &'static str,
+    opcode: &'static str,
+    fin: bool,
+    length: u64,
+    origin: &'static str,
+    course: &'static str,
+}
+
+/// `GET /api/connections/{id}/frames`.
+pub(super) fn answer(asked: Asked) -> Result<Answer, Problem> {
+    let session = connections::find(&asked)?;
+    let (sender, answer) = stream::open(&asked)?;
+    // Before the tap: whatever ends it is heard of.
+    let ends = asked.admin.proxy.log.listen();
+    let tail = session.control.tap(MOST);
+    let (id, opened) = (session.report.id, session.opened);
+    // It is not to be held by who looks at it.
+    drop::<Arc<Session>>(session);
+    tokio::spawn(pass_on(sender, tail, opened, ends, id, asked.watch));
+    Ok(answer)
+}
+
+async fn pass_on(
+    sender: Sender,
+    tail: Tail,
+    opened: SystemTime,
+    ends: Receiver<End>,
+    id: ConnectionId,
+    mut watch: Watch,
+) {
+    let pass = async {
+        if frames(&sender, tail, opened).await
+            && let Some(line) = end(ends, id).await
+        {
+            sender.send(stream::written("end", &line)).await;
+        }
+    };
+    tokio::select! {
+        () = pass => {}
+        () = sender.closed() => {}
+        () = watch.draining() => {}
+    }
+}
+
+/// Sends the frames, [`MOST`] in each [`WINDOW`] at most; whether the connection has ended before
+/// the reader left.
+async fn frames(sender: &Sender, mut tail: Tail, opened: SystemTime) -> bool {
+    loop {
+        let Ok(mut next) = timeout(BEAT, tail.next()).await else {
+            if !sender.beat().await {
+                return false;
+            }
+            continue;
+        };
+        let window = Instant::now() + WINDOW;
+        for place in 1..=MOST {
+            let Some(frame) = next else { return tell_left_out(sender, &tail).await };
+            if !sender.send(stream::event("frame", &line(&frame, opened))).await {
+                return false;
+            }
+            if place == MOST {
+                // What comes meanwhile waits, or is left out, at no cost here.
+                sleep_until(window).await;
+                break;
+            }
+            match timeout_at(window, tail.next()).await {
+                Ok(one) => next = one,
+                Err(_) => break,
+            }
+        }
+        if !tell_left_out(sender, &tail).await {
+            return false;
+        }
+    }
+}
+
+/// Whether there is a reader.
+async fn tell_left_out(sender: &Sender, tail: &Tail) -> bool {
+    match tail.take_left_out() {
+        0 => true,
+        count => sender.send(stream::event("left_out", &json!({ "count": count }))).await,
+    }
+}
+
+fn line(Frame { at, seen }: &Frame, opened: SystemTime) -> Line {
+    let Seen { side, opcode, fin, length, course } = *seen;
+    Line {
+        time: Time(opened + at.elapsed()),
+        side: match side {
+            Side::Client => "client",
+            Side::Upstream => "upstream",
+        },
+        opcode: match opcode {
+            OpCode::Continuation => "continuation",
+            OpCode::Text => "text",
+            OpCode::Binary => "binary",
+            OpCode::Close => "close",
+            OpCode::Ping => "ping",
+            OpCode::Pong => "pong",
+        },
+        fin,
+        length,
+        origin: if course == Course::Begins { "proxy" } else { "peer" },
+        course: match course {
+            Course::Passes => "passes",
+            Course::Ends => "ends",
+            Course::Begins => "begins",
+        },
+    }
+}
+
+/// The line of an end, which follows it at once; `None`: it went under in a flood of others.
+async fn end(mut ends: Receiver<End>, id: ConnectionId) -> Option<String> {
+    let found = async {
+        loop {
+            match ends.recv().await {
+                Ok(end) if end.0.id == id => return Some(end.0.json(&end.1)),
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    };
+    timeout(LAST_WORD, found).await.ok().flatten()
+}
+
+/// Frames of a window that are shown: more than anybody reads.
+const MOST: usize = 200;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// From the end of a tunnel to its report.
+const LAST_WORD: Duration = Duration::from_secs(5);

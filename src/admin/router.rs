@@ -1,0 +1,261 @@
+//! Owns the table of what can be asked for, and the way from a request to its answer.
+
+use super::access::{self, Way};
+use super::answer::{Answer, Problem, of, text};
+use super::endpoints::Order;
+use super::{Admin, connections, endpoints, ends, events, frames, page, status, tallies};
+use crate::drain::Watch;
+use crate::upstream::State;
+use bytes::Bytes;
+use http::header::ACCEPT;
+use http::request::Parts;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// One thing that can be asked for.
+struct Entry {
+    method: Method,
+    /// A path; `{name}` is one segment of it, whatever it holds.
+    pattern: &'static str,
+    action: Action,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Page,
+    Health,
+    Ready,
+    Metrics,
+    Status,
+    History,
+    Connections,
+    Connection,
+    Frames,
+    Close,
+    Endpoint(State),
+    Reload,
+    Ends,
+    Events,
+    OpenApi,
+}
+
+const ENTRIES: &[Entry] = &[
+    get("/healthz", Action::Health),
+    get("/readyz", Action::Ready),
+    get("/metrics", Action::Metrics),
+    get("/api/openapi.json", Action::OpenApi),
+    get("/api/status", Action::Status),
+    get("/api/history", Action::History),
+    get("/api/events", Action::Events),
+    get("/api/ends", Action::Ends),
+    get("/api/connections", Action::Connections),
+    get("/api/connections/{id}", Action::Connection),
+    get("/api/connections/{id}/frames", Action::Frames),
+    post("/api/connections/{id}/close", Action::Close),
+    post("/api/upstreams/{name}/endpoints/{address}/drain", Action::Endpoint(State::Drain)),
+    post("/api/upstreams/{name}/endpoints/{address}/up", Action::Endpoint(State::Up)),
+    post("/api/upstreams/{name}/endpoints/{address}/down", Action::Endpoint(State::Down)),
+    post("/api/reload", Action::Reload),
+    get("/", Action::Page),
+    // Behind all others of one segment.
+    get("/{file}", Action::Page),
+];
+
+const fn get(pattern: &'static str, action: Action) -> Entry {
+    Entry { method: Method::GET, pattern, action }
+}
+
+const fn post(pattern: &'static str, action: Action) -> Entry {
+    Entry { method: Method::POST, pattern, action }
+}
+
+/// The description of all of it, as OpenAPI 3.1; the version is this one's.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// The method and the path of everything that can be asked for.
+pub fn routes() -> impl Iterator<Item = (&'static Method, &'static str)> {
+    ENTRIES.iter().map(|entry| (&entry.method, entry.pattern))
+}
+
+/// A request, taken apart.
+pub(super) struct Asked {
+    pub(super) admin: Arc<Admin>,
+    /// What stands in the path for each `{name}`, in their order.
+    pub(super) captures: Vec<String>,
+    /// The parameters of the query, in their order.
+    pub(super) query: Vec<(String, String)>,
+    /// The forms that are accepted (RFC 9110 12.5.1).
+    pub(super) accept: String,
+    pub(super) body: Bytes,
+    /// Streams end with it.
+    pub(super) watch: Watch,
+}
+
+/// Answers a request.
+pub(super) async fn answer(admin: &Arc<Admin>, way: Way, request: Request<Incoming>, watch: Watch) -> Answer {
+    let (parts, body) = request.into_parts();
+    match try_answer(admin, way, &parts, body, watch).await {
+        Ok(answer) => answer,
+        Err(problem) => problem.answer(),
+    }
+}
+
+async fn try_answer(
+    admin: &Arc<Admin>,
+    way: Way,
+    parts: &Parts,
+    body: Incoming,
+    watch: Watch,
+) -> Result<Answer, Problem> {
+    let found = find(&parts.method, parts.uri.path());
+    // Whoever may not ask does not hear either what there is.
+    let is_open = matches!(&found, Ok((action, _)) if action.is_open());
+    access::check(parts, way, admin.token.load().as_deref(), is_open)?;
+    let (action, captures) = found?;
+    let body = match parts.method {
+        Method::POST => read(body).await?,
+        _ => Bytes::new(),
+    };
+    let query = pairs(parts.uri.query().unwrap_or_default());
+    let accept =
+        parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    action.answer(Asked { admin: Arc::clone(admin), captures, query, accept, body, watch }).await
+}
+
+impl Action {
+    /// Whether it needs no token: it tells nothing of what goes through the proxy.
+    fn is_open(self) -> bool {
+        matches!(self, Self::Page | Self::Health | Self::Ready)
+    }
+
+    async fn answer(self, asked: Asked) -> Result<Answer, Problem> {
+        match self {
+            Self::Page => page::answer(asked.captures.first().map_or("", String::as_str)),
+            Self::Health => Ok(text(StatusCode::OK, "ok\n")),
+            Self::Ready if asked.admin.is_draining() => {
+                Ok(text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"))
+            }
+            Self::Ready => Ok(text(StatusCode::OK, "ready\n")),
+            Self::Metrics => Ok(tallies::metrics(&asked)),
+            Self::Status => Ok(status::answer(&asked)),
+            Self::History => Ok(tallies::history(&asked)),
+            Self::Connections => connections::list(&asked),
+            Self::Connection => connections::one(&asked),
+            Self::Frames => frames::answer(asked),
+            Self::Close => connections::close(&asked),
+            Self::Endpoint(state) => endpoints::order(&asked, Order { state }),
+            Self::Reload => asked.admin.reload().await,
+            Self::Ends => ends::answer(&asked),
+            Self::Events => events::answer(asked),
+            Self::OpenApi => {
+                let version = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
+                let text = OPENAPI.replacen("\"version\": \"\"", &version, 1);
+                Ok(of(StatusCode::OK, "application/json", text.into()))
+            }
+        }
+    }
+}
+
+/// What a request asks for.
+fn find(method: &Method, path: &str) -> Result<(Action, Vec<String>), Problem> {
+    // A HEAD is a GET whose body is left out, which hyper does.
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    let mut allowed = Vec::new();
+    for entry in ENTRIES {
+        let Some(captures) = captures(entry.pattern, path) else { continue };
+        if entry.method == *method {
+            return Ok((entry.action, captures));
+        }
+        allowed.push(if entry.method == Method::GET { "GET, HEAD" } else { entry.method.as_str() });
+    }
+    if allowed.is_empty() {
+        return Err(Problem::not_found(
+            "there is nothing of this name; /api/openapi.json tells what there is",
+        ));
+    }
+    Err(Problem::wrong_method(allowed.join(", ")))
+}
+
+/// What a path holds in the places of a pattern; `None`: it is another path.
+fn captures(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(found),
+            (Some(place), Some(segment)) if place.starts_with('{') && !segment.is_empty() => {
+                found.push(percent_decode_str(segment).decode_utf8().ok()?.into_owned());
+            }
+            (Some(fixed), Some(segment)) if fixed == segment => {}
+            _ => return None,
+        }
+    }
+}
+
+/// The parameters of a query (the URL standard's `application/x-www-form-urlencoded`).
+fn pairs(query: &str) -> Vec<(String, String)> {
+    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let each = query.split('&').filter(|pair| !pair.is_empty());
+    each.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(k, v)| (decoded(k), decoded(v)))
+        .collect()
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Problem> {
+    let whole = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    let whole = whole.map_err(|_| {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come within 10 s; send it at once")
+    })?;
+    whole.map(http_body_util::Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
+        true => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 16 KiB; nothing here needs as much")
+        }
+        false => Problem::malformed("the body broke off; send it whole"),
+    })
+}
+
+/// Bytes of a body.
+const MAX_BODY: usize = 16 * 1024;
+
+/// How long it may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_apart_before_it_is_decoded() {
+        let found = captures(
+            "/api/upstreams/{name}/endpoints/{address}/drain",
+            "/api/upstreams/a%2Fb%20c/endpoints/unix%3A%2Frun%2Fapp.sock/drain",
+        );
+        assert_eq!(found.unwrap(), ["a/b c", "unix:/run/app.sock"]);
+        assert_eq!(captures("/a/{x}", "/a/"), None);
+        assert_eq!(captures("/a/{x}", "/a/b/c"), None);
+        assert_eq!(captures("/a/{x}", "/a/%ff"), None, "no UTF-8");
+        assert_eq!(captures("/", "/"), Some(vec![]));
+    }
+
+    #[test]
+    fn a_query_is_read_as_browsers_write_it() {
+        let found = pairs("q=a+b%26c&&x&y=1=2");
+        let found: Vec<_> = found.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(found, [("q", "a b&c"), ("x", ""), ("y", "1=2")]);
+    }
+
+    #[test]
+    fn no_two_entries_are_the_same() {
+        let mut all: Vec<_> = routes().map(|(method, pattern)| (method.as_str(), pattern)).collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}

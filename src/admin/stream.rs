@@ -1,0 +1,81 @@
+//! Owns Server-Sent Events (the HTML standard, 9.2) as the body of an answer.
+
+use super::answer::{Answer, Problem, with_body};
+use super::router::Asked;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame};
+use serde::Serialize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// Where events are put in; dropped, it ends the answer.
+pub(super) struct Sender(mpsc::Sender<Bytes>);
+
+/// The other end.
+struct Events {
+    events: mpsc::Receiver<Bytes>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// An answer to be filled with events.
+///
+/// # Errors
+/// There are as many streams as may be.
+pub(super) fn open(asked: &Asked) -> Result<(Sender, Answer), Problem> {
+    let place = Arc::clone(&asked.admin.streams).try_acquire_owned().map_err(|_| {
+        Problem::unavailable("as many event streams are open as may be (48); close a page or a tail")
+    })?;
+    let (sender, events) = mpsc::channel(WAITING);
+    let body = Events { events, _place: place }.boxed_unsync();
+    Ok((Sender(sender), with_body(StatusCode::OK, "text/event-stream", body)))
+}
+
+/// One event as it is sent. The data is JSON, so it has one line.
+pub(super) fn event(name: &str, data: &impl Serialize) -> Bytes {
+    written(name, &serde_json::to_string(data).unwrap_or_default())
+}
+
+/// The same of JSON that is written already.
+pub(super) fn written(name: &str, json: &str) -> Bytes {
+    format!("event: {name}\ndata: {json}\n\n").into()
+}
+
+impl Sender {
+    /// Sends an event when the reader has room for it; whether there is a reader.
+    pub(super) async fn send(&self, event: Bytes) -> bool {
+        self.0.send(event).await.is_ok()
+    }
+
+    /// Says that the stream lives, which also shows whether its reader does.
+    pub(super) async fn beat(&self) -> bool {
+        self.send(Bytes::from_static(b": \n\n")).await
+    }
+
+    /// Waits until the reader is gone.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
+}
+
+/// Events that may wait for a reader.
+const WAITING: usize = 16;
+
+/// How often a quiet stream shows that it lives: below every known idle limit.
+pub(super) const BEAT: Duration = Duration::from_secs(15);

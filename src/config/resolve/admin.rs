@@ -1,0 +1,39 @@
+//! Owns the meaning of `[admin]`. It must not know what is told there.
+
+use crate::addr::ListenAddr;
+use crate::admin::{Secret, Settings, is_local};
+use crate::config::raw::{Table, Value};
+use crate::config::value::{self, off_or};
+use crate::config::{Listen, defaults};
+
+/// `[admin]`, beside what listens for clients.
+pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings> {
+    let (token, file) = (table.take("token"), table.take("token_file"));
+    let is_given = |value: &Option<Value<'_>>| value.as_ref().is_some_and(|value| !value.is_off());
+    let (has_token, has_file) = (is_given(&token), is_given(&file));
+    if has_token && has_file {
+        table.error(
+            table.place_of("token_file"),
+            "found beside token",
+            "expected only one of token, token_file",
+        );
+    }
+    let token = token.and_then(|value| off_or(value::parsed)(&value)).flatten().map(Secret::Given);
+    let file = file.and_then(|value| off_or(value::path)(&value)).flatten().map(Secret::File);
+    let address = table.take("address").map(|value| value::parsed(&value));
+    let address = address.unwrap_or(Some(ListenAddr::Tcp(defaults::ADMIN_ADDRESS)))?;
+    if !has_token && !has_file && !is_local(&address) {
+        let found = format!("missing, where others than this host may reach \"{address}\"");
+        table.error(
+            table.place_of("token"),
+            found,
+            "expected a token or a token_file, or an address of loopback",
+        );
+    }
+    let is_any_port = matches!(address, ListenAddr::Tcp(address) if address.port() == 0);
+    if !is_any_port && listeners.iter().any(|listen| listen.socket.address == address) {
+        let found = format!("found \"{address}\", where a [[listen]] is");
+        table.error(table.place_of("address"), found, "expected an address of its own");
+    }
+    Some(Settings { address, token: token.or(file) })
+}
