@@ -1,6 +1,7 @@
 //! Owns the commands and the exit codes.
 
 mod check;
+mod ctl;
 mod demo;
 mod generate;
 mod run;
@@ -56,6 +57,9 @@ enum Command {
         #[arg(long)]
         show: bool,
     },
+    /// Ask a running proxy, and give it orders, over its admin endpoint
+    #[command(disable_help_subcommand = true)]
+    Ctl(Box<ctl::Ctl>),
     /// Run the proxy before a chat and an echo of its own, with a page to try them
     Demo {
         /// Where to listen
@@ -77,6 +81,7 @@ pub fn execute() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config } => run::run(&config),
         Command::Check { config, show } => check::check(&config, show),
+        Command::Ctl(ctl) => ctl::ctl(&ctl),
         Command::Demo { listen } => demo::demo(listen),
         Command::Generate { folder } => generate::generate(&Cli::command(), &folder),
     }

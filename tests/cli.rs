@@ -120,6 +120,7 @@ fn manual_pages_and_completions_say_what_there_is() {
     }
     assert!(!page.contains("holdline\\-help"), "{page}");
     assert!(read("holdline-run.1").contains("/etc/holdline/proxy.toml"));
+    assert!(read("holdline-ctl-drain.1").contains("1012"));
     for name in ["holdline.1", "holdline.bash", "holdline.fish", "_holdline"] {
         assert!(!read(name).contains("generate"), "{name} offers what is no operator's business");
     }

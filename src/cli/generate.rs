@@ -34,10 +34,17 @@ fn write(command: Command, folder: &Path) -> io::Result<()> {
     }
     let mut command = command.disable_help_subcommand(true);
     command.build();
+    pages(&command, folder)?;
+    main_page(&page(&command), &mut File::create(folder.join(format!("{NAME}.1")))?)
+}
+
+/// A page for each command below this one.
+fn pages(command: &Command, folder: &Path) -> io::Result<()> {
     for one in command.get_subcommands() {
         page(one).generate_to(folder)?;
+        pages(one, folder)?;
     }
-    main_page(&page(&command), &mut File::create(folder.join(format!("{NAME}.1")))?)
+    Ok(())
 }
 
 fn page(command: &Command) -> Man {
