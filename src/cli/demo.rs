@@ -38,7 +38,11 @@ async fn live(listen: SocketAddr) -> io::Result<ExitCode> {
     let bound = Bound::new(config.clone(), Inherited::default()).await.map_err(io::Error::other)?;
     let running = bound.start(Some(log_control)).await;
     let address = running.local_addrs().first().copied().flatten().unwrap_or(listen);
-    println!("{text}\n# Open http://{address}/ in a browser; Ctrl-C ends the demo.\n");
+    println!("{text}\n# Open http://{address}/ in a browser; Ctrl-C ends the demo.");
+    if let Some(admin) = running.admin_addr() {
+        println!("# The operator's page: http://{admin}/, and: holdline ctl --address {admin} status");
+    }
+    println!();
     console.connect(Arc::clone(&running.proxy), text);
     tokio::spawn(console::collect_ends(Arc::clone(&console)));
     Ok(signals.attend(running, move || Ok(config.clone())).await)
@@ -60,6 +64,9 @@ drain_spread = "1s"
 
 [log]
 access = "stdout"
+
+[admin]
+address = "127.0.0.1:0"
 
 [[listen]]
 address = "{listen}"
