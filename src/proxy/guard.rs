@@ -143,8 +143,10 @@ impl Guard {
 
     fn write(&mut self, outcome: Outcome) {
         if let Some(report) = self.report.take() {
-            let end = self.log.write(report, outcome);
-            self.metrics.ended(self.kind, self.started.elapsed(), end);
+            let end = Arc::new((report, outcome));
+            // Whoever reads of the end finds it counted.
+            self.metrics.ended(self.kind, self.started.elapsed(), Arc::clone(&end));
+            self.log.write(end);
         }
     }
 }

@@ -2,9 +2,7 @@
 //! holds up no connection.
 
 use super::recent::End;
-use super::report::Report;
 use super::{AccessTarget, Format, Settings};
-use crate::outcome::Outcome;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,17 +81,16 @@ impl AccessLog {
         })
     }
 
-    /// Writes one report; it is given back for others.
-    pub fn write(&self, report: Arc<Report>, outcome: Outcome) -> End {
+    /// Writes one report.
+    pub fn write(&self, end: End) {
+        let (report, outcome) = &*end;
         if !report.unlogged && !self.off.load(Ordering::Relaxed) {
             let json = self.json.load(Ordering::Relaxed);
-            let line = if json { report.json(&outcome) } else { report.text(&outcome) };
+            let line = if json { report.json(outcome) } else { report.text(outcome) };
             self.give(Order::Line(line));
         }
-        let end = Arc::new((report, outcome));
         // Nobody may be listening.
-        let _ = self.listeners.send(Arc::clone(&end));
-        end
+        let _ = self.listeners.send(end);
     }
 
     /// All reports from now on.
@@ -251,8 +248,8 @@ impl Complaint {
 mod tests {
     use super::*;
     use crate::addr::ClientAddr;
-    use crate::outcome::{Ending, PerSide, Who, Why};
-    use crate::telemetry::report::ConnectionId;
+    use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+    use crate::telemetry::report::{ConnectionId, Report};
     use std::time::SystemTime;
     use tracing::level_filters::LevelFilter;
 
@@ -287,7 +284,7 @@ mod tests {
             idle: PerSide::default(),
             blind: None,
         };
-        log.write(Arc::new(report), outcome);
+        log.write(Arc::new((Arc::new(report), outcome)));
     }
 
     #[test]
