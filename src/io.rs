@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::{client, server};
+use tokio_rustls::client;
 
 /// A connection, to a client or to an upstream.
 #[derive(Debug)]
@@ -100,12 +100,6 @@ impl Arrivals for Stream {
 }
 
 /// A record of TLS is a sign of life, whatever is in it.
-impl<S: Arrivals> Arrivals for server::TlsStream<S> {
-    fn has_arrived(&self) -> Option<bool> {
-        self.get_ref().0.has_arrived()
-    }
-}
-
 impl<S: Arrivals> Arrivals for client::TlsStream<S> {
     fn has_arrived(&self) -> Option<bool> {
         self.get_ref().0.has_arrived()

@@ -21,6 +21,7 @@ pub mod problem;
 pub mod server;
 pub mod session;
 pub mod sources;
+pub mod stream;
 mod pem;
 mod x509;
 

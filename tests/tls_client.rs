@@ -5,6 +5,7 @@ mod support;
 
 use holdline::tls::client::{Config, ConnectError, Settings, connect};
 use holdline::tls::session::{ClientCertificate, Session};
+use holdline::tls::stream::TlsStream as ServerStream;
 use holdline::tls::{Alpn, Cause, MinVersion, ServerName, cause, server};
 use std::io;
 use support::certificates::{Authority, Folder, Issued, of};
@@ -20,7 +21,7 @@ struct Upstream {
 }
 
 type Connected = Result<TlsStream<DuplexStream>, ConnectError>;
-type Accepted = Result<tokio_rustls::server::TlsStream<DuplexStream>, server::HandshakeError>;
+type Accepted = Result<ServerStream<DuplexStream>, server::HandshakeError>;
 
 fn name(name: &str) -> ServerName<'static> {
     ServerName::try_from(name.to_owned()).unwrap()

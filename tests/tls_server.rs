@@ -6,6 +6,7 @@ mod support;
 use holdline::tls::certs::Expiry;
 use holdline::tls::server::{ClientAuth, ClientCa, Config, HandshakeError, NotTls, Server, Settings, accept};
 use holdline::tls::session::{ClientCertificate, Session};
+use holdline::tls::stream::TlsStream as ServerStream;
 use holdline::tls::{Alpn, Cause, MinVersion, cause};
 use std::io;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use std::time::SystemTime;
 use support::certificates::{Authority, Folder, Issued, of, provider};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client;
 use tokio_rustls::rustls::client::{Resumption, WebPkiServerVerifier};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, SignatureAlgorithm, SignatureScheme, version};
-use tokio_rustls::{client, server};
 
-type AtServer = Result<server::TlsStream<DuplexStream>, HandshakeError>;
+type AtServer = Result<ServerStream<DuplexStream>, HandshakeError>;
 type AtClient = io::Result<client::TlsStream<DuplexStream>>;
 
 async fn shake(config: &Config, client: &Arc<ClientConfig>, name: &str) -> (AtServer, AtClient) {

@@ -5,13 +5,14 @@ use super::handshakes::Handshakes;
 use super::slots::{Slot, Wanted};
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
-use crate::io::Stream;
+use crate::io::{Arrivals, Stream};
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::stall::timeout;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::server::{self, HandshakeError, NotTls};
 use crate::tls::session::{ClientCertificate, Session};
+use crate::tls::stream::TlsStream;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -177,6 +178,13 @@ async fn turn_away(error: HandshakeError, mut stream: Stream) -> NotReady {
 
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 62\r\nConnection: close\r\n\r\n400 Bad Request\nPlain HTTP was sent to a port that speaks TLS\n";
+
+/// A record of TLS is a sign of life, whatever is in it.
+impl<S: Arrivals> Arrivals for TlsStream<S> {
+    fn has_arrived(&self) -> Option<bool> {
+        if self.has_unread() { Some(true) } else { self.io().has_arrived() }
+    }
+}
 
 /// Takes the header, and no byte behind it.
 async fn proxy_header(stream: &mut Stream) -> Result<Header, NotReady> {

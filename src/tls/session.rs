@@ -1,6 +1,7 @@
 //! Owns what a handshake has settled, for reports and headers. It must not know who asks.
 
 use super::certs::AltName;
+use super::stream::TlsStream;
 use super::{Alpn, x509};
 use aws_lc_rs::digest;
 use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
@@ -51,10 +52,9 @@ pub struct ClientCertificate {
 impl Session {
     /// Of a client's connection.
     #[must_use]
-    pub fn of_client<S>(stream: &tokio_rustls::server::TlsStream<S>) -> Self {
-        let session = stream.get_ref().1;
-        let server_name = session.server_name().map(str::to_ascii_lowercase);
-        Self { server_name, ..Self::of(session) }
+    pub fn of_client<S>(stream: &TlsStream<S>) -> Self {
+        let server_name = stream.server_name().map(str::to_ascii_lowercase);
+        Self { server_name, ..Self::of(stream.session()) }
     }
 
     /// Of a connection to an upstream.
@@ -81,8 +81,8 @@ impl Session {
 impl ClientCertificate {
     /// That of a client's connection, if it showed one.
     #[must_use]
-    pub fn of<S>(stream: &tokio_rustls::server::TlsStream<S>) -> Option<Self> {
-        stream.get_ref().1.peer_certificates()?.first().and_then(|certificate| Self::read(certificate))
+    pub fn of<S>(stream: &TlsStream<S>) -> Option<Self> {
+        stream.session().peer_certificates()?.first().and_then(|certificate| Self::read(certificate))
     }
 
     /// `None`: it cannot be read, which rustls would not have accepted.

@@ -1,18 +1,18 @@
 //! Owns the server's side of a handshake, and why it fails. It must not know how long it may take.
 
 use super::Config;
-use crate::tls::BUFFER_LIMIT;
 use crate::tls::alert::Alert;
+use crate::tls::stream::TlsStream;
 use rustls::pki_types::UnixTime;
-use rustls::server::{Acceptor, ServerConnection};
-use rustls::{HandshakeKind, PeerIncompatible};
-use std::io;
+use rustls::server::Acceptor;
+use rustls::{CommonState, HandshakeKind, PeerIncompatible};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::{io, mem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+use tokio_rustls::LazyConfigAcceptor;
 
 /// Why a client's handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,29 +73,36 @@ pub async fn accept<S>(mut stream: S, config: &Config) -> Result<TlsStream<S>, (
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut begun = 0;
-    let first = First { stream: &mut stream, seen: [0; HEAD], count: &mut begun };
+    let mut seen = Vec::new();
+    let first = First { stream: &mut stream, seen: &mut seen };
     // The stream is lent for the ClientHello only: what watches its first bytes is gone afterwards.
-    let hello = LazyConfigAcceptor::new(Acceptor::default(), first).await.map(|start| start.accepted);
-    let accepted = match hello {
-        Ok(accepted) => accepted,
-        Err(error) if begun == 0 && is_closed(&error) => return Err((HandshakeError::Silent, stream)),
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), first).await;
+    let named = hello.map(|hello| hello.client_hello().server_name().map(Box::from));
+    let server_name = match named {
+        Ok(server_name) => server_name,
+        Err(error) if seen.is_empty() && is_closed(&error) => return Err((HandshakeError::Silent, stream)),
         Err(error) => return Err((HandshakeError::from(error), stream)),
     };
-    let rest = StartHandshake::from_parts(accepted, stream);
-    let rest = rest.into_stream_with(Arc::clone(&config.rustls), |session| {
-        session.set_buffer_limit(Some(BUFFER_LIMIT));
+    let mut stream = TlsStream::new(stream, Arc::clone(&config.rustls), server_name)
+        .map_err(|(error, stream)| (error.into(), stream))?;
+    let shaken = poll_fn(|cx| {
+        if !seen.is_empty() {
+            stream.begin(mem::take(&mut seen), cx)?;
+        }
+        stream.poll_handshake(cx)
     });
-    let stream = rest.into_fallible().await.map_err(|(error, stream)| (error.into(), stream))?;
-    match verify_again(stream.get_ref().1, config) {
+    if let Err(error) = shaken.await {
+        return Err((error.into(), stream.into_io()));
+    }
+    match verify_again(stream.session(), config) {
         Ok(()) => Ok(stream),
-        Err(error) => Err((HandshakeError::ClientCertificateRefused(error), stream.into_inner().0)),
+        Err(error) => Err((HandshakeError::ClientCertificateRefused(error), stream.into_io())),
     }
 }
 
 /// Rustls takes the certificate of a session that is resumed as it was found when the session began, and
 /// gives new tickets each time: a client could stay in for ever after its certificate has ended.
-fn verify_again(session: &ServerConnection, config: &Config) -> Result<(), rustls::Error> {
+fn verify_again(session: &CommonState, config: &Config) -> Result<(), rustls::Error> {
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     match session.peer_certificates() {
         Some([own, chain @ ..]) if resumed => {
@@ -203,11 +210,10 @@ impl std::fmt::Display for NotTls {
 /// As many bytes as a TLS record's header has: rustls says nothing before it has them.
 const HEAD: usize = 5;
 
-/// A stream whose first bytes are looked at.
+/// A stream whose first bytes are looked at, and kept.
 struct First<'a, S> {
     stream: &'a mut S,
-    seen: [u8; HEAD],
-    count: &'a mut usize,
+    seen: &'a mut Vec<u8>,
 }
 
 /// The error of a stream that does not begin like TLS.
@@ -220,13 +226,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for First<'_, S> {
         let this = self.get_mut();
         let before = into.filled().len();
         ready!(Pin::new(&mut *this.stream).poll_read(cx, into))?;
-        for byte in &into.filled()[before..] {
-            let Some(place) = this.seen.get_mut(*this.count) else { break };
-            *place = *byte;
-            *this.count += 1;
-        }
+        this.seen.extend_from_slice(&into.filled()[before..]);
         // An error here keeps rustls from answering with an alert.
-        let foreign = NotTls::of(&this.seen[..*this.count]);
+        let foreign = NotTls::of(&this.seen[..this.seen.len().min(HEAD)]);
         foreign.map_or(Poll::Ready(Ok(())), |what| {
             Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Foreign(what))))
         })

@@ -1,6 +1,7 @@
 use super::*;
 use crate::io::{Arrivals as _, Stream};
 use crate::tls::session::{ClientCertificate, Session};
+use crate::tls::stream::TlsStream;
 use crate::tls::{ServerName, client};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
@@ -49,7 +50,7 @@ impl Authority {
     }
 }
 
-type Accepted = Result<tokio_rustls::server::TlsStream<DuplexStream>, (HandshakeError, DuplexStream)>;
+type Accepted = Result<TlsStream<DuplexStream>, (HandshakeError, DuplexStream)>;
 
 /// A handshake, and a byte for the client, with which tickets come.
 async fn shake(config: &Config, near: &client::Config) -> Accepted {
