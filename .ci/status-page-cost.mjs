@@ -12,7 +12,8 @@ const AT_ONCE = 50;
 
 export async function measureCost(browser, { proxy, address, url }, tunnels) {
   for (let opened = 0; opened < tunnels; opened += AT_ONCE) {
-    await Promise.all(Array.from({ length: Math.min(AT_ONCE, tunnels - opened) }, (_, index) => open(address, `/idle/${opened + index}`)));
+    const length = Math.min(AT_ONCE, tunnels - opened);
+    await Promise.all(Array.from({ length }, (_, index) => open(address, `/idle/${opened + index}`)));
   }
   console.log(`${tunnels} tunnels are open`);
   const without = await cpuOver(proxy.pid);
@@ -28,8 +29,10 @@ export async function measureCost(browser, { proxy, address, url }, tunnels) {
   await page.locator("#connection-count").filter({ hasText: /1–50 of/ }).waitFor();
   received = 0;
   const withPage = await cpuOver(proxy.pid);
-  console.log(`the page open on the table: ${withPage.toFixed(2)} % of a core over ${SPAN / 1000} s, ${Math.round(received / (SPAN / 1000))} bytes a second received`);
-  const again = await (async () => { await page.close(); return cpuOver(proxy.pid); })();
+  const rate = Math.round(received / (SPAN / 1000));
+  console.log(`the page open on the table: ${withPage.toFixed(2)} %, and it receives ${rate} bytes a second`);
+  await page.close();
+  const again = await cpuOver(proxy.pid);
   console.log(`the page closed again: ${again.toFixed(2)} %`);
   const cost = withPage - (without + again) / 2;
   console.log(`the page costs ${cost.toFixed(2)} % of a core`);

@@ -11,11 +11,18 @@ const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 class Peer {
   constructor(socket, head, masks) {
     Object.assign(this, { socket, masks, buffer: Buffer.alloc(0), onText: () => {} });
-    this.closed = new Promise((done) => { this.tell = done; });
+    this.closed = new Promise((done) => {
+      this.tell = (end) => {
+        this.end ??= end;
+        done(this.end);
+      };
+    });
     socket.on("data", (bytes) => this.read(bytes));
     // Without a Close frame it is what browsers call 1006.
     socket.on("close", () => this.tell({ code: 1006, reason: "" }));
     socket.on("error", () => {});
+    // A server's sockets stay half-open by default.
+    socket.on("end", () => socket.end());
     if (head.length > 0) this.read(head);
   }
 

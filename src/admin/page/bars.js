@@ -62,7 +62,8 @@ function causeRow(onPick) {
     put(word, cause.why);
     mark(word, "title", `${why(cause.why)}. Show these ends`);
     const known = cause.codes.filter(([value]) => value !== null);
-    put(codes, known.map(([value, ended]) => (known.length === 1 && cause.codes.length === 1 ? value : `${value} × ${count(ended)}`)).join(", "));
+    const isAlone = cause.codes.length === 1;
+    put(codes, known.map(([value, ended]) => (isAlone ? value : `${value} × ${count(ended)}`)).join(", "));
     mark(codes, "title", cause.codes.map(([value, ended]) => `${code(value)}: ${count(ended)}`).join("\n"));
     stretch(bar, cause.count / cause.most);
     put(number, count(cause.count));
@@ -115,7 +116,7 @@ function histogramRow() {
       stretch(parts.bar, value / bucket.most);
     }
     put(note, bucket.note);
-    mark(node, "data-marked", bucket.note !== "");
+    mark(node, "data-marked", bucket.note !== "" && bucket.client + bucket.upstream > 0);
   };
   return { node, show };
 }

@@ -66,8 +66,8 @@ export function startConnections(onOpen) {
 /** Offers the routes and endpoints that there are as filters. */
 export function offerFilters(routes, upstreams) {
   options(byId("filter-route"), [["", "All routes"], ...routes.map(({ name }) => [name, name])]);
-  const endpoints = upstreams.flatMap(({ name, endpoints: all }) => all.map(({ address }) => [JSON.stringify([name, address]), `${name}: ${address}`]));
-  options(byId("filter-endpoint"), [["", "All endpoints"], ...endpoints]);
+  const ofUpstream = ({ name, endpoints }) => endpoints.map(({ address }) => [JSON.stringify([name, address]), `${name}: ${address}`]);
+  options(byId("filter-endpoint"), [["", "All endpoints"], ...upstreams.flatMap(ofUpstream)]);
 }
 
 /** Sets the filters, and brings the table into view if there are any. */

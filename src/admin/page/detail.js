@@ -38,7 +38,9 @@ const FACTS = {
 /** What peers write may be long. */
 const LONG = new Set(["host", "path", "subprotocol", "extensions", "reason", "blind"]);
 /** Shown elsewhere in the panel, or of no interest. */
-const ELSEWHERE = new Set(["id", "settings", "tls_version", "who", "why", "code", ...SIDES.flatMap(([name]) => [`${name}_client`, `${name}_upstream`])]);
+const ELSEWHERE = new Set([
+  "id", "settings", "tls_version", "who", "why", "code", ...SIDES.flatMap(([name]) => [`${name}_client`, `${name}_upstream`]),
+]);
 
 let current = null;
 let findEnd = () => undefined;
@@ -46,21 +48,23 @@ let findEnd = () => undefined;
 /** Wires the panel up. `endOf(id)`: how that one ended, if it is known. */
 export function startDetail(endOf) {
   findEnd = endOf;
-  const panel = byId("detail");
-  byId("detail-leave").addEventListener("click", () => panel.close());
+  byId("detail-leave").addEventListener("click", leave);
   byId("detail-close").addEventListener("click", () => orderClose(current.id));
   byId("tail-hold").addEventListener("click", holdTail);
   // The panel is not modal, so that the table stays in use: Escape is ours.
-  panel.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") panel.close();
+  byId("detail").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") leave();
   });
-  panel.addEventListener("close", () => {
-    current.stop.abort();
-    const { opener } = current;
-    current = null;
-    history.replaceState(null, "", location.pathname + location.search);
-    if (opener?.isConnected) opener.focus({ preventScroll: true });
-  });
+}
+
+/** Closes the panel. At once, not in its `close` event: that comes later, when another may be open in it. */
+function leave() {
+  const { opener, stop } = current;
+  stop.abort();
+  current = null;
+  byId("detail").close();
+  history.replaceState(null, "", location.pathname + location.search);
+  if (opener?.isConnected) opener.focus({ preventScroll: true });
 }
 
 /** Opens the panel on a live connection. */
@@ -216,13 +220,15 @@ function scheduleTail(mine) {
 function showTail(mine) {
   const leftOut = mine.leftOut > 0 ? `; ${count(mine.leftOut)} came too fast and were left out` : "";
   if (mine.isHeld) {
-    put(byId("tail-state"), `held still; ${plural(mine.waiting.length, "frame")} ${mine.waiting.length === FRAMES ? "or more " : ""}since${leftOut}`);
+    const orMore = mine.waiting.length === FRAMES ? " or more" : "";
+    put(byId("tail-state"), `held still; ${plural(mine.waiting.length, "frame")}${orMore} since${leftOut}`);
     return;
   }
   mine.frames = [...mine.waiting.reverse(), ...mine.frames].slice(0, FRAMES);
   mine.waiting = [];
   const seen = mine.serial ?? 0;
-  put(byId("tail-state"), seen === 0 && !mine.isEnded ? "waiting for frames" : `${plural(seen, "frame")} seen${seen > FRAMES ? `, the last ${FRAMES} below` : ""}${leftOut}`);
+  const below = seen > FRAMES ? `, the last ${FRAMES} below` : "";
+  put(byId("tail-state"), seen === 0 && !mine.isEnded ? "waiting for frames" : `${plural(seen, "frame")} seen${below}${leftOut}`);
   keyed(byId("tail-rows"), mine.frames, (frame) => frame.key, frameRow);
 }
 
@@ -273,7 +279,8 @@ async function orderClose(id) {
     text: "Both sides are sent a Close frame with this code and reason.",
     fields: [
       {
-        name: "code", label: "Code", type: "number", value: String(SENDABLE[0]), choices: SENDABLE.map((number) => [String(number), code(number)]),
+        name: "code", label: "Code", type: "number", value: String(SENDABLE[0]),
+        choices: SENDABLE.map((number) => [String(number), code(number)]),
         hint: "1012 tells the client to come back after a random while; 1008 that it is not wanted.",
         attributes: { min: "1000", max: "4999", required: true },
       },

@@ -84,6 +84,11 @@ function converse(dialog, submit) {
       }
     }, { signal: left.signal });
     form.querySelector("[data-leave]")?.addEventListener("click", () => finish(false), { signal: left.signal });
+    // Escape: at once, because `close` comes later, when the dialog may be open again.
+    dialog.addEventListener("cancel", (event) => {
+      event.preventDefault();
+      finish(false);
+    }, { signal: left.signal });
     dialog.addEventListener("close", () => finish(false), { signal: left.signal });
     dialog.showModal();
   });

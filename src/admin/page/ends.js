@@ -89,7 +89,8 @@ export function endedAt({ time, duration }) {
 }
 
 function row(end) {
-  const time = make("button", { type: "button", class: "link mono", title: moment(endedAt(end)), click: () => open(end) }, clock(endedAt(end)));
+  const at = endedAt(end);
+  const time = make("button", { type: "button", class: "link mono", title: moment(at), click: () => open(end) }, clock(at));
   const who = make("span", { class: "who", "data-who": end.who }, end.who);
   const cause = make("td", { role: "cell", class: "cause", "data-label": "Cause", title: why(end.why) }, who, ` ${end.why}`,
     end.code === null ? null : make("span", { class: "soft", title: code(end.code) }, ` ${end.code}`));

@@ -1,7 +1,7 @@
 // Owns the charts of the last hour: tunnels, and how many were opened and ended in each step.
 
 import { byId, keyed, make, put } from "./dom.js";
-import { NONE, clock, count } from "./format.js";
+import { clock, count } from "./format.js";
 
 const TALL = 150;
 const LOW = 110;
@@ -94,6 +94,8 @@ function readOut(index) {
     const time = Date.parse(until) - 1000 * step * (tunnels.length - 1 - index);
     put(byId("hour-readout"), `${clock(time)} UTC: ${count(tunnels[index])} open; within ${step} s ${count(opened[index])} opened, `
       + `${count(ended[index])} ended, ${count(abnormal[index])} of them abnormally`);
+  } else if (tunnels.every((value) => value === null)) {
+    put(byId("hour-readout"), `The first step of ${step} s is not over yet`);
   } else {
     put(byId("hour-readout"), `In the last hour ${count(sum(opened))} opened, ${count(sum(ended))} ended, `
       + `${count(sum(abnormal))} of them abnormally (no Close frame, or a timeout)`);
@@ -126,7 +128,6 @@ function describe({ tunnels, opened, ended, abnormal, step }, times) {
     const show = (row) => cells.forEach(([name, cell]) => put(cell, name === "time" ? row.time : count(row[name])));
     return { node: make("tr", {}, ...cells.map(([, cell]) => cell)), show };
   });
-  if (rows.every((row) => row.tunnels === null)) put(byId("hour-readout"), NONE);
 }
 
 function sum(values) {

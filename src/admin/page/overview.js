@@ -84,8 +84,8 @@ export function showAge(age, heard, error, retry) {
   put(byId("live"), isLost ? `lost, ${span(Math.floor(age / 1000))} old` : `live, ${Math.round(age / 1000)} s old`);
   byId("lost").hidden = !isLost;
   if (!isLost) return;
-  const since = heard === null ? "Nothing was heard from it yet." : `What is shown is of ${clock(heard)} UTC, ${span(Math.floor(age / 1000))} ago.`;
-  put(byId("lost-since"), since);
+  const since = `What is shown is of ${clock(heard)} UTC, ${span(Math.floor(age / 1000))} ago.`;
+  put(byId("lost-since"), heard === null ? "Nothing was heard from it yet." : since);
   put(byId("lost-error"), error);
   put(byId("lost-retry"), retry === null ? "Trying now." : `Next attempt in ${Math.ceil(retry / 1000)} s.`);
 }

@@ -5,15 +5,11 @@ import { byId, keyed, make, mark, put, stretch } from "./dom.js";
 import { NONE, count, day, percent, plural } from "./format.js";
 import { post } from "./wire.js";
 
+const toBeClosed = (active) => `${plural(active, "open connection")} of it will be closed with 1012 (service restart) over the spread.`;
+
 const ORDERS = {
-  drain: {
-    label: "Drain", isGrave: true,
-    text: (active) => `It gets no new connections. ${plural(active, "open connection")} of it will be closed with 1012 (service restart) over the spread.`,
-  },
-  down: {
-    label: "Down", isGrave: true,
-    text: (active) => `As drain, and it is not used even if all others fail. ${plural(active, "open connection")} of it will be closed with 1012 (service restart) over the spread.`,
-  },
+  drain: { label: "Drain", isGrave: true, text: (active) => `It gets no new connections. ${toBeClosed(active)}` },
+  down: { label: "Down", isGrave: true, text: (active) => `As drain, and it is not used even if all others fail. ${toBeClosed(active)}` },
   up: { label: "Up", isGrave: false, text: () => "It is again as the configuration says." },
 };
 
@@ -81,13 +77,14 @@ function endpointRow(onPick) {
   const node = make("tr", { role: "row" },
     make("th", { role: "rowheader", scope: "row" }, address, server),
     cell("State", "", state, " ", by), cell("Standing", "", standing),
-    cell("Active", "number", active, most), cell("Share of active", "share", make("span", { class: "track", "aria-hidden": "true" }, bar), share),
+    cell("Active", "number", active, most),
+    cell("Share of active", "share", make("span", { class: "track", "aria-hidden": "true" }, bar), share),
     weight, cell("Orders", "buttons", ...buttons.map(([, button]) => button)));
   const show = (next) => {
     endpoint = next;
     put(address, next.address);
-    const notes = [next.server === next.address ? null : `of ${next.server}`, next.backup ? "backup" : null].filter(Boolean);
-    put(server, notes.join(", "));
+    const notes = [next.server === next.address ? null : `of ${next.server}`, next.backup ? "backup" : null];
+    put(server, notes.filter(Boolean).join(", "));
     put(state, next.state);
     mark(state, "data-tone", { up: "good", drain: "warn", down: "bad" }[next.state]);
     put(by, next.by === "operator" ? "by the operator" : "");
@@ -157,7 +154,8 @@ export function showListeners(listeners) {
     const show = (listener) => {
       const isElsewhere = listener.local && listener.local !== listener.address;
       put(address, isElsewhere ? `${listener.address} (${listener.local})` : listener.address);
-      put(spoken, [...listener.protocols, listener.tls ? "TLS" : "plain", listener.proxy_protocol ? "PROXY protocol" : null].filter(Boolean).join(", "));
+      const words = [...listener.protocols, listener.tls ? "TLS" : "plain", listener.proxy_protocol ? "PROXY protocol" : null];
+      put(spoken, words.filter(Boolean).join(", "));
       certificates.replaceChildren(...listener.certificates.map(certificate));
       if (listener.certificates.length === 0) put(certificates, NONE);
     };

@@ -109,7 +109,7 @@ async function renewToken(isWrong) {
 
 async function refusal(answer) {
   const body = await answer.json().catch(() => ({}));
-  const said = body.error ?? body.errors?.join("\n") ?? `the answer was ${answer.status} ${answer.statusText}`;
+  const said = body.errors?.join("\n") ?? body.error ?? `the answer was ${answer.status} ${answer.statusText}`;
   return new Refusal(answer.status, said);
 }
 
