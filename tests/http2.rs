@@ -6,7 +6,6 @@ use holdline::app::Ended;
 use holdline::outcome::{Who, Why};
 use holdline::ws::close::CloseReason;
 use holdline::ws::frame::OpCode;
-use holdline::ws::handshake;
 use http::{Method, Request};
 use support::http2::{Http2, Stream};
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
@@ -63,7 +62,7 @@ async fn a_websocket_by_extended_connect() {
     let mut proxy = before(puppet.address(), "").await;
     let mut client = client(&proxy).await;
     let ((response, mut socket), (mut server, head)) =
-        tokio::join!(client.connect("/ws?room=1"), accept(&puppet));
+        tokio::join!(client.connect("/ws?room=1"), puppet.open());
     assert_eq!(response.status(), 200);
     for name in ["upgrade", "connection", "sec-websocket-accept"] {
         assert!(!response.headers().contains_key(name), "{response:?}");
@@ -134,17 +133,7 @@ async fn a_stream_that_is_reset_is_a_client_that_left() {
 
 /// A tunnel to a puppet.
 async fn open(client: &mut Http2, puppet: &Puppet) -> (Stream, (Raw, String)) {
-    tokio::join!(client.open("/"), accept(puppet))
-}
-
-/// Accepts the next opening, whose key is the proxy's; and what the opening was.
-async fn accept(puppet: &Puppet) -> (Raw, String) {
-    let mut server = puppet.accept().await;
-    let head = server.head().await;
-    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
-    let accept = handshake::accept(key.as_bytes());
-    server.write(support::accepted("").replace("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", &accept)).await;
-    (server, head)
+    tokio::join!(client.open("/"), puppet.open())
 }
 
 #[tokio::test]

@@ -113,8 +113,20 @@ pub fn opening(target: &str, lines: &str) -> String {
 pub fn accepted(lines: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{lines}\r\n"
+         Sec-WebSocket-Accept: {SAMPLE_ACCEPT}\r\n{lines}\r\n"
     )
+}
+
+/// The accept of the sample key of RFC 6455 1.2.
+const SAMPLE_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// The accept that answers an opening's key.
+fn accept_of(head: &str) -> String {
+    let key = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim().to_owned())
+    });
+    handshake::accept(key.expect("a key").as_bytes())
 }
 
 /// A connection on which bytes are written and read as they are.
@@ -265,7 +277,7 @@ impl Puppet {
     pub async fn open(&self) -> (Raw, String) {
         let mut raw = self.accept().await;
         let head = raw.head().await;
-        raw.write(accepted("")).await;
+        raw.write(accepted("").replace(SAMPLE_ACCEPT, &accept_of(&head))).await;
         (raw, head)
     }
 }
@@ -285,16 +297,7 @@ pub async fn echo() -> SocketAddr {
 
 async fn echo_one(mut raw: Raw) {
     let head = raw.head().await;
-    let key = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim().to_owned())
-    });
-    let accept = handshake::accept(key.expect("a key").as_bytes());
-    raw.write(format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
-    ))
-    .await;
+    raw.write(accepted("").replace(SAMPLE_ACCEPT, &accept_of(&head))).await;
     loop {
         // Its end is whatever ends it.
         if raw.read.is_empty() && !raw.more().await {
