@@ -5,13 +5,13 @@ mod support;
 
 use holdline::config::Config;
 use holdline::http::headers::remove_hop_by_hop;
-use holdline::outcome::{PerSide, Side};
+use holdline::outcome::{PerSide, Side, Who, Why};
 use holdline::route::{PathError, PathPattern, Rewrite};
 use holdline::telemetry::report::redact;
 use holdline::tunnel::relay::{Output, Relay};
 use holdline::tunnel::timer::Tick;
 use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
-use holdline::ws::frame::Violation;
+use holdline::ws::frame::{OpCode, Violation};
 use holdline::ws::handshake::{
     AnswerError, Extensions, Wish, accept, check_answer, check_other_answer, extensions, list_names, wish,
 };
@@ -20,8 +20,9 @@ use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Proxy, Puppet, opening, upstream};
+use support::{PATIENCE, Proxy, Puppet, frame, opening, route, upstream};
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 
 #[test]
 fn a_violation_in_a_split_control_frame_waited_for_its_payload() {
@@ -190,4 +191,23 @@ async fn half_a_preface_and_an_end_kept_a_cpu_busy_until_the_timeout() {
         // It comes well before the timeout, as the end is seen.
         assert_eq!(client.rest().await, b"", "{more}");
     }
+}
+
+#[tokio::test]
+async fn when_a_side_took_nothing_the_other_was_not_read_until_the_close_timeout() {
+    let settings = "send_timeout = \"50ms\"\nclose_timeout = \"1h\"";
+    let puppet = Puppet::new().await;
+    let config = format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""));
+    let mut proxy = Proxy::start(&config).await;
+    let mut client = proxy.connect().await;
+    client.write(opening("/", "")).await;
+    let (mut server, _) = puppet.open().await;
+    // More than all buffers on the way hold, and behind it what the server says to its Close.
+    let flood = frame(OpCode::Binary, &vec![7; 32 << 20], None);
+    timeout(PATIENCE, server.write(flood)).await.expect("it is read on when the client is given up");
+    assert_eq!(server.close().await.code.0, 1001);
+    server.write(frame(OpCode::Close, &1001_u16.to_be_bytes(), None)).await;
+    assert!(server.rest().await.is_empty());
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
 }

@@ -241,8 +241,9 @@ where
 
     fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
         for side in Side::BOTH {
-            if self.relay.is_dead(side) {
-                self.forget_waiting(side);
+            if self.relay.is_dead(side) && self.forget_waiting(side) {
+                // The other side was not read meanwhile: nothing that it sends would wake this task.
+                cx.waker().wake_by_ref();
             }
             let (took, left) = match side {
                 Side::Client => self.client.write_waiting(cx),
@@ -286,11 +287,13 @@ where
         }
     }
 
-    fn forget_waiting(&mut self, side: Side) {
-        match side {
-            Side::Client => self.client.waiting = None,
-            Side::Upstream => self.upstream.waiting = None,
-        }
+    /// Whether there was something.
+    fn forget_waiting(&mut self, side: Side) -> bool {
+        let waiting = match side {
+            Side::Client => self.client.waiting.take(),
+            Side::Upstream => self.upstream.waiting.take(),
+        };
+        waiting.is_some()
     }
 
     fn is_over(&self, now: Tick) -> bool {
