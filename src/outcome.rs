@@ -98,7 +98,8 @@ pub enum Why {
     Close,
     /// End of stream without a Close frame; applications call it 1006.
     Eof,
-    /// ECONNRESET or EPIPE.
+    /// ECONNRESET or EPIPE; a fatal alert or an altered record of TLS; RST_STREAM, or a connection error of
+    /// HTTP/2.
     Reset,
     /// No byte came within `ping.timeout` after a Ping of the proxy.
     Unresponsive,

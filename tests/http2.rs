@@ -131,6 +131,29 @@ async fn a_stream_that_is_reset_is_a_client_that_left() {
     let (_socket, _server) = open(&mut client, &puppet).await;
 }
 
+#[tokio::test]
+async fn a_connection_that_ends_is_a_client_that_left() {
+    // Without END_STREAM, as of a process that was killed.
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for last_words in [&goaway[..], &[]] {
+        let puppet = Puppet::new().await;
+        let mut proxy = before(puppet.address(), "").await;
+        let own =
+            TcpStream::connect(proxy.address).await.expect("a connection").into_std().expect("a socket");
+        let spare = own.try_clone().expect("a second way to it");
+        let mut spare = TcpStream::from_std(spare).expect("a socket");
+        let mut client = Http2::over(TcpStream::from_std(own).expect("a socket")).await;
+        let (_socket, (mut server, _)) = open(&mut client, &puppet).await;
+        spare.write_all(last_words).await.expect("it is taken");
+        spare.shutdown().await.expect("an end");
+        let close = server.close().await;
+        assert_eq!((close.code.0, &*close.text), (1001, "client left without a close frame"));
+        drop(server);
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Eof));
+    }
+}
+
 /// A tunnel to a puppet.
 async fn open(client: &mut Http2, puppet: &Puppet) -> (Stream, (Raw, String)) {
     tokio::join!(client.open("/"), puppet.open())

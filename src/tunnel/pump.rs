@@ -229,7 +229,7 @@ where
         let input = match (read, broken) {
             (Poll::Ready(Ok(0)), None) => Input::Eof(from),
             (Poll::Ready(Ok(length)), _) if length > 0 => Input::Bytes(from, &buffer[..length]),
-            (Poll::Ready(Err(error)), _) => Input::Gone(from, why(error.kind())),
+            (Poll::Ready(Err(error)), _) => Input::Gone(from, unread(error.kind())),
             // Nothing more to hear from a side that cannot be written to.
             (_, Some(kind)) => Input::Gone(from, why(kind)),
             (Poll::Pending, None) => return false,
@@ -357,6 +357,15 @@ fn give(relay: &mut Relay, input: Input<'_>, now: Tick, out: &mut impl Output) {
         Input::Eof(from) => relay.on_eof(from, now, out),
         Input::Gone(side, why) => relay.on_gone(side, why, now, out),
         Input::Tick => relay.on_tick(now, out),
+    }
+}
+
+/// What an error of reading says of its peer.
+fn unread(kind: io::ErrorKind) -> Why {
+    match kind {
+        // HTTP/2 without END_STREAM: the connection ended. A socket says so only when it is written to.
+        io::ErrorKind::BrokenPipe => Why::Eof,
+        _ => why(kind),
     }
 }
 
