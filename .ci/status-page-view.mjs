@@ -57,6 +57,11 @@ export class View {
   async search(text) {
     await this.at("filter-text").fill(text);
   }
+  /** Takes the filters away. What was found with them must be gone before the next is looked for. */
+  async showsAll() {
+    await this.click("filter-clear");
+    await this.sees("connection-count", /of \d+$/);
+  }
   /** Answers the dialog that asks before something is done. */
   async confirm(values) {
     await this.at("confirm").waitFor();
