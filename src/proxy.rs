@@ -181,21 +181,8 @@ impl Proxy {
         let Some(upstream) = snapshot.upstream(name) else {
             return reject::with_status(&NoEndpoint::None.into(), guard);
         };
-        let asked = asked_for(&inbound);
-        if asked != Ok(Wish::Http) {
-            guard.is_opening();
-        }
-        let wish = match asked {
-            Ok(wish) => wish,
-            Err(error) => return reject::with_status(&error.into(), guard),
-        };
-        if let (Wish::WebSocket, Some(allowed)) = (&wish, &route.allowed_origins)
-            && let Err(failure) = inbound.check_origin(allowed)
-        {
-            return reject::with_status(&failure, guard);
-        }
-        let inbound = match inbound.aimed(route) {
-            Ok(inbound) => inbound,
+        let (inbound, wish) = match examine(inbound, route, &mut guard) {
+            Ok(examined) => examined,
             Err(failure) => return reject::with_status(&failure, guard),
         };
         if wish == Wish::Http {
@@ -236,6 +223,19 @@ impl Proxy {
             None => reject::with_status(&failure, guard),
         }
     }
+}
+
+/// The request as its endpoint is to see it, and what it wants to become of its connection.
+fn examine(inbound: Inbound, route: &Route, guard: &mut Guard) -> Result<(Inbound, Wish), Failure> {
+    let asked = asked_for(&inbound);
+    if asked != Ok(Wish::Http) {
+        guard.is_opening();
+    }
+    let wish = asked?;
+    if let (Wish::WebSocket, Some(allowed)) = (&wish, &route.allowed_origins) {
+        inbound.check_origin(allowed)?;
+    }
+    Ok((inbound.aimed(route)?, wish))
 }
 
 /// What a request wants to become of its connection.
