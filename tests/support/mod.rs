@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
@@ -96,9 +96,13 @@ pub fn upstream(servers: &[SocketAddr], settings: &str) -> String {
     format!("[upstream.up]\nservers = [{}]\n{settings}\n", servers.join(", "))
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, nor ever will: its port stays taken.
 pub async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// The opening of RFC 6455 1.2, with more header lines.
