@@ -28,6 +28,8 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log::LogControl;
 use crate::tls::Alpn;
 use crate::tls::sources::Sources;
+use crate::tunnel::Driver;
+use crate::tunnel::engine::Engine;
 use crate::upstream::ports::SourceError;
 use crate::upstream::resolve;
 use arc_swap::ArcSwap;
@@ -58,6 +60,9 @@ pub enum StartError {
     /// A source address is not of this machine.
     #[error("{0}")]
     Source(#[from] SourceError),
+    /// The threads that relay cannot be had.
+    #[error("process.engine: {0}")]
+    Engine(io::Error),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
     AccessLog(io::Error),
@@ -75,6 +80,7 @@ pub struct Bound {
     admin: Option<(AdminSocket, Option<Token>)>,
     inherited: Inherited,
     log: AccessLog,
+    engine: Option<Engine>,
 }
 
 /// A proxy that serves.
@@ -134,14 +140,18 @@ impl Bound {
         if let Some(path) = &config.process.pid_file {
             std::fs::write(path, format!("{}\n", std::process::id())).map_err(StartError::PidFile)?;
         }
-        Ok(Self { config, snapshot, sockets, admin, inherited, log })
+        let engine = match config.process.engine {
+            Driver::Epoll => Some(Engine::start(config.process.workers).map_err(StartError::Engine)?),
+            Driver::Tokio => None,
+        };
+        Ok(Self { config, snapshot, sockets, admin, inherited, log, engine })
     }
 
     /// Begins to serve.
     pub async fn start(self, log_control: Option<LogControl>) -> Running {
         let (trigger, watch) = drain::channel();
         look_up_names(&self.snapshot).await;
-        let proxy = Arc::new(Proxy::new(self.snapshot, Arc::new(self.log)));
+        let proxy = Arc::new(Proxy::new(self.snapshot, Arc::new(self.log), self.engine.map(Arc::new)));
         let slots = descriptors::slots();
         let mut running = Running {
             window: Window::new(&proxy, &slots),

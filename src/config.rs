@@ -15,6 +15,7 @@ mod words;
 pub use error::{Error, Errors, Place, Warning};
 
 use crate::proxy::snapshot::Plan;
+use crate::tunnel::Driver;
 use crate::{admin, http, listener, telemetry};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Config {
 pub struct Process {
     /// Threads that carry connections (nginx `worker_processes`); 0: one a CPU.
     pub workers: usize,
+    /// What relays plain tunnels.
+    pub engine: Driver,
     /// From the order to stop to the end of what is still open (nginx `worker_shutdown_timeout`).
     pub shutdown_grace: Duration,
     /// Over how long tunnels are closed after that order, so that their clients do not come back

@@ -30,6 +30,12 @@ pub trait Layered: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin> Layered for T {}
 
 impl Stream {
+    /// Whether it is a socket and nothing else.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        !matches!(self, Self::Layered(_))
+    }
+
     /// Where it was connected to; `None`: a unix socket, or a layer.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {

@@ -26,6 +26,7 @@ use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::tunnel::engine::Engine;
 use crate::upstream::NoEndpoint;
 use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
@@ -51,6 +52,8 @@ pub struct Proxy {
     pub log: Arc<AccessLog>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What relays plain tunnels; `None`: tasks of the runtime do.
+    engine: Option<Arc<Engine>>,
     /// What all routes together have admitted.
     door: Door,
     unasked: Arc<Unasked>,
@@ -60,10 +63,17 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy without tunnels.
     #[must_use]
-    pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>) -> Self {
+    pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>, engine: Option<Arc<Engine>>) -> Self {
         let (sessions, metrics, door) = (Arc::default(), Arc::default(), Door::default());
         let (snapshot, started) = (ArcSwap::new(snapshot), Instant::now());
-        Self { snapshot, sessions, log, metrics, door, unasked: Arc::default(), started }
+        Self { snapshot, sessions, log, metrics, engine, door, unasked: Arc::default(), started }
+    }
+
+    /// Ends what relays tunnels, and with it those that are still open.
+    pub fn stop_relaying(&self) {
+        if let Some(engine) = &self.engine {
+            engine.stop();
+        }
     }
 
     /// Answers one request.

@@ -3,6 +3,8 @@
 
 pub mod control;
 pub mod counters;
+pub mod engine;
+mod join;
 pub mod pump;
 pub mod relay;
 pub mod tap;
@@ -75,6 +77,15 @@ impl CloseCodes {
             Self::Rfc6455 => code.to_rfc6455(),
         }
     }
+}
+
+/// What relays the tunnels between plain sockets. All others are tasks of the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Threads of their own, each with an epoll instance: [`engine`].
+    Epoll,
+    /// Tasks of the runtime: [`pump`].
+    Tokio,
 }
 
 /// What the bytes of a tunnel are.

@@ -6,7 +6,7 @@ use super::window::read_token;
 use super::{Running, look_up_names};
 use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
 use crate::admin::{Done, Refused, Token, TokenError};
-use crate::config::{Config, Errors};
+use crate::config::{Config, Errors, Process};
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports::SourceError;
@@ -174,8 +174,9 @@ impl Running {
 
     fn warn_of_what_needs_a_restart(&self, config: &Config) {
         let (old, new) = (&self.config.process, &config.process);
-        if old.workers != new.workers || old.pid_file != new.pid_file {
-            tracing::warn!("process.workers and process.pid_file change only with a restart");
+        let fixed = |process: &Process| (process.workers, process.engine, process.pid_file.clone());
+        if fixed(old) != fixed(new) {
+            tracing::warn!("process.workers, process.engine and process.pid_file change only with a restart");
         }
         let fixed = |config: &Config, address| {
             let mut listeners = config.listeners.iter();

@@ -49,6 +49,7 @@ impl Running {
             // Whatever does not end now would not end at all.
             let _ = timeout(LAST_WORDS, trigger.finished()).await;
         }
+        proxy.stop_relaying();
         proxy.log.close();
         window.close().await;
         if let Some(path) = &pid_file {

@@ -13,7 +13,7 @@ use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
 use crate::tls::MinVersion;
-use crate::tunnel::{self, CloseCodes, OnViolation, Pong};
+use crate::tunnel::{self, CloseCodes, Driver, OnViolation, Pong};
 use crate::upstream::State;
 use crate::ws::origin::AllowedOrigin;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,6 +26,9 @@ use tracing::level_filters::LevelFilter;
 
 /// One a CPU: a tunnel at work keeps no CPU for long.
 pub(super) const WORKERS: usize = 0;
+
+/// The one that takes less of memory and CPU.
+pub(super) const ENGINE: Driver = Driver::Epoll;
 
 /// The usual measure: Kubernetes gives a pod 30 s between SIGTERM and SIGKILL, systemd gives 90 s.
 pub(super) const SHUTDOWN_GRACE: Duration = secs(30);

@@ -49,6 +49,7 @@ fn process(table: &Table<'_>) -> Process {
     let drain_spread = table.get("drain_spread", duration_or_zero);
     let process = Process {
         workers: table.get("workers", integer(0..=MOST_WORKERS)).unwrap_or(defaults::WORKERS),
+        engine: table.get("engine", word(words::ENGINE)).unwrap_or(defaults::ENGINE),
         shutdown_grace,
         drain_spread: drain_spread.unwrap_or(defaults::DRAIN_SPREAD.min(shutdown_grace * 2 / 3)),
         pid_file: table.get("pid_file", off_or(value::path)).unwrap_or(defaults::PID_FILE),

@@ -37,6 +37,7 @@ pub(super) fn config(config: &Config) -> String {
 fn process(out: &mut Out, process: &Process, max_connections: Option<u32>) {
     out.table("[process]");
     out.set("workers", process.workers);
+    out.set("engine", text(word_for(words::ENGINE, &process.engine)));
     out.set("shutdown_grace", time(process.shutdown_grace));
     out.set("drain_spread", time(process.drain_spread));
     out.set("max_connections", or_off(max_connections, |most| most.to_string()));

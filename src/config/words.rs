@@ -7,7 +7,7 @@ use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Format};
 use crate::tls::MinVersion;
-use crate::tunnel::{CloseCodes, OnViolation, Pong};
+use crate::tunnel::{CloseCodes, Driver, OnViolation, Pong};
 use crate::upstream::State;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
@@ -58,6 +58,9 @@ pub(super) const STATE: &[(&str, State)] =
 
 /// Whether a listener takes the PROXY protocol.
 pub(super) const PROXY_PROTOCOL: &[(&str, bool)] = &[("off", false), ("accept", true)];
+
+/// What relays plain tunnels.
+pub(super) const ENGINE: &[(&str, Driver)] = &[("epoll", Driver::Epoll), ("tokio", Driver::Tokio)];
 
 /// Which version of the PROXY protocol an upstream gets.
 pub(super) const SEND_PROXY_PROTOCOL: &[(&str, Version)] = &[("v1", Version::V1), ("v2", Version::V2)];

@@ -15,9 +15,10 @@ use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
 use crate::io::Stream;
 use crate::listener::connection::Connection;
-use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
+use crate::tunnel::engine::{self, Engine};
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::{Framing, Settings};
 use crate::upstream::ports::Port;
@@ -167,7 +168,8 @@ fn accept(
         permits: opening.permits,
         _connection: Arc::clone(&opening.inbound.connection),
     };
-    tokio::spawn(switch(opening.client, upstream, settings, framing, end));
+    let engine = opening.proxy.engine.clone();
+    tokio::spawn(switch(opening.client, upstream, settings, framing, engine, end));
     Response::from_parts(parts, full(Bytes::new()))
 }
 
@@ -184,9 +186,16 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(Into::into)
 }
 
-/// Takes both connections out of HTTP and starts the tunnel, in a task of its own that holds
-/// nothing of the opening any more.
-async fn switch(client: Upgrade, upstream: OnUpgrade, settings: Arc<Settings>, framing: Framing, end: End) {
+/// Takes both connections out of HTTP and starts the tunnel, which holds nothing of the opening any
+/// more: plain sockets on a thread of the engine, all else in a task of its own.
+async fn switch(
+    client: Upgrade,
+    upstream: OnUpgrade,
+    settings: Arc<Settings>,
+    framing: Framing,
+    engine: Option<Arc<Engine>>,
+    end: End,
+) {
     let Ok((stream, ahead)) = client.into_stream().await else {
         return end.finish_unopened(Who::Client, "client left before the tunnel opened");
     };
@@ -195,8 +204,17 @@ async fn switch(client: Upgrade, upstream: OnUpgrade, settings: Arc<Settings>, f
         return end.finish_unopened(Who::Upstream, "upstream left before the tunnel opened");
     };
     let control = Arc::clone(&end.place.session.control);
-    let pump = run(client, upstream, settings, framing, control);
-    tokio::spawn(Tunnel { pump, end: Some(Box::new(end)) });
+    let streams = PerSide { client, upstream };
+    let is_plain = Side::BOTH.iter().all(|&side| streams[side].stream.is_plain());
+    let Some(engine) = engine.filter(|_| is_plain) else {
+        let pump = run(streams, settings, framing, control);
+        tokio::spawn(Tunnel { pump, end: Some(Box::new(end)) });
+        return;
+    };
+    match engine::leave_runtime(streams) {
+        Ok(sockets) => engine.run(sockets, settings, framing, control, |outcome| end.finish(outcome)),
+        Err(error) => end.finish_unopened(Who::Proxy, &error.to_string()),
+    }
 }
 
 /// The stream of an upstream's connection, and what was read from it ahead. The bytes are copied: to
@@ -235,7 +253,7 @@ impl End {
 
 /// A tunnel and its end: one small task for each connection.
 struct Tunnel {
-    pump: Pump<Stream, Stream>,
+    pump: Pump<Stream>,
     end: Option<Box<End>>,
 }
 

@@ -3,6 +3,7 @@
 
 use super::Settings;
 use super::counters::Counters;
+use super::engine::Line;
 use super::tap::{self, Tail, Tap};
 use super::timer::Tick;
 use crate::outcome::Why;
@@ -24,11 +25,41 @@ pub struct Control {
 
 #[derive(Debug, Default)]
 struct Letters {
-    waker: Option<Waker>,
+    bell: Option<Bell>,
     /// Nearly always none.
     mail: Option<Box<Mail>>,
     /// The tunnel is no more: nobody will collect what is left.
     ended: bool,
+}
+
+/// How the tunnel is told that something was left for it.
+#[derive(Clone, Debug)]
+pub(super) enum Bell {
+    /// It is a task.
+    Task(Waker),
+    /// It is a session of the engine.
+    Session(Line),
+}
+
+impl Bell {
+    fn ring(&self) {
+        match self {
+            Self::Task(waker) => waker.wake_by_ref(),
+            Self::Session(line) => line.ring(),
+        }
+    }
+}
+
+impl From<&Waker> for Bell {
+    fn from(waker: &Waker) -> Self {
+        Self::Task(waker.clone())
+    }
+}
+
+impl From<Line> for Bell {
+    fn from(line: Line) -> Self {
+        Self::Session(line)
+    }
 }
 
 /// What was left for the tunnel since it last looked.
@@ -123,23 +154,23 @@ impl Control {
     }
 
     fn leave(&self, write: impl FnOnce(&mut Mail)) {
-        let waker = {
+        let bell = {
             let mut letters = self.lock();
             if letters.ended {
                 return;
             }
             write(letters.mail.get_or_insert_default());
             self.pending.store(true, Ordering::Release);
-            letters.waker.clone()
+            letters.bell.clone()
         };
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(bell) = bell {
+            bell.ring();
         }
     }
 
-    /// The tunnel's task can be woken by `waker` from now on.
-    pub(super) fn attach(&self, waker: &Waker) {
-        self.lock().waker = Some(waker.clone());
+    /// The tunnel is told by `bell` from now on.
+    pub(super) fn attach(&self, bell: Bell) {
+        self.lock().bell = Some(bell);
     }
 
     /// The tunnel is no more. What was left for it is dropped, and whoever watches it learns.

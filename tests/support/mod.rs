@@ -80,9 +80,14 @@ impl Proxy {
     }
 }
 
-/// Logs nowhere and listens on one port that is free.
+/// Logs nowhere and listens on one port that is free. The suite runs with each engine: HOLDLINE_TEST_ENGINE
+/// names the one where the test does not.
 pub fn with_listen(rest: &str) -> String {
-    format!("[log]\naccess = \"off\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{rest}")
+    let process = match std::env::var("HOLDLINE_TEST_ENGINE") {
+        Ok(engine) if !rest.contains("[process]") => format!("[process]\nengine = \"{engine}\"\n"),
+        _ => String::new(),
+    };
+    format!("{process}[log]\naccess = \"off\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{rest}")
 }
 
 /// A route for every path to the upstream `up`, with more settings.

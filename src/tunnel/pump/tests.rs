@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::io::Stream;
-use crate::outcome::{PerSide, Who};
+use crate::outcome::{Side, Who, Why};
+use crate::tunnel::join::{READS_PER_TURN, SCRATCH};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use crate::ws::close::{CloseCode, CloseReason};
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
@@ -49,7 +51,8 @@ fn rig_with(settings: Settings, ahead: &[u8], pipe: usize) -> Rig {
     let client_side = Opened { stream: near, ahead: ahead.to_vec() };
     let upstream_side = Opened { stream: far, ahead: vec![] };
     let framing = Framing::WebSocket { deflate: false };
-    let tunnel = tokio::spawn(run(client_side, upstream_side, Arc::new(settings), framing, control.clone()));
+    let streams = PerSide { client: client_side, upstream: upstream_side };
+    let tunnel = tokio::spawn(run(streams, Arc::new(settings), framing, control.clone()));
     Rig { client, upstream, control, tunnel }
 }
 
@@ -183,7 +186,8 @@ impl AsyncWrite for Endless {
 async fn between_two_turns_of_one_that_moves_much_the_others_sockets_are_looked_at() {
     let reads = Arc::new(AtomicUsize::new(0));
     let side = || Opened { stream: Endless { reads: Arc::clone(&reads) }, ahead: vec![] };
-    let tunnel = run(side(), side(), Arc::new(settings()), Framing::Blind("a test"), Arc::default());
+    let streams = PerSide { client: side(), upstream: side() };
+    let tunnel = run(streams, Arc::new(settings()), Framing::Blind("a test"), Arc::default());
     let tunnel = tokio::spawn(tunnel);
     let (mut near, mut far) = tokio::net::UnixStream::pair().unwrap();
     for _ in 0..20 {
@@ -324,11 +328,11 @@ async fn a_side_is_not_given_up_over_bytes_that_nobody_has_read() {
             };
             let settings = if pings { settings() } else { by_read };
             let ((mut client, near), (mut upstream, far)) = (duplex(1024), duplex(1024));
-            let client_side = Opened { stream: Unheard { pipe: near, arrived }, ahead: vec![] };
-            let upstream_side = Opened { stream: far, ahead: vec![] };
+            let opened = |pipe, arrived| Opened { stream: Unheard { pipe, arrived }, ahead: vec![] };
+            let streams = PerSide { client: opened(near, arrived), upstream: opened(far, Some(false)) };
             let framing = Framing::WebSocket { deflate: false };
             let control = Arc::default();
-            tokio::spawn(run(client_side, upstream_side, Arc::new(settings), framing, control));
+            tokio::spawn(run(streams, Arc::new(settings), framing, control));
             if pings {
                 let _ping: [u8; 10] = read(&mut client).await;
             }
@@ -457,15 +461,16 @@ async fn a_tunnel_that_nobody_watches_any_more_forgets_its_watchers() {
     let control = Arc::new(Control::default());
     let framing = Framing::WebSocket { deflate: false };
     let opened = |stream| Opened { stream, ahead: vec![] };
-    let mut pump = run(opened(near), opened(far), Arc::new(settings()), framing, control.clone());
+    let streams = PerSide { client: opened(near), upstream: opened(far) };
+    let mut pump = run(streams, Arc::new(settings()), framing, control.clone());
     let tail = control.tap(9);
     assert!(stays_pending(&mut pump).await);
-    assert!(pump.taps.is_some());
+    assert!(pump.join.taps.is_some());
     drop(tail);
     client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'a']).await.unwrap();
     assert!(stays_pending(&mut pump).await);
     let _: [u8; 7] = read(&mut upstream).await;
-    assert!(pump.taps.is_none());
+    assert!(pump.join.taps.is_none());
 }
 
 /// Polls once; whether it is pending.
@@ -475,7 +480,7 @@ async fn stays_pending(future: &mut (impl Future + Unpin)) -> bool {
 
 #[test]
 fn a_tunnel_is_small() {
-    let size = size_of::<Pump<Stream, Stream>>();
+    let size = size_of::<Pump<Stream>>();
     // With what a task adds, that is 512: it comes in steps of 128.
     assert!(size <= 408, "{size} bytes: an idle tunnel's memory is a promise");
 }

@@ -1,0 +1,110 @@
+//! Owns the epoll driver: threads that each relay many tunnels over plain sockets, which have left the
+//! runtime. It must not know what is done with the bytes.
+//!
+//! A tunnel stays with its thread, and each of its sockets is registered once, edge-triggered: a message
+//! costs one `recv`, one `send` and a share of an `epoll_wait`. An idle one owns no task, no timer entry
+//! of the runtime and no buffer.
+
+mod inbox;
+mod session;
+mod socket;
+mod wheel;
+mod worker;
+
+use super::control::Control;
+use super::join::{Join, Opened};
+use super::{Framing, Settings};
+use crate::io::Stream;
+use crate::outcome::{Outcome, PerSide};
+pub(super) use inbox::Line;
+use inbox::{Inbox, Post};
+use session::Session;
+pub use socket::Socket;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::runtime::Handle;
+use worker::Worker;
+
+/// Threads that relay.
+#[derive(Debug)]
+pub struct Engine {
+    inboxes: Vec<Arc<Inbox>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Starts `workers` threads, one for each CPU if that is 0. What is done at the end of a tunnel may
+    /// use the runtime that this is called in.
+    ///
+    /// # Errors
+    /// There are no descriptors, or no threads, to be had.
+    pub fn start(workers: usize) -> io::Result<Self> {
+        let workers = match workers {
+            0 => std::thread::available_parallelism()?.get(),
+            workers => workers,
+        };
+        let mut engine = Self { inboxes: Vec::new(), threads: Mutex::default() };
+        for _ in 0..workers {
+            let inbox = Arc::new(Inbox::new()?);
+            let worker = Worker::new(Arc::clone(&inbox))?;
+            let runtime = Handle::current();
+            let run = move || {
+                let _entered = runtime.enter();
+                worker.run();
+            };
+            let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(run)?;
+            engine.inboxes.push(inbox);
+            engine.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(engine)
+    }
+
+    /// Joins two sockets to their end, of which `on_end` is told on the thread that relays; the tunnel's
+    /// time begins with its control. The thread with the fewest tunnels gets it.
+    pub fn run(
+        &self,
+        streams: PerSide<Opened<Socket>>,
+        settings: Arc<Settings>,
+        framing: Framing,
+        control: Arc<Control>,
+        on_end: impl FnOnce(Outcome) + Send + 'static,
+    ) {
+        let join = Join::new(streams, settings, framing, control);
+        let session = Box::new(Session::new(join, Box::new(on_end)));
+        let fewest = self.inboxes.iter().min_by_key(|inbox| inbox.sessions());
+        fewest.expect("an engine has a thread at least").post(Post::Open(session));
+    }
+
+    /// Ends the threads. A tunnel that is still open is dropped, and reported so.
+    pub fn stop(&self) {
+        for inbox in &self.inboxes {
+            inbox.post(Post::Stop);
+        }
+        for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
+            // A panic of the thread has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Without waiting: it may be a thread of its own that drops it.
+    fn drop(&mut self) {
+        for inbox in &self.inboxes {
+            inbox.post(Post::Stop);
+        }
+    }
+}
+
+/// Takes two plain streams out of the runtime.
+///
+/// # Errors
+/// One is not plain, or the runtime does not let go of it.
+pub fn leave_runtime(streams: PerSide<Opened<Stream>>) -> io::Result<PerSide<Opened<Socket>>> {
+    let leave = |Opened::<Stream> { stream, ahead }| stream.try_into().map(|stream| Opened { stream, ahead });
+    Ok(PerSide { client: leave(streams.client)?, upstream: leave(streams.upstream)? })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Owns one tunnel of the engine, from its opening to the report of its end.
+
+use super::socket::Socket;
+use crate::outcome::Outcome;
+use crate::tunnel::join::Join;
+
+/// What is told of the end.
+pub(super) type OnEnd = Box<dyn FnOnce(Outcome) + Send>;
+
+/// One tunnel.
+pub(super) struct Session {
+    pub(super) join: Join<Socket>,
+    /// Taken when it is told.
+    on_end: Option<OnEnd>,
+    /// It is among those that have a turn next.
+    pub(super) is_due: bool,
+}
+
+impl Session {
+    pub(super) fn new(join: Join<Socket>, on_end: OnEnd) -> Self {
+        Self { join, on_end: Some(on_end), is_due: false }
+    }
+}
+
+impl Drop for Session {
+    /// Dropped before its end it is a defect; the story so far says so.
+    fn drop(&mut self) {
+        if let Some(on_end) = self.on_end.take() {
+            on_end(self.join.outcome());
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Owns the wake-ups of many sessions: a hashed timer wheel (Varghese and Lauck, 1987), in which to set
+//! one, to move it and to take it away costs the same few steps, however many there are. It must not know
+//! clocks: moments are counted in slots.
+
+/// Slots of one turn of the wheel. What is due later waits in its slot for more than one turn.
+const SLOTS: usize = 8192;
+/// Nobody: the end of a list.
+const NONE: u32 = u32::MAX;
+
+/// The wheel. A session is known by its index, and has one wake-up at most.
+pub(super) struct Wheel {
+    /// The first session of each slot.
+    heads: Box<[u32; SLOTS]>,
+    /// Which slots have one, a bit each.
+    taken: [u64; SLOTS / 64],
+    nodes: Vec<Node>,
+    /// All slots up to this one have been looked at.
+    now: u64,
+    /// No slot before this one has a session.
+    next: Option<u64>,
+}
+
+/// A session's place: in which slot, between whom.
+#[derive(Clone, Copy)]
+struct Node {
+    slot: u32,
+    before: u32,
+    behind: u32,
+}
+
+impl Node {
+    const OUT: Self = Self { slot: NONE, before: NONE, behind: NONE };
+}
+
+impl Wheel {
+    pub(super) fn new() -> Self {
+        let (heads, taken) = (Box::new([NONE; SLOTS]), [0; SLOTS / 64]);
+        Self { heads, taken, nodes: Vec::new(), now: 0, next: None }
+    }
+
+    /// Wakes a session up at a moment instead of when it was to be. One that has passed, or is more
+    /// than a turn of the wheel away, is woken too early rather than late: at the next, or last, moment
+    /// that there is a slot for.
+    pub(super) fn set(&mut self, index: u32, at: u64) {
+        self.remove(index);
+        let at = at.clamp(self.now + 1, self.now + SLOTS as u64);
+        if self.nodes.len() <= index as usize {
+            self.nodes.resize(index as usize + 1, Node::OUT);
+        }
+        let slot = at as usize % SLOTS;
+        let behind = std::mem::replace(&mut self.heads[slot], index);
+        self.nodes[index as usize] = Node { slot: slot as u32, before: NONE, behind };
+        if behind != NONE {
+            self.nodes[behind as usize].before = index;
+        }
+        self.taken[slot / 64] |= 1 << (slot % 64);
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Forgets a session's wake-up, if it has one.
+    pub(super) fn remove(&mut self, index: u32) {
+        let Some(node) = self.nodes.get_mut(index as usize) else { return };
+        let Node { slot, before, behind } = std::mem::replace(node, Node::OUT);
+        if slot == NONE {
+            return;
+        }
+        let slot = slot as usize;
+        match before {
+            NONE => self.heads[slot] = behind,
+            before => self.nodes[before as usize].behind = behind,
+        }
+        if behind != NONE {
+            self.nodes[behind as usize].before = before;
+        }
+        if self.heads[slot] == NONE {
+            self.taken[slot / 64] &= !(1 << (slot % 64));
+        }
+    }
+
+    /// The earliest moment at which somebody may have to be woken.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// Takes out all that are due by `now`.
+    pub(super) fn expire(&mut self, now: u64, mut wake: impl FnMut(u32)) {
+        if self.next.is_none_or(|next| next > now) {
+            self.now = self.now.max(now);
+            return;
+        }
+        while let Some(at) = self.first_taken().filter(|&at| at <= now) {
+            let slot = at as usize % SLOTS;
+            while self.heads[slot] != NONE {
+                let index = self.heads[slot];
+                self.remove(index);
+                wake(index);
+            }
+        }
+        self.now = self.now.max(now);
+        self.next = self.first_taken();
+    }
+
+    /// The first slot with a session, within the turn that begins now.
+    fn first_taken(&self) -> Option<u64> {
+        let first = self.now + 1;
+        let (word, bit) = (first as usize % SLOTS / 64, first as usize % 64);
+        // The first word is looked at twice: its upper bits first, the lower ones last.
+        let upper = self.taken[word] & (!0 << bit);
+        let words = self.taken.len();
+        let rest = (1..=words).map(|step| (step, self.taken[(word + step) % words]));
+        std::iter::once((0, upper))
+            .chain(rest)
+            .find(|&(_, bits)| bits != 0)
+            .map(|(step, bits)| first - bit as u64 + step as u64 * 64 + u64::from(bits.trailing_zeros()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Set(u32, u64),
+        Remove(u32),
+        Expire(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..40_u32, 0..2 * SLOTS as u64).prop_map(|(index, span)| Step::Set(index, span)),
+            1 => (0..40_u32).prop_map(Step::Remove),
+            2 => (0..100_u64).prop_map(Step::Expire),
+            1 => (0..3 * SLOTS as u64).prop_map(Step::Expire),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_wakes_whom_a_sorted_map_would_wake(steps in vec(step(), 0..200)) {
+            let (mut wheel, mut model, mut now) = (Wheel::new(), BTreeMap::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Set(index, span) => {
+                        wheel.set(index, now + span);
+                        model.insert(index, now + span.clamp(1, SLOTS as u64));
+                    }
+                    Step::Remove(index) => {
+                        wheel.remove(index);
+                        model.remove(&index);
+                    }
+                    Step::Expire(span) => {
+                        now += span;
+                        let mut woken = Vec::new();
+                        wheel.expire(now, |index| woken.push(index));
+                        woken.sort_unstable();
+                        let due: Vec<_> = model.iter().filter(|&(_, &at)| at <= now).map(|(&index, _)| index).collect();
+                        prop_assert_eq!(&woken, &due);
+                        model.retain(|_, at| *at > now);
+                    }
+                }
+                let first = model.values().min().copied();
+                prop_assert!(wheel.next() <= first || first.is_none(), "it must not sleep too long");
+                prop_assert!(wheel.next().is_some() || first.is_none());
+            }
+        }
+    }
+}

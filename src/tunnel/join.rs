@@ -1,0 +1,331 @@
+//! Owns the joining of two byte streams by a relay: it reads, feeds the relay, writes, and says what it
+//! waits for. It must not know frames, nor who calls it and when: that is a driver's.
+//!
+//! An idle tunnel owns no buffer. Bytes are read into a buffer of the thread; only what the other
+//! side cannot take at once is kept, and nothing more is read from a side meanwhile.
+
+mod leg;
+
+use super::control::{Control, Mail};
+use super::relay::{Order, Output, Relay, Seen};
+use super::tap::{Frame, Taps};
+use super::timer::Tick;
+use super::{Framing, Settings};
+use crate::io::Arrivals;
+use crate::outcome::{Outcome, PerSide, Side, Why};
+use crate::stall::{is_late, is_stall};
+use leg::Leg;
+pub use leg::Opened;
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Bytes read at once; also the most that waits for a side, but for an injected frame.
+pub(super) const SCRATCH: usize = 64 * 1024;
+/// Reads of each side in one turn, 256 KiB: a tunnel that moves much lets the others of its thread
+/// have theirs. Four times as many move no byte more a second, and the others wait longer.
+pub(super) const READS_PER_TURN: usize = 4;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Two streams and the relay between them.
+pub(super) struct Join<S> {
+    relay: Relay,
+    legs: PerSide<Leg<S>>,
+    control: Arc<Control>,
+    /// The wake-up that the driver was last asked for.
+    armed: Option<Tick>,
+    /// The last wake-up was too late to judge a side of which is not known what has arrived.
+    excused: bool,
+    /// The control knows how to wake the driver.
+    pub(super) attached: bool,
+    /// There is more to do that no stream will tell of.
+    again: bool,
+    /// Who watches it: nearly always nobody.
+    pub(super) taps: Option<Box<Taps>>,
+}
+
+/// What a driver is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing: the tunnel has ended.
+    End,
+    /// Let it go on, behind the other tunnels of its thread and a look at their streams.
+    GoOn,
+    /// Wait for its streams, its control and its wake-up.
+    Wait,
+}
+
+/// What the relay is fed.
+enum Input<'a> {
+    Bytes(Side, &'a [u8]),
+    Eof(Side),
+    Gone(Side, Why),
+    Tick,
+}
+
+impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
+    /// Two streams that are to be relayed from now on; the tunnel's time begins with its control.
+    pub(super) fn new(
+        streams: PerSide<Opened<S>>,
+        settings: Arc<Settings>,
+        framing: Framing,
+        control: Arc<Control>,
+    ) -> Self {
+        let counters = Arc::clone(control.counters());
+        let PerSide { client, upstream } = streams;
+        Self {
+            relay: Relay::counting(settings, framing, counters),
+            legs: PerSide { client: Leg::new(client), upstream: Leg::new(upstream) },
+            control,
+            armed: None,
+            excused: false,
+            attached: false,
+            again: false,
+            taps: None,
+        }
+    }
+
+    /// Does all that can be done at `now`, or as much of it as is fair.
+    pub(super) fn turn(&mut self, now: Tick, cx: &mut Context<'_>) -> Next {
+        self.again = false;
+        if let Some(mail) = self.control.collect() {
+            let cut = mail.cut;
+            self.read_mail(*mail, now);
+            if let Some(why) = cut {
+                self.cut(why, now, cx);
+                return Next::End;
+            }
+        }
+        BUFFER.with_borrow_mut(|buffer| self.relay_bytes(buffer, now, cx));
+        // Only behind the reading: what has come in time counts, however late it is looked at.
+        if let Some(at) = self.armed.take_if(|at| *at <= now) {
+            self.on_wake_up(now.since(at), now, cx);
+        }
+        match (self.is_over(now), self.again) {
+            (true, _) => Next::End,
+            (false, true) => Next::GoOn,
+            (false, false) => Next::Wait,
+        }
+    }
+
+    /// The moment of the wake-up, where it must come earlier than the driver has been told, if it has been
+    /// told any. A wake-up that comes too early costs a turn; it need never be put off.
+    pub(super) fn arm(&mut self) -> Option<Tick> {
+        let next = self.relay.next_tick()?;
+        let earlier = self.armed.is_none_or(|armed| next < armed);
+        earlier.then(|| *self.armed.insert(next))
+    }
+
+    /// The wake-up that was last asked for, if it has not come yet.
+    pub(super) fn armed(&self) -> Option<Tick> {
+        self.armed
+    }
+
+    /// The line to the rest of the process.
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// One side's stream.
+    pub(super) fn stream(&mut self, side: Side) -> &mut S {
+        &mut self.legs[side].stream
+    }
+
+    /// The story so far; the end of one that is given up is [`Why::Aborted`].
+    pub(super) fn outcome(&self) -> Outcome {
+        self.relay.outcome(self.control.now())
+    }
+
+    fn read_mail(&mut self, mail: Mail, now: Tick) {
+        if let Some(settings) = mail.settings {
+            self.relay.set_settings(settings);
+        }
+        if !mail.taps.is_empty() {
+            self.taps.get_or_insert_default().add(mail.taps);
+        }
+        if let Some((at, why, words)) = mail.order {
+            let at = self.control.tick(at);
+            self.relay.order(Order { at: at.max(now), why, words });
+        }
+    }
+
+    fn cut(&mut self, why: Why, now: Tick, cx: &mut Context<'_>) {
+        self.relay.order(Order { at: now, why, words: None });
+        self.feed(Input::Tick, now, cx);
+    }
+
+    fn on_wake_up(&mut self, late: Duration, now: Tick, cx: &mut Context<'_>) {
+        let mut is_unknown = false;
+        for side in Side::BOTH {
+            if self.relay.judges(side, now) {
+                match self.legs[side].stream.has_arrived() {
+                    Some(true) => self.relay.on_arrival(side, now),
+                    Some(false) => {}
+                    None => is_unknown = true,
+                }
+            }
+        }
+        // Not twice in a row: a process that is always late finds the dead as well.
+        self.excused = is_unknown && is_late(late) && !self.excused;
+        if self.excused || is_stall(late) {
+            self.relay.on_stall(now);
+        }
+        self.feed(Input::Tick, now, cx);
+        self.settle(now, cx);
+    }
+
+    fn feed(&mut self, input: Input<'_>, now: Tick, cx: &mut Context<'_>) {
+        let Self { relay, legs, taps, .. } = self;
+        let mut out = Both { legs, cx };
+        match taps {
+            // A relay of its own for those who are watched: of the others none looks for watchers.
+            None => give(relay, input, now, &mut out),
+            Some(watchers) => {
+                give(relay, input, now, &mut Tapped { out, taps: watchers, now });
+                if watchers.is_empty() {
+                    *taps = None;
+                }
+            }
+        }
+    }
+
+    /// Moves bytes both ways until neither side has more, or it is others' turn.
+    fn relay_bytes(&mut self, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) {
+        for _ in 0..READS_PER_TURN {
+            self.write_waiting(now, cx);
+            let client = self.read(Side::Client, buffer, now, cx);
+            let upstream = self.read(Side::Upstream, buffer, now, cx);
+            if !client && !upstream {
+                return self.settle(now, cx);
+            }
+        }
+        self.settle(now, cx);
+        self.again = true;
+    }
+
+    /// Reads once; whether there may be more to read or to do.
+    fn read(&mut self, from: Side, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) -> bool {
+        let held_up = self.legs[from.other()].waiting.is_some();
+        if held_up || !self.relay.wants_bytes(from) {
+            return false;
+        }
+        let leg = &mut self.legs[from];
+        let input = match (leg.read(buffer, cx), leg.broken) {
+            (Poll::Ready(Ok(0)), None) => Input::Eof(from),
+            (Poll::Ready(Ok(length)), _) if length > 0 => Input::Bytes(from, &buffer[..length]),
+            (Poll::Ready(Err(error)), _) => Input::Gone(from, unread(error.kind())),
+            // Nothing more to hear from a side that cannot be written to.
+            (_, Some(kind)) => Input::Gone(from, why(kind)),
+            (Poll::Pending, None) => return false,
+            (Poll::Ready(Ok(_)), None) => return true,
+        };
+        self.feed(input, now, cx);
+        true
+    }
+
+    fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
+        for side in Side::BOTH {
+            let leg = &mut self.legs[side];
+            if self.relay.is_dead(side) && leg.waiting.take().is_some() {
+                // The other side was not read meanwhile: nothing that it sends would tell.
+                self.again = true;
+            }
+            match leg.write_waiting(cx) {
+                (true, true) => self.relay.on_progress(side, now),
+                (true, false) => self.relay.on_drained(side, now),
+                (false, true) => self.relay.on_blocked(side, now),
+                (false, false) => {}
+            }
+        }
+    }
+
+    /// What follows a turn: what waits from now on, what is gone, what is to be shut.
+    fn settle(&mut self, now: Tick, cx: &mut Context<'_>) {
+        self.write_waiting(now, cx);
+        for side in Side::BOTH {
+            // A broken side whose other side is held up cannot be read to its end.
+            if let Some(kind) = self.legs[side].broken.filter(|_| self.relay.wants_bytes(side)) {
+                self.feed(Input::Gone(side, why(kind)), now, cx);
+            }
+        }
+        for side in Side::BOTH {
+            self.legs[side].flush(self.relay.wants_shutdown(side), cx);
+        }
+    }
+
+    fn is_over(&self, now: Tick) -> bool {
+        let written = |side| self.relay.is_dead(side) || self.legs[side].waiting.is_none();
+        (self.relay.is_settled() && Side::BOTH.into_iter().all(written)) || self.relay.is_expired(now)
+    }
+}
+
+impl<S> Drop for Join<S> {
+    fn drop(&mut self) {
+        self.control.detach();
+    }
+}
+
+/// Where the relay's bytes go: straight to the streams.
+struct Both<'a, 'c, S> {
+    legs: &'a mut PerSide<Leg<S>>,
+    cx: &'a mut Context<'c>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Output for Both<'_, '_, S> {
+    fn send(&mut self, to: Side, bytes: &[u8]) {
+        self.legs[to].write(bytes, self.cx);
+    }
+}
+
+/// The same, watched.
+struct Tapped<'a, O> {
+    out: O,
+    taps: &'a mut Taps,
+    now: Tick,
+}
+
+impl<O: Output> Output for Tapped<'_, O> {
+    fn send(&mut self, to: Side, bytes: &[u8]) {
+        self.out.send(to, bytes);
+    }
+
+    fn see(&mut self, seen: Seen) {
+        self.taps.show(Frame { at: self.now, seen });
+    }
+}
+
+fn give(relay: &mut Relay, input: Input<'_>, now: Tick, out: &mut impl Output) {
+    match input {
+        Input::Bytes(from, bytes) => relay.on_bytes(from, bytes, now, out),
+        Input::Eof(from) => relay.on_eof(from, now, out),
+        Input::Gone(side, why) => relay.on_gone(side, why, now, out),
+        Input::Tick => relay.on_tick(now, out),
+    }
+}
+
+/// What an error of reading says of its peer.
+fn unread(kind: io::ErrorKind) -> Why {
+    match kind {
+        // HTTP/2 without END_STREAM: the connection ended. A socket says so only when it is written to.
+        io::ErrorKind::BrokenPipe => Why::Eof,
+        _ => why(kind),
+    }
+}
+
+/// What an error of a socket says of its peer.
+fn why(kind: io::ErrorKind) -> Why {
+    match kind {
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Why::TcpTimeout
+        }
+        // TLS without close_notify.
+        io::ErrorKind::UnexpectedEof => Why::Eof,
+        _ => Why::Reset,
+    }
+}
