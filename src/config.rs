@@ -42,7 +42,7 @@ pub struct Config {
 pub struct Process {
     /// Threads that carry connections (nginx `worker_processes`); 0: one a CPU.
     pub workers: usize,
-    /// What relays plain tunnels.
+    /// What relays tunnels.
     pub engine: Driver,
     /// From the order to stop to the end of what is still open (nginx `worker_shutdown_timeout`).
     pub shutdown_grace: Duration,

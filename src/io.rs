@@ -1,5 +1,8 @@
 //! Owns the byte streams that the stages hand to one another, and the options of their sockets.
 
+mod edge;
+
+pub use edge::Edge;
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;
@@ -20,20 +23,67 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// One of them outside of the runtime.
+    Edge(Edge),
     /// What one of them carries: TLS, a stream of HTTP/2. In a box, for plain ones are to stay small.
     Layered(Box<dyn Layered>),
 }
 
 /// Bytes both ways over something else.
-pub trait Layered: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin {}
+pub trait Layered: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin {
+    /// What it is made of, and alone uses; `None`: others use that as well.
+    fn below(&mut self) -> Option<&mut Stream>;
+}
 
-impl<T: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin> Layered for T {}
+impl Layered for client::TlsStream<Stream> {
+    fn below(&mut self) -> Option<&mut Stream> {
+        Some(self.get_mut().0)
+    }
+}
 
 impl Stream {
-    /// Whether it is a socket and nothing else.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        !matches!(self, Self::Layered(_))
+    /// The socket that it is, or is carried by, and alone uses.
+    fn socket(&mut self) -> Option<&mut Self> {
+        match self {
+            Self::Layered(stream) => stream.below()?.socket(),
+            socket => Some(socket),
+        }
+    }
+
+    /// The same, if it is outside of the runtime.
+    pub fn edge(&mut self) -> Option<&mut Edge> {
+        match self.socket()? {
+            Self::Edge(edge) => Some(edge),
+            _ => None,
+        }
+    }
+
+    /// Whether it can be taken out of the runtime.
+    pub fn can_leave(&mut self) -> bool {
+        self.socket().is_some()
+    }
+
+    /// Takes it out of the runtime, where it is to be watched through [`Stream::edge`] from then on.
+    ///
+    /// # Errors
+    /// The runtime does not let go of it, there is no descriptor to be had, or others use the socket.
+    pub fn leave(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => Ok(Self::Edge(Edge::new(stream.into_std()?.into(), true))),
+            Self::Unix(stream) => Ok(Self::Edge(Edge::new(stream.into_std()?.into(), false))),
+            Self::Edge(_) => Ok(self),
+            Self::Layered(mut stream) => {
+                let below = stream.below().ok_or(io::ErrorKind::Unsupported)?;
+                // It cannot be moved out of what it carries: a second descriptor takes its place.
+                let second = match &*below {
+                    Self::Tcp(stream) => Self::Edge(Edge::new(stream.as_fd().try_clone_to_owned()?, true)),
+                    Self::Unix(stream) => Self::Edge(Edge::new(stream.as_fd().try_clone_to_owned()?, false)),
+                    Self::Edge(_) | Self::Layered(_) => return Err(io::ErrorKind::Unsupported.into()),
+                };
+                *below = second;
+                Ok(Self::Layered(stream))
+            }
+        }
     }
 
     /// Where it was connected to; `None`: a unix socket, or a layer.
@@ -41,12 +91,13 @@ impl Stream {
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) | Self::Layered(_) => None,
+            Self::Unix(_) | Self::Edge(_) | Self::Layered(_) => None,
         }
     }
 
     /// Looks at the first bytes, `most` at most, without taking them, until `enough` says what they
-    /// are. It is not asked before there is a byte, an end or an error. Of layers nothing is seen:
+    /// are. It is not asked before there is a byte, an end or an error. Of layers, and outside of the
+    /// runtime, nothing is seen:
     /// `enough` is asked at once.
     ///
     /// # Errors
@@ -66,7 +117,9 @@ impl Stream {
                     let look = || look(stream.as_fd(), most, &enough);
                     (ready, stream.try_io(Interest::READABLE, look))
                 }
-                Self::Layered(_) => return enough(&[]).ok_or_else(|| io::ErrorKind::Unsupported.into()),
+                Self::Edge(_) | Self::Layered(_) => {
+                    return enough(&[]).ok_or_else(|| io::ErrorKind::Unsupported.into());
+                }
             };
             match found {
                 // It would be ready for ever: an end is not cleared, for it does not pass.
@@ -99,6 +152,7 @@ impl Arrivals for Stream {
         let socket = match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            Self::Edge(stream) => stream.as_fd(),
             Self::Layered(stream) => return stream.has_arrived(),
         };
         Some(look(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
@@ -117,6 +171,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Edge(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Layered(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
@@ -127,6 +182,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Edge(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Layered(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -139,6 +195,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Edge(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Layered(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         }
     }
@@ -146,6 +203,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Edge(_) => false,
             Self::Layered(stream) => stream.is_write_vectored(),
         }
     }
@@ -153,7 +211,7 @@ impl AsyncWrite for Stream {
     /// Nothing of a plain socket is buffered here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Unix(_) | Self::Edge(_) => Poll::Ready(Ok(())),
             Self::Layered(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -162,6 +220,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Edge(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Layered(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -52,7 +52,7 @@ pub struct Proxy {
     pub log: Arc<AccessLog>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What relays plain tunnels; `None`: tasks of the runtime do.
+    /// What relays tunnels; `None`: tasks of the runtime do.
     engine: Option<Arc<Engine>>,
     /// What all routes together have admitted.
     door: Door,

@@ -79,7 +79,8 @@ impl CloseCodes {
     }
 }
 
-/// What relays the tunnels between plain sockets. All others are tasks of the runtime.
+/// What relays the tunnels whose sockets are theirs alone. Those over HTTP/2 are tasks of the runtime in
+/// any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// Threads of their own, each with an epoll instance: [`engine`].

@@ -59,7 +59,7 @@ pub(super) const STATE: &[(&str, State)] =
 /// Whether a listener takes the PROXY protocol.
 pub(super) const PROXY_PROTOCOL: &[(&str, bool)] = &[("off", false), ("accept", true)];
 
-/// What relays plain tunnels.
+/// What relays tunnels.
 pub(super) const ENGINE: &[(&str, Driver)] = &[("epoll", Driver::Epoll), ("tokio", Driver::Tokio)];
 
 /// Which version of the PROXY protocol an upstream gets.

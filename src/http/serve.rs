@@ -9,7 +9,7 @@ use super::respond::{self, Body};
 use super::upload::Upload;
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
-use crate::io::{Arrivals, Stream};
+use crate::io::{Arrivals, Layered, Stream};
 use crate::stall::{is_late, timeout};
 pub use activity::Fate;
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
@@ -289,6 +289,12 @@ struct OverHttp2 {
 impl Arrivals for OverHttp2 {
     /// Its frames come among those of others, and are told apart by a task of their own.
     fn has_arrived(&self) -> Option<bool> {
+        None
+    }
+}
+
+impl Layered for OverHttp2 {
+    fn below(&mut self) -> Option<&mut Stream> {
         None
     }
 }

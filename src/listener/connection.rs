@@ -5,7 +5,7 @@ use super::handshakes::Handshakes;
 use super::slots::{Slot, Wanted};
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
-use crate::io::{Arrivals, Stream};
+use crate::io::{Arrivals, Layered, Stream};
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::stall::timeout;
@@ -180,6 +180,12 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
     Content-Length: 62\r\nConnection: close\r\n\r\n400 Bad Request\nPlain HTTP was sent to a port that speaks TLS\n";
 
 /// A record of TLS is a sign of life, whatever is in it.
+impl Layered for TlsStream<Stream> {
+    fn below(&mut self) -> Option<&mut Stream> {
+        Some(self.io_mut())
+    }
+}
+
 impl<S: Arrivals> Arrivals for TlsStream<S> {
     fn has_arrived(&self) -> Option<bool> {
         if self.has_unread() { Some(true) } else { self.io().has_arrived() }

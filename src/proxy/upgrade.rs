@@ -15,10 +15,10 @@ use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
 use crate::io::Stream;
 use crate::listener::connection::Connection;
-use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
+use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::engine::{self, Engine};
+use crate::tunnel::engine::Engine;
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::{Framing, Settings};
 use crate::upstream::ports::Port;
@@ -30,6 +30,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -187,7 +188,8 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
 }
 
 /// Takes both connections out of HTTP and starts the tunnel, which holds nothing of the opening any
-/// more: plain sockets on a thread of the engine, all else in a task of its own.
+/// more: on a thread of the engine, or where a socket is shared with others, as by HTTP/2, in a task of
+/// its own.
 async fn switch(
     client: Upgrade,
     upstream: OnUpgrade,
@@ -204,17 +206,26 @@ async fn switch(
         return end.finish_unopened(Who::Upstream, "upstream left before the tunnel opened");
     };
     let control = Arc::clone(&end.place.session.control);
-    let streams = PerSide { client, upstream };
-    let is_plain = Side::BOTH.iter().all(|&side| streams[side].stream.is_plain());
-    let Some(engine) = engine.filter(|_| is_plain) else {
+    let mut streams = PerSide { client, upstream };
+    let can_leave = streams.client.stream.can_leave() && streams.upstream.stream.can_leave();
+    let Some(engine) = engine.filter(|_| can_leave) else {
         let pump = run(streams, settings, framing, control);
         tokio::spawn(Tunnel { pump, end: Some(Box::new(end)) });
         return;
     };
-    match engine::leave_runtime(streams) {
-        Ok(sockets) => engine.run(sockets, settings, framing, control, |outcome| end.finish(outcome)),
-        Err(error) => end.finish_unopened(Who::Proxy, &error.to_string()),
+    match leave(streams) {
+        Ok(streams) => engine.run(streams, settings, framing, control, |outcome| end.finish(outcome)),
+        Err(error) => {
+            tracing::error!(%error, "cannot take a tunnel's sockets out of the runtime: it ends");
+            end.finish_unopened(Who::Proxy, "sockets could not be taken over");
+        }
     }
+}
+
+fn leave(streams: PerSide<Opened<Stream>>) -> io::Result<PerSide<Opened<Stream>>> {
+    let leave =
+        |Opened { stream, ahead }: Opened<Stream>| stream.leave().map(|stream| Opened { stream, ahead });
+    Ok(PerSide { client: leave(streams.client)?, upstream: leave(streams.upstream)? })
 }
 
 /// The stream of an upstream's connection, and what was read from it ahead. The bytes are copied: to

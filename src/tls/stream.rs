@@ -89,6 +89,11 @@ impl<S> TlsStream<S> {
         &self.io
     }
 
+    /// The same, to be exchanged for another way to the same socket.
+    pub fn io_mut(&mut self) -> &mut S {
+        &mut self.io
+    }
+
     /// The same, for good: what was read of it and not fetched is lost.
     #[must_use]
     pub fn into_io(self) -> S {

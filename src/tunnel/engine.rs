@@ -1,5 +1,5 @@
-//! Owns the epoll driver: threads that each relay many tunnels over plain sockets, which have left the
-//! runtime. It must not know what is done with the bytes.
+//! Owns the epoll driver: threads that each relay many tunnels over sockets that have left the runtime,
+//! plain or with TLS on them. It must not know what is done with the bytes.
 //!
 //! A tunnel stays with its thread, and each of its sockets is registered once, edge-triggered: a message
 //! costs one `recv`, one `send` and a share of an `epoll_wait`. An idle one owns no task, no timer entry
@@ -7,7 +7,6 @@
 
 mod inbox;
 mod session;
-mod socket;
 mod wheel;
 mod worker;
 
@@ -19,7 +18,6 @@ use crate::outcome::{Outcome, PerSide};
 pub(super) use inbox::Line;
 use inbox::{Inbox, Post};
 use session::Session;
-pub use socket::Socket;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -60,11 +58,11 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Joins two sockets to their end, of which `on_end` is told on the thread that relays; the tunnel's
+    /// Joins two streams that have left the runtime ([`Stream::leave`]) to their end, of which `on_end` is told on the thread that relays; the tunnel's
     /// time begins with its control. The thread with the fewest tunnels gets it.
     pub fn run(
         &self,
-        streams: PerSide<Opened<Socket>>,
+        streams: PerSide<Opened<Stream>>,
         settings: Arc<Settings>,
         framing: Framing,
         control: Arc<Control>,
@@ -95,15 +93,6 @@ impl Drop for Engine {
             inbox.post(Post::Stop);
         }
     }
-}
-
-/// Takes two plain streams out of the runtime.
-///
-/// # Errors
-/// One is not plain, or the runtime does not let go of it.
-pub fn leave_runtime(streams: PerSide<Opened<Stream>>) -> io::Result<PerSide<Opened<Socket>>> {
-    let leave = |Opened::<Stream> { stream, ahead }| stream.try_into().map(|stream| Opened { stream, ahead });
-    Ok(PerSide { client: leave(streams.client)?, upstream: leave(streams.upstream)? })
 }
 
 #[cfg(test)]

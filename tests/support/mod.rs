@@ -87,7 +87,8 @@ pub fn with_listen(rest: &str) -> String {
         Ok(engine) if !rest.contains("[process]") => format!("[process]\nengine = \"{engine}\"\n"),
         _ => String::new(),
     };
-    format!("{process}[log]\naccess = \"off\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{rest}")
+    // At the end, for some tests count lines.
+    format!("[log]\naccess = \"off\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{rest}\n{process}")
 }
 
 /// A route for every path to the upstream `up`, with more settings.

@@ -3,13 +3,14 @@
 
 use super::inbox::{Inbox, Line, Post, Token};
 use super::session::Session;
-use super::socket::Socket;
 use super::wheel::Wheel;
+use crate::io::Edge;
 use crate::outcome::Side;
 use crate::tunnel::join::Next;
 use crate::tunnel::timer::Tick;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -91,7 +92,9 @@ impl Worker {
         }
         let (token, side) = unpack(event.data.u64());
         if let Some(session) = self.session(token) {
-            session.join.stream(side).ready(event.flags);
+            if let Some(edge) = session.join.stream(side).edge() {
+                edge.ready(event.flags);
+            }
             self.give_turn(token.index);
         }
     }
@@ -117,7 +120,10 @@ impl Worker {
         session.join.control().attach(Line { inbox: Arc::clone(&self.inbox), token }.into());
         let watched = Side::BOTH.into_iter().try_for_each(|side| {
             let data = EventData::new_u64(pack(token, side));
-            epoll::add(&self.epoll, session.join.stream(side), data, Socket::INTEREST)
+            match session.join.stream(side).edge() {
+                Some(edge) => epoll::add(&self.epoll, edge, data, Edge::INTEREST),
+                None => Err(Errno::NOTSUP),
+            }
         });
         place.session = Some(session);
         match watched {

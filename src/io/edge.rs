@@ -1,7 +1,7 @@
-//! Owns a socket that an epoll instance watches edge by edge: it is asked for bytes only while there may
-//! be some. It must not know what they mean.
+//! Owns a socket outside of the runtime, which an epoll instance watches edge by edge: it is asked for
+//! bytes only while there may be some. It must not know whose the instance is.
 
-use crate::io::{Arrivals, Stream};
+use super::Arrivals;
 use rustix::event::epoll::EventFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connected stream socket, not blocking. As a stream it never wakes anybody: its engine knows by
-/// [`Socket::ready`].
+/// A connected stream socket, not blocking. As a stream it never wakes anybody: who watches it says by
+/// [`Edge::ready`] what there is, and asks it then.
 #[derive(Debug)]
-pub struct Socket {
+pub struct Edge {
     fd: OwnedFd,
     readable: bool,
     writable: bool,
@@ -25,18 +25,18 @@ pub struct Socket {
     short_read_empties: bool,
 }
 
-impl Socket {
-    fn new(fd: OwnedFd, short_read_empties: bool) -> Self {
+impl Edge {
+    pub(super) fn new(fd: OwnedFd, short_read_empties: bool) -> Self {
         // Epoll tells at once what there is to read; to write there is room nearly always.
         Self { fd, readable: false, writable: true, ends: false, short_read_empties }
     }
 
     /// What is asked of epoll, once for all.
-    pub(super) const INTEREST: EventFlags =
+    pub const INTEREST: EventFlags =
         EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
     /// Epoll has seen this.
-    pub(super) fn ready(&mut self, seen: EventFlags) {
+    pub fn ready(&mut self, seen: EventFlags) {
         let ends = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         self.ends |= seen.intersects(ends);
         self.readable |= seen.intersects(ends | EventFlags::IN);
@@ -44,32 +44,19 @@ impl Socket {
     }
 }
 
-/// Takes a socket out of the runtime.
-impl TryFrom<Stream> for Socket {
-    type Error = io::Error;
-
-    fn try_from(stream: Stream) -> io::Result<Self> {
-        match stream {
-            Stream::Tcp(stream) => Ok(Self::new(stream.into_std()?.into(), true)),
-            Stream::Unix(stream) => Ok(Self::new(stream.into_std()?.into(), false)),
-            Stream::Layered(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-}
-
-impl AsFd for Socket {
+impl AsFd for Edge {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl Arrivals for Socket {
+impl Arrivals for Edge {
     fn has_arrived(&self) -> Option<bool> {
         Some(!matches!(recv(&self.fd, &mut [0_u8; 1], RecvFlags::PEEK), Err(Errno::AGAIN)))
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for Edge {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -95,7 +82,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for Edge {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if !self.writable {
             return Poll::Pending;
