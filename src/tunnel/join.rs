@@ -117,6 +117,11 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     /// The moment of the wake-up, where it must come earlier than the driver has been told, if it has been
     /// told any. A wake-up that comes too early costs a turn; it need never be put off.
     pub(super) fn arm(&mut self) -> Option<Tick> {
+        let has_moved = self.relay.has_moved_forward();
+        if let Some(armed) = self.armed.filter(|_| !has_moved) {
+            debug_assert!(self.relay.next_tick().is_none_or(|next| next >= armed), "a timer moved unheard");
+            return None;
+        }
         let next = self.relay.next_tick()?;
         let earlier = self.armed.is_none_or(|armed| next < armed);
         earlier.then(|| *self.armed.insert(next))

@@ -84,6 +84,8 @@ struct Leg {
     eof: bool,
     /// Nothing can be exchanged with this side any more.
     dead: bool,
+    /// Something happened that may have moved a timer forward: see [`Relay::has_moved_forward`].
+    moved_forward: bool,
 }
 
 impl Leg {
@@ -102,6 +104,7 @@ impl Leg {
             sealed: false,
             eof: false,
             dead: false,
+            moved_forward: false,
         }
     }
 }
@@ -133,12 +136,14 @@ impl Relay {
     /// New settings of the route, from a reload.
     pub fn set_settings(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
+        self.move_forward();
     }
 
     /// Takes the operator's order to close; an earlier moment replaces a later one.
     pub fn order(&mut self, order: Order) {
         if self.order.as_ref().is_none_or(|standing| order.at < standing.at) {
             self.order = Some(Box::new(order));
+            self.move_forward();
         }
     }
 
@@ -262,6 +267,7 @@ impl Relay {
     /// A control frame came, whole; whether it passes.
     fn on_control(&mut self, from: Side, opcode: OpCode, payload: &[u8], now: Tick) -> bool {
         let to = from.other();
+        self.move_forward();
         match opcode {
             OpCode::Ping if !self.legs[to].sealed => self.legs[to].keepalive.foreign_ping(payload, now),
             OpCode::Pong => return self.on_pong(from, payload, now),
@@ -350,6 +356,7 @@ impl Relay {
         if let Some(payload) = self.legs[to].queued_pong.take() {
             self.inject(to, OpCode::Pong, &payload, out);
         }
+        self.move_forward();
         if std::mem::take(&mut self.legs[to].queued_ping) && self.ping_due(to).is_some_and(|due| due <= now) {
             self.ping(to, now, out);
         }
@@ -369,6 +376,7 @@ impl Relay {
     }
 
     pub(super) fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
+        self.move_forward();
         let leg = &mut self.legs[to];
         let payload = leg.keepalive.ping(now);
         self.counters.ping(to);

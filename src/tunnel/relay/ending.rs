@@ -98,6 +98,7 @@ impl Relay {
     pub(super) fn decide(&mut self, ending: Ending, now: Tick) {
         if self.end.is_none() {
             self.end = Some(Box::new(End { ending, at: now, idle: self.idle(now) }));
+            self.move_forward();
         }
     }
 

@@ -76,9 +76,9 @@ impl Keepalive {
         self.awaiting
     }
 
-    /// A byte came from this side.
-    pub(super) fn heard(&mut self) {
-        self.awaiting = false;
+    /// A byte came from this side; whether one was awaited.
+    pub(super) fn heard(&mut self) -> bool {
+        std::mem::replace(&mut self.awaiting, false)
     }
 
     /// The payload of the next Ping, which is sent now.

@@ -67,6 +67,19 @@ impl Relay {
         self.timers().map(|(at, _)| at).min()
     }
 
+    /// Whether [`Relay::next_tick`] may have moved earlier since this was last asked. Data that passes
+    /// only puts timers off, and so costs no look at them.
+    pub fn has_moved_forward(&mut self) -> bool {
+        Side::BOTH
+            .into_iter()
+            .fold(false, |moved, side| moved | std::mem::take(&mut self.legs[side].moved_forward))
+    }
+
+    /// Something happened that is of both sides.
+    pub(super) fn move_forward(&mut self) {
+        self.legs.client.moved_forward = true;
+    }
+
     /// Does what is due by `now`.
     pub fn on_tick(&mut self, now: Tick, out: &mut impl Output) {
         // An end stops the other timers, so each is looked up anew.
@@ -100,7 +113,7 @@ impl Relay {
     /// This side took some of the bytes that wait for it.
     pub fn on_progress(&mut self, side: Side, now: Tick) {
         let leg = &mut self.legs[side];
-        (leg.blocked, leg.took) = (true, now);
+        (leg.blocked, leg.took, leg.moved_forward) = (true, now, true);
     }
 
     /// Whether a side's silence is to be judged: if there was none, [`Relay::on_arrival`] is to say
@@ -115,7 +128,8 @@ impl Relay {
     /// Something has arrived from a side, read or not.
     pub fn on_arrival(&mut self, side: Side, now: Tick) {
         self.counters.arrived(side, now);
-        self.legs[side].keepalive.heard();
+        let leg = &mut self.legs[side];
+        leg.moved_forward |= leg.keepalive.heard();
     }
 
     /// The driver itself did not run for a while, up to now: what a side did meanwhile may still be
@@ -129,6 +143,6 @@ impl Relay {
     /// No bytes wait for this side any more.
     pub fn on_drained(&mut self, side: Side, now: Tick) {
         let leg = &mut self.legs[side];
-        (leg.blocked, leg.took) = (false, now);
+        (leg.blocked, leg.took, leg.moved_forward) = (false, now, true);
     }
 }
