@@ -106,7 +106,9 @@ pub async fn serve<F, A, R>(
         }
         Version::Http2 => {
             let connection = http2(settings).serve_connection(io, service);
-            drive(connection, http2::Connection::graceful_shutdown, &judge, settings, watch, version).await
+            let shut_down = http2::Connection::graceful_shutdown;
+            // In a box: what it takes, every connection of HTTP/1.1 would have room for too.
+            Box::pin(drive(connection, shut_down, &judge, settings, watch, version)).await
         }
     };
     ended.into_iter().for_each(refused);

@@ -109,7 +109,8 @@ pub async fn ready(
     }
     if let (Some((config, handshakes)), Some(tls)) = (tls, &settings.tls) {
         let began = Instant::now();
-        let handshake = secure(stream, config, handshakes, &connection.slot, waited);
+        // In a box: what it takes, every plain connection's task would have room for too.
+        let handshake = Box::pin(secure(stream, config, handshakes, &connection.slot, waited));
         let secured = timeout(tls.handshake_timeout, handshake).await;
         let secured = secured.unwrap_or(Err(NotReady::HandshakeTooSlow));
         match &secured {

@@ -72,7 +72,8 @@ impl Upstream {
             let stream = match self.tls.get().zip(lease.server_name()) {
                 None => stream,
                 Some((config, name)) => {
-                    Stream::Layered(Box::new(client::connect(stream, name, config).await?))
+                    // In a box: what it takes, every plain connection would have room for too.
+                    Stream::Layered(Box::new(Box::pin(client::connect(stream, name, config)).await?))
                 }
             };
             Ok((stream, port))
