@@ -1,6 +1,7 @@
 """The PyPI package aiohttp, as client and as server. Its API has no fragments."""
 
 import asyncio
+import contextlib
 
 from aiohttp import ClientSession, WSMsgType, web
 from peer import Conn, Peer, decode, encode
@@ -85,7 +86,9 @@ async def take(conn, message):
     """Notes one message of a connection."""
     if message.type is WSMsgType.PING:
         conn.pings.append(message.data.decode("latin-1"))
-        await conn.socket.pong(message.data)
+        # The connection may have ended behind it: how, the next messages say.
+        with contextlib.suppress(ConnectionResetError):
+            await conn.socket.pong(message.data)
     elif message.type is WSMsgType.PONG:
         conn.pongs.append(message.data.decode("latin-1"))
     elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
