@@ -24,7 +24,7 @@ use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
 use crate::proxy::snapshot::Snapshot;
-use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::{AccessLog, OpenError};
 use crate::telemetry::log::LogControl;
 use crate::tls::Alpn;
 use crate::tls::sources::Sources;
@@ -65,7 +65,7 @@ pub enum StartError {
     Engine(io::Error),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
-    AccessLog(io::Error),
+    AccessLog(OpenError),
     /// The pid file cannot be written.
     #[error("process.pid_file: {0}")]
     PidFile(io::Error),

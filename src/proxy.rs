@@ -10,7 +10,6 @@ mod reject;
 mod request;
 pub mod session;
 pub mod snapshot;
-mod unasked;
 mod upgrade;
 
 pub use failure::Failure;
@@ -39,7 +38,6 @@ use session::Sessions;
 use snapshot::{Route, Snapshot, Target};
 use std::sync::Arc;
 use tokio::time::Instant;
-use unasked::Unasked;
 
 /// What serves requests.
 #[derive(Debug)]
@@ -56,7 +54,6 @@ pub struct Proxy {
     engine: Option<Arc<Engine>>,
     /// What all routes together have admitted.
     door: Door,
-    unasked: Arc<Unasked>,
     started: Instant,
 }
 
@@ -66,7 +63,7 @@ impl Proxy {
     pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>, engine: Option<Arc<Engine>>) -> Self {
         let (sessions, metrics, door) = (Arc::default(), Arc::default(), Door::default());
         let (snapshot, started) = (ArcSwap::new(snapshot), Instant::now());
-        Self { snapshot, sessions, log, metrics, engine, door, unasked: Arc::default(), started }
+        Self { snapshot, sessions, log, metrics, engine, door, started }
     }
 
     /// Ends what relays tunnels, and with it those that are still open.
@@ -146,12 +143,10 @@ impl Proxy {
 
     /// Reports what never became a request.
     fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
-        if !self.unasked.may_speak() {
-            return;
-        }
         // Its method is not known: a dash, as logs have it.
         let method = Method::from_bytes(b"-").unwrap_or_default();
         let mut guard = Guard::new(self, client, method, "", &Uri::default(), watch);
+        guard.is_unasked();
         guard.report().target = "-".into();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };

@@ -9,6 +9,8 @@ pub mod recent;
 pub mod report;
 pub mod tally;
 
+use crate::limit::rate::Rate;
+use std::fmt;
 use std::path::PathBuf;
 use tracing::level_filters::LevelFilter;
 
@@ -21,6 +23,9 @@ pub struct Settings {
     pub format: Format,
     /// Where the access log goes; the log itself goes to the standard error.
     pub access: AccessTarget,
+    /// How many lines of a kind are written before a flood of them is sampled: so many at this rate, and its
+    /// burst at once. `None`: all are written.
+    pub sample_above: Option<Rate>,
 }
 
 /// How lines are written.
@@ -43,4 +48,15 @@ pub enum AccessTarget {
     Off,
     /// A file, opened anew on SIGUSR1.
     File(PathBuf),
+}
+
+impl fmt::Display for AccessTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::Stderr => f.write_str("stderr"),
+            Self::Off => f.write_str("off"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }

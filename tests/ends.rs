@@ -592,7 +592,7 @@ impl Stage {
         let found = (format!("{}/{}", ending.who, ending.why), ending.code.map_or(0, |code| code.0));
         assert_eq!(found, (end.to_owned(), code), "{name}: {ending:?}");
         assert_eq!(told.0.route.as_deref().unwrap_or_default(), route, "{name}");
-        let line = told.0.text(&told.1);
+        let line = told.0.text(&told.1, 0);
         assert!(line.contains(&format!(" end={end} ")), "{name}: {line}");
         assert_eq!(line.contains(" code="), code != 0, "{name}: {line}");
         assert!(code == 0 || line.contains(&format!(" code={code} ")), "{name}: {line}");

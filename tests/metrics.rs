@@ -91,7 +91,9 @@ async fn a_scrape_tells_what_happened() {
         (r#"holdline_reloads_total{result="succeeded"}"#, 0.0),
         ("holdline_last_reload_successful", 1.0),
         ("holdline_draining", 0.0),
-        ("holdline_access_log_lost_lines_total", 0.0),
+        (r#"holdline_access_log_lost_lines_total{cause="sampled"}"#, 0.0),
+        (r#"holdline_access_log_lost_lines_total{cause="queue"}"#, 0.0),
+        (r#"holdline_access_log_lost_lines_total{cause="target"}"#, 0.0),
     ];
     for (name, value) in expected {
         assert_eq!(got.get(name), Some(&value), "{name} in {got:#?}");

@@ -155,8 +155,8 @@ fn start_reload_and_end_are_told() {
     assert!(age < PATIENCE.as_micros(), "systemd compares it with its own clock: {reloading}");
     assert_eq!(unit.hear(), "READY=1\nSTATUS=serving 0 tunnels on 2 listeners\n");
     unit.signal("TERM");
-    // 10 s of grace, 1 s of last words and 5 s more.
-    assert_eq!(unit.hear(), "STOPPING=1\nSTATUS=closing 0 tunnels\nEXTEND_TIMEOUT_USEC=16000000\n");
+    // 10 s of grace, 1 s of last words, 3 s for the access log and 5 s more.
+    assert_eq!(unit.hear(), "STOPPING=1\nSTATUS=closing 0 tunnels\nEXTEND_TIMEOUT_USEC=19000000\n");
     let log = unit.end();
     assert!(!log.contains("cutting"), "nothing was left that had to be cut: {log}");
 }

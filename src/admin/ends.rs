@@ -21,7 +21,7 @@ pub(super) fn answer(asked: &Asked) -> Result<Answer, Problem> {
 
 /// Ends as the access log has them in JSON, with commas between them.
 pub(super) fn lines<'a>(ends: impl IntoIterator<Item = &'a End>) -> String {
-    let lines: Vec<String> = ends.into_iter().map(|end| end.0.json(&end.1)).collect();
+    let lines: Vec<String> = ends.into_iter().map(|end| end.0.json(&end.1, 0)).collect();
     lines.join(",")
 }
 

@@ -139,7 +139,7 @@ async fn end(mut ends: Receiver<End>, id: ConnectionId) -> Option<String> {
     let found = async {
         loop {
             match ends.recv().await {
-                Ok(end) if end.0.id == id => return Some(end.0.json(&end.1)),
+                Ok(end) if end.0.id == id => return Some(end.0.json(&end.1, 0)),
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }

@@ -9,8 +9,8 @@ use crate::admin::{Done, Refused, Token, TokenError};
 use crate::config::{Config, Errors, Process};
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
+use crate::telemetry::access_log::OpenError;
 use crate::upstream::ports::SourceError;
-use std::io;
 use std::sync::Arc;
 
 /// Why a new configuration was not taken over; the old one is still in force then.
@@ -33,7 +33,7 @@ pub enum ReloadError {
     Source(#[from] SourceError),
     /// The access log cannot be opened.
     #[error("log.access: {0}")]
-    AccessLog(io::Error),
+    AccessLog(OpenError),
 }
 
 /// `None`: there is none. A socket, unless the old one stays, and a token, if it has one.

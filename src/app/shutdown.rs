@@ -1,7 +1,10 @@
 //! Owns the proxy's end: accepting stops, requests finish, tunnels close, spread over the grace.
 
 use super::Running;
+use crate::telemetry::access_log::AccessLog;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 /// What is cut gets this long to be reported.
@@ -21,7 +24,7 @@ pub enum Ended {
 impl Running {
     /// The longest that [`Self::shut_down`] takes.
     pub(super) fn longest_end(&self) -> Duration {
-        self.config.process.shutdown_grace + LAST_WORDS
+        self.config.process.shutdown_grace + LAST_WORDS + AccessLog::CLOSES_WITHIN
     }
 
     /// Ends everything, within `process.shutdown_grace`, or at once when `hurry` is ready. How it
@@ -50,7 +53,9 @@ impl Running {
             let _ = timeout(LAST_WORDS, trigger.finished()).await;
         }
         proxy.stop_relaying();
-        proxy.log.close();
+        // It may wait for a target that takes nothing.
+        let log = Arc::clone(&proxy.log);
+        let _ = spawn_blocking(move || log.close()).await;
         window.close().await;
         if let Some(path) = &pid_file {
             // It may have been removed by hand.

@@ -59,10 +59,7 @@ impl Signals {
                     systemd.reloaded(running.listeners.len(), result.clone().err().map(first_of));
                     order.answer(result);
                 }
-                _ = self.user1.recv() => {
-                    running.proxy.log.reopen();
-                    tracing::info!("access log is opened anew");
-                }
+                _ = self.user1.recv() => running.proxy.log.reopen(),
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
             }

@@ -8,6 +8,7 @@ use crate::health::EarlyEnd;
 use crate::http::{Forwarded, Protocols};
 use crate::io::Keepalive;
 use crate::limit::Limits;
+use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
@@ -50,6 +51,22 @@ pub(super) const LOG_FORMAT: Format = Format::Text;
 
 /// Where containers and systemd look for it.
 pub(super) const LOG_ACCESS: AccessTarget = AccessTarget::Stdout;
+
+/// 1,000 a second are 300 KB of text; a disk takes that, and nobody reads more.
+pub(super) fn sample_above() -> Option<Rate> {
+    let lines = NonZeroU32::new(1000)?;
+    let second = secs(1);
+    Rate::new(lines, second, sampling_burst(lines, second))
+}
+
+/// Ten seconds' worth, so that what is short is written whole: a deployment, a server that fell, with all of
+/// its tunnels.
+pub(super) fn sampling_burst(lines: NonZeroU32, per: Duration) -> NonZeroU32 {
+    let worth = u128::from(lines.get()) * secs(10).as_nanos() / per.as_nanos().max(1);
+    u32::try_from(worth)
+        .ok()
+        .map_or(NonZeroU32::MAX, |worth| NonZeroU32::new(worth).unwrap_or(NonZeroU32::MIN))
+}
 
 // [admin]
 

@@ -7,9 +7,11 @@ mod listen;
 mod route;
 mod upstream;
 
+use super::error::nearest;
 use super::raw::{Table, Value};
 use super::value::{self, duration_or_zero, integer, list, off_or, parsed, word};
 use super::{Config, Process, defaults, words};
+use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Plan, Target};
 use crate::real_ip;
 use crate::telemetry::{self, AccessTarget};
@@ -80,16 +82,30 @@ fn log(table: &Table<'_>) -> telemetry::Settings {
         level: table.get("level", word(words::LEVEL)).unwrap_or(defaults::LOG_LEVEL),
         format: table.get("format", word(words::FORMAT)).unwrap_or(defaults::LOG_FORMAT),
         access: table.get("access", access).unwrap_or(defaults::LOG_ACCESS),
+        sample_above: table.get("sample_above", off_or(sample_above)).unwrap_or_else(defaults::sample_above),
     }
 }
 
 /// A word, or any other text as a path.
 fn access(value: &Value<'_>) -> Option<AccessTarget> {
+    let words: Vec<&str> = words::ACCESS.iter().map(|&(word, _)| word).collect();
     let Some(text) = value.as_str().filter(|text| value::is_name(text)) else {
         return value.wrong(value::one_of(words::ACCESS, Some("a path")));
     };
-    let known = words::ACCESS.iter().find(|(word, _)| *word == text);
-    Some(known.map_or_else(|| AccessTarget::File(text.into()), |(_, target)| target.clone()))
+    if let Some((_, target)) = words::ACCESS.iter().find(|(word, _)| *word == text) {
+        return Some(target.clone());
+    }
+    match nearest(text, &words).filter(|_| !text.contains('/')) {
+        Some(word) => value.wrong(format!("did you mean \"{word}\"? A file of that name is \"./{text}\"")),
+        None => Some(AccessTarget::File(text.into())),
+    }
+}
+
+/// A rate like "1000/s".
+fn sample_above(value: &Value<'_>) -> Option<Rate> {
+    let (lines, per) = value::rate(value)?;
+    let rate = Rate::new(lines, per, defaults::sampling_burst(lines, per));
+    rate.or_else(|| value.wrong("expected fewer lines"))
 }
 
 /// More threads than any machine has CPUs are a slip of the keyboard.

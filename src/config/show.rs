@@ -11,7 +11,7 @@ use crate::limit::Limits;
 use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Route, Target};
 use crate::route::{PathPattern, Rule};
-use crate::telemetry::{self, AccessTarget};
+use crate::telemetry;
 use crate::tls::certs::Pair;
 use crate::tls::server::ClientAuth;
 use crate::upstream::{Retry, Server, Settings};
@@ -48,13 +48,8 @@ fn log(out: &mut Out, log: &telemetry::Settings) {
     out.table("[log]");
     out.set("level", text(word_for(words::LEVEL, &log.level)));
     out.set("format", text(word_for(words::FORMAT, &log.format)));
-    out.set(
-        "access",
-        match &log.access {
-            AccessTarget::File(file) => path(file),
-            target => text(word_for(words::ACCESS, target)),
-        },
-    );
+    out.set("access", text(&log.access));
+    out.set("sample_above", or_off(log.sample_above, |above| text(rate(above))));
 }
 
 fn admin(out: &mut Out, admin: &admin::Settings) {
@@ -153,15 +148,13 @@ fn route(out: &mut Out, route: &Route) {
 
 fn limits(limits: &Limits) -> String {
     let number = |most: u32| most.to_string();
-    let rate = |rate: Rate| {
-        let written = format!("{}/{}", rate.openings(), word_for(words::PER, &rate.per()));
-        format!("{{ rate = {}, burst = {} }}", text(written), rate.burst())
-    };
+    let openings =
+        |openings: Rate| format!("{{ rate = {}, burst = {} }}", text(rate(openings)), openings.burst());
     format!(
         "{{ connections = {}, connections_per_ip = {}, openings_per_ip = {} }}",
         or_off(limits.connections, number),
         or_off(limits.connections_per_ip, number),
-        or_off(limits.openings_per_ip, rate)
+        or_off(limits.openings_per_ip, openings)
     )
 }
 
@@ -298,6 +291,10 @@ fn path(path: &Path) -> String {
 
 fn time(duration: Duration) -> String {
     text(write_duration(duration))
+}
+
+fn rate(rate: Rate) -> String {
+    format!("{}/{}", rate.openings(), word_for(words::PER, &rate.per()))
 }
 
 fn or_off<T>(value: Option<T>, write: impl FnOnce(T) -> String) -> String {

@@ -3,7 +3,9 @@
 
 use super::error::any_of;
 use super::raw::Value;
+use super::words;
 use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -57,6 +59,19 @@ where
             value.wrong(format!("expected a whole number, {} to {}", bounds.start(), bounds.end()))
         })
     }
+}
+
+/// What [`rate`] reads.
+pub(super) const A_RATE: &str = "expected a rate like \"10/s\", \"60/m\" or \"100/h\"";
+
+/// So many in a second, a minute or an hour.
+pub(super) fn rate(value: &Value<'_>) -> Option<(NonZeroU32, Duration)> {
+    let parsed = value.as_str().and_then(|text| {
+        let (count, per) = text.split_once('/')?;
+        let per = words::PER.iter().find(|(word, _)| *word == per)?.1;
+        Some((count.parse().ok()?, per))
+    });
+    parsed.or_else(|| value.wrong(A_RATE))
 }
 
 /// One of some words.

@@ -50,6 +50,19 @@ impl Rate {
     pub fn burst(&self) -> NonZeroU32 {
         self.burst
     }
+
+    /// The generic cell rate algorithm for whatever has a rate: what is used up to `due` is used up to a
+    /// later moment by one more at `now`, both in nanoseconds since a fixed moment.
+    ///
+    /// # Errors
+    /// It comes too early, by so many nanoseconds.
+    pub fn conform(&self, due: u64, now: u64) -> Result<u64, u64> {
+        // A rate that was lowered since may have left it further in the future than any of this one.
+        let due = due.clamp(now, now.saturating_add(self.depth));
+        let used = due - now;
+        let free = self.depth - used;
+        if free < self.interval { Err(self.interval - free) } else { Ok(due.saturating_add(self.interval)) }
+    }
 }
 
 /// When each client may open again: the generic cell rate algorithm (ITU-T I.371, Annex A), the
@@ -104,19 +117,10 @@ impl Openings {
         }
         let entry = sets[place % self.sets_of_shard].place_of(tag);
         let due = if entry.tag == tag { entry.due } else { 0 };
-        let due = conform(due, rate, now).map_err(Duration::from_nanos)?;
+        let due = rate.conform(due, now).map_err(Duration::from_nanos)?;
         *entry = Entry { tag, due };
         Ok(())
     }
-}
-
-/// The algorithm: the next theoretical arrival time, or how long it is too early.
-fn conform(due: u64, rate: Rate, now: u64) -> Result<u64, u64> {
-    // A rate that was lowered since may have left it further in the future than any of this one.
-    let due = due.clamp(now, now.saturating_add(rate.depth));
-    let used = due - now;
-    let free = rate.depth - used;
-    if free < rate.interval { Err(rate.interval - free) } else { Ok(due.saturating_add(rate.interval)) }
 }
 
 /// What is known of a client; a tag of 0 is nobody's.

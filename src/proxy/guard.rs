@@ -80,6 +80,11 @@ impl Guard {
         Arc::make_mut(report)
     }
 
+    /// It never became a request.
+    pub(super) fn is_unasked(&mut self) {
+        self.kind = Kind::Unasked;
+    }
+
     /// The request is one for a tunnel.
     pub(super) fn is_opening(&mut self) {
         self.kind = Kind::Opening;
@@ -146,7 +151,7 @@ impl Guard {
             let end = Arc::new((report, outcome));
             // Whoever reads of the end finds it counted.
             self.metrics.ended(self.kind, self.started.elapsed(), Arc::clone(&end));
-            self.log.write(end);
+            self.log.write(self.kind, end);
         }
     }
 }

@@ -19,7 +19,7 @@ impl Proxy {
         }
         let endpoints = snapshot.upstreams().flat_map(|upstream| upstream.endpoints());
         let endpoints = endpoints.map(|endpoint| state(&endpoint)).collect();
-        Live { routes, endpoints, lost_lines: self.log.lost() }
+        Live { routes, endpoints, missing_lines: self.log.missing() }
     }
 
     /// All metrics as text.

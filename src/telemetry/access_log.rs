@@ -1,246 +1,141 @@
-//! Owns the access log: lines are handed to a thread that writes them, so that a slow or full disk
-//! holds up no connection.
+//! Owns the access log: reports are handed to a thread that writes them, so that a slow, stuck or full
+//! target holds up no connection; under a flood they are sampled; and what is missing is counted.
 
+mod losses;
+mod sample;
+mod sink;
+mod writer;
+
+pub use losses::Missing;
+
+use super::metrics::Kind;
 use super::recent::End;
-use super::{AccessTarget, Format, Settings};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use super::{AccessTarget, Settings};
+use arc_swap::ArcSwapOption;
+use losses::{Cause, Losses};
+use sample::Sampler;
+use sink::Line;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
+use writer::{Rest, Writer};
 
-/// Lines that may wait for the thread; more are dropped and counted.
-const QUEUE: usize = 16 * 1024;
-/// A lasting failure to write is said once in this time.
-const COMPLAIN: Duration = Duration::from_secs(60);
 /// Reports that a slow listener may lag behind.
 const LISTENERS: usize = 1024;
 
 /// Where reports go.
 #[derive(Debug)]
 pub struct AccessLog {
-    queue: SyncSender<Order>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    json: AtomicBool,
-    off: AtomicBool,
-    lost: Arc<AtomicU64>,
+    /// `None`: they go to listeners only.
+    writer: ArcSwapOption<Writer>,
+    /// A writer without a successor that may still have to write.
+    last: Mutex<Option<Rest>>,
+    shared: Arc<Shared>,
     listeners: broadcast::Sender<End>,
 }
 
-enum Order {
-    Line(String),
-    Target(Sink),
-    Reopen,
-    Close,
+/// What outlives every target.
+#[derive(Debug)]
+struct Shared {
+    sampler: Sampler,
+    losses: Losses,
+    since: Instant,
 }
 
-/// Where lines are written.
-enum Sink {
-    Nowhere,
-    Stream(Box<dyn Write + Send>),
-    File(std::path::PathBuf, BufWriter<File>),
+/// Why a target cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{target}: {error}")]
+pub struct OpenError {
+    /// The target.
+    pub target: AccessTarget,
+    /// What the system says.
+    #[source]
+    pub error: io::Error,
 }
 
 impl AccessLog {
+    /// The longest that [`Self::close`] takes.
+    pub const CLOSES_WITHIN: Duration = Duration::from_secs(3);
+
     /// Opens the target and starts the thread.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(settings: &Settings) -> io::Result<Self> {
-        let sink = Sink::open(&settings.access)?;
-        let (queue, orders) = sync_channel(QUEUE);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
-        let write = move || write_all(sink, &orders, &counted);
-        let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
-        Ok(Self {
-            queue,
-            thread: Mutex::new(Some(thread)),
-            json: AtomicBool::new(settings.format == Format::Json),
-            off: AtomicBool::new(settings.access == AccessTarget::Off),
-            lost,
-            listeners: broadcast::channel(LISTENERS).0,
-        })
+    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
+        let (sampler, losses, since) = (Sampler::default(), Losses::default(), Instant::now());
+        let shared = Arc::new(Shared { sampler, losses, since });
+        let writer = ArcSwapOption::from_pointee(Writer::open(settings, &shared)?);
+        Ok(Self { writer, last: Mutex::default(), shared, listeners: broadcast::channel(LISTENERS).0 })
     }
 
     /// Checks, and opens, the target of new settings; what is given back makes them count, and
-    /// cannot fail.
+    /// cannot fail. What was reported before goes to the old target.
     ///
     /// # Errors
-    /// The file cannot be opened; nothing has changed then.
-    pub fn prepare(&self, settings: &Settings) -> io::Result<impl FnOnce() + '_> {
-        let sink = Sink::open(&settings.access)?;
-        let (json, off) = (settings.format == Format::Json, settings.access == AccessTarget::Off);
-        Ok(move || {
-            self.json.store(json, Ordering::Relaxed);
-            self.off.store(off, Ordering::Relaxed);
-            self.give(Order::Target(sink));
-        })
+    /// The target cannot be opened; nothing has changed then.
+    pub fn prepare(&self, settings: &Settings) -> Result<impl FnOnce() + '_, OpenError> {
+        let next = Writer::open(settings, &self.shared)?;
+        Ok(move || self.replace(next))
     }
 
     /// Writes one report.
-    pub fn write(&self, end: End) {
-        let (report, outcome) = &*end;
-        if !report.unlogged && !self.off.load(Ordering::Relaxed) {
-            let json = self.json.load(Ordering::Relaxed);
-            let line = if json { report.json(outcome) } else { report.text(outcome) };
-            self.give(Order::Line(line));
+    pub fn write(&self, kind: Kind, end: End) {
+        if !end.0.unlogged
+            && let Some(writer) = &*self.writer.load()
+        {
+            let Shared { sampler, losses, since } = &*self.shared;
+            let (class, now) = (kind.into(), since.elapsed());
+            match sampler.admit(class, writer.allowed.as_ref(), now) {
+                Some(left_out) => writer.give(Line { end: Arc::clone(&end), class, left_out }),
+                None => {
+                    losses.add(Cause::Sampled, 1);
+                    losses.tell(now);
+                }
+            }
         }
         // Nobody may be listening.
         let _ = self.listeners.send(end);
     }
 
-    /// All reports from now on.
+    /// All reports from now on, also those that have no line.
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<End> {
         self.listeners.subscribe()
     }
 
-    /// How many lines were lost, as the target was too slow.
+    /// How many lines were left out or lost.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    pub fn missing(&self) -> Missing {
+        self.shared.losses.all()
     }
 
     /// Opens the file anew, after it was moved away (SIGUSR1).
     pub fn reopen(&self) {
-        self.give(Order::Reopen);
+        match &*self.writer.load() {
+            Some(writer) => writer.reopen(),
+            None => tracing::info!("the access log is no file to be opened anew"),
+        }
     }
 
-    /// Writes out what waits and ends the thread.
+    /// Writes out what waits, and says what is lost of it. Blocks, for [`Self::CLOSES_WITHIN`] at most.
     pub fn close(&self) {
-        // Blocks while the queue is full: this order may not be lost.
-        let _ = self.queue.send(Order::Close);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // A panic of the thread has been printed by the runtime.
-            let _ = thread.join();
+        self.replace(None);
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(last) = last {
+            last.wait(Self::CLOSES_WITHIN);
         }
+        self.shared.losses.tell_rest();
     }
 
-    fn give(&self, order: Order) {
-        if self.queue.try_send(order).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+    fn replace(&self, next: Option<Writer>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.writer.load().as_ref().map(|writer| writer.rest());
+        *last = before.or_else(|| last.take());
+        if let (Some(next), true) = (&next, last.is_some()) {
+            last.take().into_iter().for_each(|before| next.follow(before));
         }
-    }
-}
-
-fn write_all(mut sink: Sink, orders: &Receiver<Order>, lost: &AtomicU64) {
-    let mut complaint = Complaint::default();
-    loop {
-        let order = match orders.recv_timeout(Duration::from_secs(1)) {
-            Ok(order) => order,
-            Err(RecvTimeoutError::Timeout) => {
-                complaint.of_lost(lost);
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        if !obey(order, &mut sink, &mut complaint) {
-            return;
-        }
-        // What waits is written in one go.
-        for order in orders.try_iter() {
-            if !obey(order, &mut sink, &mut complaint) {
-                return;
-            }
-        }
-        complaint.of(sink.flush());
-    }
-}
-
-/// Whether there is more to do.
-fn obey(order: Order, sink: &mut Sink, complaint: &mut Complaint) -> bool {
-    match order {
-        Order::Line(line) => complaint.of(sink.line(&line)),
-        Order::Target(new) => {
-            complaint.of(sink.flush());
-            *sink = new;
-        }
-        Order::Reopen => {
-            complaint.of(sink.flush());
-            complaint.of(sink.reopen());
-        }
-        Order::Close => {
-            complaint.of(sink.flush());
-            return false;
-        }
-    }
-    true
-}
-
-impl Sink {
-    fn open(target: &AccessTarget) -> io::Result<Self> {
-        Ok(match target {
-            AccessTarget::Off => Self::Nowhere,
-            AccessTarget::Stdout => Self::Stream(Box::new(BufWriter::new(io::stdout()))),
-            AccessTarget::Stderr => Self::Stream(Box::new(BufWriter::new(io::stderr()))),
-            AccessTarget::File(path) => Self::File(path.clone(), BufWriter::new(append_to(path)?)),
-        })
-    }
-
-    fn line(&mut self, line: &str) -> io::Result<()> {
-        match self {
-            Self::Nowhere => Ok(()),
-            Self::Stream(stream) => writeln!(stream, "{line}"),
-            Self::File(_, file) => writeln!(file, "{line}"),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Nowhere => Ok(()),
-            Self::Stream(stream) => stream.flush(),
-            Self::File(_, file) => file.flush(),
-        }
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Self::File(path, file) = self {
-            *file = BufWriter::new(append_to(path)?);
-        }
-        Ok(())
-    }
-}
-
-fn append_to(path: &std::path::Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// Says what goes wrong, seldom.
-#[derive(Default)]
-struct Complaint {
-    last: Option<Instant>,
-    said_lost: u64,
-}
-
-impl Complaint {
-    fn of(&mut self, result: io::Result<()>) {
-        if let (Err(error), true) = (result, self.may_speak()) {
-            tracing::error!(%error, "cannot write the access log; lines are being lost");
-        }
-    }
-
-    fn of_lost(&mut self, lost: &AtomicU64) {
-        let lost = lost.load(Ordering::Relaxed);
-        if lost > self.said_lost && self.may_speak() {
-            tracing::error!(
-                lines = lost - self.said_lost,
-                "the access log could not keep up; lines were lost"
-            );
-            self.said_lost = lost;
-        }
-    }
-
-    fn may_speak(&mut self) -> bool {
-        let may = self.last.is_none_or(|last| last.elapsed() >= COMPLAIN);
-        if may {
-            self.last = Some(Instant::now());
-        }
-        may
+        self.writer.store(next.map(Arc::new));
     }
 }
 
@@ -249,12 +144,13 @@ mod tests {
     use super::*;
     use crate::addr::ClientAddr;
     use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+    use crate::telemetry::Format;
     use crate::telemetry::report::{ConnectionId, Report};
     use std::time::SystemTime;
     use tracing::level_filters::LevelFilter;
 
     fn settings(access: AccessTarget, format: Format) -> Settings {
-        Settings { level: LevelFilter::INFO, format, access }
+        Settings { level: LevelFilter::INFO, format, access, sample_above: None }
     }
 
     fn write_one(log: &AccessLog, id: u64) {
@@ -284,7 +180,7 @@ mod tests {
             idle: PerSide::default(),
             blind: None,
         };
-        log.write(Arc::new((Arc::new(report), outcome)));
+        log.write(Kind::Http, Arc::new((Arc::new(report), outcome)));
     }
 
     #[test]
@@ -303,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_opened_anew_stays_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, moved) = (folder.path().join("log"), folder.path().join("moved"));
+        std::fs::create_dir(&inner).unwrap();
+        let path = inner.join("access.log");
+        let log = AccessLog::open(&settings(AccessTarget::File(path), Format::Text)).unwrap();
+        write_one(&log, 1);
+        std::fs::rename(&inner, &moved).unwrap();
+        log.reopen();
+        write_one(&log, 2);
+        log.close();
+        assert_eq!(std::fs::read_to_string(moved.join("access.log")).unwrap().lines().count(), 2);
+        assert_eq!(log.missing(), Missing::default());
+    }
+
+    #[test]
     fn settings_change_between_two_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
@@ -318,5 +230,35 @@ mod tests {
         let written = std::fs::read_to_string(path).unwrap();
         assert_eq!(written.lines().count(), 2);
         assert!(written.lines().all(|line| line.starts_with('{')));
+    }
+
+    #[test]
+    fn lines_before_a_change_are_written_before_those_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let file = |format| settings(AccessTarget::File(path.clone()), format);
+        let log = AccessLog::open(&file(Format::Text)).unwrap();
+        (0..1_000).for_each(|id| write_one(&log, id));
+        log.prepare(&file(Format::Json)).unwrap()();
+        (0..1_000).for_each(|id| write_one(&log, id));
+        log.prepare(&settings(AccessTarget::Off, Format::Json)).unwrap()();
+        write_one(&log, 1_000);
+        log.prepare(&file(Format::Text)).unwrap()();
+        write_one(&log, 1_001);
+        log.prepare(&settings(AccessTarget::Off, Format::Json)).unwrap()();
+        log.close();
+        let written = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<bool> = written.lines().map(|line| line.starts_with('{')).collect();
+        let expected = [vec![false; 1_000], vec![true; 1_000], vec![false]].concat();
+        assert_eq!(lines, expected);
+        assert_eq!(log.missing(), Missing::default());
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted() {
+        let log = AccessLog::open(&settings(AccessTarget::File("/dev/full".into()), Format::Text)).unwrap();
+        (0..500).for_each(|id| write_one(&log, id));
+        log.close();
+        assert_eq!(log.missing(), Missing { target: 500, ..Missing::default() });
     }
 }

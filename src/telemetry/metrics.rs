@@ -89,6 +89,8 @@ pub struct Certificate {
 pub enum Kind {
     /// A plain HTTP request.
     Http,
+    /// What never became a request.
+    Unasked,
     /// A request for a tunnel that came to nothing.
     Opening,
     /// A tunnel.
@@ -140,7 +142,7 @@ impl Metrics {
         let (report, outcome) = &*end;
         let route = tallies.route(report.route.as_ref());
         match kind {
-            Kind::Http => return *route.requests.entry(report.status).or_default() += 1,
+            Kind::Http | Kind::Unasked => return *route.requests.entry(report.status).or_default() += 1,
             Kind::Opening => route.count_opening(report, took),
             Kind::Tunnel => {
                 route.count_end(outcome);

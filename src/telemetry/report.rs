@@ -5,6 +5,7 @@ use crate::outcome::{Outcome, Side};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +98,8 @@ struct Line<'a> {
     rtt_upstream: Option<Seconds>,
     rtt_worst_upstream: Option<Seconds>,
     tries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<NonZeroU64>,
 }
 
 /// A span of time as a number of seconds, to the microsecond.
@@ -115,19 +118,19 @@ impl fmt::Display for Seconds {
 }
 
 impl Report {
-    /// The line as one JSON object.
+    /// The line as one JSON object. `left_out`: how many such lines are missing before it.
     #[must_use]
-    pub fn json(&self, outcome: &Outcome) -> String {
+    pub fn json(&self, outcome: &Outcome, left_out: u64) -> String {
         // Strings and numbers only: there is nothing in it that could not be written.
-        serde_json::to_string(&self.line(outcome)).unwrap_or_default()
+        serde_json::to_string(&self.line(outcome, left_out)).unwrap_or_default()
     }
 
     /// The line for people: when, who, what, the status; then how it ended, after what silence;
-    /// then the numbers.
+    /// then the numbers. `left_out`: how many such lines are missing before it.
     #[must_use]
-    pub fn text(&self, outcome: &Outcome) -> String {
+    pub fn text(&self, outcome: &Outcome, left_out: u64) -> String {
         use fmt::Write as _;
-        let line = self.line(outcome);
+        let line = self.line(outcome, left_out);
         let mut text = format!(
             "{} {} {} {} {}{} {}",
             line.time, line.id, line.client, line.method, line.host, line.path, line.status
@@ -162,10 +165,11 @@ impl Report {
             pair("rtt", &format_args!("{}/{}", or_dash(&line.rtt_client), or_dash(&line.rtt_upstream)));
         }
         pair("tries", &line.tries);
+        line.left_out.inspect(|lines| pair("left_out", lines));
         text
     }
 
-    fn line<'a>(&'a self, outcome: &'a Outcome) -> Line<'a> {
+    fn line<'a>(&'a self, outcome: &'a Outcome, left_out: u64) -> Line<'a> {
         let client = &outcome.traffic[Side::Client];
         let upstream = &outcome.traffic[Side::Upstream];
         Line {
@@ -206,6 +210,7 @@ impl Report {
             rtt_upstream: upstream.last_rtt.map(Seconds),
             rtt_worst_upstream: upstream.worst_rtt.map(Seconds),
             tries: self.tries,
+            left_out: NonZeroU64::new(left_out),
         }
     }
 }
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn text_is_one_line_that_reads_from_left_to_right() {
         assert_eq!(
-            report().text(&outcome()),
+            report().text(&outcome(), 0),
             "1970-01-01T00:00:01.500Z 0000000000000abc 192.0.2.1:5000 GET example.com/ws?token=***&room=1 101 \
              route=chat upstream=chat endpoint=10.0.0.1:80 end=client/close code=1000 \
              reason=\"bye\\n\\\"now\\\"\" duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
@@ -308,7 +313,7 @@ mod tests {
 
     #[test]
     fn json_holds_the_same() {
-        let line: serde_json::Value = serde_json::from_str(&report().json(&outcome())).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&report().json(&outcome(), 0)).unwrap();
         assert_eq!(line["who"], "client");
         assert_eq!(line["why"], "close");
         assert_eq!(line["code"], 1000);
@@ -317,6 +322,13 @@ mod tests {
         assert_eq!(line["idle_upstream"], 1.2);
         assert_eq!(line["rtt_upstream"], 0.002);
         assert_eq!(line["path"], "/ws?token=***&room=1");
+        assert_eq!(line.get("left_out"), None);
+    }
+
+    #[test]
+    fn what_is_missing_before_a_line_stands_at_its_end() {
+        assert!(report().text(&outcome(), 99).ends_with(" tries=1 left_out=99"));
+        assert!(report().json(&outcome(), 99).ends_with(",\"tries\":1,\"left_out\":99}"));
     }
 
     #[test]

@@ -296,7 +296,7 @@ class Proxy:
 
 def write_config(directory, listeners, text):
     """Writes the configuration in one step."""
-    head = f'[log]\nformat = "json"\naccess = "{directory}/access.log"\n'
+    head = f'[log]\nformat = "json"\naccess = "{directory}/access.log"\nsample_above = "off"\n'
     listen = "".join(listener.toml() for listener in listeners.values())
     (directory / "new").write_text(head + listen + text)
     os.replace(directory / "new", directory / "proxy.toml")

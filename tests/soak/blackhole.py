@@ -235,6 +235,7 @@ shutdown_grace = "5s"
 [log]
 format = "json"
 access = "{directory}/access.log"
+sample_above = "off"
 [[listen]]
 address = "{address_of('proxy')}:{PORT}"
 header_timeout = "{HEADER}s"

@@ -168,6 +168,7 @@ shutdown_grace = "5s"
 [log]
 format = "json"
 access = "{stage.lab.directory}/access.log"
+sample_above = "off"
 [[listen]]
 address = "{HOST}:{stage.listen}"
 header_timeout = "{HEADER}s"

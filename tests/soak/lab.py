@@ -265,6 +265,7 @@ shutdown_grace = "5s"
 [log]
 format = "json"
 access = "{lab.directory}/access.log"
+sample_above = "off"
 {listeners}
 [[route]]
 name = "ws"

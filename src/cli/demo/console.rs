@@ -103,7 +103,7 @@ pub(super) async fn collect_ends(console: Arc<Console>) {
         if report.route.as_deref() == Some("page") {
             continue;
         }
-        let end: Value = serde_json::from_str(&report.json(outcome)).unwrap_or_default();
+        let end: Value = serde_json::from_str(&report.json(outcome, 0)).unwrap_or_default();
         let mut shown = console.ends.lock().unwrap_or_else(PoisonError::into_inner);
         shown.push_front(end);
         shown.truncate(ENDS);

@@ -119,15 +119,7 @@ fn limits(table: &Table<'_>, base: &Limits) -> Limits {
 }
 
 fn rate(table: &Table<'_>, place: &Value<'_>) -> Option<Rate> {
-    let remedy = "expected a rate like \"10/s\", \"60/m\" or \"100/h\"";
-    let rate = table.require("rate", remedy, |value| {
-        let parsed = value.as_str().and_then(|text| {
-            let (openings, per) = text.split_once('/')?;
-            let per = words::PER.iter().find(|(word, _)| *word == per)?.1;
-            Some((openings.parse::<NonZeroU32>().ok()?, per))
-        });
-        parsed.or_else(|| value.wrong(remedy))
-    });
+    let rate = table.require("rate", value::A_RATE, value::rate);
     let burst = table.get("burst", integer(1..=u32::MAX)).and_then(NonZeroU32::new);
     let (openings, per) = rate?;
     let rate = Rate::new(openings, per, burst.unwrap_or(defaults::burst(openings)));

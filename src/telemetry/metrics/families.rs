@@ -3,6 +3,7 @@
 use super::encode::{Family, Labels, Values, counters, gauges, histograms};
 use super::{Metrics, Route, Tallies};
 use crate::outcome::{PerSide, Side};
+use crate::telemetry::access_log::Missing;
 use crate::telemetry::process::Process;
 use crate::telemetry::tally::Totals;
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ pub struct Live {
     pub routes: BTreeMap<Arc<str>, Totals>,
     /// Endpoints.
     pub endpoints: Vec<EndpointState>,
-    /// Lines that the access log has lost.
-    pub lost_lines: u64,
+    /// Lines that are missing in the access log.
+    pub missing_lines: Missing,
 }
 
 /// An endpoint as it is now.
@@ -211,6 +212,8 @@ fn of_upstreams(tallies: &Tallies, live: &Live) -> Vec<Family> {
 fn of_proxy(metrics: &Metrics, tallies: &Tallies, live: &Live) -> Vec<Family> {
     let one = |value: f64| std::iter::once((Labels::new(), value));
     let count = |value: u64| std::iter::once((Labels::new(), value));
+    let Missing { sampled, queue, target } = live.missing_lines;
+    let missing = [("sampled", sampled), ("queue", queue), ("target", target)];
     let reloads = &tallies.reloads;
     let results = [("succeeded", reloads.succeeded), ("failed", reloads.failed)];
     let certificates = tallies.certificates.iter().map(|certificate| {
@@ -262,8 +265,8 @@ fn of_proxy(metrics: &Metrics, tallies: &Tallies, live: &Live) -> Vec<Family> {
         ),
         counters(
             "holdline_access_log_lost_lines_total",
-            "Lines of the access log that were lost, as its target was too slow.",
-            count(live.lost_lines),
+            "Lines that are missing in the access log: left out under a flood, or lost as its target was too slow or failed.",
+            missing.into_iter().map(|(cause, lines)| (vec![("cause", cause.to_owned())], lines)),
         ),
         gauges("holdline_build_info", "The version that runs.", std::iter::once((version, 1.0))),
     ]

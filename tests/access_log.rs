@@ -1,0 +1,230 @@
+//! The access log's targets, and what becomes of it under a flood and when a target takes nothing.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use holdline::telemetry::access_log::Missing;
+use holdline::ws::close::{CloseCode, payload};
+use holdline::ws::frame::OpCode;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+use support::{PATIENCE, Proxy, Raw, echo};
+
+const ANSWER: &str = "[[route]]\nname = \"plain\"\npath = \"/plain\"\nrespond = { status = 204 }\n";
+
+/// A configuration with this `[log]`: a plain route, and an echo for everything else.
+fn configuration(log: &str, echo: SocketAddr) -> String {
+    format!(
+        "[log]\n{log}\n[[listen]]\naddress = \"127.0.0.1:0\"\n{ANSWER}\
+         [[route]]\nname = \"echo\"\npath = \"/\"\nupstream = \"up\"\n[upstream.up]\nservers = [\"{echo}\"]\n"
+    )
+}
+
+/// Asks so often for the plain route, a hundred times at once.
+async fn ask_plainly(client: &mut Raw, times: usize) {
+    let request = "GET /plain HTTP/1.1\r\nHost: example.com\r\n\r\n";
+    let mut left = times;
+    while left > 0 {
+        let some = left.min(100);
+        client.write(request.repeat(some)).await;
+        for _ in 0..some {
+            assert!(client.head().await.starts_with("HTTP/1.1 204"));
+        }
+        left -= some;
+    }
+}
+
+/// Opens a WebSocket and says goodbye.
+async fn open_and_leave(proxy: &Proxy) {
+    let mut client = proxy.open("/ws").await;
+    client.send(OpCode::Close, &payload(CloseCode(1000), "")).await;
+    client.close().await;
+}
+
+/// The lines of a file: of each what it says, and how many were left out before it.
+fn lines(path: &Path) -> Vec<(serde_json::Value, u64)> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let parsed = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    parsed.map(|line| (line.clone(), line["left_out"].as_u64().unwrap_or(0))).collect()
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_is_sampled_exactly_and_leaves_tunnels_their_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let log = format!("format = \"json\"\naccess = \"{}\"\nsample_above = \"1/h\"", path.display());
+    let mut proxy = Proxy::with(&configuration(&log, echo().await)).await;
+    ask_plainly(&mut proxy.connect().await, 1_000).await;
+    open_and_leave(&proxy).await;
+    for _ in 0..1_001 {
+        proxy.report().await;
+    }
+    proxy.running.proxy.log.close();
+    let written = lines(&path);
+    // One is allowed in an hour, and of the others each hundredth is written.
+    let expected: Vec<_> = [0].into_iter().chain([99; 9]).chain([0]).collect();
+    assert_eq!(written.iter().map(|(_, left_out)| *left_out).collect::<Vec<_>>(), expected);
+    assert_eq!(written[10].0["why"], "close", "a tunnel's end has an allowance of its own");
+    let missing = proxy.running.proxy.log.missing();
+    assert_eq!(missing, Missing { sampled: 990, ..Missing::default() }, "99 after the last line");
+    let metrics = proxy.running.proxy.metrics_text(holdline::telemetry::metrics::Format::Prometheus);
+    let count = "holdline_access_log_lost_lines_total{cause=\"sampled\"} 990.0\n";
+    assert!(metrics.contains(count), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_flood_of_what_never_became_a_request_is_sampled_and_still_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let log = format!("format = \"json\"\naccess = \"{}\"\nsample_above = \"1/h\"", path.display());
+    let mut proxy = Proxy::with(&configuration(&log, echo().await)).await;
+    for _ in 0..150 {
+        let mut client = proxy.connect().await;
+        client.write("no HTTP\r\n\r\n").await;
+        client.rest().await;
+        proxy.report().await;
+    }
+    ask_plainly(&mut proxy.connect().await, 1).await;
+    proxy.report().await;
+    proxy.running.proxy.log.close();
+    let written: Vec<_> =
+        lines(&path).iter().map(|(line, left_out)| (line["status"].clone(), *left_out)).collect();
+    assert_eq!(written, [(400.into(), 0), (400.into(), 99), (204.into(), 0)]);
+    let metrics = proxy.running.proxy.metrics_text(holdline::telemetry::metrics::Format::Prometheus);
+    assert!(metrics.contains("holdline_http_requests_total{route=\"\",status=\"400\"} 150.0\n"), "{metrics}");
+}
+
+/// A proxy in a process of its own; what it says on the standard error can be read, what it says on the
+/// standard output only when somebody does.
+struct Process {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+    address: String,
+}
+
+impl Process {
+    fn start(folder: &Path, log: &str) -> Self {
+        let path = folder.join("proxy.toml");
+        std::fs::write(&path, configuration(log, "127.0.0.1:1".parse().unwrap())).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdline"));
+        command.args(["run", "--config"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut process = Self { child, log, address: String::new() };
+        let line = process.log_line("listening");
+        process.address = line.split("local=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        process.log_line("serving");
+        process
+    }
+
+    /// Reads the log up to a line that holds `text`.
+    fn log_line(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "the log ended before {text:?}");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
+    /// Asks so often for the plain route; every request is answered.
+    fn ask(&self, times: usize) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = "GET /plain HTTP/1.1\r\nHost: example.com\r\n\r\n";
+        let last = "GET /plain HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n";
+        let mut writer = stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || {
+            (1..times).for_each(|_| writer.write_all(request.as_bytes()).unwrap());
+            writer.write_all(last.as_bytes()).unwrap();
+        });
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        writing.join().unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 204").count(), times);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The sum of a field's numbers in the log.
+fn sum(log: &str, field: &str) -> usize {
+    let values = log.split_whitespace().filter_map(|word| word.strip_prefix(field)?.strip_prefix('='));
+    values.map(|number| number.parse::<usize>().unwrap()).sum()
+}
+
+#[test]
+fn a_standard_output_that_nobody_reads_holds_up_neither_a_request_nor_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), "sample_above = \"off\"");
+    let asked = 20_000;
+    process.ask(asked);
+    process.signal("TERM");
+    let mut log = String::new();
+    let began = Instant::now();
+    process.log.read_to_string(&mut log).unwrap();
+    assert_eq!(process.child.wait().unwrap().code(), Some(0), "{log}");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert!(log.contains("the target of the access log takes nothing"), "{log}");
+    let mut written = String::new();
+    process.child.stdout.take().unwrap().read_to_string(&mut written).unwrap();
+    let lines = written.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    assert!(lines.clone().all(|line| line.contains(" 204 ")));
+    let (written, queue, target) = (lines.count(), sum(&log, "queue"), sum(&log, "target"));
+    assert!(written > 100 && queue > 1_000 && target > 10_000, "{written}, {queue}, {target}");
+    assert_eq!(written + queue + target, asked, "{log}");
+}
+
+#[test]
+fn a_reload_leads_away_from_a_target_that_takes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), "sample_above = \"off\"");
+    process.ask(2_000);
+    let path = folder.path().join("access.log");
+    let text = std::fs::read_to_string(folder.path().join("proxy.toml")).unwrap();
+    let text = text.replace("[log]", &format!("[log]\naccess = \"{}\"", path.display()));
+    std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    process.signal("HUP");
+    process.log_line("reloaded");
+    process.ask(10);
+    let lost = process.log_line("the target of the access log takes nothing");
+    process.signal("TERM");
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 10);
+    assert!((1_000..2_000).contains(&sum(&lost, "lines")), "{lost}");
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_anew_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("log");
+    std::fs::create_dir(&inner).unwrap();
+    let path = inner.join("access.log");
+    let log = format!("access = \"{}\"", path.display());
+    let mut process = Process::start(folder.path(), &log);
+    process.ask(1);
+    std::fs::rename(&inner, folder.path().join("moved")).unwrap();
+    process.signal("USR1");
+    let line = process.log_line("cannot be opened anew");
+    assert!(line.contains(path.to_str().unwrap()) && line.contains("No such file"), "{line}");
+    process.ask(1);
+    process.signal("TERM");
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    let written = std::fs::read_to_string(folder.path().join("moved/access.log")).unwrap();
+    assert_eq!(written.lines().count(), 2, "the file before stays in use");
+}
