@@ -4,14 +4,16 @@
 
 mod support;
 
+use holdline::config::Config;
 use holdline::telemetry::access_log::Missing;
 use holdline::ws::close::{CloseCode, payload};
 use holdline::ws::frame::OpCode;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::{PATIENCE, Proxy, Raw, echo};
 
 const ANSWER: &str = "[[route]]\nname = \"plain\"\npath = \"/plain\"\nrespond = { status = 204 }\n";
@@ -96,6 +98,81 @@ async fn a_flood_of_what_never_became_a_request_is_sampled_and_still_counted() {
     assert_eq!(written, [(400.into(), 0), (400.into(), 99), (204.into(), 0)]);
     let metrics = proxy.running.proxy.metrics_text(holdline::telemetry::metrics::Format::Prometheus);
     assert!(metrics.contains("holdline_http_requests_total{route=\"\",status=\"400\"} 150.0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn syslog_gets_each_line_with_its_severity_before_and_after_its_daemon_is_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let bind = || {
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        daemon.set_read_timeout(Some(PATIENCE)).unwrap();
+        daemon
+    };
+    let daemon = bind();
+    let log = format!("access = \"syslog:unix:{}\"\nfacility = \"daemon\"", path.display());
+    let mut proxy = Proxy::with(&configuration(&log, echo().await)).await;
+    let received = |daemon: &UnixDatagram| {
+        let mut buffer = [0; 4096];
+        let length = daemon.recv(&mut buffer).expect("a message in time");
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let mut client = proxy.connect().await;
+    ask_plainly(&mut client, 1).await;
+    proxy.report().await;
+    let tag = format!("holdline[{}]: ", std::process::id());
+    let (priority, line) =
+        received(&daemon).split_once(&tag).map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert_eq!(priority, "<30>", "daemon, info");
+    assert!(line.contains(" GET example.com/plain 204 route=plain end=proxy/done"), "{line}");
+    drop(proxy.open("/ws").await);
+    proxy.report().await;
+    let line = received(&daemon);
+    assert!(line.starts_with("<29>") && line.contains("end=client/eof"), "daemon, notice: {line}");
+
+    drop(daemon);
+    std::fs::remove_file(&path).unwrap();
+    let daemon = bind();
+    // A line at least is sent when a second has passed since the last attempt to connect.
+    let (began, mut asked) = (Instant::now(), 0);
+    daemon.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut buffer = [0; 4096];
+    while daemon.recv(&mut buffer).is_err() {
+        assert!(began.elapsed() < PATIENCE, "nothing came back");
+        ask_plainly(&mut client, 1).await;
+        proxy.report().await;
+        asked += 1;
+    }
+    let Missing { target, .. } = proxy.running.proxy.log.missing();
+    assert!(target < asked, "{target} of {asked} lines are lost");
+    assert!(String::from_utf8_lossy(&buffer).contains(" 204 "));
+}
+
+#[tokio::test]
+async fn a_reload_leads_lines_to_another_target_and_those_before_to_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let daemon = UdpSocket::bind("127.0.0.1:0").unwrap();
+    daemon.set_read_timeout(Some(PATIENCE)).unwrap();
+    let echo = echo().await;
+    let file = format!("access = \"{}\"\nformat = \"json\"", path.display());
+    let syslog = format!("access = \"syslog:{}\"\nfacility = \"local0\"", daemon.local_addr().unwrap());
+    let mut proxy = Proxy::with(&configuration(&file, echo)).await;
+    let mut client = proxy.connect().await;
+    ask_plainly(&mut client, 500).await;
+    for _ in 0..500 {
+        proxy.report().await;
+    }
+    let next = Config::parse(&configuration(&syslog, echo), "test").unwrap();
+    // A listener on another port would be another.
+    proxy.running.reload(next).await.unwrap();
+    ask_plainly(&mut client, 1).await;
+    proxy.report().await;
+    let mut buffer = [0; 4096];
+    let length = daemon.recv(&mut buffer).expect("a message in time");
+    let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
+    assert!(message.starts_with("<134>1 2") && message.contains(" 204 route=plain"), "{message}");
+    assert_eq!(lines(&path).len(), 500);
 }
 
 /// A proxy in a process of its own; what it says on the standard error can be read, what it says on the

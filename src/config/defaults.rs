@@ -12,7 +12,7 @@ use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
-use crate::telemetry::{AccessTarget, Format};
+use crate::telemetry::{AccessTarget, Facility, Format};
 use crate::tls::MinVersion;
 use crate::tunnel::{self, CloseCodes, Driver, OnViolation, Pong};
 use crate::upstream::State;
@@ -52,7 +52,10 @@ pub(super) const LOG_FORMAT: Format = Format::Text;
 /// Where containers and systemd look for it.
 pub(super) const LOG_ACCESS: AccessTarget = AccessTarget::Stdout;
 
-/// 1,000 a second are 300 KB of text; a disk takes that, and nobody reads more.
+/// `local7`, as nginx's `syslog:`.
+pub(super) const FACILITY: Facility = Facility(23);
+
+/// 1,000 a second are 300 KB of text; a disk and journald take that, and nobody reads more.
 pub(super) fn sample_above() -> Option<Rate> {
     let lines = NonZeroU32::new(1000)?;
     let second = secs(1);

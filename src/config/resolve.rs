@@ -7,14 +7,14 @@ mod listen;
 mod route;
 mod upstream;
 
-use super::error::nearest;
+use super::error::{any_of, nearest};
 use super::raw::{Table, Value};
 use super::value::{self, duration_or_zero, integer, list, off_or, parsed, word};
 use super::{Config, Process, defaults, words};
 use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Plan, Target};
 use crate::real_ip;
-use crate::telemetry::{self, AccessTarget};
+use crate::telemetry::{self, AccessTarget, Facility};
 
 /// The whole file. What could not be read is left out; the mistakes are noted with the file.
 pub(super) fn config(table: &Table<'_>) -> Config {
@@ -82,22 +82,37 @@ fn log(table: &Table<'_>) -> telemetry::Settings {
         level: table.get("level", word(words::LEVEL)).unwrap_or(defaults::LOG_LEVEL),
         format: table.get("format", word(words::FORMAT)).unwrap_or(defaults::LOG_FORMAT),
         access: table.get("access", access).unwrap_or(defaults::LOG_ACCESS),
+        facility: table.get("facility", facility).unwrap_or(defaults::FACILITY),
         sample_above: table.get("sample_above", off_or(sample_above)).unwrap_or_else(defaults::sample_above),
     }
 }
 
-/// A word, or any other text as a path.
+/// A word, what is said of syslog, or any other text as a path.
 fn access(value: &Value<'_>) -> Option<AccessTarget> {
-    let words: Vec<&str> = words::ACCESS.iter().map(|&(word, _)| word).collect();
+    let words: Vec<&str> = words::ACCESS.iter().map(|&(word, _)| word).chain(["syslog"]).collect();
     let Some(text) = value.as_str().filter(|text| value::is_name(text)) else {
-        return value.wrong(value::one_of(words::ACCESS, Some("a path")));
+        let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+        let all = any_of(quoted.iter().map(String::as_str).chain(["a path"]));
+        return value.wrong(format!("expected {all}"));
     };
     if let Some((_, target)) = words::ACCESS.iter().find(|(word, _)| *word == text) {
         return Some(target.clone());
     }
+    if text == "syslog" || text.starts_with("syslog:") {
+        return parsed(value).map(AccessTarget::Syslog);
+    }
     match nearest(text, &words).filter(|_| !text.contains('/')) {
         Some(word) => value.wrong(format!("did you mean \"{word}\"? A file of that name is \"./{text}\"")),
         None => Some(AccessTarget::File(text.into())),
+    }
+}
+
+fn facility(value: &Value<'_>) -> Option<Facility> {
+    let words: Vec<&str> = words::FACILITY.iter().map(|&(word, _)| word).collect();
+    let text = value.as_str().unwrap_or_default();
+    match nearest(text, &words).filter(|word| *word != text) {
+        Some(word) => value.wrong(format!("did you mean \"{word}\"?")),
+        None => word(words::FACILITY)(value),
     }
 }
 

@@ -49,6 +49,7 @@ fn log(out: &mut Out, log: &telemetry::Settings) {
     out.set("level", text(word_for(words::LEVEL, &log.level)));
     out.set("format", text(word_for(words::FORMAT, &log.format)));
     out.set("access", text(&log.access));
+    out.set("facility", text(word_for(words::FACILITY, &log.facility)));
     out.set("sample_above", or_off(log.sample_above, |above| text(rate(above))));
 }
 

@@ -5,7 +5,7 @@ use crate::balance::Method;
 use crate::http::Forwarded;
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
-use crate::telemetry::{AccessTarget, Format};
+use crate::telemetry::{AccessTarget, Facility, Format};
 use crate::tls::MinVersion;
 use crate::tunnel::{CloseCodes, Driver, OnViolation, Pong};
 use crate::upstream::State;
@@ -23,9 +23,33 @@ pub(super) const LEVEL: &[(&str, LevelFilter)] = &[
 
 pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
 
-/// Any other text is a path.
+/// Syslog has its own texts, and any other text is a path.
 pub(super) const ACCESS: &[(&str, AccessTarget)] =
     &[("stdout", AccessTarget::Stdout), ("stderr", AccessTarget::Stderr), ("off", AccessTarget::Off)];
+
+/// As `syslog.conf` has them.
+pub(super) const FACILITY: &[(&str, Facility)] = &[
+    ("kern", Facility(0)),
+    ("user", Facility(1)),
+    ("mail", Facility(2)),
+    ("daemon", Facility(3)),
+    ("auth", Facility(4)),
+    ("syslog", Facility(5)),
+    ("lpr", Facility(6)),
+    ("news", Facility(7)),
+    ("uucp", Facility(8)),
+    ("cron", Facility(9)),
+    ("authpriv", Facility(10)),
+    ("ftp", Facility(11)),
+    ("local0", Facility(16)),
+    ("local1", Facility(17)),
+    ("local2", Facility(18)),
+    ("local3", Facility(19)),
+    ("local4", Facility(20)),
+    ("local5", Facility(21)),
+    ("local6", Facility(22)),
+    ("local7", Facility(23)),
+];
 
 pub(super) const PONG: &[(&str, Pong)] = &[("required", Pong::Required), ("optional", Pong::Optional)];
 

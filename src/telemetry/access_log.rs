@@ -61,7 +61,7 @@ impl AccessLog {
     /// Opens the target and starts the thread.
     ///
     /// # Errors
-    /// The file cannot be opened.
+    /// The file cannot be opened, or journald is not there. A syslog that is not there is waited for.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let (sampler, losses, since) = (Sampler::default(), Losses::default(), Instant::now());
         let shared = Arc::new(Shared { sampler, losses, since });
@@ -144,13 +144,13 @@ mod tests {
     use super::*;
     use crate::addr::ClientAddr;
     use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
-    use crate::telemetry::Format;
     use crate::telemetry::report::{ConnectionId, Report};
+    use crate::telemetry::{Facility, Format};
     use std::time::SystemTime;
     use tracing::level_filters::LevelFilter;
 
     fn settings(access: AccessTarget, format: Format) -> Settings {
-        Settings { level: LevelFilter::INFO, format, access, sample_above: None }
+        Settings { level: LevelFilter::INFO, format, access, facility: Facility(23), sample_above: None }
     }
 
     fn write_one(log: &AccessLog, id: u64) {
@@ -260,5 +260,15 @@ mod tests {
         (0..500).for_each(|id| write_one(&log, id));
         log.close();
         assert_eq!(log.missing(), Missing { target: 500, ..Missing::default() });
+    }
+
+    #[test]
+    fn a_syslog_that_is_not_there_keeps_nothing_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = super::super::SyslogAddr::Unix(folder.path().join("log"));
+        let log = AccessLog::open(&settings(AccessTarget::Syslog(nowhere), Format::Text)).unwrap();
+        write_one(&log, 1);
+        log.close();
+        assert_eq!(log.missing(), Missing { target: 1, ..Missing::default() });
     }
 }

@@ -1,16 +1,19 @@
 //! Owns the targets of the access log as the thread sees them: what takes lines.
 
 mod stream;
+mod syslog;
 
 use super::Shared;
 use super::losses::Cause;
 use super::sample::Class;
+use crate::outcome::{Ending, Who, Why};
 use crate::telemetry::recent::End;
 use crate::telemetry::{AccessTarget, Format, Settings};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use stream::Stream;
+use syslog::Syslog;
 
 /// One line, not yet a text.
 #[derive(Debug)]
@@ -75,36 +78,100 @@ impl Tally {
 
 /// What takes lines.
 pub(super) struct Sink {
-    stream: Stream,
+    kind: Kind,
     format: Format,
     tally: Tally,
+}
+
+enum Kind {
+    Stream(Stream),
+    Syslog(Syslog),
 }
 
 impl Sink {
     /// Opens the target; `None`: there is none.
     pub(super) fn open(settings: &Settings, tally: Tally) -> io::Result<Option<Self>> {
-        let stream = match &settings.access {
+        let kind = match &settings.access {
             AccessTarget::Off => return Ok(None),
-            AccessTarget::Stdout => Stream::of(&io::stdout())?,
-            AccessTarget::Stderr => Stream::of(&io::stderr())?,
-            AccessTarget::File(path) => Stream::open(path)?,
+            AccessTarget::Stdout => Kind::Stream(Stream::of(&io::stdout())?),
+            AccessTarget::Stderr => Kind::Stream(Stream::of(&io::stderr())?),
+            AccessTarget::File(path) => Kind::Stream(Stream::open(path)?),
+            AccessTarget::Syslog(to) => Kind::Syslog(Syslog::new(to.clone(), settings.facility)),
         };
-        Ok(Some(Self { stream, format: settings.format, tally }))
+        Ok(Some(Self { kind, format: settings.format, tally }))
     }
 
     /// Takes a line, which may wait for [`Self::flush`].
     pub(super) fn take(&mut self, line: &Line) -> io::Result<()> {
         let text = line.text(self.format);
-        self.stream.take(line, &text, &self.tally)
+        let result = match &mut self.kind {
+            Kind::Stream(stream) => return stream.take(line, &text, &self.tally),
+            Kind::Syslog(syslog) => syslog.send(Severity::of(&line.end.1.ending), &text),
+        };
+        match result {
+            Ok(()) => self.tally.written(),
+            Err(_) => self.tally.lost(Cause::Target, line.class, line.left_out),
+        }
+        result
     }
 
     /// Writes what waits.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush(&self.tally)
+        match &mut self.kind {
+            Kind::Stream(stream) => stream.flush(&self.tally),
+            Kind::Syslog(_) => Ok(()),
+        }
     }
 
     /// Opens its file anew, and says how that went.
     pub(super) fn reopen(&mut self) {
-        self.stream.reopen();
+        match &mut self.kind {
+            Kind::Stream(stream) => stream.reopen(),
+            Kind::Syslog(_) => {
+                tracing::info!("the access log is no file to be opened anew")
+            }
+        }
+    }
+}
+
+/// How much an end asks for somebody's attention (RFC 5424 6.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    /// A defect of the proxy.
+    Error,
+    /// Something of the operator's own: an upstream failed, or there was none.
+    Warning,
+    /// Somebody's connection was lost or refused, as happens every day; many are news.
+    Notice,
+    /// As it should be.
+    Info,
+}
+
+impl Severity {
+    fn of(ending: &Ending) -> Self {
+        match (ending.why, ending.who) {
+            (Why::Aborted, _) => Self::Error,
+            (why, _) if !why.is_abnormal() => Self::Info,
+            (Why::Unreachable, _) | (_, Who::Upstream) => Self::Warning,
+            _ => Self::Notice,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn severity_is_by_whose_affair_it_is() {
+        let of = |who, why| Severity::of(&Ending::new(who, why));
+        assert_eq!(of(Who::Client, Why::Close), Severity::Info);
+        assert_eq!(of(Who::Upstream, Why::Done), Severity::Info);
+        assert_eq!(of(Who::Proxy, Why::Shutdown), Severity::Info);
+        assert_eq!(of(Who::Client, Why::Reset), Severity::Notice);
+        assert_eq!(of(Who::Proxy, Why::Refused), Severity::Notice);
+        assert_eq!(of(Who::Upstream, Why::Eof), Severity::Warning);
+        assert_eq!(of(Who::Proxy, Why::Unreachable), Severity::Warning);
+        assert_eq!(of(Who::Proxy, Why::Aborted), Severity::Error);
     }
 }
