@@ -25,7 +25,7 @@ pub struct Settings {
     pub format: Format,
     /// Where the access log goes; the log itself goes to the standard error.
     pub access: AccessTarget,
-    /// What syslog files its lines under.
+    /// What syslog and journald file its lines under.
     pub facility: Facility,
     /// How many lines of a kind are written before a flood of them is sampled: so many at this rate, and its
     /// burst at once. `None`: all are written.
@@ -54,6 +54,8 @@ pub enum AccessTarget {
     File(PathBuf),
     /// Syslog.
     Syslog(SyslogAddr),
+    /// journald, by its own protocol.
+    Journald,
 }
 
 impl fmt::Display for AccessTarget {
@@ -64,6 +66,7 @@ impl fmt::Display for AccessTarget {
             Self::Off => f.write_str("off"),
             Self::File(path) => path.display().fmt(f),
             Self::Syslog(to) => to.fmt(f),
+            Self::Journald => f.write_str("journald"),
         }
     }
 }

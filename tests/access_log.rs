@@ -4,7 +4,9 @@
 
 mod support;
 
+use holdline::app::Bound;
 use holdline::config::Config;
+use holdline::listener::socket::Inherited;
 use holdline::telemetry::access_log::Missing;
 use holdline::ws::close::{CloseCode, payload};
 use holdline::ws::frame::OpCode;
@@ -173,6 +175,20 @@ async fn a_reload_leads_lines_to_another_target_and_those_before_to_the_old_one(
     let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
     assert!(message.starts_with("<134>1 2") && message.contains(" 204 route=plain"), "{message}");
     assert_eq!(lines(&path).len(), 500);
+}
+
+#[tokio::test]
+async fn journald_must_be_there() {
+    let echo = "127.0.0.1:1".parse().unwrap();
+    let config = Config::parse(&configuration("access = \"journald\"", echo), "test").unwrap();
+    let bound = Bound::new(config, Inherited::default()).await;
+    match (bound, Path::new("/run/systemd/journal/socket").exists()) {
+        (Err(error), false) => {
+            let expected = "log.access: journald: /run/systemd/journal/socket: No such file or directory";
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+        (bound, is_there) => assert_eq!(bound.is_ok(), is_there),
+    }
 }
 
 /// A proxy in a process of its own; what it says on the standard error can be read, what it says on the

@@ -24,8 +24,12 @@ pub(super) const LEVEL: &[(&str, LevelFilter)] = &[
 pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
 
 /// Syslog has its own texts, and any other text is a path.
-pub(super) const ACCESS: &[(&str, AccessTarget)] =
-    &[("stdout", AccessTarget::Stdout), ("stderr", AccessTarget::Stderr), ("off", AccessTarget::Off)];
+pub(super) const ACCESS: &[(&str, AccessTarget)] = &[
+    ("stdout", AccessTarget::Stdout),
+    ("stderr", AccessTarget::Stderr),
+    ("off", AccessTarget::Off),
+    ("journald", AccessTarget::Journald),
+];
 
 /// As `syslog.conf` has them.
 pub(super) const FACILITY: &[(&str, Facility)] = &[

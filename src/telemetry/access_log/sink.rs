@@ -1,5 +1,6 @@
 //! Owns the targets of the access log as the thread sees them: what takes lines.
 
+mod journal;
 mod stream;
 mod syslog;
 
@@ -9,6 +10,7 @@ use super::sample::Class;
 use crate::outcome::{Ending, Who, Why};
 use crate::telemetry::recent::End;
 use crate::telemetry::{AccessTarget, Format, Settings};
+use journal::Journal;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,6 +88,7 @@ pub(super) struct Sink {
 enum Kind {
     Stream(Stream),
     Syslog(Syslog),
+    Journal(Journal),
 }
 
 impl Sink {
@@ -97,6 +100,7 @@ impl Sink {
             AccessTarget::Stderr => Kind::Stream(Stream::of(&io::stderr())?),
             AccessTarget::File(path) => Kind::Stream(Stream::open(path)?),
             AccessTarget::Syslog(to) => Kind::Syslog(Syslog::new(to.clone(), settings.facility)),
+            AccessTarget::Journald => Kind::Journal(Journal::connect(settings.facility)?),
         };
         Ok(Some(Self { kind, format: settings.format, tally }))
     }
@@ -107,6 +111,7 @@ impl Sink {
         let result = match &mut self.kind {
             Kind::Stream(stream) => return stream.take(line, &text, &self.tally),
             Kind::Syslog(syslog) => syslog.send(Severity::of(&line.end.1.ending), &text),
+            Kind::Journal(journal) => journal.send(line, &text),
         };
         match result {
             Ok(()) => self.tally.written(),
@@ -119,7 +124,7 @@ impl Sink {
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::Stream(stream) => stream.flush(&self.tally),
-            Kind::Syslog(_) => Ok(()),
+            Kind::Syslog(_) | Kind::Journal(_) => Ok(()),
         }
     }
 
@@ -127,7 +132,7 @@ impl Sink {
     pub(super) fn reopen(&mut self) {
         match &mut self.kind {
             Kind::Stream(stream) => stream.reopen(),
-            Kind::Syslog(_) => {
+            Kind::Syslog(_) | Kind::Journal(_) => {
                 tracing::info!("the access log is no file to be opened anew")
             }
         }

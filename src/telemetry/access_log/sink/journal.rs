@@ -1,0 +1,65 @@
+//! Owns journald as the access log's target: each line with its fields, to be asked for one by one.
+
+use super::{Line, Severity};
+use crate::telemetry::Facility;
+use log::kv::{ToValue, Value};
+use log::{Level, Record};
+use std::io;
+use systemd_journal_logger::JournalLog;
+
+/// What `journalctl -t` knows it by.
+const NAME: &str = "holdline";
+/// Where the crate finds it.
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// The daemon of this host. Its socket is named anew with each message, so that a daemon that was restarted
+/// is found.
+pub(super) struct Journal(JournalLog);
+
+impl Journal {
+    /// Looks whether it is there.
+    pub(super) fn connect(facility: Facility) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{SOCKET}: {error}"));
+        let log = JournalLog::empty().map_err(named)?.with_syslog_identifier(NAME.to_owned());
+        Ok(Self(log.add_extra_field("SYSLOG_FACILITY", facility.0.to_string())))
+    }
+
+    pub(super) fn send(&self, line: &Line, text: &str) -> io::Result<()> {
+        let (report, outcome) = &*line.end;
+        let ending = &outcome.ending;
+        let code = ending.code.map(|code| code.0);
+        let endpoint = report.endpoint.as_ref().map(ToString::to_string);
+        let (id, client) = (report.id.to_string(), report.client.to_string());
+        let left_out = Some(line.left_out).filter(|&lines| lines > 0);
+        let fields: [(&str, Option<Value<'_>>); 12] = [
+            ("HOLDLINE_WHO", Some(ending.who.as_str().to_value())),
+            ("HOLDLINE_WHY", Some(ending.why.as_str().to_value())),
+            ("HOLDLINE_CODE", code.as_ref().map(ToValue::to_value)),
+            ("HOLDLINE_STATUS", Some(report.status.to_value())),
+            ("HOLDLINE_CLIENT", Some(client.to_value())),
+            ("HOLDLINE_ROUTE", report.route.as_deref().map(Value::from)),
+            ("HOLDLINE_UPSTREAM", report.upstream.as_deref().map(Value::from)),
+            ("HOLDLINE_ENDPOINT", endpoint.as_deref().map(Value::from)),
+            ("HOLDLINE_ID", Some(id.to_value())),
+            ("HOLDLINE_HOST", Some(Value::from(&*report.host))),
+            ("HOLDLINE_PATH", Some(Value::from(&*report.target))),
+            ("HOLDLINE_LEFT_OUT", left_out.as_ref().map(ToValue::to_value)),
+        ];
+        let fields: Vec<_> = fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let mut record = Record::builder();
+        record.level(Severity::of(ending).level()).target("access").key_values(&fields);
+        self.0.journal_send(&record.args(format_args!("{text}")).build())
+    }
+}
+
+impl Severity {
+    /// What the crate writes as this priority: it counts from "info" as "notice" downwards.
+    fn level(self) -> Level {
+        match self {
+            Self::Error => Level::Error,
+            Self::Warning => Level::Warn,
+            Self::Notice => Level::Info,
+            Self::Info => Level::Debug,
+        }
+    }
+}
