@@ -40,7 +40,8 @@ pub struct Config {
 /// The process itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Threads that carry connections (nginx `worker_processes`); 0: one a CPU.
+    /// Threads that take and open connections, and as many of the engine (nginx `worker_processes`); 0: one of
+    /// each a CPU.
     pub workers: usize,
     /// What relays tunnels.
     pub engine: Driver,

@@ -70,7 +70,7 @@ impl Engine {
     ) {
         let join = Join::new(streams, settings, framing, control);
         let session = Box::new(Session::new(join, Box::new(on_end)));
-        let fewest = self.inboxes.iter().min_by_key(|inbox| inbox.sessions());
+        let fewest = self.inboxes.iter().min_by_key(|inbox| (inbox.is_closed(), inbox.sessions()));
         fewest.expect("an engine has a thread at least").post(Post::Open(session));
     }
 

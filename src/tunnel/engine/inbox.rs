@@ -7,11 +7,12 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One worker's inbox.
 pub(in crate::tunnel) struct Inbox {
-    posts: Mutex<Vec<Post>>,
+    /// `None`: the worker has ended, and nobody will fetch them.
+    posts: Mutex<Option<Vec<Post>>>,
     /// Counts up when there is something; epoll watches it.
     bell: OwnedFd,
     /// Sessions of the worker, those among them that it has not fetched yet.
@@ -53,14 +54,20 @@ impl Line {
 impl Inbox {
     pub(super) fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { posts: Mutex::default(), bell, sessions: AtomicUsize::new(0) })
+        Ok(Self { posts: Mutex::new(Some(Vec::new())), bell, sessions: AtomicUsize::new(0) })
     }
 
+    /// Leaves something for the worker. A session that it will not fetch any more is dropped, and so reports
+    /// its end.
     pub(super) fn post(&self, post: Post) {
+        let mut lock = self.posts();
+        let Some(posts) = &mut *lock else {
+            // Behind the lock: what a session does at its end is not known here.
+            return drop((lock, post));
+        };
         if let Post::Open(_) = post {
             self.sessions.fetch_add(1, Ordering::Relaxed);
         }
-        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
         posts.push(post);
         if posts.len() == 1 {
             // It fails when it counts 2^64 rings that nobody has heard: then it rings.
@@ -72,7 +79,13 @@ impl Inbox {
     pub(super) fn collect(&self) -> Vec<Post> {
         // It fails when it did not ring.
         let _ = read(&self.bell, &mut [0; 8]);
-        std::mem::take(&mut *self.posts.lock().unwrap_or_else(PoisonError::into_inner))
+        self.posts().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The worker has ended: it gets nothing any more.
+    pub(super) fn close(&self) {
+        let left = self.posts().take();
+        drop(left);
     }
 
     /// A session has ended.
@@ -83,6 +96,15 @@ impl Inbox {
     /// How many sessions the worker has.
     pub(super) fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// The worker has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.posts().is_none()
+    }
+
+    fn posts(&self) -> MutexGuard<'_, Option<Vec<Post>>> {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -184,6 +184,8 @@ async fn one_that_is_open_at_the_end_of_all_is_reported() {
     let outcome = timeout(PATIENCE, &mut rig.outcome).await.unwrap().unwrap();
     assert_eq!(outcome.ending.why, Why::Aborted);
     assert_eq!(rig.client.read(&mut [0]).await.unwrap(), 0, "its sockets are closed");
+    let late = over_tcp(&engine, settings()).await;
+    assert_eq!(late.outcome().await.ending.why, Why::Aborted, "nobody is left to relay it");
 }
 
 #[tokio::test]

@@ -204,6 +204,13 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    /// At its end as by a defect: whoever is still open is dropped with it, and reports that.
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
 /// The first slot behind a moment of the session.
 fn slot(began: Instant, session: &Session, at: Tick) -> u64 {
     let at = session.join.control().opened() + at.elapsed();
