@@ -1,0 +1,89 @@
+//! Owns processor time: what processes have run, from the kernel's scheduler.
+
+use serde_json::{Map, Value};
+use std::fs;
+use std::str::FromStr;
+use std::time::Instant;
+
+/// Processes whose time is told together, under a name: `proxy=17,18`.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    name: String,
+    processes: Vec<u32>,
+}
+
+impl Watched {
+    /// This process.
+    pub fn this(name: &str) -> Self {
+        Self { name: name.to_owned(), processes: vec![std::process::id()] }
+    }
+}
+
+impl FromStr for Watched {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, list) = text.split_once('=').ok_or("expected NAME=PID,PID")?;
+        let processes = list.split(',').map(|id| id.parse().map_err(|_| format!("no process: {id}")));
+        Ok(Self { name: name.to_owned(), processes: processes.collect::<Result<_, _>>()? })
+    }
+}
+
+/// A reading to count from.
+pub struct Reading {
+    at: Instant,
+    spent: Vec<u64>,
+}
+
+impl Reading {
+    /// Reads what all have run until now.
+    pub fn take(watched: &[Watched]) -> Self {
+        Self { at: Instant::now(), spent: watched.iter().map(|one| spent(&one.processes)).collect() }
+    }
+
+    /// Seconds since then, of the clock as `seconds` and of each of the watched under its name.
+    pub fn since(&self, watched: &[Watched]) -> Map<String, Value> {
+        let now = Self::take(watched);
+        let mut all = Map::new();
+        for (one, (before, after)) in watched.iter().zip(self.spent.iter().zip(&now.spent)) {
+            all.insert(one.name.clone(), Value::from(after.saturating_sub(*before) as f64 / 1e9));
+        }
+        all.insert("seconds".to_owned(), Value::from((now.at - self.at).as_secs_f64()));
+        all
+    }
+}
+
+/// Nanoseconds that the threads of processes have run. Those that have ended count no longer, which for the rest is
+/// as it should be.
+fn spent(processes: &[u32]) -> u64 {
+    let tasks = processes.iter().filter_map(|id| fs::read_dir(format!("/proc/{id}/task")).ok());
+    let run = tasks.flatten().flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    run.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_seen() {
+        let watched = [format!("me={}", std::process::id()).parse::<Watched>().unwrap()];
+        let before = Reading::take(&watched);
+        let begun = Instant::now();
+        while begun.elapsed().as_millis() < 100 {
+            std::hint::black_box(0);
+        }
+        let spent = before.since(&watched)["me"].as_f64().unwrap();
+        assert!(spent > 0.0, "{spent}");
+    }
+
+    #[test]
+    fn a_list_is_read() {
+        assert_eq!("a=1,2".parse::<Watched>().unwrap().processes, [1, 2]);
+        assert!("a".parse::<Watched>().is_err());
+        assert!("a=b".parse::<Watched>().is_err());
+    }
+}
