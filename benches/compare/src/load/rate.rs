@@ -20,9 +20,10 @@ pub struct Rates {
     pub openings: f64,
 }
 
-/// Runs it and says what came of it.
+/// Runs it; says when all are open, and what came of it.
 pub fn run(mut fleet: Fleet, count: usize, rates: Rates, span: Span, watched: &[Watched]) -> io::Result<()> {
     let opened = fleet.open(count)?;
+    say("opened", json!({ "opened": opened.opened }));
     let mut load = Load::new(count, span.warm_up);
     let begun = Instant::now();
     let (mut messages, mut openings) = (Ticks::new(begun, rates.messages), Ticks::new(begun, rates.openings));
