@@ -31,7 +31,7 @@ use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
 use guard::Guard;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use request::Inbound;
 use session::Sessions;
@@ -92,10 +92,8 @@ impl Proxy {
         let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
         let method = parts.method.clone();
         let mut guard = Guard::new(self, origin.client, method, host, &parts.uri, watch.clone());
-        if parts.version == Version::HTTP_2 {
-            guard.report().protocol = "h2";
-        }
-        guard.report().peer = connection.peer;
+        guard.report().version = parts.version;
+        guard.report().proxied_by = (connection.peer != origin.client).then(|| Box::new(connection.peer));
         guard.report().tls = connection.tls.as_ref().map(|tls| tls.session.version);
         let inbound = match Inbound::read(parts, origin, Arc::clone(connection)) {
             Ok(inbound) => inbound,

@@ -35,7 +35,7 @@ async fn a_proxy_header_names_the_client() {
         drop((client, server));
         let report = proxy.report().await;
         assert_eq!(report.0.client.to_string(), "198.51.100.7:4711");
-        assert_eq!(report.0.peer, report.0.client, "the proxy in front writes no HTTP");
+        assert_eq!(report.0.peer(), report.0.client, "the proxy in front writes no HTTP");
     }
 }
 
@@ -100,7 +100,10 @@ async fn the_client_is_found_behind_trusted_proxies() {
     client.head().await;
     drop((client, server));
     let report = proxy.report().await;
-    assert_eq!((report.0.client.to_string(), report.0.peer.to_string()), ("198.51.100.7:4711".into(), peer));
+    assert_eq!(
+        (report.0.client.to_string(), report.0.peer().to_string()),
+        ("198.51.100.7:4711".into(), peer)
+    );
 }
 
 #[tokio::test]

@@ -98,7 +98,10 @@ async fn a_websocket_over_tls() {
     assert_eq!(server.close().await.code.0, 1001);
     drop(server);
     let report = site.proxy.report().await;
-    assert_eq!((report.0.tls, report.0.protocol, report.1.ending.who), (Some("TLSv1.3"), "h1", Who::Client));
+    assert_eq!(
+        (report.0.tls, report.0.protocol(), report.1.ending.who),
+        (Some("TLSv1.3"), "h1", Who::Client)
+    );
 }
 
 #[tokio::test]
@@ -115,7 +118,7 @@ async fn http_2_is_chosen_by_alpn() {
     }
     drop((sockets, client));
     let report = site.proxy.report().await;
-    assert_eq!((report.0.tls, report.0.protocol), (Some("TLSv1.3"), "h2"));
+    assert_eq!((report.0.tls, report.0.protocol()), (Some("TLSv1.3"), "h2"));
 }
 
 #[tokio::test]

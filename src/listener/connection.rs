@@ -15,6 +15,7 @@ use crate::tls::session::{ClientCertificate, Session};
 use crate::tls::stream::TlsStream;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -29,8 +30,8 @@ pub struct Connection {
     pub local: Option<SocketAddr>,
     /// What its handshake settled; `None`: it is not TLS. In a box, for a plain tunnel keeps this too.
     pub tls: Option<Box<Secured>>,
-    /// Its place; a tunnel that it becomes keeps it.
-    pub slot: Slot,
+    /// Its place; a tunnel that it becomes keeps it, and nothing else of this.
+    pub slot: Arc<Slot>,
 }
 
 /// A connection over TLS.
@@ -94,7 +95,8 @@ pub async fn ready(
         // It fails only when the peer is gone already, which reading will tell.
         let _ = settings.tcp.apply(stream);
     }
-    let mut connection = Connection { peer: client, local: stream.local_addr(), tls: None, slot };
+    let mut connection =
+        Connection { peer: client, local: stream.local_addr(), tls: None, slot: Arc::new(slot) };
     let mut waited = Duration::ZERO;
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {

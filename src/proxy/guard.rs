@@ -9,7 +9,7 @@ use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
 use crate::telemetry::report::{Report, redact};
-use http::{Method, Uri};
+use http::{Method, Uri, Version};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
@@ -45,9 +45,9 @@ impl Guard {
             id: proxy.sessions.next_id(),
             time: SystemTime::now(),
             client,
-            peer: client,
+            proxied_by: None,
             method,
-            protocol: "h1",
+            version: Version::HTTP_11,
             tls: None,
             host: host.into(),
             target: redact(target).into(),

@@ -217,7 +217,7 @@ mod tests {
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1, "").try_take().unwrap();
-        let connection = Arc::new(Connection { peer: client, local: None, tls: None, slot });
+        let connection = Arc::new(Connection { peer: client, local: None, tls: None, slot: Arc::new(slot) });
         Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), connection)
     }
 

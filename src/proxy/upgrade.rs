@@ -14,11 +14,11 @@ use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
 use crate::io::Stream;
-use crate::listener::connection::Connection;
+use crate::listener::slots::Slot;
 use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::engine::Engine;
+use crate::tunnel::engine::{Engine, Wire};
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::{Framing, Settings};
 use crate::upstream::ports::Port;
@@ -167,7 +167,7 @@ fn accept(
         place,
         _permit: opening.watch,
         permits: opening.permits,
-        _connection: Arc::clone(&opening.inbound.connection),
+        _slot: Arc::clone(&opening.inbound.connection.slot),
     };
     let engine = opening.proxy.engine.clone();
     tokio::spawn(switch(opening.client, upstream, settings, framing, engine, end));
@@ -222,9 +222,8 @@ async fn switch(
     }
 }
 
-fn leave(streams: PerSide<Opened<Stream>>) -> io::Result<PerSide<Opened<Stream>>> {
-    let leave =
-        |Opened { stream, ahead }: Opened<Stream>| stream.leave().map(|stream| Opened { stream, ahead });
+fn leave(streams: PerSide<Opened<Stream>>) -> io::Result<PerSide<Opened<Wire>>> {
+    let leave = |Opened::<Stream> { stream, ahead }| stream.try_into().map(|stream| Opened { stream, ahead });
     Ok(PerSide { client: leave(streams.client)?, upstream: leave(streams.upstream)? })
 }
 
@@ -243,8 +242,8 @@ struct End {
     place: Place,
     _permit: Watch,
     permits: Permits,
-    /// Its slot is the tunnel's.
-    _connection: Arc<Connection>,
+    /// The place of the client's connection.
+    _slot: Arc<Slot>,
 }
 
 impl End {

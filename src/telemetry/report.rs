@@ -28,12 +28,13 @@ pub struct Report {
     pub time: SystemTime,
     /// Who asked.
     pub client: ClientAddr,
-    /// Who sent the request, perhaps for the client.
-    pub peer: ClientAddr,
+    /// Who sent the request for the client; `None`: the client itself. In a box, as it seldom is another and
+    /// every tunnel keeps its report.
+    pub proxied_by: Option<Box<ClientAddr>>,
     /// The request's method.
     pub method: http::Method,
-    /// The version of HTTP: `h1` or `h2`.
-    pub protocol: &'static str,
+    /// The version of HTTP.
+    pub version: http::Version,
     /// The version of TLS; `None`: there was none.
     pub tls: Option<&'static str>,
     /// The host asked for.
@@ -118,6 +119,18 @@ impl fmt::Display for Seconds {
 }
 
 impl Report {
+    /// The word for the version of HTTP.
+    #[must_use]
+    pub fn protocol(&self) -> &'static str {
+        if self.version == http::Version::HTTP_2 { "h2" } else { "h1" }
+    }
+
+    /// Who sent the request, perhaps for the client.
+    #[must_use]
+    pub fn peer(&self) -> ClientAddr {
+        self.proxied_by.as_deref().copied().unwrap_or(self.client)
+    }
+
     /// The line as one JSON object. `left_out`: how many such lines are missing before it.
     #[must_use]
     pub fn json(&self, outcome: &Outcome, left_out: u64) -> String {
@@ -176,14 +189,14 @@ impl Report {
             time: humantime::format_rfc3339_millis(self.time).to_string(),
             id: self.id.to_string(),
             client: self.client.to_string(),
-            peer: (self.peer != self.client).then(|| self.peer.to_string()),
+            peer: self.proxied_by.as_ref().map(ToString::to_string),
             method: self.method.as_str(),
             host: &self.host,
             path: &self.target,
             route: self.route.as_deref(),
             upstream: self.upstream.as_deref(),
             endpoint: self.endpoint.as_ref().map(EndpointAddr::to_string),
-            protocol: self.protocol,
+            protocol: self.protocol(),
             tls: self.tls.is_some(),
             tls_version: self.tls,
             subprotocol: self.subprotocol.as_deref(),
@@ -263,9 +276,9 @@ mod tests {
             id: ConnectionId(0xabc),
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
             client: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
-            peer: ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap()),
+            proxied_by: None,
             method: http::Method::GET,
-            protocol: "h1",
+            version: http::Version::HTTP_11,
             tls: None,
             host: "example.com".into(),
             target: redact("/ws?token=abc&room=1").into(),

@@ -8,12 +8,12 @@
 mod inbox;
 mod session;
 mod wheel;
+mod wire;
 mod worker;
 
 use super::control::Control;
 use super::join::{Join, Opened};
 use super::{Framing, Settings};
-use crate::io::Stream;
 use crate::outcome::{Outcome, PerSide};
 pub(super) use inbox::Line;
 use inbox::{Inbox, Post};
@@ -22,6 +22,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::runtime::Handle;
+pub use wire::Wire;
 use worker::Worker;
 
 /// Threads that relay.
@@ -58,11 +59,11 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Joins two streams that have left the runtime ([`Stream::leave`]) to their end, of which `on_end` is told on the thread that relays; the tunnel's
-    /// time begins with its control. The thread with the fewest tunnels gets it.
+    /// Joins two streams to their end, of which `on_end` is told on the thread that relays; the tunnel's time
+    /// begins with its control. The thread with the fewest tunnels gets it.
     pub fn run(
         &self,
-        streams: PerSide<Opened<Stream>>,
+        streams: PerSide<Opened<Wire>>,
         settings: Arc<Settings>,
         framing: Framing,
         control: Arc<Control>,

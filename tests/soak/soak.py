@@ -339,7 +339,7 @@ def share_of_open(landings, until, elsewhere):
 
 # -- memory ---------------------------------------------------------------------------------------
 
-PER_PROCESS, IN_FLIGHT, LIMIT, LIMIT_WSS, SETTLE = 4500, 200, 2560, 9728, 10
+PER_PROCESS, IN_FLIGHT, LIMIT, LIMIT_WSS, SETTLE = 4500, 200, 1792, 6656, 10
 
 
 async def check_memory(lab, options, report):

@@ -1,6 +1,6 @@
 //! Owns one tunnel of the engine, from its opening to the report of its end.
 
-use crate::io::Stream;
+use super::wire::Wire;
 use crate::outcome::Outcome;
 use crate::tunnel::join::Join;
 
@@ -9,7 +9,7 @@ pub(super) type OnEnd = Box<dyn FnOnce(Outcome) + Send>;
 
 /// One tunnel.
 pub(super) struct Session {
-    pub(super) join: Join<Stream>,
+    pub(super) join: Join<Wire>,
     /// Taken when it is told.
     on_end: Option<OnEnd>,
     /// It is among those that have a turn next.
@@ -17,7 +17,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(join: Join<Stream>, on_end: OnEnd) -> Self {
+    pub(super) fn new(join: Join<Wire>, on_end: OnEnd) -> Self {
         Self { join, on_end: Some(on_end), is_due: false }
     }
 }

@@ -1,6 +1,7 @@
 //! The driver over real sockets, by the clock on the wall.
 
 use super::*;
+use crate::io::Stream;
 use crate::outcome::{Side, Who, Why};
 use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use std::time::Duration;
@@ -37,7 +38,7 @@ struct Rig<S = TcpStream> {
 impl<S> Rig<S> {
     fn new(engine: &Engine, settings: Settings, client: (S, Stream), upstream: (S, Stream)) -> Self {
         let (control, (told, outcome)) = (Arc::new(Control::default()), oneshot::channel());
-        let opened = |stream: Stream| Opened { stream: stream.leave().unwrap(), ahead: vec![] };
+        let opened = |stream: Stream| Opened { stream: stream.try_into().unwrap(), ahead: vec![] };
         let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
         let framing = Framing::WebSocket { deflate: false };
         let on_end = |outcome| _ = told.send(outcome);
@@ -193,7 +194,7 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
     let engine = Engine::start(1).unwrap();
     let mut rig = over_tcp(&engine, settings()).await;
     let (client, upstream) = (tcp().await, tcp().await);
-    let opened = |stream: Stream| Opened { stream: stream.leave().unwrap(), ahead: vec![] };
+    let opened = |stream: Stream| Opened { stream: stream.try_into().unwrap(), ahead: vec![] };
     let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
     let control = Arc::new(Control::default());
     let on_end = |_| panic!("a defect, as this test wants it");
@@ -210,5 +211,5 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
 #[test]
 fn a_session_is_small() {
     let size = size_of::<Session>();
-    assert!(size <= 424, "{size} bytes: an idle tunnel's memory is a promise");
+    assert!(size <= 376, "{size} bytes: an idle tunnel's memory is a promise");
 }
