@@ -151,8 +151,8 @@ impl Bound {
     pub async fn start(self, log_control: Option<LogControl>) -> Running {
         let (trigger, watch) = drain::channel();
         look_up_names(&self.snapshot).await;
+        let slots = descriptors::slots(&self.config.process);
         let proxy = Arc::new(Proxy::new(self.snapshot, Arc::new(self.log), self.engine.map(Arc::new)));
-        let slots = descriptors::slots();
         let mut running = Running {
             window: Window::new(&proxy, &slots),
             proxy,

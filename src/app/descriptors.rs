@@ -1,6 +1,9 @@
 //! Owns the limit of open files: raised as far as the system allows, and told in connections.
 
+use crate::config::Process;
 use crate::listener::slots::Slots;
+use crate::tunnel::Driver;
+use crate::tunnel::engine::Engine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the soft limit of open files to the hard one, as every connection takes two of them
@@ -20,8 +23,12 @@ pub fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Room for the connections that the limit allows.
+/// Room for the connections that the limit allows such a process.
 #[must_use]
-pub fn slots() -> Slots {
-    Slots::within(open_files())
+pub fn slots(process: &Process) -> Slots {
+    let taken = match process.engine {
+        Driver::Epoll => Engine::descriptors(process.workers),
+        Driver::Tokio => 0,
+    };
+    Slots::within(open_files().saturating_sub(taken))
 }

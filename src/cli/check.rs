@@ -59,7 +59,7 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
             println!("{text}");
         }
         descriptors::raise();
-        let (files, fit) = (descriptors::open_files(), descriptors::slots().all());
+        let (files, fit) = (descriptors::open_files(), descriptors::slots(&config.process).all());
         println!(
             "room for {fit} connections, started from here: a limit of {files} open files, two for each"
         );

@@ -25,7 +25,11 @@ pub(super) fn run(path: &Path) -> ExitCode {
         tracing::warn!("{warning}");
     }
     descriptors::raise();
-    tracing::info!(open_files = descriptors::open_files(), connections = descriptors::slots().all(), "room");
+    tracing::info!(
+        open_files = descriptors::open_files(),
+        connections = descriptors::slots(&config.process).all(),
+        "room"
+    );
     let workers = config.process.workers;
     let life = async move {
         let signals = Signals::new()?;

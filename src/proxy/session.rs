@@ -213,10 +213,18 @@ pub struct Place {
     pub session: Arc<Session>,
 }
 
+/// Room in the table that is kept however few there are.
+const KEPT: usize = 1024;
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.sessions.lock();
         table.live.remove(&self.session.report.id);
+        // What a storm of openings took goes back.
+        if table.live.len() < table.live.capacity() / 8 && table.live.capacity() > KEPT {
+            let twice = 2 * table.live.len();
+            table.live.shrink_to(twice);
+        }
         let totals = table.totals_of(&self.session);
         totals.live -= 1;
         add(totals, self.session.control.counters());

@@ -19,8 +19,9 @@ pub(super) use inbox::Line;
 use inbox::{Inbox, Post};
 use session::Session;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, available_parallelism};
 use tokio::runtime::Handle;
 pub use wire::Wire;
 use worker::Worker;
@@ -39,12 +40,8 @@ impl Engine {
     /// # Errors
     /// There are no descriptors, or no threads, to be had.
     pub fn start(workers: usize) -> io::Result<Self> {
-        let workers = match workers {
-            0 => std::thread::available_parallelism()?.get(),
-            workers => workers,
-        };
         let mut engine = Self { inboxes: Vec::new(), threads: Mutex::default() };
-        for _ in 0..workers {
+        for _ in 0..threads(workers) {
             let inbox = Arc::new(Inbox::new()?);
             let worker = Worker::new(Arc::clone(&inbox))?;
             let runtime = Handle::current();
@@ -57,6 +54,12 @@ impl Engine {
             engine.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(engine)
+    }
+
+    /// Open files that so many workers take for themselves.
+    #[must_use]
+    pub fn descriptors(workers: usize) -> u64 {
+        2 * threads(workers) as u64
     }
 
     /// Joins two streams to their end, of which `on_end` is told on the thread that relays; the tunnel's time
@@ -84,6 +87,14 @@ impl Engine {
             // A panic of the thread has been printed.
             let _ = thread.join();
         }
+    }
+}
+
+/// How many threads are meant; 0: one for each CPU, as the runtime has it.
+fn threads(workers: usize) -> usize {
+    match workers {
+        0 => available_parallelism().map_or(1, NonZeroUsize::get),
+        workers => workers,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::limit::rate::Rate;
 use crate::telemetry::metrics::Kind;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,27 +33,36 @@ impl From<Kind> for Class {
     }
 }
 
+/// Ends of tunnels may come so much longer at full pace: the tunnels of a large proxy, 60,000 by default, may
+/// all end at once, and none is to go unexplained.
+const TUNNELS_LONGER: NonZeroU32 = NonZeroU32::MIN.saturating_add(5);
+
 /// How many lines each class may have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowances {
+    tunnels: Rate,
     requests: Rate,
     unasked: Rate,
 }
 
 impl Allowances {
-    /// `rate` for tunnels, the same for requests, and a tenth for what never became one.
+    /// `rate` for requests, the same and a larger burst for tunnels, and a tenth for what never became a
+    /// request.
     pub(super) fn new(rate: Rate) -> Self {
+        let longer = rate.burst().checked_mul(TUNNELS_LONGER);
+        let tunnels = longer.and_then(|burst| Rate::new(rate.openings(), rate.per(), burst));
         let burst = (rate.burst().get() / PART_OF_UNASKED).max(1);
         let part = burst.try_into().ok().and_then(|burst| {
             let per = rate.per().checked_mul(PART_OF_UNASKED)?;
             Rate::new(rate.openings(), per, burst)
         });
-        Self { requests: rate, unasked: part.unwrap_or(rate) }
+        Self { tunnels: tunnels.unwrap_or(rate), requests: rate, unasked: part.unwrap_or(rate) }
     }
 
     fn of(&self, class: Class) -> Rate {
         match class {
-            Class::Tunnel | Class::Request => self.requests,
+            Class::Tunnel => self.tunnels,
+            Class::Request => self.requests,
             Class::Unasked => self.unasked,
         }
     }
@@ -136,7 +146,8 @@ mod tests {
         next[0] = 50;
         assert_eq!(lines(Class::Request, 10, 2 * SECOND), next);
         // The others are as they were.
-        assert_eq!(lines(Class::Tunnel, 100, SECOND), [0; 100]);
+        assert_eq!(lines(Class::Tunnel, 600, SECOND), [0; 600]);
+        assert_eq!(lines(Class::Tunnel, 100, SECOND), [99]);
         assert_eq!(lines(Class::Unasked, 100, SECOND), [0; 10], "a tenth");
         assert_eq!(
             lines(Class::Unasked, 11, 2 * SECOND),

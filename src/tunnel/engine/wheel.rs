@@ -38,6 +38,11 @@ impl Wheel {
         Self { heads, taken, nodes: Vec::new(), now: 0, next: None }
     }
 
+    /// The same without the places of its sessions, of which there must be none.
+    pub(super) fn emptied(&mut self) -> Self {
+        Self { now: self.now, ..Self::new() }
+    }
+
     /// Wakes a session up at a moment instead of when it was to be. One that has passed, or is more
     /// than a turn of the wheel away, is woken too early rather than late: at the next, or last, moment
     /// that there is a slot for.

@@ -21,8 +21,10 @@ use tokio::time::Instant;
 
 /// Events fetched at once. What is fetched waits for all before it; few more a call save little.
 const EVENTS: usize = 256;
-/// What the timer wheel tells apart.
-const SLOT: Duration = Duration::from_millis(4);
+/// What the timer wheel tells apart, in milliseconds.
+const SLOT: u64 = 4;
+/// Places that are kept when all are free; what a storm of openings took beyond goes back.
+const KEPT: usize = 1024;
 /// The event of the inbox; no session has it, for there are not so many.
 const INBOX: u64 = u64::MAX;
 
@@ -32,6 +34,8 @@ pub(super) struct Worker {
     inbox: Arc<Inbox>,
     places: Vec<Place>,
     free: Vec<u32>,
+    /// More than any generation that a place has had which is no more.
+    generation: u32,
     wheel: Wheel,
     /// The wheel's slot 0.
     began: Instant,
@@ -53,7 +57,7 @@ impl Worker {
         epoll::add(&epoll, &inbox, EventData::new_u64(INBOX), EventFlags::IN | EventFlags::ET)?;
         let (places, free, due) = (Vec::new(), Vec::new(), Vec::new());
         let (wheel, began) = (Wheel::new(), Instant::now());
-        Ok(Self { epoll, inbox, places, free, wheel, began, due, stopped: false })
+        Ok(Self { epoll, inbox, places, free, generation: 0, wheel, began, due, stopped: false })
     }
 
     /// Relays until it is told to stop.
@@ -81,8 +85,7 @@ impl Worker {
         if !self.due.is_empty() {
             return Some(Timespec::default());
         }
-        let at = self.began + SLOT * u32::try_from(self.wheel.next()?).unwrap_or(u32::MAX);
-        let patience = at.saturating_duration_since(Instant::now());
+        let patience = begin_of(self.wheel.next()?).saturating_sub(self.began.elapsed());
         Some(Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() })
     }
 
@@ -112,7 +115,7 @@ impl Worker {
 
     fn open(&mut self, mut session: Box<Session>) {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { session: None, generation: 0 });
+            self.places.push(Place { session: None, generation: self.generation });
             self.places.len() as u32 - 1
         });
         let place = &mut self.places[index as usize];
@@ -151,16 +154,16 @@ impl Worker {
     /// Gives those their turn whose time has come.
     fn wake_up(&mut self) {
         let Some(next) = self.wheel.next() else { return };
-        let now = self.began.elapsed().as_nanos() / SLOT.as_nanos();
-        if u128::from(next) > now {
+        let now = self.began.elapsed().as_millis() as u64 / SLOT;
+        if next > now {
             return;
         }
         let mut woken = Vec::new();
-        self.wheel.expire(now as u64, |index| woken.push(index));
+        self.wheel.expire(now, |index| woken.push(index));
         for index in woken {
             match self.armed(index) {
                 // It was more than a turn of the wheel away.
-                Some(at) if u128::from(at) > now => self.wheel.set(index, at),
+                Some(at) if at > now => self.wheel.set(index, at),
                 _ => self.give_turn(index),
             }
         }
@@ -168,7 +171,10 @@ impl Worker {
 
     fn turn(&mut self, index: u32) {
         let (began, mut nobody) = (self.began, Context::from_waker(Waker::noop()));
-        let Some(session) = &mut self.places[index as usize].session else { return };
+        let Some(session) = self.places.get_mut(index as usize).and_then(|place| place.session.as_mut())
+        else {
+            return;
+        };
         session.is_due = false;
         // A defect that one tunnel meets is not to be the end of all others.
         let turn = catch_unwind(AssertUnwindSafe(|| {
@@ -197,8 +203,12 @@ impl Worker {
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
         let session = place.session.take();
+        self.generation = self.generation.max(place.generation);
         self.free.push(index);
         self.inbox.closed();
+        if self.free.len() == self.places.len() && self.places.len() > KEPT {
+            (self.places, self.free, self.wheel) = (Vec::new(), Vec::new(), self.wheel.emptied());
+        }
         // What is done at its end is not ours, and no reason to end the others.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
     }
@@ -214,7 +224,15 @@ impl Drop for Worker {
 /// The first slot behind a moment of the session.
 fn slot(began: Instant, session: &Session, at: Tick) -> u64 {
     let at = session.join.control().opened() + at.elapsed();
-    (at - began).as_nanos().div_ceil(SLOT.as_nanos()) as u64
+    first_behind(at.saturating_duration_since(began))
+}
+
+fn first_behind(moment: Duration) -> u64 {
+    moment.as_nanos().div_ceil(u128::from(SLOT) * 1_000_000) as u64
+}
+
+fn begin_of(slot: u64) -> Duration {
+    Duration::from_millis(slot.saturating_mul(SLOT))
 }
 
 fn pack(token: Token, side: Side) -> u64 {
@@ -225,4 +243,28 @@ fn pack(token: Token, side: Side) -> u64 {
 fn unpack(data: u64) -> (Token, Side) {
     let side = if data & 1 == 1 { Side::Upstream } else { Side::Client };
     (Token { index: data as u32 >> 1, generation: (data >> 32) as u32 }, side)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_begins_when_its_sessions_are_due_even_after_years() {
+        let year = Duration::from_secs(365 * 24 * 3600);
+        for moment in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(4), 10 * year] {
+            let begin = begin_of(first_behind(moment));
+            assert!(begin >= moment && begin < moment + Duration::from_millis(SLOT), "{moment:?}: {begin:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_tells_whose_it_is() {
+        for (index, generation) in [(0, 0), (1, u32::MAX), (u32::MAX >> 1, 7)] {
+            for side in Side::BOTH {
+                let token = Token { index, generation };
+                assert_eq!(unpack(pack(token, side)), (token, side));
+            }
+        }
+    }
 }
