@@ -23,7 +23,7 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// Dropped before its end it is a defect; the story so far says so.
+    /// Tells of the end. Of a session that is dropped before it, which is a defect, the story so far says so.
     fn drop(&mut self) {
         if let Some(on_end) = self.on_end.take() {
             on_end(self.join.outcome());
