@@ -41,6 +41,25 @@ pub struct Settings {
     pub close_codes: CloseCodes,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// What tests begin with: no pings, and the usual timeouts.
+    fn of_tests() -> Self {
+        Self {
+            ping: PerSide::default(),
+            ping_timeout: Duration::from_secs(20),
+            pong: Pong::Required,
+            read_timeout: None,
+            send_timeout: Some(Duration::from_secs(60)),
+            close_timeout: Duration::from_secs(10),
+            max_lifetime: None,
+            on_violation: OnViolation::Blind,
+            max_message_size: None,
+            close_codes: CloseCodes::Registered,
+        }
+    }
+}
+
 /// Whether a peer must answer Pings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pong {

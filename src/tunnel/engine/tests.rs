@@ -3,7 +3,6 @@
 use super::*;
 use crate::io::Stream;
 use crate::outcome::{Side, Who, Why};
-use crate::tunnel::{CloseCodes, OnViolation, Pong};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -13,18 +12,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings() -> Settings {
-    Settings {
-        ping: PerSide::default(),
-        ping_timeout: Duration::from_secs(20),
-        pong: Pong::Required,
-        read_timeout: None,
-        send_timeout: Some(Duration::from_secs(60)),
-        close_timeout: Duration::from_secs(10),
-        max_lifetime: None,
-        on_violation: OnViolation::Blind,
-        max_message_size: None,
-        close_codes: CloseCodes::Registered,
-    }
+    Settings::of_tests()
 }
 
 /// Two peers and the tunnel between them.
@@ -104,20 +92,19 @@ async fn bytes_pass_both_ways_over_either_kind_of_socket() {
 #[tokio::test]
 async fn what_one_side_sends_too_fast_waits_and_none_of_it_is_lost() {
     let engine = Engine::start(1).unwrap();
-    for mut rig in [over_tcp(&engine, settings()).await, over_tcp(&engine, settings()).await] {
-        let (message, mut received) = (long_message(), Vec::new());
-        let (length, mut upstream) = (message.len(), rig.upstream);
-        let sent = tokio::spawn(async move { upstream.write_all(&message).await.map(|()| upstream) });
-        // It is under way, and stands still, before the first byte is taken.
-        while rig.control.counters().traffic(Side::Upstream).bytes == 0 {
-            tokio::task::yield_now().await;
-        }
-        received.resize(length, 7);
-        timeout(PATIENCE, rig.client.read_exact(&mut received)).await.expect("all in time").unwrap();
-        assert!(received == long_message());
-        rig.upstream = sent.await.unwrap().unwrap();
-        assert_eq!(rig.outcome().await.traffic.upstream.messages, 1);
+    let mut rig = over_tcp(&engine, settings()).await;
+    let (message, mut received) = (long_message(), Vec::new());
+    let (length, mut upstream) = (message.len(), rig.upstream);
+    let sent = tokio::spawn(async move { upstream.write_all(&message).await.map(|()| upstream) });
+    // It is under way before the first byte is taken.
+    while rig.control.counters().traffic(Side::Upstream).bytes == 0 {
+        tokio::task::yield_now().await;
     }
+    received.resize(length, 7);
+    timeout(PATIENCE, rig.client.read_exact(&mut received)).await.expect("all in time").unwrap();
+    assert!(received == long_message());
+    rig.upstream = sent.await.unwrap().unwrap();
+    assert_eq!(rig.outcome().await.traffic.upstream.messages, 1);
 }
 
 #[tokio::test]

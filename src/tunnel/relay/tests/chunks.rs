@@ -1,0 +1,179 @@
+//! Owns the tests of the relay as a whole, whatever the chunks and their order.
+
+use super::*;
+use proptest::prelude::*;
+
+/// A frame of a random conversation, told apart by its payload.
+#[derive(Clone, Debug)]
+struct Spoken {
+    opcode: u8,
+    fin: bool,
+    length: usize,
+}
+
+fn spoken() -> impl Strategy<Value = Spoken> {
+    (0..8_u8, any::<bool>(), prop_oneof![0..130_usize, 0..20_usize, 60_000..70_000_usize])
+        .prop_map(|(opcode, fin, length)| Spoken { opcode, fin, length })
+}
+
+/// Puts a conversation on the wire: legal frames, each as its own bytes.
+fn wire(from: Side, spoken: &[Spoken]) -> Vec<Vec<u8>> {
+    let mut in_message = false;
+    let frames = spoken.iter().enumerate().map(|(number, Spoken { opcode, fin, length })| {
+        let (opcode, control) = match opcode {
+            0 => (OpCode::Ping, true),
+            1 => (OpCode::Pong, true),
+            _ if in_message => (OpCode::Continuation, false),
+            _ => (OpCode::Binary, false),
+        };
+        let length = if control { length % 110 } else { *length };
+        // Of one side only: what looks like an answer to the other side would be taken for one.
+        let mut payload = format!("{from:?}{number:05}").into_bytes();
+        payload.resize(payload.len() + length, b'.');
+        let mut bytes = frame(from, opcode, &payload);
+        if !control {
+            in_message = !fin;
+            bytes[0] = bytes[0] & 0x7f | u8::from(*fin) << 7;
+        }
+        bytes
+    });
+    frames.collect()
+}
+
+/// What is yet to come from one side: its own words, and pongs to the proxy's pings between them.
+struct Speaker {
+    words: std::collections::VecDeque<Vec<u8>>,
+    /// The rest of the frame that is being sent.
+    current: Vec<u8>,
+    /// Pongs it owes, and whether the Ping was the other side's.
+    pongs: std::collections::VecDeque<(Vec<u8>, bool)>,
+    /// It answers every Ping, not only the proxy's.
+    obedient: bool,
+    /// What it has said to the other side, frame by frame.
+    said: Vec<Vec<u8>>,
+}
+
+impl Speaker {
+    fn new(words: &[Vec<u8>], obedient: bool) -> Self {
+        let words = words.iter().cloned().collect();
+        Self { words, current: vec![], pongs: Default::default(), obedient, said: vec![] }
+    }
+
+    fn next_frame(&mut self) -> Option<Vec<u8>> {
+        let next = self.pongs.pop_front().or_else(|| Some((self.words.pop_front()?, true)));
+        let (next, passes) = next?;
+        if passes {
+            self.said.push(next.clone());
+        }
+        Some(next)
+    }
+
+    fn hears_ping(&mut self, pong: Vec<u8>, foreign: bool) {
+        if self.obedient || !foreign {
+            self.pongs.push_back((pong, foreign));
+        }
+    }
+
+    fn next(&mut self, most: usize) -> Vec<u8> {
+        let mut chunk = Vec::new();
+        while chunk.len() < most {
+            if self.current.is_empty() {
+                let Some(next) = self.next_frame() else { break };
+                self.current = next;
+            }
+            let take = self.current.len().min(most - chunk.len());
+            chunk.extend(self.current.drain(..take));
+        }
+        chunk
+    }
+}
+
+proptest! {
+    /// Whatever the chunks and the interleaving: what arrives is what was sent, plus injected
+    /// frames on frame boundaries, less the pongs to the proxy's own pings; and where both sides
+    /// answer every ping, no pong is added.
+    #[test]
+    fn nothing_is_lost_or_invented(
+        client in proptest::collection::vec(spoken(), 0..20),
+        upstream in proptest::collection::vec(spoken(), 0..20),
+        obedient in any::<bool>(),
+        steps in proptest::collection::vec((any::<bool>(), 1..5000_usize, 0..30_u64), 1..200),
+    ) {
+        let quick = PerSide { client: Some(seconds(5)), upstream: Some(seconds(5)) };
+        let settings = Settings { ping: quick, pong: Pong::Optional, ping_timeout: seconds(2), ..settings() };
+        let (mut relay, mut out) = (relay(settings), Sent::default());
+        let said = PerSide { client: wire(CLIENT, &client), upstream: wire(UPSTREAM, &upstream) };
+        let mut speakers = PerSide {
+            client: Speaker::new(&said.client, obedient),
+            upstream: Speaker::new(&said.upstream, obedient),
+        };
+        let mut received = PerSide::<Vec<Vec<u8>>>::default();
+        let mut unread = PerSide::<Vec<u8>>::default();
+        let (mut now, mut wake_up) = (Tick::ZERO, None);
+        let rest = std::iter::repeat_n([(true, 70_000, 1), (false, 70_000, 1)], 40).flatten();
+        for (left, most, pause) in steps.into_iter().chain(rest) {
+            now = now + seconds(pause);
+            let from = if left { CLIENT } else { UPSTREAM };
+            let chunk = speakers[from].next(most);
+            if !chunk.is_empty() {
+                relay.on_bytes(from, &chunk, now, &mut out);
+            }
+            relay.on_tick(now, &mut out);
+            let next = relay.next_tick();
+            if !relay.has_moved_forward() {
+                prop_assert!(next.is_none() || next >= wake_up, "{next:?}, before {wake_up:?}, and it was not told");
+            }
+            wake_up = next;
+            for side in Side::BOTH {
+                unread[side].append(&mut out.0[side]);
+                // A reference reader: whole frames only, in order.
+                while let Ok(Some((header, size))) = Header::decode(&unread[side]) {
+                    let end = size + header.length as usize;
+                    if unread[side].len() < end { break }
+                    let bytes: Vec<u8> = unread[side].drain(..end).collect();
+                    let mut payload = bytes[size..].to_vec();
+                    if let Some(key) = header.mask { key.apply(&mut payload) }
+                    let foreign = payload.len() != 8;
+                    if header.opcode == OpCode::Ping {
+                        speakers[side].hears_ping(frame(side, OpCode::Pong, &payload), foreign);
+                    }
+                    if header.opcode != OpCode::Ping || foreign {
+                        received[side].push(bytes);
+                    }
+                }
+            }
+        }
+        for side in Side::BOTH {
+            prop_assert!(unread[side].is_empty(), "a frame was left unfinished");
+            prop_assert!(speakers[side].words.is_empty(), "not all was said");
+            // Pongs given in the name of a side that skips answers, once each.
+            let pings = wire_payloads(&said[side], OpCode::Ping);
+            let mut given = Vec::new();
+            let mut expected = speakers[side.other()].said.iter().peekable();
+            for bytes in &received[side] {
+                if expected.next_if(|want| *want == bytes).is_none() {
+                    let (header, payload) = read(bytes);
+                    let answers = header.opcode == OpCode::Pong && pings.contains(&payload);
+                    prop_assert!(answers && !obedient, "invented {header:?}");
+                    prop_assert!(!given.contains(&payload), "given twice");
+                    given.push(payload);
+                }
+            }
+            prop_assert!(expected.next().is_none(), "lost something");
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> (Header, Vec<u8>) {
+    let (header, size) = Header::decode(bytes).unwrap().unwrap();
+    let mut payload = bytes[size..].to_vec();
+    if let Some(key) = header.mask {
+        key.apply(&mut payload);
+    }
+    (header, payload)
+}
+
+fn wire_payloads(frames: &[Vec<u8>], opcode: OpCode) -> Vec<Vec<u8>> {
+    let read = frames.iter().map(|bytes| read(bytes));
+    read.filter(|(header, _)| header.opcode == opcode).map(|(_, payload)| payload).collect()
+}

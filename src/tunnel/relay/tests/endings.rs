@@ -1,0 +1,133 @@
+//! Owns the tests of how tunnels end: who is told what, and what is waited for.
+
+use super::*;
+
+#[test]
+fn the_close_handshake_passes_and_is_the_end() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 4000), at(3), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(4000));
+    relay.on_bytes(UPSTREAM, &close_frame(UPSTREAM, 4000), at(4), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(4000));
+    assert_eq!(ended(&relay, at(4)), (Who::Client, Why::Close, Some(4000)));
+    assert!(!relay.is_settled(), "the server closes the stream first, RFC 6455 7.1.1");
+    relay.on_eof(UPSTREAM, at(4), &mut out);
+    assert!(relay.wants_shutdown(CLIENT));
+    relay.on_eof(CLIENT, at(5), &mut out);
+    assert!(relay.is_settled());
+    assert_eq!((out.frames(CLIENT), out.frames(UPSTREAM)), (vec![], vec![]));
+}
+
+#[test]
+fn an_unfinished_close_handshake_is_cut_in_the_end() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 1000), at(3), &mut out);
+    assert_eq!(relay.next_tick(), Some(at(13)));
+    assert!(!relay.is_expired(at(12)));
+    assert!(relay.is_expired(at(13)));
+}
+
+#[test]
+fn an_upstream_gone_without_a_word_is_told_as_1014() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_eof(UPSTREAM, at(9), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
+    assert_eq!(ended(&relay, at(9)), (Who::Upstream, Why::Eof, Some(1014)));
+    assert!(relay.wants_shutdown(CLIENT) && !relay.is_settled());
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 1014), at(10), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1014), "the other half still passes");
+    assert!(relay.is_settled());
+}
+
+#[test]
+fn a_client_gone_without_a_word_is_told_as_1001() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_gone(CLIENT, Why::Reset, at(9), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+    assert_eq!(ended(&relay, at(9)), (Who::Client, Why::Reset, Some(1001)));
+    relay.on_eof(UPSTREAM, at(9), &mut out);
+    assert!(relay.is_settled());
+}
+
+#[test]
+fn in_the_middle_of_a_frame_no_close_is_possible() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
+    relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
+    relay.on_gone(UPSTREAM, Why::Reset, at(2), &mut out);
+    assert_eq!(out.0.client, message[..50]);
+    assert_eq!(ended(&relay, at(2)), (Who::Upstream, Why::Reset, None));
+    assert!(relay.is_settled(), "nothing to wait for");
+}
+
+#[test]
+fn half_a_header_is_dropped_so_that_a_close_fits() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(UPSTREAM, &[0x82], at(1), &mut out);
+    relay.on_eof(UPSTREAM, at(2), &mut out);
+    assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
+}
+
+#[test]
+fn orders_and_timeouts_tell_both_sides() {
+    let orders = [(Why::Shutdown, 1001), (Why::Drain, 1012), (Why::EndpointRemoved, 1012)];
+    for (why, code) in orders {
+        let (mut relay, mut out) = (relay(settings()), Sent::default());
+        relay.order(Order { at: at(8), why, words: None });
+        relay.order(Order { at: at(5), why, words: None });
+        assert_eq!(relay.next_tick(), Some(at(5)));
+        relay.on_tick(at(5), &mut out);
+        assert_eq!(close_code(&out.frames(CLIENT)), Some(code));
+        assert_eq!(close_code(&out.frames(UPSTREAM)), Some(code));
+        assert_eq!(ended(&relay, at(5)), (Who::Proxy, why, Some(code)));
+    }
+    let idle = Settings { read_timeout: Some(seconds(10)), max_lifetime: Some(seconds(15)), ..settings() };
+    let (mut quiet, mut out) = (relay(idle.clone()), Sent::default());
+    quiet.on_tick(at(10), &mut out);
+    assert_eq!(ended(&quiet, at(10)), (Who::Proxy, Why::ReadTimeout, Some(1001)));
+    let mut busy = relay(idle);
+    busy.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"x"), at(9), &mut out);
+    busy.on_tick(at(15), &mut out);
+    assert_eq!(ended(&busy, at(15)), (Who::Proxy, Why::Lifetime, Some(1001)));
+}
+
+#[test]
+fn after_the_proxys_close_nothing_passes_but_the_answer_is_heard() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.order(Order { at: at(5), why: Why::Drain, words: None });
+    relay.on_tick(at(5), &mut out);
+    out.0 = PerSide::default();
+    relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"late"), at(5), &mut out);
+    relay.on_bytes(CLIENT, &close_frame(CLIENT, 1012), at(6), &mut out);
+    assert!(!relay.is_settled());
+    relay.on_bytes(UPSTREAM, &close_frame(UPSTREAM, 1012), at(6), &mut out);
+    assert!(relay.is_settled());
+    assert_eq!(out.0, PerSide::default());
+}
+
+#[test]
+fn a_close_waits_for_the_end_of_the_frame_and_the_frame_arrives() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
+    relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
+    relay.order(Order { at: at(5), why: Why::Shutdown, words: None });
+    relay.on_tick(at(5), &mut out);
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+    relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(6), &mut out);
+    let frames = out.frames(CLIENT);
+    assert_eq!(frames.len(), 2, "the frame, the close, and not the frame behind it");
+    assert_eq!(close_code(&frames), Some(1001));
+}
+
+#[test]
+fn bytes_that_nobody_takes_end_by_the_send_timeout() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_blocked(CLIENT, at(10));
+    relay.on_progress(CLIENT, at(50));
+    relay.on_tick(at(109), &mut out);
+    assert_eq!(relay.outcome(at(109)).ending.why, Why::Aborted);
+    relay.on_tick(at(110), &mut out);
+    assert_eq!(ended(&relay, at(110)), (Who::Client, Why::SendTimeout, Some(1001)));
+    assert!(relay.is_dead(CLIENT));
+    assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
+}
