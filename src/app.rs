@@ -230,6 +230,8 @@ impl Running {
         let address = ready.listen.socket.address.clone();
         let settings = Arc::new(ArcSwap::from_pointee(ready));
         let (proxy, watch, now) = (Arc::clone(&self.proxy), self.watch.clone(), Arc::clone(&settings));
+        let current = Arc::clone(&settings);
+        let options = move || current.load().listen.socket.tcp;
         let mut draining = self.watch.clone();
         let until = async move {
             tokio::select! {
@@ -240,7 +242,7 @@ impl Running {
         let give = move |accepted: Accepted| {
             tokio::spawn(serve_one(accepted, now.load_full(), Arc::clone(&proxy), watch.clone()));
         };
-        tokio::spawn(accept::run(socket, address.clone(), self.slots.clone(), until, give));
+        tokio::spawn(accept::run(socket, address.clone(), self.slots.clone(), options, until, give));
         match local {
             Some(local) => tracing::info!(%address, %local, "listening"),
             None => tracing::info!(%address, "listening"),

@@ -8,7 +8,7 @@ use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;
 use std::io::{self, ErrorKind::WouldBlock};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -83,6 +83,13 @@ impl Stream {
                 *below = second;
                 Ok(Self::Layered(stream))
             }
+        }
+    }
+
+    /// Sets the options of a TCP connection. It fails only when the peer is gone, which reading will tell.
+    pub fn apply(&self, options: &TcpOptions) {
+        if let Self::Tcp(stream) = self {
+            let _ = options.apply(stream);
         }
     }
 
@@ -249,21 +256,22 @@ pub struct Keepalive {
 
 impl TcpOptions {
     /// Sets the options, and TCP_NODELAY: a frame is a unit, waiting for more to send with it
-    /// only delays it.
+    /// only delays it. Those of a listening socket are inherited by each connection that it accepts.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`.
-    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
-        if let Some(Keepalive { time, interval, probes }) = self.keepalive {
-            let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes);
-            socket.set_tcp_keepalive(&keepalive)?;
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        socket.set_tcp_nodelay(true)?;
+        match self.keepalive {
+            Some(Keepalive { time, interval, probes }) => {
+                let keepalive =
+                    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes);
+                socket.set_tcp_keepalive(&keepalive)?;
+            }
+            None => socket.set_keepalive(false)?,
         }
-        if self.user_timeout.is_some() {
-            socket.set_tcp_user_timeout(self.user_timeout)?;
-        }
-        Ok(())
+        socket.set_tcp_user_timeout(self.user_timeout)
     }
 }
 
@@ -273,18 +281,28 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn options_reach_the_socket() {
+    async fn options_reach_the_socket_and_those_that_it_accepts() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let keepalive =
             Keepalive { time: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 4 };
         let options = TcpOptions { keepalive: Some(keepalive), user_timeout: Some(Duration::from_secs(30)) };
-        options.apply(&stream).unwrap();
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+        let off = TcpOptions::default();
+        for options in [options, off, options] {
+            options.apply(&listener).unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            options.apply(&near).unwrap();
+            let (far, _) = listener.accept().await.unwrap();
+            for stream in [near, far] {
+                let socket = SockRef::from(&stream);
+                assert!(socket.tcp_nodelay().unwrap());
+                assert_eq!(socket.keepalive().unwrap(), options.keepalive.is_some());
+                assert_eq!(socket.tcp_user_timeout().unwrap(), options.user_timeout);
+                if options.keepalive.is_some() {
+                    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+                    assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+                    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+                }
+            }
+        }
     }
 }

@@ -81,7 +81,7 @@ impl Bound {
             tokio::spawn(serve_one(accepted, Arc::clone(&admin), watch.clone()));
         };
         let slots = Slots::new(CONNECTIONS, "it is the admin endpoint's own bound");
-        tokio::spawn(accept::run(socket, address.clone(), slots, until, give));
+        tokio::spawn(accept::run(socket, address.clone(), slots, TcpOptions::default, until, give));
         Serving { address, local, _stop: stop }
     }
 }

@@ -4,11 +4,12 @@ use super::Accepted;
 use super::slots::Slots;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
-use crate::io::Stream;
-use std::future::Future;
+use crate::io::{Stream, TcpOptions};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
@@ -19,24 +20,31 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Accepts connections while there is room for them, and gives each to `serve`, until `stop` is
 /// ready; then those that already wait in the kernel's queue are served as well, for their clients
-/// believe to be connected.
+/// believe to be connected. `options` tells those of its connections, which may change.
 pub async fn run(
     bound: Bound,
     address: ListenAddr,
     slots: Slots,
+    options: impl Fn() -> TcpOptions,
     stop: impl Future<Output = ()>,
     mut serve: impl FnMut(Accepted),
 ) {
     let mut complained: Option<Instant> = None;
+    let mut heritage = Heritage::new(options(), &bound, &address);
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&bound, &address, &slots, &mut complained) => accepted,
+            accepted = accept(&bound, &address, &slots, &mut complained, &mut heritage) => accepted,
         };
         match accepted {
             Ok(accepted) => {
+                let options = options();
+                if options != heritage.options {
+                    heritage = Heritage::new(options, &bound, &address);
+                }
+                heritage.complete(&accepted);
                 serve(accepted);
                 // Behind all that is ready: of a flood of connections no more are taken than are served,
                 // and tunnels do not come to their turn behind thousands of new ones.
@@ -51,7 +59,38 @@ pub async fn run(
             }
         }
     }
-    queued(bound, &slots).unwrap_or_default().into_iter().for_each(serve);
+    for accepted in queued(bound, &slots).unwrap_or_default() {
+        heritage.complete(&accepted);
+        serve(accepted);
+    }
+}
+
+/// Options that connections inherit from their listener, at no price for each.
+struct Heritage {
+    options: TcpOptions,
+    /// No connection waits any more that began before the listener had them.
+    by_all: bool,
+}
+
+impl Heritage {
+    fn new(options: TcpOptions, bound: &Bound, address: &ListenAddr) -> Self {
+        bound.apply(&options, address);
+        Self { options, by_all: false }
+    }
+
+    /// Looks whether nobody waits. The kernel is asked itself: the runtime may not have heard yet.
+    fn look(&mut self, listener: &TcpListener) {
+        if !self.by_all {
+            let waiting = &mut [PollFd::new(listener, PollFlags::IN)];
+            self.by_all = poll(waiting, Some(&Timespec::default())) == Ok(0);
+        }
+    }
+
+    fn complete(&self, accepted: &Accepted) {
+        if !self.by_all {
+            accepted.stream.apply(&self.options);
+        }
+    }
 }
 
 /// What waits in the kernel's queue and has room. The kernel is asked itself: the runtime may not
@@ -88,6 +127,7 @@ async fn accept(
     address: &ListenAddr,
     slots: &Slots,
     complained: &mut Option<Instant>,
+    heritage: &mut Heritage,
 ) -> io::Result<Accepted> {
     let slot = match slots.try_take() {
         Some(slot) => slot,
@@ -102,7 +142,14 @@ async fn accept(
     };
     match bound {
         Bound::Tcp(listener) => {
-            let (stream, peer) = listener.accept().await?;
+            let accept = poll_fn(|cx| {
+                let accepted = listener.poll_accept(cx);
+                if accepted.is_pending() {
+                    heritage.look(listener);
+                }
+                accepted
+            });
+            let (stream, peer) = accept.await?;
             Ok(Accepted { stream: Stream::Tcp(stream), client: ClientAddr::Tcp(peer), slot })
         }
         Bound::Unix(listener, _) => {
@@ -125,4 +172,51 @@ fn may_complain(complained: &mut Option<Instant>) -> bool {
         *complained = Some(Instant::now());
     }
     may
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::{Inherited, bind};
+    use super::*;
+    use crate::listener::Settings;
+    use socket2::SockRef;
+    use std::sync::{Arc, Mutex};
+    use tokio::sync::{mpsc, oneshot};
+
+    #[tokio::test]
+    async fn options_that_change_reach_the_connections_that_come_then() {
+        let told = |seconds| TcpOptions { user_timeout: Some(Duration::from_secs(seconds)), keepalive: None };
+        let address: ListenAddr = "127.0.0.1:0".parse().unwrap();
+        let settings = Settings {
+            address: address.clone(),
+            backlog: 16,
+            reuse_port: false,
+            proxy_protocol: false,
+            tls: None,
+            tcp: told(1),
+        };
+        let bound = bind(&settings, &Inherited::default()).await.unwrap();
+        let to = bound.local_addr().unwrap();
+        let current = Arc::new(Mutex::new(told(1)));
+        let options = {
+            let current = Arc::clone(&current);
+            move || *current.lock().unwrap()
+        };
+        let (give, mut accepted) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let until = async { _ = stopped.await };
+        let give = move |accepted| _ = give.send(accepted);
+        let run = tokio::spawn(run(bound, address, Slots::new(9, ""), options, until, give));
+        // The first waits before the loop begins.
+        for seconds in [1, 1, 2, 2, 1] {
+            *current.lock().unwrap() = told(seconds);
+            let _client = TcpStream::connect(to).await.unwrap();
+            let Stream::Tcp(stream) = accepted.recv().await.unwrap().stream else { panic!("it is TCP") };
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(seconds)));
+            assert!(socket.tcp_nodelay().unwrap());
+        }
+        stop.send(()).unwrap();
+        run.await.unwrap();
+    }
 }

@@ -91,10 +91,6 @@ pub async fn ready(
     limit: Duration,
 ) -> Result<(Stream, Connection), NotReady> {
     let Accepted { mut stream, client, slot } = accepted;
-    if let Stream::Tcp(stream) = &stream {
-        // It fails only when the peer is gone already, which reading will tell.
-        let _ = settings.tcp.apply(stream);
-    }
     let mut connection =
         Connection { peer: client, local: stream.local_addr(), tls: None, slot: Arc::new(slot) };
     let mut waited = Duration::ZERO;

@@ -2,6 +2,7 @@
 
 use super::Settings;
 use crate::addr::ListenAddr;
+use crate::io::TcpOptions;
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
@@ -128,6 +129,15 @@ impl Bound {
             Self::Unix(..) => None,
         }
     }
+
+    /// Sets the options that its connections inherit.
+    pub(super) fn apply(&self, options: &TcpOptions, address: &ListenAddr) {
+        if let Self::Tcp(listener) = self
+            && let Err(error) = options.apply(listener)
+        {
+            tracing::error!(listen = %address, %error, "cannot set tcp_keepalive, tcp_user_timeout or TCP_NODELAY");
+        }
+    }
 }
 
 /// Binds a socket and listens on it.
@@ -196,7 +206,6 @@ async fn is_left_over(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::TcpOptions;
 
     fn settings(address: &str) -> Settings {
         let address = address.parse().unwrap();
