@@ -15,6 +15,7 @@ use super::control::Control;
 use super::join::{Join, Opened};
 use super::{Framing, Settings};
 use crate::outcome::{Outcome, PerSide};
+pub use inbox::Knock;
 pub(super) use inbox::Line;
 use inbox::{Inbox, Post};
 use session::Session;
@@ -63,7 +64,8 @@ impl Engine {
     }
 
     /// Joins two streams to their end, of which `on_end` is told on the thread that relays; the tunnel's time
-    /// begins with its control. The thread with the fewest tunnels gets it.
+    /// begins with its control. The thread with the fewest tunnels gets it, and is woken when the knock is
+    /// dropped: whoever has more to do that comes to the same thread wakes it once for all.
     pub fn run(
         &self,
         streams: PerSide<Opened<Wire>>,
@@ -71,11 +73,13 @@ impl Engine {
         framing: Framing,
         control: Arc<Control>,
         on_end: impl FnOnce(Outcome) + Send + 'static,
-    ) {
+    ) -> Knock {
         let join = Join::new(streams, settings, framing, control);
         let session = Box::new(Session::new(join, Box::new(on_end)));
         let fewest = self.inboxes.iter().min_by_key(|inbox| (inbox.is_closed(), inbox.sessions()));
-        fewest.expect("an engine has a thread at least").post(Post::Open(session));
+        let inbox = fewest.expect("an engine has a thread at least");
+        inbox.leave(Post::Open(session));
+        Knock(Arc::clone(inbox))
     }
 
     /// Ends the threads. A tunnel that is still open is dropped, and reported so.

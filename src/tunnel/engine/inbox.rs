@@ -12,11 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// One worker's inbox.
 pub(in crate::tunnel) struct Inbox {
     /// `None`: the worker has ended, and nobody will fetch them.
-    posts: Mutex<Option<Vec<Post>>>,
+    posts: Mutex<Option<Posts>>,
     /// Counts up when there is something; epoll watches it.
     bell: OwnedFd,
     /// Sessions of the worker, those among them that it has not fetched yet.
     sessions: AtomicUsize,
+}
+
+/// What was left since the worker last looked.
+#[derive(Default)]
+struct Posts {
+    left: Vec<Post>,
+    /// The bell was rung for them.
+    is_rung: bool,
 }
 
 /// Something for a worker.
@@ -51,15 +59,31 @@ impl Line {
     }
 }
 
+/// Something was left in an inbox: the worker is woken when this is dropped.
+#[derive(Debug)]
+pub struct Knock(pub(super) Arc<Inbox>);
+
+impl Drop for Knock {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
 impl Inbox {
     pub(super) fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { posts: Mutex::new(Some(Vec::new())), bell, sessions: AtomicUsize::new(0) })
+        Ok(Self { posts: Mutex::new(Some(Posts::default())), bell, sessions: AtomicUsize::new(0) })
     }
 
-    /// Leaves something for the worker. A session that it will not fetch any more is dropped, and so reports
-    /// its end.
+    /// Leaves something for the worker, and wakes it.
     pub(super) fn post(&self, post: Post) {
+        self.leave(post);
+        self.ring();
+    }
+
+    /// Leaves something for the worker, who is to be woken by [`Inbox::ring`]. A session that it will not
+    /// fetch any more is dropped, and so reports its end.
+    pub(super) fn leave(&self, post: Post) {
         let mut lock = self.posts();
         let Some(posts) = &mut *lock else {
             // Behind the lock: what a session does at its end is not known here.
@@ -68,8 +92,17 @@ impl Inbox {
         if let Post::Open(_) = post {
             self.sessions.fetch_add(1, Ordering::Relaxed);
         }
-        posts.push(post);
-        if posts.len() == 1 {
+        posts.left.push(post);
+    }
+
+    /// Wakes the worker, unless there is nothing for it or it was woken for that already.
+    pub(super) fn ring(&self) {
+        let is_new = match &mut *self.posts() {
+            Some(posts) => !posts.left.is_empty() && !std::mem::replace(&mut posts.is_rung, true),
+            None => false,
+        };
+        // Behind the lock: on the same processor the worker runs at once, and asks for it.
+        if is_new {
             // It fails when it counts 2^64 rings that nobody has heard: then it rings.
             let _ = write(&self.bell, &1_u64.to_ne_bytes());
         }
@@ -79,7 +112,7 @@ impl Inbox {
     pub(super) fn collect(&self) -> Vec<Post> {
         // It fails when it did not ring.
         let _ = read(&self.bell, &mut [0; 8]);
-        self.posts().as_mut().map(std::mem::take).unwrap_or_default()
+        self.posts().as_mut().map(std::mem::take).unwrap_or_default().left
     }
 
     /// The worker has ended: it gets nothing any more.
@@ -103,7 +136,7 @@ impl Inbox {
         self.posts().is_none()
     }
 
-    fn posts(&self) -> MutexGuard<'_, Option<Vec<Post>>> {
+    fn posts(&self) -> MutexGuard<'_, Option<Posts>> {
         self.posts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,5 +150,41 @@ impl AsFd for Inbox {
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inbox").field("sessions", &self.sessions()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often the bell was rung since the last time.
+    fn rings(inbox: &Inbox) -> u64 {
+        let mut count = [0; 8];
+        read(&inbox.bell, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    }
+
+    #[test]
+    fn the_bell_rings_once_for_all_that_was_left() {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let token = Token { index: 0, generation: 0 };
+        inbox.ring();
+        assert_eq!(rings(&inbox), 0, "for nothing");
+        for _ in 0..2 {
+            inbox.leave(Post::Mail(token));
+            let (one, other) = (Knock(Arc::clone(&inbox)), Knock(Arc::clone(&inbox)));
+            assert_eq!(rings(&inbox), 0, "not before the knock");
+            drop(one);
+            inbox.leave(Post::Mail(token));
+            drop(other);
+            inbox.post(Post::Stop);
+            assert_eq!(rings(&inbox), 1);
+            assert_eq!(inbox.collect().len(), 3);
+        }
+        inbox.leave(Post::Mail(token));
+        inbox.post(Post::Stop);
+        assert_eq!(rings(&inbox), 1, "also for what nobody has knocked for yet");
+        inbox.close();
+        inbox.post(Post::Mail(token));
+        assert_eq!(rings(&inbox), 0, "nobody is there");
     }
 }
