@@ -54,7 +54,8 @@ pub enum Refusal {
     GaveWay,
 }
 
-/// Serves the requests of a connection until it ends, becomes a tunnel or drains. `refused` is told
+/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It costs some 10 KB from
+/// here on: its first byte should be there. `refused` is told
 /// of what did not become a request; `wanted` tells whether one that keeps the proxy waiting is to go
 /// for others' sake, and since when it has to wait for that.
 pub async fn serve<F, A, R>(
@@ -70,7 +71,6 @@ pub async fn serve<F, A, R>(
     R: Fn(Refusal),
 {
     let (patience, wanted) = wanted;
-    // A connection costs some 10 KB once hyper has it: not before its first byte is there.
     let version = timeout(settings.header_timeout, version(&mut stream, settings.protocols)).await;
     let Ok(Ok(version)) = version else { return };
     let activity = Arc::new(Activity::new(version == Version::Http1));
@@ -120,8 +120,8 @@ enum Version {
     Http2,
 }
 
-/// Waits for the first bytes, and tells which version they are of (RFC 9113 3.3). They stay where
-/// they are.
+/// Tells which version is spoken: where it may be either, by the first bytes (RFC 9113 3.3). They stay
+/// where they are.
 async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Version> {
     let begins = |seen: &[u8]| {
         let common = seen.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
@@ -129,16 +129,11 @@ async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Versio
         let is_clear = seen.is_empty() || common == PREFACE.len() || common < seen.len();
         is_clear.then_some(common == PREFACE.len())
     };
-    match (protocols.http1, protocols.http2) {
-        (true, true) => {
-            let is_http2 = stream.look(PREFACE.len(), begins).await?;
-            Ok(if is_http2 { Version::Http2 } else { Version::Http1 })
-        }
-        (_, http2) => {
-            stream.look(1, |_| Some(())).await?;
-            Ok(if http2 { Version::Http2 } else { Version::Http1 })
-        }
-    }
+    let is_http2 = match (protocols.http1, protocols.http2) {
+        (true, true) => stream.look(PREFACE.len(), begins).await?,
+        (_, http2) => http2,
+    };
+    Ok(if is_http2 { Version::Http2 } else { Version::Http1 })
 }
 
 fn http1(settings: &Settings, keep_alive: bool) -> http1::Builder {

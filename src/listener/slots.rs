@@ -7,9 +7,10 @@
 //! have kept the proxy waiting longest give theirs back (as nginx reuses connections that wait for a
 //! request when `worker_connections` are used up).
 
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -132,6 +133,17 @@ impl Slot {
         waited: &mut Duration,
         awaited: impl Future<Output = T>,
     ) -> Result<T, Wanted> {
+        let mut awaited = pin!(awaited);
+        // Most have done it before they are waited for: they cost no timer.
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(awaited.as_mut().poll(cx))).await {
+            return Ok(done);
+        }
+        // It has just been asked, and will wake this task.
+        let mut is_asked = true;
+        let awaited = poll_fn(|cx| match std::mem::take(&mut is_asked) {
+            true => Poll::Pending,
+            false => awaited.as_mut().poll(cx),
+        });
         let began = Instant::now();
         let done = tokio::select! {
             // Whoever is woken again and again does not put off this question.
