@@ -110,6 +110,11 @@ class Lab:
         echo = Tool(self, self.cpus["echo"], "echo")
         return echo, echo.hear("ready", 10)["port"]
 
+    def bare(self, upstream):
+        """Starts a bare relay where the proxies run; its process and port."""
+        bare = Tool(self, self.cpus["proxy"], "bare", "--to", f"{HOST}:{upstream}")
+        return bare, bare.hear("ready", 10)["port"]
+
     def load(self, *words):
         return Tool(self, self.cpus["load"], "load", *words)
 

@@ -246,22 +246,21 @@ def reload(lab, scale, proxy):
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What is done, whether it says something without a proxy, and whether it is done with all proxies together."""
+    """What is done, and whether it is done with all proxies together."""
 
     work: callable
-    without_proxy: bool = False
     together: bool = False
 
 
 MEASURES = {
     "idle": Measure(idle, together=True),
     "idle-tls": Measure(idle_tls, together=True),
-    "messages": Measure(messages, without_proxy=True),
+    "messages": Measure(messages),
     "messages-tls": Measure(messages_tls),
-    "many": Measure(many, without_proxy=True),
-    "openings": Measure(openings, without_proxy=True),
+    "many": Measure(many),
+    "openings": Measure(openings),
     "openings-tls": Measure(openings_tls),
-    "latency": Measure(latency, without_proxy=True),
-    "http": Measure(http, without_proxy=True),
+    "latency": Measure(latency),
+    "http": Measure(http),
     "reload": Measure(reload),
 }

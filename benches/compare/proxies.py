@@ -15,7 +15,7 @@ import time
 from lab import HOST, TLS_HOST, Failure, free_ports, spawn, tree
 
 CONFIGS = pathlib.Path(__file__).with_name("configs")
-DIRECT = "direct"
+DIRECT, BARE = "direct", "bare"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +237,29 @@ class Direct:
 
     def stop(self):
         self.echo.stop()
+
+
+class Bare(Direct):
+    """A relay that looks at nothing, in the place of a proxy. It shows what the kernel takes, whatever the proxy."""
+
+    def __init__(self, lab):
+        super().__init__(lab)
+        self.bare, self.port = lab.bare(self.port)
+        self.process = self.bare.process
+
+    def watch(self):
+        return ["--watch", f"proxy={self.process.pid}", *super().watch()]
+
+    def stop(self):
+        self.bare.stop()
+        super().stop()
+
+
+# What stands beside the proxies: a program of its own for neither.
+BESIDE = {
+    BARE: (Bare, Variant("", measures=("idle", "messages", "many", "openings", "latency", "http"))),
+    DIRECT: (Direct, Variant("", measures=("messages", "many", "openings", "latency", "http"))),
+}
 
 
 def end(process):

@@ -3,7 +3,7 @@
 import statistics
 
 from measures import NUMBERS
-from proxies import DIRECT
+from proxies import BARE, BESIDE
 
 BASE = "nginx"
 
@@ -49,6 +49,11 @@ def columns(results):
     return [name for name in results["about"]["versions"] if results["values"].get(name)]
 
 
+def beside(results):
+    """What stands beside them."""
+    return [name for name in BESIDE if results["values"].get(name)]
+
+
 def own(results):
     """Those of them that are Holdline."""
     return [name for name in columns(results) if name in results["about"]["own"]]
@@ -79,7 +84,7 @@ def table(head, body):
 
 
 def medians(results):
-    those = columns(results) + [DIRECT] * bool(results["values"].get(DIRECT))
+    those = columns(results) + beside(results)
     body = []
     for number in rows(results, those):
         unit = NUMBERS[number].unit
@@ -97,7 +102,8 @@ def spread(results, name, number):
 
 
 def ratios(results):
-    those = [name for name in columns(results) if name != BASE]
+    bare = [BARE] if BARE in beside(results) else []
+    those = [name for name in columns(results) + bare if name != BASE]
     if not results["values"].get(BASE) or not those:
         return ""
     body = []
@@ -133,7 +139,7 @@ def verdict(value, base, most, peer, number):
 
 def processors(results):
     """Who was waited for. Where it is the load, a proxy had less to batch than it could have had."""
-    those = [name for name in columns(results) + [DIRECT] if results["busy"].get(name)]
+    those = [name for name in columns(results) + beside(results) if results["busy"].get(name)]
     body = []
     for number in NUMBERS:
         cells = [shares(results["busy"][name].get(number)) for name in those]

@@ -4,9 +4,8 @@
 
 use crate::frame::{self, Decoder, Header, Part};
 use crate::handshake;
-use crate::poll::Poll;
+use crate::poll::{Poll, listen};
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -14,8 +13,6 @@ const LISTENER: usize = 0;
 const INPUT: usize = 1;
 /// Tokens before those of peers.
 const RESERVED: usize = 2;
-/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
 /// Connections accepted before others have their turn.
 const ACCEPTED_AT_ONCE: usize = 256;
 /// Bytes read at once, of whichever peer.
@@ -24,12 +21,8 @@ const BUFFER: usize = 256 * 1024;
 const PAGE: usize = 1024;
 
 /// Serves until the standard input ends. Says on the standard output where.
-pub fn run(listen: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(listen), Type::STREAM.nonblocking().cloexec(), None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&listen.into())?;
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from(socket);
+pub fn run(address: SocketAddr) -> io::Result<()> {
+    let listener = listen(address)?;
     let mut poll = Poll::new()?;
     poll.add(&listener, LISTENER, false)?;
     poll.add(io::stdin(), INPUT, false)?;

@@ -1,15 +1,17 @@
-//! Owns the two ends of a comparison of proxies: an echo behind them and a load before them. `run`, beside this
+//! Owns the two ends of a comparison of proxies, an echo behind them and a load before them, and its floor. `run`, beside this
 //! package, starts both and the proxies.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`echo`] | the upstream |
+//! | [`bare`] | a relay that looks at nothing: the floor |
 //! | [`load`] | the load: idle connections, closed loop, open loop, openings |
 //! | [`client`] | one connection of the load |
 //! | [`stream`] | its bytes, with TLS or without |
 //! | [`frame`], [`handshake`] | RFC 6455, as far as both need it |
 //! | [`poll`], [`cpu`], [`latency`] | waiting, processor time, times taken |
 
+mod bare;
 mod client;
 mod cpu;
 mod echo;
@@ -45,6 +47,14 @@ enum Command {
     Echo {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
+    },
+    /// Relays bytes without a look at them. Ends when the standard input does.
+    Bare {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Where to connect to for each connection.
+        #[arg(long)]
+        to: SocketAddr,
     },
     /// Loads a server, or a proxy before it.
     #[command(subcommand)]
@@ -163,6 +173,7 @@ impl Times {
 fn main() -> Result<(), String> {
     let done = match Cli::parse().command {
         Command::Echo { listen } => echo::run(listen),
+        Command::Bare { listen, to } => bare::run(listen, to),
         Command::Load(Load::Hold { target }) => hold::run(target.fleet(false)?, target.connections),
         Command::Load(Load::Rounds { target, times }) => {
             rounds::run(target.fleet(false)?, target.connections, times.span(), &times.watched())

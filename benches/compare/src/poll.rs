@@ -6,12 +6,26 @@ use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use socket2::{Domain, Socket, Type};
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// Events taken at once.
 const BATCH: usize = 256;
+
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// Listens, without blocking.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// A set of what is waited for.
 pub struct Poll {
@@ -40,6 +54,12 @@ impl Poll {
         Ok(epoll::modify(&self.epoll, source, EventData::new_u64(token as u64), EventFlags::OUT)?)
     }
 
+    /// Waits for whatever happens to a socket, and tells it once.
+    pub fn add_edges(&self, source: impl AsFd, token: usize) -> io::Result<()> {
+        let all = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.epoll, source, EventData::new_u64(token as u64), all)?)
+    }
+
     /// Waits for events; how many there are.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let timeout = timeout.map(timespec);
@@ -55,6 +75,12 @@ impl Poll {
     pub fn event(&self, at: usize) -> usize {
         let event = self.ready[at];
         event.data.u64() as usize
+    }
+
+    /// Whether an event tells of a socket's end, or an error.
+    pub fn ends(&self, at: usize) -> bool {
+        let flags = self.ready[at].flags;
+        flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
     }
 }
 
