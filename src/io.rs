@@ -152,6 +152,12 @@ pub trait Arrivals {
     /// Whether there is something to read: bytes, an end or an error. The kernel is asked itself:
     /// the runtime may not have heard of it yet. `None` where that cannot be told.
     fn has_arrived(&self) -> Option<bool>;
+
+    /// Whether another read may find something, as far as is known without asking anybody: `false` when
+    /// it would only say that it has to wait.
+    fn may_read(&self) -> bool {
+        true
+    }
 }
 
 impl Arrivals for Stream {

@@ -54,6 +54,10 @@ impl Arrivals for Edge {
     fn has_arrived(&self) -> Option<bool> {
         Some(!matches!(recv(&self.fd, &mut [0_u8; 1], RecvFlags::PEEK), Err(Errno::AGAIN)))
     }
+
+    fn may_read(&self) -> bool {
+        self.readable
+    }
 }
 
 impl AsyncRead for Edge {

@@ -231,11 +231,15 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             (Poll::Pending, None) => return false,
             (Poll::Ready(Ok(_)), None) => return true,
         };
+        let is_bytes = matches!(input, Input::Bytes(..));
         self.feed(input, now, cx);
-        true
+        !is_bytes || self.legs[from].may_read()
     }
 
     fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
+        if Side::BOTH.into_iter().all(|side| self.legs[side].waiting.is_none()) {
+            return;
+        }
         for side in Side::BOTH {
             let leg = &mut self.legs[side];
             if self.relay.is_dead(side) && leg.waiting.take().is_some() {
@@ -283,7 +287,7 @@ struct Both<'a, 'c, S> {
     cx: &'a mut Context<'c>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Output for Both<'_, '_, S> {
+impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Output for Both<'_, '_, S> {
     fn send(&mut self, to: Side, bytes: &[u8]) {
         self.legs[to].write(bytes, self.cx);
     }

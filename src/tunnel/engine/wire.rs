@@ -45,6 +45,14 @@ impl Arrivals for Wire {
             Self::Layered(stream) => stream.has_arrived(),
         }
     }
+
+    fn may_read(&self) -> bool {
+        match self {
+            Self::Plain(edge) => edge.may_read(),
+            // A layer may have read ahead.
+            Self::Layered(_) => true,
+        }
+    }
 }
 
 impl AsyncRead for Wire {

@@ -1,5 +1,6 @@
 //! Owns one side's stream of a tunnel, and what waits for it. It must not know the other side.
 
+use crate::io::Arrivals;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -32,7 +33,7 @@ pub(super) struct Waiting {
     taken: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
+impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
     pub(super) fn new(opened: Opened<S>) -> Self {
         let ahead = (!opened.ahead.is_empty()).then(|| Box::new(opened.ahead));
         Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
@@ -48,6 +49,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         let mut into = ReadBuf::new(buffer);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
+    }
+
+    /// Whether another read may find something.
+    pub(super) fn may_read(&self) -> bool {
+        self.ahead.is_some() || self.stream.may_read()
     }
 
     /// Writes, or keeps what is not taken.
