@@ -19,9 +19,10 @@ pub struct Span {
     pub counted: Duration,
 }
 
-/// Runs it and says what came of it.
+/// Opens the connections and says so; runs it and says what came of it.
 pub fn run(mut fleet: Fleet, count: usize, span: Span, watched: &[Watched]) -> io::Result<()> {
     let opened = fleet.open(count)?;
+    say("opened", json!({ "opened": opened.opened }));
     let (mut received, mut ends) = (0_u64, Counts::default());
     for slot in fleet.live() {
         if let Some(end) = fleet.order(slot, Then::Send)? {
