@@ -25,13 +25,14 @@ use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::report::{Asked, redact};
 use crate::tunnel::engine::Engine;
 use crate::upstream::NoEndpoint;
 use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
 use guard::Guard;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use request::Inbound;
 use session::Sessions;
@@ -90,11 +91,12 @@ impl Proxy {
         let host = asked.or(host).unwrap_or_default();
         let snapshot = self.snapshot.load_full();
         let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
-        let method = parts.method.clone();
-        let mut guard = Guard::new(self, origin.client, method, host, &parts.uri, watch.clone());
+        let target = redact(parts.uri.path_and_query().map_or("", |target| target.as_str()));
+        let tls = connection.tls.as_ref().map(|tls| tls.session.version);
+        let asked = Asked { method: parts.method.as_str(), host, target: &target, tls };
+        let mut guard = Guard::new(self, origin.client, &asked, watch.clone());
         guard.report().version = parts.version;
         guard.report().proxied_by = (connection.peer != origin.client).then(|| Box::new(connection.peer));
-        guard.report().tls = connection.tls.as_ref().map(|tls| tls.session.version);
         let inbound = match Inbound::read(parts, origin, Arc::clone(connection)) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
@@ -142,10 +144,9 @@ impl Proxy {
     /// Reports what never became a request.
     fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
         // Its method is not known: a dash, as logs have it.
-        let method = Method::from_bytes(b"-").unwrap_or_default();
-        let mut guard = Guard::new(self, client, method, "", &Uri::default(), watch);
+        let asked = Asked { method: "-", host: "", target: "-", tls: None };
+        let mut guard = Guard::new(self, client, &asked, watch);
         guard.is_unasked();
-        guard.report().target = "-".into();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };
         guard.finish_http(ending, PerSide::default());
@@ -171,7 +172,7 @@ impl Proxy {
         mut guard: Guard,
         watch: Watch,
     ) -> Response<Body> {
-        guard.report().route = Some(Arc::clone(&route.name));
+        guard.report().names = Some(Arc::clone(&route.names));
         guard.report().unlogged = !route.access_log;
         let name = match &route.target {
             Target::Upstream(name) => name,
@@ -180,7 +181,6 @@ impl Proxy {
             }
             Target::Respond { status, body } => return respond(*status, body, route, guard),
         };
-        guard.report().upstream = Some(Arc::clone(name));
         let Some(upstream) = snapshot.upstream(name) else {
             return reject::with_status(&NoEndpoint::None.into(), guard);
         };
@@ -199,7 +199,7 @@ impl Proxy {
         let spare = client.clone();
         let opened = match self.admit(snapshot, route, inbound) {
             Err(refused) => {
-                self.metrics.refused(&route.name, refused.limit.as_str());
+                self.metrics.refused(route.name(), refused.limit.as_str());
                 Err((refused.into(), guard))
             }
             Ok(permits) => {

@@ -91,7 +91,7 @@ async fn what_never_becomes_a_request_is_cut_and_reported() {
         client.rest().await;
         let report = proxy.report().await;
         assert_eq!((report.0.status, report.1.ending.why), (status, Why::Refused), "{:.30}", bytes);
-        assert_eq!(report.0.method, "-");
+        assert_eq!(report.0.method(), "-");
     }
 }
 

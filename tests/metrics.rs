@@ -141,7 +141,7 @@ async fn tallies_tell_the_same() {
     assert_eq!(metrics.ended_by_route()["chat"], 3);
     let (recent, count) = metrics.recent(2);
     assert_eq!((recent.len(), count), (2, 6), "three tunnels and three openings, no plain request");
-    assert_eq!(recent[0].0.route.as_deref(), None, "the newest first");
+    assert_eq!(recent[0].0.route(), None, "the newest first");
     assert_eq!(metrics.silence().client.counts().iter().sum::<u64>(), 1);
     metrics.reloaded(Err("line 7".to_owned()));
     assert_eq!(metrics.reloads().last_error.as_deref(), Some("line 7"));

@@ -99,7 +99,7 @@ async fn a_websocket_over_tls() {
     drop(server);
     let report = site.proxy.report().await;
     assert_eq!(
-        (report.0.tls, report.0.protocol(), report.1.ending.who),
+        (report.0.tls(), report.0.protocol(), report.1.ending.who),
         (Some("TLSv1.3"), "h1", Who::Client)
     );
 }
@@ -118,7 +118,7 @@ async fn http_2_is_chosen_by_alpn() {
     }
     drop((sockets, client));
     let report = site.proxy.report().await;
-    assert_eq!((report.0.tls, report.0.protocol()), (Some("TLSv1.3"), "h2"));
+    assert_eq!((report.0.tls(), report.0.protocol()), (Some("TLSv1.3"), "h2"));
 }
 
 #[tokio::test]

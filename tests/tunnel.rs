@@ -160,7 +160,7 @@ async fn an_unknown_extension_makes_the_tunnel_blind() {
     drop((client, server));
     let report = proxy.report().await;
     assert_eq!(report.1.blind, Some("unknown extension"));
-    assert_eq!(report.0.extensions.as_deref(), Some("x-own"));
+    assert_eq!(report.0.extensions(), Some("x-own"));
 }
 
 #[tokio::test]

@@ -108,9 +108,9 @@ pub(super) fn changing(admin: &Admin) -> Status {
     let tally = metrics.reloads();
     let totals = admin.proxy.sessions.totals();
     let route = |route: &Route| {
-        let totals = totals.get(&route.name).copied().unwrap_or_default();
+        let totals = totals.get(route.name()).copied().unwrap_or_default();
         RouteStatus {
-            name: route.name.to_string(),
+            name: route.name().to_string(),
             upstream: match &route.target {
                 Target::Upstream(name) => Some(name.to_string()),
                 Target::Respond { .. } => None,

@@ -127,7 +127,7 @@ fn tcp(out: &mut Out, tcp: &TcpOptions) {
 
 fn route(out: &mut Out, route: &Route) {
     out.table("[[route]]");
-    out.set("name", text(&*route.name));
+    out.set("name", text(&**route.name()));
     rule(out, &route.rule);
     target(out, route);
     out.set("connect_timeout", time(route.connect_timeout));

@@ -71,7 +71,7 @@ impl<'a> Attempts<'a> {
                 Some(lease) => lease,
                 None => self.pick()?,
             };
-            guard.report().endpoint = Some(lease.endpoint().address().clone());
+            guard.report().endpoint = Some(Arc::clone(lease.endpoint().shared_address()));
             if let Some(connection) = reuse.then(|| lease.endpoint().pool().take()).flatten() {
                 return Ok((lease, connection));
             }

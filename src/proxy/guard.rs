@@ -8,8 +8,7 @@ use crate::http::serve::Fate;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
-use crate::telemetry::report::{Report, redact};
-use http::{Method, Uri, Version};
+use crate::telemetry::report::{Asked, Report};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
@@ -32,34 +31,8 @@ pub(super) struct Guard {
 impl Guard {
     /// For a request that has just arrived.
     #[must_use]
-    pub(super) fn new(
-        proxy: &Proxy,
-        client: ClientAddr,
-        method: Method,
-        host: &str,
-        uri: &Uri,
-        watch: Watch,
-    ) -> Self {
-        let target = uri.path_and_query().map_or("", |target| target.as_str());
-        let report = Report {
-            id: proxy.sessions.next_id(),
-            time: SystemTime::now(),
-            client,
-            proxied_by: None,
-            method,
-            version: Version::HTTP_11,
-            tls: None,
-            host: host.into(),
-            target: redact(target).into(),
-            route: None,
-            upstream: None,
-            endpoint: None,
-            tries: 0,
-            status: 0,
-            subprotocol: None,
-            extensions: None,
-            unlogged: false,
-        };
+    pub(super) fn new(proxy: &Proxy, client: ClientAddr, asked: &Asked<'_>, watch: Watch) -> Self {
+        let report = Report::new(proxy.sessions.next_id(), SystemTime::now(), client, asked);
         Self {
             report: Some(Arc::new(report)),
             started: Instant::now(),

@@ -15,7 +15,7 @@ impl Proxy {
         let mut routes = self.sessions.totals();
         for route in snapshot.routes().filter(|route| matches!(route.target, Target::Upstream(_))) {
             // What has not been used yet is told as well: from nothing no rate can be computed.
-            routes.entry(Arc::clone(&route.name)).or_default();
+            routes.entry(Arc::clone(route.name())).or_default();
         }
         let endpoints = snapshot.upstreams().flat_map(|upstream| upstream.endpoints());
         let endpoints = endpoints.map(|endpoint| state(&endpoint)).collect();

@@ -31,7 +31,7 @@ impl Session {
     /// The name of its route.
     #[must_use]
     pub fn route(&self) -> &str {
-        self.report.route.as_deref().unwrap_or_default()
+        self.report.route().map_or("", |name| name)
     }
 
     /// Closes it by a moment, as its endpoint is drained.
@@ -175,7 +175,7 @@ impl Sessions {
 
 impl Table {
     fn totals_of(&mut self, session: &Session) -> &mut Totals {
-        let route = session.report.route.clone().unwrap_or_default();
+        let route = session.report.route().cloned().unwrap_or_default();
         self.totals.entry(route).or_default()
     }
 }

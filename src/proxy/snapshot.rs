@@ -4,6 +4,7 @@
 use crate::http::Forwarded;
 use crate::limit::{Door, Limits};
 use crate::route::{Rewrite, Rule, Table};
+use crate::telemetry::report::Names;
 use crate::upstream::Upstream;
 use crate::ws::origin::AllowedOrigin;
 use crate::{real_ip, tunnel, upstream};
@@ -28,8 +29,8 @@ pub struct Plan {
 /// One route, as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Its name in logs.
-    pub name: Arc<str>,
+    /// Its name in logs, and its upstream's.
+    pub names: Arc<Names>,
     /// The requests it serves.
     pub rule: Rule,
     /// What becomes of them.
@@ -64,6 +65,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// Its name in logs.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.names.route
+    }
+
     /// Sets the response headers that the route wants, over what came.
     pub fn set_response_headers(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.response_headers {
@@ -84,6 +91,17 @@ pub enum Target {
         /// The body, as `text/plain` unless `response_headers` say otherwise.
         body: String,
     },
+}
+
+impl Target {
+    /// The name of the upstream.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Upstream(name) => Some(name),
+            Self::Respond { .. } => None,
+        }
+    }
 }
 
 /// How openings are refused.
@@ -123,14 +141,14 @@ impl Snapshot {
         let mut routes = plan.routes;
         for route in &mut routes {
             // What has not changed stays the same thing: then no open tunnel has to be told.
-            let before = previous.and_then(|previous| previous.route_named(&route.name));
+            let before = previous.and_then(|previous| previous.route_named(route.name()));
             if let Some(before) = before.filter(|before| before.tunnel == route.tunnel) {
                 route.tunnel = Arc::clone(&before.tunnel);
             }
         }
         let door = |route: &Route| {
-            let before = previous.and_then(|previous| previous.doors.get(&route.name));
-            (Arc::clone(&route.name), before.cloned().unwrap_or_default())
+            let before = previous.and_then(|previous| previous.doors.get(route.name()));
+            (Arc::clone(route.name()), before.cloned().unwrap_or_default())
         };
         let doors = routes.iter().map(door).collect();
         let routes = routes.into_iter().map(Arc::new).collect();
@@ -152,13 +170,13 @@ impl Snapshot {
     /// The route of this name.
     #[must_use]
     pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|route| *route.name == *name)
+        self.routes.iter().find(|route| **route.name() == *name)
     }
 
     /// What a route has admitted; its counts outlive reloads.
     #[must_use]
     pub fn door(&self, route: &Route) -> Option<&Arc<Door>> {
-        self.doors.get(&route.name)
+        self.doors.get(route.name())
     }
 
     /// The upstream of this name.

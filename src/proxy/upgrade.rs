@@ -135,8 +135,10 @@ fn accept(
     let framing = framing(opening.wish, &parts.headers);
     let report = guard.report();
     report.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-    report.subprotocol = text_of(&parts.headers, &SEC_WEBSOCKET_PROTOCOL);
-    report.extensions = text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS);
+    report.agree(
+        text_of(&parts.headers, &SEC_WEBSOCKET_PROTOCOL),
+        text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS),
+    );
     let round_trips = Arc::clone(guard.metrics().round_trips());
     let session = Session {
         report: guard.open(),
@@ -184,8 +186,8 @@ fn framing(wish: &Wish, answer: &HeaderMap) -> Framing {
     }
 }
 
-fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(Into::into)
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// Takes both connections out of HTTP and starts the tunnel, which holds nothing of the opening any

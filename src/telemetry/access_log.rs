@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::addr::ClientAddr;
     use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
-    use crate::telemetry::report::{ConnectionId, Report};
+    use crate::telemetry::report::{Asked, ConnectionId, Report};
     use crate::telemetry::{Facility, Format};
     use std::time::SystemTime;
     use tracing::level_filters::LevelFilter;
@@ -154,25 +154,8 @@ mod tests {
     }
 
     fn write_one(log: &AccessLog, id: u64) {
-        let report = Report {
-            id: ConnectionId(id),
-            time: SystemTime::UNIX_EPOCH,
-            client: ClientAddr::Unix,
-            proxied_by: None,
-            method: http::Method::GET,
-            version: http::Version::HTTP_11,
-            tls: None,
-            host: "".into(),
-            target: "/".into(),
-            route: None,
-            upstream: None,
-            endpoint: None,
-            tries: 0,
-            status: 404,
-            subprotocol: None,
-            extensions: None,
-            unlogged: false,
-        };
+        let asked = Asked { method: "GET", host: "", target: "/", tls: None };
+        let report = Report::new(ConnectionId(id), SystemTime::UNIX_EPOCH, ClientAddr::Unix, &asked);
         let outcome = Outcome {
             ending: Ending::new(Who::Proxy, Why::Refused),
             traffic: PerSide::default(),

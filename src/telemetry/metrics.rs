@@ -131,7 +131,7 @@ impl Metrics {
     pub fn opened(&self, report: &Report, took: Duration) {
         let at = self.since.elapsed();
         let mut tallies = self.lock();
-        tallies.route(report.route.as_ref()).count_opening(report, took);
+        tallies.route(report.route()).count_opening(report, took);
         tallies.history.opened(at);
     }
 
@@ -140,7 +140,7 @@ impl Metrics {
         let at = self.since.elapsed();
         let mut tallies = self.lock();
         let (report, outcome) = &*end;
-        let route = tallies.route(report.route.as_ref());
+        let route = tallies.route(report.route());
         match kind {
             Kind::Http | Kind::Unasked => return *route.requests.entry(report.status).or_default() += 1,
             Kind::Opening => route.count_opening(report, took),

@@ -49,7 +49,5 @@ impl Recent {
 
 fn size(end: &End) -> usize {
     let (report, outcome) = &**end;
-    let texts = [Some(&report.host), Some(&report.target), report.subprotocol.as_ref()];
-    let texts = texts.into_iter().chain([report.extensions.as_ref(), Some(&outcome.ending.reason)]);
-    size_of::<(Report, Outcome)>() + texts.flatten().map(|text| text.len()).sum::<usize>()
+    size_of::<(Report, Outcome)>() + report.text_size() + outcome.ending.reason.len()
 }

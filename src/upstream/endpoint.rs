@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// of it.
 #[derive(Debug)]
 pub struct Endpoint {
-    address: EndpointAddr,
+    address: Arc<EndpointAddr>,
     upstream: Arc<str>,
     /// Connections, opening ones among them.
     active: AtomicU32,
@@ -35,7 +35,7 @@ impl Endpoint {
         let now = Instant::now().into_std();
         let standing = if under_way { Standing::newcomer(now) } else { Standing::default() };
         Self {
-            address,
+            address: Arc::new(address),
             upstream: Arc::clone(upstream),
             active: AtomicU32::new(0),
             failures: AtomicU64::new(0),
@@ -49,6 +49,12 @@ impl Endpoint {
     /// Its address.
     #[must_use]
     pub fn address(&self) -> &EndpointAddr {
+        &self.address
+    }
+
+    /// Its address, for whoever keeps it.
+    #[must_use]
+    pub fn shared_address(&self) -> &Arc<EndpointAddr> {
         &self.address
     }
 

@@ -233,7 +233,7 @@ impl Stage {
         let ending = &told.1.ending;
         let found = (format!("{}/{}", ending.who, ending.why), ending.code.map_or(0, |code| code.0));
         assert_eq!(found, (end.to_owned(), code), "{name}: {ending:?}");
-        assert_eq!(told.0.route.as_deref().unwrap_or_default(), route, "{name}");
+        assert_eq!(told.0.route().map_or("", |name| name), route, "{name}");
         let line = told.0.text(&told.1, 0);
         assert!(line.contains(&format!(" end={end} ")), "{name}: {line}");
         assert_eq!(line.contains(" code="), code != 0, "{name}: {line}");

@@ -101,7 +101,7 @@ impl Query {
         };
         by_client
             && is(&self.route, session.route())
-            && is(&self.upstream, report.upstream.as_deref().unwrap_or_default())
+            && is(&self.upstream, report.upstream().map_or("", |name| name))
             && self.endpoint.as_ref().is_none_or(|wanted| session.endpoint.address().to_string() == *wanted)
             && self.min_age.is_none_or(|least| live.age >= least)
             && self.max_age.is_none_or(|most| live.age <= most)
@@ -143,8 +143,8 @@ fn sum(live: &Live<'_>, of: impl Fn(&Live<'_>, Side) -> u64) -> u64 {
 fn holds(live: &Live<'_>, text: &str) -> bool {
     let report = &live.session.report;
     let has = |found: &str| found.to_lowercase().contains(text);
-    has(&report.host)
-        || has(&report.target)
+    has(report.host())
+        || has(report.target())
         || has(live.session.route())
         || has(&report.id.to_string())
         || has(&report.client.to_string())

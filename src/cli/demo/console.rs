@@ -80,7 +80,7 @@ fn connection(session: &Session) -> Value {
     };
     json!({
         "id": report.id.to_string(),
-        "path": report.target,
+        "path": report.target(),
         "route": session.route(),
         "endpoint": endpoint.address().to_string(),
         "age": control.now().elapsed().as_secs_f64(),
@@ -100,7 +100,7 @@ pub(super) async fn collect_ends(console: Arc<Console>) {
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
         };
         let (report, outcome) = &*end;
-        if report.route.as_deref() == Some("page") {
+        if report.route().is_some_and(|name| **name == *"page") {
             continue;
         }
         let end: Value = serde_json::from_str(&report.json(outcome, 0)).unwrap_or_default();

@@ -11,6 +11,7 @@ use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
 use crate::route::{HostPattern, PathPattern, Rewrite, Rule};
+use crate::telemetry::report::Names;
 use crate::tunnel::{self, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
@@ -153,15 +154,15 @@ pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Vec
         if let Some((path, ..)) = seen.iter().find(|(_, rule, _)| is_hidden(&route.rule, rule)) {
             let found = format!("found a host and a path that {path} has too");
             table.error(place.clone(), found, "expected one to differ: the first is always chosen");
-        } else if let Some((path, ..)) = seen.iter().find(|(.., name)| *name == route.name) {
-            let found = format!("found the name {:?}, which {path} has too", route.name);
+        } else if let Some((path, ..)) = seen.iter().find(|(.., name)| name == route.name()) {
+            let found = format!("found the name {:?}, which {path} has too", route.name());
             table.error(
                 place.clone(),
                 found,
                 "expected a name of its own: open tunnels find their route by it",
             );
         }
-        seen.push((place.path, route.rule.clone(), Arc::clone(&route.name)));
+        seen.push((place.path, route.rule.clone(), Arc::clone(route.name())));
         Some(route)
     })
 }
@@ -183,11 +184,12 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
     let target = target(table, upstreams);
     let rewrite = rewrite(table, path.as_ref(), target.as_ref());
     let settings = settings(table, base);
-    let path = path?;
+    let (path, target) = (path?, target?);
+    let name = name.unwrap_or_else(|| default_name(&hosts, &path));
     Some(Route {
-        name: name.unwrap_or_else(|| default_name(&hosts, &path)).into(),
+        names: Arc::new(Names { route: name.into(), upstream: target.upstream().cloned() }),
         rule: Rule { hosts, path },
-        target: target?,
+        target,
         rewrite,
         connect_timeout: settings.connect_timeout,
         response_timeout: settings.response_timeout,

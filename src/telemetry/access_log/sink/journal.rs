@@ -37,12 +37,12 @@ impl Journal {
             ("HOLDLINE_CODE", code.as_ref().map(ToValue::to_value)),
             ("HOLDLINE_STATUS", Some(report.status.to_value())),
             ("HOLDLINE_CLIENT", Some(client.to_value())),
-            ("HOLDLINE_ROUTE", report.route.as_deref().map(Value::from)),
-            ("HOLDLINE_UPSTREAM", report.upstream.as_deref().map(Value::from)),
+            ("HOLDLINE_ROUTE", report.route().map(|name| Value::from(&**name))),
+            ("HOLDLINE_UPSTREAM", report.upstream().map(|name| Value::from(&**name))),
             ("HOLDLINE_ENDPOINT", endpoint.as_deref().map(Value::from)),
             ("HOLDLINE_ID", Some(id.to_value())),
-            ("HOLDLINE_HOST", Some(Value::from(&*report.host))),
-            ("HOLDLINE_PATH", Some(Value::from(&*report.target))),
+            ("HOLDLINE_HOST", Some(Value::from(report.host()))),
+            ("HOLDLINE_PATH", Some(Value::from(report.target()))),
             ("HOLDLINE_LEFT_OUT", left_out.as_ref().map(ToValue::to_value)),
         ];
         let fields: Vec<_> = fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
