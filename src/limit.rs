@@ -66,6 +66,13 @@ pub struct Refused {
     pub retry_after: Option<Duration>,
 }
 
+impl Refused {
+    /// There are so many already.
+    fn by_number(limit: Limit) -> Self {
+        Self { limit, retry_after: None }
+    }
+}
+
 /// Who a client is as far as limits go: an IPv4 address, an IPv6 /64, or all who come over a unix
 /// socket. A /64 is what one subscriber gets at least (RFC 6177 2), so each has a universe of
 /// addresses in it.
@@ -123,12 +130,26 @@ impl Door {
     /// # Errors
     /// A limit is reached. Nothing is kept of a refusal.
     pub fn admit(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<Permit, Refused> {
+        self.admit_opening(client, limits, now)?;
+        self.connections.admit(client, limits).map_err(Refused::by_number)
+    }
+
+    /// The same for an opening that another door has admitted: the permit stands for both.
+    ///
+    /// # Errors
+    /// A limit is reached. Nothing is kept of a refusal.
+    pub fn admit_too(&self, permit: &mut Permit, limits: &Limits, now: Duration) -> Result<(), Refused> {
+        self.admit_opening(permit.client(), limits, now)?;
+        self.connections.admit_too(permit, limits).map_err(Refused::by_number)
+    }
+
+    fn admit_opening(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<(), Refused> {
         if let Some(rate) = limits.openings_per_ip {
             self.openings
                 .admit(client, rate, now)
                 .map_err(|wait| Refused { limit: Limit::OpeningsPerIp, retry_after: Some(wait) })?;
         }
-        self.connections.admit(client, limits).map_err(|limit| Refused { limit, retry_after: None })
+        Ok(())
     }
 
     /// The connections that are open, for status and metrics.

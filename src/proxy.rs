@@ -30,7 +30,7 @@ use crate::tunnel::engine::Engine;
 use crate::upstream::NoEndpoint;
 use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
-use guard::Guard;
+use guard::{Books, Guard};
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -51,6 +51,8 @@ pub struct Proxy {
     pub log: Arc<AccessLog>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Both of these, for whatever comes to an end.
+    books: Arc<Books>,
     /// What relays tunnels; `None`: tasks of the runtime do.
     engine: Option<Arc<Engine>>,
     /// What all routes together have admitted.
@@ -63,8 +65,9 @@ impl Proxy {
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>, engine: Option<Arc<Engine>>) -> Self {
         let (sessions, metrics, door) = (Arc::default(), Arc::default(), Door::default());
+        let books = Arc::new(Books::new(Arc::clone(&log), Arc::clone(&metrics)));
         let (snapshot, started) = (ArcSwap::new(snapshot), Instant::now());
-        Self { snapshot, sessions, log, metrics, engine, door, started }
+        Self { snapshot, sessions, log, metrics, books, engine, door, started }
     }
 
     /// Ends what relays tunnels, and with it those that are still open.
@@ -153,12 +156,14 @@ impl Proxy {
     }
 
     /// Lets an opening in, unless a limit is reached.
-    fn admit(&self, snapshot: &Snapshot, route: &Route, inbound: &Inbound) -> Result<Permits, Refused> {
+    fn admit(&self, snapshot: &Snapshot, route: &Route, inbound: &Inbound) -> Result<Permit, Refused> {
         let (client, now) = (inbound.origin.client.into(), self.started.elapsed());
-        let of_all = self.door.admit(client, &snapshot.limits, now);
-        let of_all = of_all.map_err(|refused| Refused { limit: Limit::MaxConnections, ..refused })?;
-        let of_route = snapshot.door(route).map(|door| door.admit(client, &route.limits, now));
-        Ok((of_all, of_route.transpose()?))
+        let permit = self.door.admit(client, &snapshot.limits, now);
+        let mut permit = permit.map_err(|refused| Refused { limit: Limit::MaxConnections, ..refused })?;
+        if let Some(door) = snapshot.door(route) {
+            door.admit_too(&mut permit, &route.limits, now)?;
+        }
+        Ok(permit)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one request's parts, taken apart once")]
@@ -202,7 +207,7 @@ impl Proxy {
                 self.metrics.refused(route.name(), refused.limit.as_str());
                 Err((refused.into(), guard))
             }
-            Ok(permits) => {
+            Ok(permit) => {
                 let opening = upgrade::Opening {
                     route,
                     upstream,
@@ -212,7 +217,7 @@ impl Proxy {
                     proxy: self,
                     snapshot,
                     watch,
-                    permits,
+                    permit,
                 };
                 upgrade::open(opening, guard).await
             }
@@ -245,9 +250,6 @@ fn examine(inbound: Inbound, route: &Route, guard: &mut Guard) -> Result<(Inboun
 fn asked_for(inbound: &Inbound) -> Result<Wish, OpeningError> {
     wish(&inbound.parts.method, inbound.parts.version, &inbound.parts.headers)
 }
-
-/// Stands for a tunnel where tunnels are counted: in all, and of its route.
-type Permits = (Permit, Option<Permit>);
 
 /// The answer of a route that has one.
 fn respond(status: StatusCode, body: &str, route: &Route, mut guard: Guard) -> Response<Body> {

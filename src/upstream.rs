@@ -22,7 +22,7 @@ use crate::proxy_protocol;
 use crate::tls::problem::Problem;
 use crate::tls::{self, ServerName};
 use arc_swap::ArcSwap;
-use endpoint::Member;
+use endpoint::{Member, Terms};
 use order::Orders;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -277,8 +277,8 @@ impl Upstream {
                     || Arc::new(Endpoint::new(&self.settings.name, address, under_way)),
                     |old| Arc::clone(&old.endpoint),
                 );
-                let name = self.settings.tls.as_ref().and_then(|tls| tls.name_of(server)).map(Arc::new);
-                members.push(Member::new(endpoint, server, self.rules(server), name));
+                let name = self.settings.tls.as_ref().and_then(|tls| tls.name_of(server));
+                members.push(Member::new(endpoint, server, Terms { rules: self.rules(server), name }));
             }
         }
         self.members.store(Arc::new(members));
@@ -288,13 +288,13 @@ impl Upstream {
         self.looked_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rules(&self, server: &Server) -> Arc<Rules> {
-        Arc::new(Rules {
+    fn rules(&self, server: &Server) -> Rules {
+        Rules {
             max_fails: server.max_fails,
             fail_timeout: server.fail_timeout,
             slow_start: self.settings.slow_start,
             early_end: self.settings.early_end,
-        })
+        }
     }
 
     /// Chooses an endpoint that is not among `tried` and counts the connection that follows.

@@ -21,6 +21,8 @@ pub struct Connections {
 #[must_use = "the connection counts as long as its permit lives"]
 pub struct Permit {
     connections: Arc<Connections>,
+    /// Where it counts as well.
+    beside: Option<Arc<Connections>>,
     client: ClientKey,
 }
 
@@ -38,6 +40,22 @@ impl Connections {
     /// # Errors
     /// The limit that is reached.
     pub fn admit(self: &Arc<Self>, client: ClientKey, limits: &Limits) -> Result<Permit, Limit> {
+        self.enter(client, limits)?;
+        Ok(Permit { connections: Arc::clone(self), beside: None, client })
+    }
+
+    /// The same for a connection that has been admitted elsewhere, and counts in both places from now on.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn admit_too(self: &Arc<Self>, permit: &mut Permit, limits: &Limits) -> Result<(), Limit> {
+        debug_assert!(permit.beside.is_none(), "there are two places at most");
+        self.enter(permit.client, limits)?;
+        permit.beside = Some(Arc::clone(self));
+        Ok(())
+    }
+
+    fn enter(&self, client: ClientKey, limits: &Limits) -> Result<(), Limit> {
         let is_full = |total| limits.connections.is_some_and(|most| total >= most);
         // Refused without the lock: under a flood that is the common case.
         if is_full(self.total.load(Ordering::Relaxed)) {
@@ -53,8 +71,23 @@ impl Connections {
         let added = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         added.map_err(|_| Limit::Connections)?;
         counts.insert(client, count + 1);
-        drop(counts);
-        Ok(Permit { connections: Arc::clone(self), client })
+        Ok(())
+    }
+
+    fn leave(&self, client: ClientKey) {
+        let mut counts = self.shard(client);
+        match counts.get_mut(&client) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                counts.remove(&client);
+                // By halves: so shrinking costs a constant for each of those that left.
+                if counts.capacity() > KEPT && counts.len() < counts.capacity() / 4 {
+                    let half = counts.capacity() / 2;
+                    counts.shrink_to(half);
+                }
+            }
+        }
+        self.total.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Connections that are open.
@@ -75,21 +108,19 @@ impl Connections {
     }
 }
 
+impl Permit {
+    /// Whose connection it is.
+    pub(super) fn client(&self) -> ClientKey {
+        self.client
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.connections.shard(self.client);
-        match counts.get_mut(&self.client) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                counts.remove(&self.client);
-                // By halves: so shrinking costs a constant for each of those that left.
-                if counts.capacity() > KEPT && counts.len() < counts.capacity() / 4 {
-                    let half = counts.capacity() / 2;
-                    counts.shrink_to(half);
-                }
-            }
+        self.connections.leave(self.client);
+        if let Some(beside) = &self.beside {
+            beside.leave(self.client);
         }
-        self.connections.total.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

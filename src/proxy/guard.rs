@@ -13,16 +13,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// Makes one report of a request, exactly: by [`Guard::finish`], or, when the request is dropped
-/// before, as left by its client.
+/// Makes one report of a request, exactly: by [`Guard::finish_http`], or, when the request is dropped
+/// before, as left by its client. That of a tunnel is left to whoever holds the tunnel.
 #[derive(Debug)]
 pub(super) struct Guard {
     /// What is known so far; taken when it is written.
     report: Option<Arc<Report>>,
     started: Instant,
     kind: Kind,
-    log: Arc<AccessLog>,
-    metrics: Arc<Metrics>,
+    books: Arc<Books>,
     watch: Watch,
     /// Of an exchange that is to be no tunnel.
     fate: Option<Fate>,
@@ -37,8 +36,7 @@ impl Guard {
             report: Some(Arc::new(report)),
             started: Instant::now(),
             kind: Kind::Http,
-            log: Arc::clone(&proxy.log),
-            metrics: Arc::clone(&proxy.metrics),
+            books: Arc::clone(&proxy.books),
             watch,
             fate: None,
         }
@@ -71,14 +69,14 @@ impl Guard {
     pub(super) fn open(&mut self) -> Arc<Report> {
         let report = self.report.as_ref().expect("a guard has its report until it is consumed");
         self.kind = Kind::Tunnel;
-        self.metrics.opened(report, self.started.elapsed());
+        self.books.metrics.opened(report, self.started.elapsed());
         Arc::clone(report)
     }
 
     /// Where things are counted.
     #[must_use]
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.books.metrics
     }
 
     /// The end of an exchange that is dropped before its end: unless the proxy itself has run out of
@@ -100,9 +98,11 @@ impl Guard {
         self.fate = fate;
     }
 
-    /// Writes the report of a tunnel.
-    pub(super) fn finish(mut self, outcome: Outcome) {
-        self.write(outcome);
+    /// Its tunnel has taken over: [`Books::write`] is to be told of its end.
+    #[must_use]
+    pub(super) fn hand_over(mut self) -> (Arc<Books>, Watch) {
+        self.report = None;
+        (Arc::clone(&self.books), self.watch.clone())
     }
 
     /// Writes the report of an exchange that was no tunnel.
@@ -116,16 +116,31 @@ impl Guard {
             traffic[side] = Traffic { bytes: sent[side], ..Traffic::default() };
         }
         let duration = self.started.elapsed();
-        self.write(Outcome { ending, traffic, duration, idle: PerSide::default(), blind: None });
+        let outcome = Outcome { ending, traffic, duration, idle: PerSide::default(), blind: None };
+        if let Some(report) = self.report.take() {
+            self.books.write(self.kind, report, outcome);
+        }
+    }
+}
+
+/// Where it is written down what has become of requests and tunnels.
+#[derive(Debug)]
+pub(super) struct Books {
+    log: Arc<AccessLog>,
+    metrics: Arc<Metrics>,
+}
+
+impl Books {
+    pub(super) fn new(log: Arc<AccessLog>, metrics: Arc<Metrics>) -> Self {
+        Self { log, metrics }
     }
 
-    fn write(&mut self, outcome: Outcome) {
-        if let Some(report) = self.report.take() {
-            let end = Arc::new((report, outcome));
-            // Whoever reads of the end finds it counted.
-            self.metrics.ended(self.kind, self.started.elapsed(), Arc::clone(&end));
-            self.log.write(self.kind, end);
-        }
+    /// Writes a report.
+    pub(super) fn write(&self, kind: Kind, report: Arc<Report>, outcome: Outcome) {
+        let end = Arc::new((report, outcome));
+        // Whoever reads of the end finds it counted.
+        self.metrics.ended(kind, Arc::clone(&end));
+        self.log.write(kind, end);
     }
 }
 

@@ -1,21 +1,23 @@
 //! Owns the opening of a tunnel: the upstream's handshake is finished before the client is answered,
 //! so that every failure still has a status.
 
+use super::Proxy;
 use super::attempt::{Attempts, Miss};
 use super::failure::Failure;
 use super::forward::{self, GiveBack};
-use super::guard::Guard;
+use super::guard::{Books, Guard};
 use super::request::Inbound;
 use super::session::{Place, Session};
 use super::snapshot::{Route, Snapshot};
-use super::{Permits, Proxy};
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
 use crate::io::Stream;
+use crate::limit::connections::Permit;
 use crate::listener::slots::Slot;
 use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+use crate::telemetry::metrics::Kind;
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::engine::{Engine, Wire};
@@ -55,8 +57,8 @@ pub(super) struct Opening<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
     /// Its permit.
     pub(super) watch: Watch,
-    /// Its places among the tunnels that are counted.
-    pub(super) permits: Permits,
+    /// Its place among the tunnels that are counted.
+    pub(super) permit: Permit,
 }
 
 /// Opens a tunnel, or passes back what the upstream answers instead.
@@ -163,17 +165,10 @@ fn accept(
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
     let settings = Arc::clone(&opening.route.tunnel);
-    let end = End {
-        lease,
-        port,
-        guard,
-        place,
-        _permit: opening.watch,
-        permits: opening.permits,
-        _slot: Arc::clone(&opening.inbound.connection.slot),
-    };
+    let slot = Arc::clone(&opening.inbound.connection.slot);
+    let held = Held { lease, port, place, permit: opening.permit, slot };
     let engine = opening.proxy.engine.clone();
-    tokio::spawn(switch(opening.client, upstream, settings, framing, engine, end));
+    tokio::spawn(switch(opening.client, upstream, settings, framing, engine, held, guard));
     Response::from_parts(parts, full(Bytes::new()))
 }
 
@@ -199,25 +194,27 @@ async fn switch(
     settings: Arc<Settings>,
     framing: Framing,
     engine: Option<Arc<Engine>>,
-    end: End,
+    held: Held,
+    guard: Guard,
 ) {
     let Ok((stream, ahead)) = client.into_stream().await else {
-        return end.finish_unopened(Who::Client, "client left before the tunnel opened");
+        return finish_unopened(guard, Who::Client, "client left before the tunnel opened");
     };
     let client = Opened { stream, ahead };
     let Some(upstream) = upstream.await.ok().and_then(opened) else {
-        return end.finish_unopened(Who::Upstream, "upstream left before the tunnel opened");
+        return finish_unopened(guard, Who::Upstream, "upstream left before the tunnel opened");
     };
-    let control = Arc::clone(&end.place.session.control);
+    let control = Arc::clone(&held.place.session.control);
     let mut streams = PerSide { client, upstream };
     let can_leave = streams.client.stream.can_leave() && streams.upstream.stream.can_leave();
     let Some(engine) = engine.filter(|_| can_leave) else {
         let pump = run(streams, settings, framing, control);
-        tokio::spawn(Tunnel { pump, end: Some(Box::new(end)) });
+        tokio::spawn(Tunnel { pump, end: Some(Box::new(End::new(held, guard))) });
         return;
     };
     match leave(streams) {
         Ok(streams) => {
+            let end = End::new(held, guard);
             let knock = engine.run(streams, settings, framing, control, |outcome| end.finish(outcome));
             // All that open in this turn of the runtime wake the thread once: on the same processor, each
             // time is a change from the one to the other and back.
@@ -226,7 +223,7 @@ async fn switch(
         }
         Err(error) => {
             tracing::error!(%error, "cannot take a tunnel's sockets out of the runtime: it ends");
-            end.finish_unopened(Who::Proxy, "sockets could not be taken over");
+            finish_unopened(guard, Who::Proxy, "sockets could not be taken over");
         }
     }
 }
@@ -243,30 +240,45 @@ fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
     Some(Opened { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
 }
 
-/// What is to be done when a tunnel ends, and held until then.
-struct End {
+/// The end of a tunnel that has not opened.
+fn finish_unopened(guard: Guard, who: Who, reason: &str) {
+    let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
+    guard.finish_http(ending, PerSide::default());
+}
+
+/// What is free again when a tunnel ends.
+struct Held {
     lease: Lease,
     port: Option<Port>,
-    guard: Guard,
     place: Place,
-    _permit: Watch,
-    permits: Permits,
+    permit: Permit,
     /// The place of the client's connection.
-    _slot: Arc<Slot>,
+    slot: Arc<Slot>,
+}
+
+/// What is to be done when a tunnel ends, and held until then: every tunnel keeps one. Whoever has it
+/// calls [`End::finish`].
+struct End {
+    held: Held,
+    books: Arc<Books>,
+    /// A shutdown waits for it.
+    watch: Watch,
 }
 
 impl End {
-    fn finish(self, outcome: Outcome) {
-        let Self { mut lease, port, guard, place, permits, .. } = self;
-        lease.ended(&outcome);
-        // When the end is written its place is free.
-        drop((lease, port, place, permits));
-        guard.finish(outcome);
+    fn new(held: Held, guard: Guard) -> Self {
+        let (books, watch) = guard.hand_over();
+        Self { held, books, watch }
     }
 
-    fn finish_unopened(self, who: Who, reason: &str) {
-        let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
-        self.guard.finish_http(ending, PerSide::default());
+    fn finish(self, outcome: Outcome) {
+        let Self { held: Held { mut lease, port, place, permit, slot }, books, watch } = self;
+        lease.ended(&outcome);
+        let report = Arc::clone(&place.session.report);
+        // When the end is written its place is free.
+        drop((lease, port, place, permit));
+        books.write(Kind::Tunnel, report, outcome);
+        drop((watch, slot));
     }
 }
 
@@ -294,5 +306,16 @@ impl Drop for Tunnel {
         if let Some(end) = self.end.take() {
             end.finish(self.pump.outcome());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_tunnel_is_small() {
+        // Each idle tunnel keeps one.
+        assert!(size_of::<End>() <= 112, "{}", size_of::<End>());
     }
 }

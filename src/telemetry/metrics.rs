@@ -136,14 +136,14 @@ impl Metrics {
     }
 
     /// Something ended, and is reported.
-    pub fn ended(&self, kind: Kind, took: Duration, end: End) {
+    pub fn ended(&self, kind: Kind, end: End) {
         let at = self.since.elapsed();
         let mut tallies = self.lock();
         let (report, outcome) = &*end;
         let route = tallies.route(report.route());
         match kind {
             Kind::Http | Kind::Unasked => return *route.requests.entry(report.status).or_default() += 1,
-            Kind::Opening => route.count_opening(report, took),
+            Kind::Opening => route.count_opening(report, outcome.duration),
             Kind::Tunnel => {
                 route.count_end(outcome);
                 tallies.count_silence(outcome);

@@ -102,22 +102,23 @@ impl Endpoint {
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) server: Server,
-    pub(super) rules: Arc<Rules>,
-    /// Who its certificate must be of.
-    name: Option<Arc<ServerName<'static>>>,
+    pub(super) terms: Arc<Terms>,
     id: u64,
 }
 
+/// What holds for connections to an endpoint.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) rules: Rules,
+    /// Who its certificate must be of.
+    pub(super) name: Option<ServerName<'static>>,
+}
+
 impl Member {
-    pub(super) fn new(
-        endpoint: Arc<Endpoint>,
-        server: &Server,
-        rules: Arc<Rules>,
-        name: Option<Arc<ServerName<'static>>>,
-    ) -> Self {
+    pub(super) fn new(endpoint: Arc<Endpoint>, server: &Server, terms: Terms) -> Self {
         // The address, not the name: proxies that resolve the same name choose alike.
         let id = key_of(endpoint.address.to_string().as_bytes());
-        Self { endpoint, server: server.clone(), rules, name, id }
+        Self { endpoint, server: server.clone(), terms: Arc::new(terms), id }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -126,7 +127,7 @@ impl Member {
 
     pub(super) fn candidate(&self, now: std::time::Instant) -> Candidate {
         debug_assert!(self.server.state == State::Up);
-        let share = self.endpoint.standing().share(&self.rules, now);
+        let share = self.endpoint.standing().share(&self.terms.rules, now);
         Candidate {
             id: self.id,
             weight: self.server.weight.saturating_mul(share).max(1),
@@ -140,8 +141,7 @@ impl Member {
 #[derive(Debug)]
 pub struct Lease {
     endpoint: Arc<Endpoint>,
-    rules: Arc<Rules>,
-    name: Option<Arc<ServerName<'static>>>,
+    terms: Arc<Terms>,
     /// It is the one that decides, and it has not yet.
     on_trial: bool,
 }
@@ -156,7 +156,7 @@ impl Lease {
             standing.begin_trial();
         }
         drop(standing);
-        Self { endpoint, rules: Arc::clone(&member.rules), name: member.name.clone(), on_trial }
+        Self { endpoint, terms: Arc::clone(&member.terms), on_trial }
     }
 
     /// The endpoint.
@@ -167,7 +167,7 @@ impl Lease {
 
     /// Who its certificate must be of; `None`: it has none.
     pub(super) fn server_name(&self) -> Option<&ServerName<'static>> {
-        self.name.as_deref()
+        self.terms.name.as_ref()
     }
 
     /// The endpoint answered.
@@ -180,13 +180,13 @@ impl Lease {
     pub fn failed(&mut self) {
         self.on_trial = false;
         self.endpoint.failures.fetch_add(1, Ordering::Relaxed);
-        let out = self.endpoint.standing().failed(&self.rules, Instant::now().into_std());
+        let out = self.endpoint.standing().failed(&self.terms.rules, Instant::now().into_std());
         self.warn_if(out, "endpoint taken out after failures");
     }
 
     /// A tunnel to the endpoint ended; one that it broke off early counts against it.
     pub fn ended(&mut self, outcome: &Outcome) {
-        let Some(early) = self.rules.early_end else { return };
+        let Some(early) = self.terms.rules.early_end else { return };
         let heard = outcome.duration.saturating_sub(outcome.idle[Side::Upstream]);
         let by_upstream = outcome.ending.who == Who::Upstream && outcome.blind.is_none();
         let broke_off = by_upstream
@@ -198,7 +198,7 @@ impl Lease {
             };
         if broke_off {
             self.endpoint.failures.fetch_add(1, Ordering::Relaxed);
-            let out = self.endpoint.standing().ended_early(&self.rules, Instant::now().into_std());
+            let out = self.endpoint.standing().ended_early(&self.terms.rules, Instant::now().into_std());
             self.warn_if(out, "endpoint taken out after breaking off young connections");
         } else if outcome.duration >= early.within || outcome.ending.why == Why::Close {
             self.endpoint.standing().lasted();
@@ -208,7 +208,7 @@ impl Lease {
     fn warn_if(&self, out: bool, message: &str) {
         if out {
             let Endpoint { upstream, address, .. } = &*self.endpoint;
-            let fail_timeout = self.rules.fail_timeout;
+            let fail_timeout = self.terms.rules.fail_timeout;
             tracing::warn!(%upstream, endpoint = %address, ?fail_timeout, "{message}");
         }
     }

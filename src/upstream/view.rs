@@ -40,8 +40,8 @@ impl Upstream {
                 state,
                 by,
                 availability: standing.availability(now),
-                share: standing.share(&member.rules, now),
-                failures: standing.fails(&member.rules, now),
+                share: standing.share(&member.terms.rules, now),
+                failures: standing.fails(&member.terms.rules, now),
             }
         };
         members.iter().map(view).collect()
