@@ -1,6 +1,7 @@
 //! Owns an open connection between a client and an upstream, from the switching of protocols to
 //! its end. It must not know HTTP, routes or how the upstream was chosen.
 
+mod blind;
 pub mod control;
 pub mod counters;
 pub mod engine;
@@ -9,6 +10,8 @@ pub mod pump;
 pub mod relay;
 pub mod tap;
 pub mod timer;
+
+pub use blind::Blind;
 
 use crate::outcome::PerSide;
 use crate::ws::close::CloseCode;
@@ -117,5 +120,5 @@ pub enum Framing {
         deflate: bool,
     },
     /// Not readable here, for the reason given: nothing is injected.
-    Blind(&'static str),
+    Blind(Blind),
 }

@@ -19,7 +19,7 @@ const RANKS: [(u32, &[&str]); 9] = [
 ];
 
 /// Files of higher ranks that are pure all the same.
-const PURE: [&str; 3] = ["tunnel/relay", "tunnel/timer", "tunnel/counters"];
+const PURE: [&str; 4] = ["tunnel/relay", "tunnel/timer", "tunnel/counters", "tunnel/blind"];
 const IMPURE: [&str; 3] = ["tokio", "tracing", "Instant::now"];
 
 fn rank(module: &str) -> u32 {

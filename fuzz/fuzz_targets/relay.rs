@@ -8,7 +8,7 @@ use arbitrary::Arbitrary;
 use holdline::outcome::{Ending, PerSide, Side, Why};
 use holdline::tunnel::relay::{Order, Output, Relay};
 use holdline::tunnel::timer::Tick;
-use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
+use holdline::tunnel::{Blind, CloseCodes, Framing, OnViolation, Pong, Settings};
 use holdline::ws::frame::{Header, OpCode, encode};
 use holdline::ws::mask::MaskKey;
 use holdline::ws::scanner::{Found, Rules, Scanner};
@@ -194,7 +194,7 @@ impl Model {
         let (framing, deflate) = match input.framing {
             Kind::Plain => (Framing::WebSocket { deflate: false }, false),
             Kind::Deflate => (Framing::WebSocket { deflate: true }, true),
-            Kind::Blind => (Framing::Blind("another protocol"), false),
+            Kind::Blind => (Framing::Blind(Blind::Protocol), false),
         };
         let way = |masked| Way {
             source: Reader::new(Rules { masked, deflate }),

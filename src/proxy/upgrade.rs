@@ -22,7 +22,7 @@ use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::engine::{Engine, Wire};
 use crate::tunnel::pump::{Opened, Pump, run};
-use crate::tunnel::{Framing, Settings};
+use crate::tunnel::{Blind, Framing, Settings};
 use crate::upstream::ports::Port;
 use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
@@ -174,10 +174,10 @@ fn accept(
 
 fn framing(wish: &Wish, answer: &HeaderMap) -> Framing {
     match (wish, handshake::extensions(answer)) {
-        (Wish::Other(_), _) => Framing::Blind("another protocol"),
+        (Wish::Other(_), _) => Framing::Blind(Blind::Protocol),
         (_, Extensions::None) => Framing::WebSocket { deflate: false },
         (_, Extensions::Deflate) => Framing::WebSocket { deflate: true },
-        (_, Extensions::Unknown) => Framing::Blind("unknown extension"),
+        (_, Extensions::Unknown) => Framing::Blind(Blind::Extension),
     }
 }
 

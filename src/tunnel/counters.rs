@@ -5,19 +5,21 @@
 //! on plain numbers. A reader sees each number as it was a moment ago; two of them need not be of the
 //! same moment.
 
+use super::Blind;
 use super::timer::Tick;
 use crate::outcome::{PerSide, Side, Traffic};
 use crate::telemetry::tally::RoundTrips;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 /// What is counted of one tunnel.
 #[derive(Debug, Default)]
 pub struct Counters {
     sides: PerSide<Count>,
-    blind: OnceLock<&'static str>,
+    /// The number of the reason why frames are not read; 0: they are.
+    blind: AtomicU8,
     /// Where round-trip times of all tunnels are counted.
     round_trips: Option<Arc<RoundTrips>>,
 }
@@ -66,7 +68,7 @@ impl Counters {
     /// Why frames are not read, if they are not.
     #[must_use]
     pub fn blind(&self) -> Option<&'static str> {
-        self.blind.get().copied()
+        Blind::numbered(self.blind.load(Relaxed)).map(Blind::as_str)
     }
 }
 
@@ -102,8 +104,15 @@ impl Counters {
     }
 
     /// Frames are not read any more, or were not from the start; the first reason counts.
-    pub(super) fn go_blind(&self, reason: &'static str) {
-        let _ = self.blind.set(reason);
+    pub(super) fn go_blind(&self, reason: Blind) {
+        if !self.is_blind() {
+            self.blind.store(reason.number(), Relaxed);
+        }
+    }
+
+    /// Frames are not read.
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind.load(Relaxed) != 0
     }
 }
 
@@ -138,8 +147,8 @@ mod tests {
         counters.ping(Side::Upstream);
         counters.pong(Side::Upstream, at(10), at(40));
         counters.pong(Side::Upstream, at(50), at(50));
-        counters.go_blind("first");
-        counters.go_blind("second");
+        counters.go_blind(Blind::Extension);
+        counters.go_blind(Blind::Protocol);
         let client = Traffic { bytes: 9, messages: 1, ..Traffic::default() };
         assert_eq!((counters.traffic(Side::Client), counters.heard(Side::Client)), (client, at(7)));
         let upstream = counters.traffic(Side::Upstream);
@@ -148,14 +157,14 @@ mod tests {
         assert_eq!(micros(upstream.last_rtt), Some(1), "an answer within the microsecond is one");
         assert_eq!(micros(upstream.worst_rtt), Some(30));
         assert_eq!(counters.heard(Side::Upstream), Tick::ZERO);
-        assert_eq!(counters.blind(), Some("first"));
+        assert_eq!(counters.blind(), Some("unknown extension"));
         let all = counters.round_trips.as_ref().unwrap().of(Side::Upstream);
         assert_eq!(all.counts()[0], 2);
     }
 
     #[test]
     fn the_counts_of_a_tunnel_are_small() {
-        // Each idle tunnel keeps them; with the counts of the Arc that shares them, it is 128 bytes.
-        assert!(size_of::<Counters>() <= 112, "{}", size_of::<Counters>());
+        // Each idle tunnel keeps them.
+        assert!(size_of::<Counters>() <= 96, "{}", size_of::<Counters>());
     }
 }

@@ -7,6 +7,7 @@
 mod leg;
 
 use super::control::{Control, Mail};
+use super::counters::Counters;
 use super::relay::{Order, Output, Relay, Seen};
 use super::tap::{Frame, Taps};
 use super::timer::Tick;
@@ -36,9 +37,8 @@ thread_local! {
 
 /// Two streams and the relay between them.
 pub(super) struct Join<S> {
-    relay: Relay,
+    relay: Relay<Counting>,
     legs: PerSide<Leg<S>>,
-    control: Arc<Control>,
     /// The wake-up that the driver was last asked for.
     armed: Option<Tick>,
     /// The last wake-up was too late to judge a side of which is not known what has arrived.
@@ -49,6 +49,15 @@ pub(super) struct Join<S> {
     again: bool,
     /// Who watches it: nearly always nobody.
     pub(super) taps: Option<Box<Taps>>,
+}
+
+/// A control, as the way to its counters: the relay is not to know more of it.
+struct Counting(Arc<Control>);
+
+impl AsRef<Counters> for Counting {
+    fn as_ref(&self) -> &Counters {
+        self.0.counters()
+    }
 }
 
 /// What a driver is to do next.
@@ -78,12 +87,10 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         framing: Framing,
         control: Arc<Control>,
     ) -> Self {
-        let counters = Arc::clone(control.counters());
         let PerSide { client, upstream } = streams;
         Self {
-            relay: Relay::counting(settings, framing, counters),
+            relay: Relay::counting(settings, framing, Counting(control)),
             legs: PerSide { client: Leg::new(client), upstream: Leg::new(upstream) },
-            control,
             armed: None,
             excused: false,
             attached: false,
@@ -95,7 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     /// Does all that can be done at `now`, or as much of it as is fair.
     pub(super) fn turn(&mut self, now: Tick, cx: &mut Context<'_>) -> Next {
         self.again = false;
-        if let Some(mail) = self.control.collect() {
+        if let Some(mail) = self.control().collect() {
             let cut = mail.cut;
             self.read_mail(*mail, now);
             if let Some(why) = cut {
@@ -135,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
 
     /// The line to the rest of the process.
     pub(super) fn control(&self) -> &Arc<Control> {
-        &self.control
+        &self.relay.counting_in().0
     }
 
     /// One side's stream.
@@ -145,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
 
     /// The story so far; the end of one that is given up is [`Why::Aborted`].
     pub(super) fn outcome(&self) -> Outcome {
-        self.relay.outcome(self.control.now())
+        self.relay.outcome(self.control().now())
     }
 
     fn read_mail(&mut self, mail: Mail, now: Tick) {
@@ -156,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             self.taps.get_or_insert_default().add(mail.taps);
         }
         if let Some((at, why, words)) = mail.order {
-            let at = self.control.tick(at);
+            let at = self.control().tick(at);
             self.relay.order(Order { at: at.max(now), why, words });
         }
     }
@@ -277,7 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
 
 impl<S> Drop for Join<S> {
     fn drop(&mut self) {
-        self.control.detach();
+        self.relay.counting_in().0.detach();
     }
 }
 
@@ -310,7 +317,7 @@ impl<O: Output> Output for Tapped<'_, O> {
     }
 }
 
-fn give(relay: &mut Relay, input: Input<'_>, now: Tick, out: &mut impl Output) {
+fn give(relay: &mut Relay<Counting>, input: Input<'_>, now: Tick, out: &mut impl Output) {
     match input {
         Input::Bytes(from, bytes) => relay.on_bytes(from, bytes, now, out),
         Input::Eof(from) => relay.on_eof(from, now, out),

@@ -9,7 +9,7 @@ mod timing;
 
 use super::counters::Counters;
 use super::timer::Tick;
-use super::{Framing, OnViolation, Settings};
+use super::{Blind, Framing, OnViolation, Settings};
 use crate::outcome::{Ending, PerSide, Side, Why};
 use crate::ws::close::{self, CloseCode, CloseReason};
 use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation, encode};
@@ -28,12 +28,12 @@ pub trait Output {
     fn see(&mut self, _: Seen) {}
 }
 
-/// A tunnel without its sockets.
+/// A tunnel without its sockets. It counts in what `C` leads to.
 #[derive(Debug)]
-pub struct Relay {
+pub struct Relay<C = Arc<Counters>> {
     settings: Arc<Settings>,
     legs: PerSide<Leg>,
-    counters: Arc<Counters>,
+    counters: C,
     /// Set when the end is decided; the first sign of it wins.
     end: Option<Box<End>>,
     order: Option<Box<Order>>,
@@ -115,14 +115,16 @@ impl Relay {
     pub fn new(settings: Arc<Settings>, framing: Framing) -> Self {
         Self::counting(settings, framing, Arc::default())
     }
+}
 
-    /// The same, counting where others can read it. No other tunnel may count there.
+impl<C: AsRef<Counters>> Relay<C> {
+    /// One that has just opened, counting where others can read it. No other tunnel may count there.
     #[must_use]
-    pub fn counting(settings: Arc<Settings>, framing: Framing, counters: Arc<Counters>) -> Self {
+    pub fn counting(settings: Arc<Settings>, framing: Framing, counters: C) -> Self {
         let deflate = match framing {
             Framing::WebSocket { deflate } => deflate,
             Framing::Blind(reason) => {
-                counters.go_blind(reason);
+                counters.as_ref().go_blind(reason);
                 false
             }
         };
@@ -131,6 +133,15 @@ impl Relay {
             upstream: Leg::new(Rules { masked: false, deflate }),
         };
         Self { settings, legs, counters, end: None, order: None }
+    }
+
+    /// What leads to its counters.
+    pub(super) fn counting_in(&self) -> &C {
+        &self.counters
+    }
+
+    fn counters(&self) -> &Counters {
+        self.counters.as_ref()
     }
 
     /// New settings of the route, from a reload.
@@ -150,7 +161,7 @@ impl Relay {
     /// Bytes arrived from a side.
     pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
         self.on_arrival(from, now);
-        self.counters.received(from, input.len());
+        self.counters().received(from, input.len());
         if self.is_blind() { self.pass(from.other(), input, out) } else { self.scan(from, input, now, out) }
     }
 
@@ -252,7 +263,7 @@ impl Relay {
         let leg = &mut self.legs[from];
         leg.mid_frame = header.length > 0;
         if header.length == 0 && header.fin {
-            self.counters.message(from);
+            self.counters().message(from);
         }
     }
 
@@ -260,7 +271,7 @@ impl Relay {
         let leg = &mut self.legs[from];
         leg.mid_frame = !ends_frame;
         if ends_message && self.end.is_none() {
-            self.counters.message(from);
+            self.counters().message(from);
         }
     }
 
@@ -293,7 +304,7 @@ impl Relay {
             Owner::Given => false,
             Owner::Proxy { sent, missing } => {
                 if let Some(sent) = sent {
-                    self.counters.pong(from, sent, now);
+                    self.counters().pong(from, sent, now);
                 }
                 // Here is a frame boundary towards the other side: it goes out with the queue.
                 self.legs[from.other()].queued_pong = missing.map(Box::new);
@@ -314,7 +325,7 @@ impl Relay {
             return self.end_violation(from, violation, now, out);
         }
         if self.end.is_none() {
-            self.go_blind(violation.as_str(), out);
+            self.go_blind(Blind::Violation(violation), out);
         } else if let Some(held) = self.legs[from].scanner.take_held() {
             self.pass(from.other(), held.bytes(), out);
         }
@@ -323,8 +334,8 @@ impl Relay {
 
     /// Gives up reading frames, in both directions: without the one, Pongs could not be told apart,
     /// without the other, nothing could be injected.
-    fn go_blind(&mut self, reason: &'static str, out: &mut impl Output) {
-        self.counters.go_blind(reason);
+    fn go_blind(&mut self, reason: Blind, out: &mut impl Output) {
+        self.counters().go_blind(reason);
         for side in Side::BOTH {
             if let Some(held) = self.legs[side].scanner.take_held() {
                 self.pass(side.other(), held.bytes(), out);
@@ -342,7 +353,7 @@ impl Relay {
     }
 
     fn is_blind(&self) -> bool {
-        self.counters.blind().is_some()
+        self.counters().is_blind()
     }
 
     fn has_queued(&self, to: Side) -> bool {
@@ -379,7 +390,7 @@ impl Relay {
         self.move_forward();
         let leg = &mut self.legs[to];
         let payload = leg.keepalive.ping(now);
-        self.counters.ping(to);
+        self.counters().ping(to);
         self.inject(to, OpCode::Ping, &payload, out);
     }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::io::Stream;
 use crate::outcome::{Side, Who, Why};
+use crate::tunnel::Blind;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -185,7 +186,7 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
     let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
     let control = Arc::new(Control::default());
     let on_end = |_| panic!("a defect, as this test wants it");
-    let (settings, framing) = (Arc::new(settings()), Framing::Blind("a test"));
+    let (settings, framing) = (Arc::new(settings()), Framing::Blind(Blind::Protocol));
     engine.run(streams, settings, framing, Arc::clone(&control), on_end);
     drop((client.0, upstream.0));
     while Arc::strong_count(&control) > 1 {

@@ -5,6 +5,7 @@ mod stalls;
 use super::*;
 use crate::io::Stream;
 use crate::outcome::{Side, Who, Why};
+use crate::tunnel::Blind;
 use crate::tunnel::join::{READS_PER_TURN, SCRATCH};
 use crate::ws::close::{CloseCode, CloseReason};
 use std::io;
@@ -178,7 +179,7 @@ async fn between_two_turns_of_one_that_moves_much_the_others_sockets_are_looked_
     let reads = Arc::new(AtomicUsize::new(0));
     let side = || Opened { stream: Endless { reads: Arc::clone(&reads) }, ahead: vec![] };
     let streams = PerSide { client: side(), upstream: side() };
-    let tunnel = run(streams, Arc::new(settings()), Framing::Blind("a test"), Arc::default());
+    let tunnel = run(streams, Arc::new(settings()), Framing::Blind(Blind::Protocol), Arc::default());
     let tunnel = tokio::spawn(tunnel);
     let (mut near, mut far) = tokio::net::UnixStream::pair().unwrap();
     for _ in 0..20 {
@@ -233,7 +234,7 @@ async fn new_settings_move_the_wake_up_forward() {
 async fn its_counts_can_be_read_while_it_lives() {
     let mut rig = rig(&[], 1024);
     let ping: [u8; 10] = read(&mut rig.client).await;
-    let counters = Arc::clone(rig.control.counters());
+    let counters = rig.control.counters();
     assert_eq!(counters.traffic(Side::Client).pings, 1);
     let pinged = rig.control.now();
     tokio::time::advance(Duration::from_millis(30)).await;

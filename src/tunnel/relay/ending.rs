@@ -2,12 +2,13 @@
 
 use super::{End, Leg, Output, Relay};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
+use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::Tick;
 use crate::ws::close::{CloseCode, CloseReason};
 use crate::ws::frame::Violation;
 use std::time::Duration;
 
-impl Relay {
+impl<C: AsRef<Counters>> Relay<C> {
     /// A side's stream ended.
     pub fn on_eof(&mut self, side: Side, now: Tick, out: &mut impl Output) {
         let leg = &mut self.legs[side];
@@ -103,7 +104,7 @@ impl Relay {
     }
 
     fn idle(&self, now: Tick) -> PerSide<Duration> {
-        let since = |side| now.since(self.counters.heard(side));
+        let since = |side| now.since(self.counters().heard(side));
         PerSide { client: since(Side::Client), upstream: since(Side::Upstream) }
     }
 
@@ -147,7 +148,8 @@ impl Relay {
         let moved =
             Side::BOTH.into_iter().filter(|&side| self.legs[side].blocked).map(|side| self.legs[side].took);
         // Nor is the other half of a protocol that is not known here: half-close may be its way.
-        let heard = Side::BOTH.into_iter().filter(|_| self.is_blind()).map(|side| self.counters.heard(side));
+        let heard =
+            Side::BOTH.into_iter().filter(|_| self.is_blind()).map(|side| self.counters().heard(side));
         Some(moved.chain(heard).fold(end.at, Tick::max) + self.settings.close_timeout)
     }
 
@@ -188,7 +190,7 @@ impl Relay {
             Some(end) => (end.ending.clone(), end.idle),
             None => (Ending::new(Who::Proxy, Why::Aborted), self.idle(now)),
         };
-        let counters = &self.counters;
+        let counters = self.counters();
         let traffic =
             PerSide { client: counters.traffic(Side::Client), upstream: counters.traffic(Side::Upstream) };
         Outcome { ending, traffic, duration: now.elapsed(), idle, blind: counters.blind() }

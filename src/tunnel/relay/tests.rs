@@ -345,7 +345,7 @@ fn a_violation_closes_where_that_is_wanted() {
 
 #[test]
 fn a_blind_tunnel_passes_all_and_half_closes() {
-    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind("another protocol"));
+    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind(Blind::Protocol));
     let mut out = Sent::default();
     relay.on_bytes(CLIENT, b"SELECT 1", at(1), &mut out);
     relay.on_eof(CLIENT, at(2), &mut out);
@@ -359,7 +359,7 @@ fn a_blind_tunnel_passes_all_and_half_closes() {
 
 #[test]
 fn the_other_half_of_a_blind_tunnel_lives_as_long_as_it_moves() {
-    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind("another protocol"));
+    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind(Blind::Protocol));
     let mut out = Sent::default();
     relay.on_eof(CLIENT, at(2), &mut out);
     for second in [10, 18, 26] {

@@ -3,9 +3,10 @@
 use super::{Output, Relay};
 use crate::outcome::{Side, Why};
 use crate::tunnel::Pong;
+use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::{Tick, Timer};
 
-impl Relay {
+impl<C: AsRef<Counters>> Relay<C> {
     /// When this side is to be sent a Ping, if ever: not while bytes wait for it (their timeout
     /// is the send timeout), not behind a Close, not when one is queued already, and not while the
     /// answer to the last one decides over life and death, which it does unless it cannot be read.
@@ -18,7 +19,7 @@ impl Relay {
             return None;
         }
         let interval = self.settings.ping[side]?;
-        Some(leg.keepalive.due(self.counters.heard(side), interval, self.settings.ping_timeout))
+        Some(leg.keepalive.due(self.counters().heard(side), interval, self.settings.ping_timeout))
     }
 
     fn pong_due(&self, side: Side) -> Option<Tick> {
@@ -48,7 +49,7 @@ impl Relay {
                 self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
             ]
         });
-        let moved = Side::BOTH.map(|side| self.counters.heard(side).max(self.legs[side].took));
+        let moved = Side::BOTH.map(|side| self.counters().heard(side).max(self.legs[side].took));
         let last_moved = moved[0].max(moved[1]);
         let both = [
             self.settings.read_timeout.map(|timeout| (last_moved + timeout, Timer::Read)),
@@ -127,7 +128,7 @@ impl Relay {
 
     /// Something has arrived from a side, read or not.
     pub fn on_arrival(&mut self, side: Side, now: Tick) {
-        self.counters.arrived(side, now);
+        self.counters().arrived(side, now);
         let leg = &mut self.legs[side];
         leg.moved_forward |= leg.keepalive.heard();
     }

@@ -1,0 +1,80 @@
+//! Owns the reasons why the frames of a tunnel are not read.
+
+use crate::ws::frame::Violation;
+
+/// Why frames are not read: nothing is injected then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blind {
+    /// It is not WebSocket.
+    Protocol,
+    /// An extension was agreed on that is not known here.
+    Extension,
+    /// A breach of framing came, and what is framed otherwise cannot be told from it.
+    Violation(Violation),
+}
+
+impl Blind {
+    /// The reason in words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Protocol => "another protocol",
+            Self::Extension => "unknown extension",
+            Self::Violation(violation) => violation.as_str(),
+        }
+    }
+
+    /// Its number, from 1: a byte in the place of a pointer and a length.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Protocol => 1,
+            Self::Extension => 2,
+            Self::Violation(violation) => match violation {
+                Violation::ReservedBits => 3,
+                Violation::ReservedOpCode(_) => 4,
+                Violation::Unmasked => 5,
+                Violation::Masked => 6,
+                Violation::ControlTooLong => 7,
+                Violation::ControlFragmented => 8,
+                Violation::LengthNotMinimal => 9,
+                Violation::LengthTooLarge => 10,
+                Violation::NothingToContinue => 11,
+                Violation::MessageInsideMessage => 12,
+            },
+        }
+    }
+
+    /// The one of this number, whichever opcode it was; `None`: there is none.
+    pub(super) fn numbered(number: u8) -> Option<Self> {
+        ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+}
+
+/// In the order of their numbers.
+const ALL: [Blind; 12] = [
+    Blind::Protocol,
+    Blind::Extension,
+    Blind::Violation(Violation::ReservedBits),
+    Blind::Violation(Violation::ReservedOpCode(0)),
+    Blind::Violation(Violation::Unmasked),
+    Blind::Violation(Violation::Masked),
+    Blind::Violation(Violation::ControlTooLong),
+    Blind::Violation(Violation::ControlFragmented),
+    Blind::Violation(Violation::LengthNotMinimal),
+    Blind::Violation(Violation::LengthTooLarge),
+    Blind::Violation(Violation::NothingToContinue),
+    Blind::Violation(Violation::MessageInsideMessage),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_number() {
+        for number in 1..=ALL.len() as u8 {
+            assert_eq!(Blind::numbered(number).map(Blind::number), Some(number));
+        }
+        assert_eq!((Blind::numbered(0), Blind::numbered(ALL.len() as u8 + 1)), (None, None));
+    }
+}
