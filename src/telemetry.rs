@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod process;
 pub mod recent;
 pub mod report;
+pub mod stamp;
 pub mod tally;
 
 use crate::limit::rate::Rate;

@@ -122,7 +122,7 @@ impl<'a> Row<'a> {
             endpoint: session.endpoint.address().to_string(),
             protocol: report.protocol(),
             tls: report.tls().is_some(),
-            opened: Time(session.opened),
+            opened: Time(session.opened.into()),
             age: Seconds(live.age),
             idle_client: Seconds(live.idle.client),
             idle_upstream: Seconds(live.idle.upstream),

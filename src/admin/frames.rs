@@ -38,7 +38,7 @@ pub(super) fn answer(asked: Asked) -> Result<Answer, Problem> {
     // Before the tap: whatever ends it is heard of.
     let ends = asked.admin.proxy.log.listen();
     let tail = session.control.tap(MOST);
-    let (id, opened) = (session.report.id, session.opened);
+    let (id, opened) = (session.report.id, session.opened.into());
     // It is not to be held by who looks at it.
     drop::<Arc<Session>>(session);
     tokio::spawn(pass_on(sender, tail, opened, ends, id, asked.watch));

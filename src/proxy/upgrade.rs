@@ -145,7 +145,7 @@ fn accept(
     let session = Session {
         report: guard.open(),
         endpoint: Arc::clone(lease.endpoint()),
-        opened: SystemTime::now(),
+        opened: SystemTime::now().into(),
         control: Arc::new(Control::new(Counters::counting_into(round_trips))),
     };
     let place = opening.proxy.sessions.add(session);

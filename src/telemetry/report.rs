@@ -4,6 +4,7 @@ mod texts;
 
 pub use texts::Asked;
 
+use super::stamp::Stamp;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::outcome::{Outcome, Side};
 use percent_encoding::percent_decode_str;
@@ -29,8 +30,8 @@ impl fmt::Display for ConnectionId {
 pub struct Report {
     /// Its id.
     pub id: ConnectionId,
-    /// When its request arrived, in microseconds since 1970.
-    time: u64,
+    /// When its request arrived.
+    pub time: Stamp,
     /// Who asked.
     pub client: ClientAddr,
     /// Who sent the request for the client; `None`: the client itself. In a box, as it seldom is another.
@@ -122,10 +123,9 @@ impl Report {
     /// Of a request that arrived at `time`.
     #[must_use]
     pub fn new(id: ConnectionId, time: SystemTime, client: ClientAddr, asked: &Asked<'_>) -> Self {
-        let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         Self {
             id,
-            time,
+            time: time.into(),
             client,
             proxied_by: None,
             texts: Texts::new(asked, None, None),
@@ -143,12 +143,6 @@ impl Report {
         if subprotocol.or(extensions).is_some() {
             self.texts = self.texts.with(subprotocol, extensions);
         }
-    }
-
-    /// When its request arrived, to the microsecond.
-    #[must_use]
-    pub fn time(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_micros(self.time)
     }
 
     /// The request's method.
@@ -271,7 +265,7 @@ impl Report {
         let client = &outcome.traffic[Side::Client];
         let upstream = &outcome.traffic[Side::Upstream];
         Line {
-            time: humantime::format_rfc3339_millis(self.time()).to_string(),
+            time: humantime::format_rfc3339_millis(self.time.into()).to_string(),
             id: self.id.to_string(),
             client: self.client.to_string(),
             peer: self.proxied_by.as_ref().map(ToString::to_string),
