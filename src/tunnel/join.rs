@@ -47,6 +47,8 @@ pub(super) struct Join<S> {
     pub(super) attached: bool,
     /// There is more to do that no stream will tell of.
     again: bool,
+    /// It is among those that its driver has promised a turn.
+    pub(super) is_due: bool,
     /// Who watches it: nearly always nobody.
     pub(super) taps: Option<Box<Taps>>,
 }
@@ -95,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             excused: false,
             attached: false,
             again: false,
+            is_due: false,
             taps: None,
         }
     }

@@ -3,6 +3,7 @@
 //! send are handed out, and the same machine serves every driver, test and fuzz target.
 
 mod ending;
+mod inject;
 mod keepalive;
 mod seen;
 mod timing;
@@ -11,9 +12,8 @@ use super::counters::Counters;
 use super::timer::Tick;
 use super::{Blind, Framing, OnViolation, Settings};
 use crate::outcome::{Ending, PerSide, Side, Why};
-use crate::ws::close::{self, CloseCode, CloseReason};
-use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation, encode};
-use crate::ws::mask::MaskKey;
+use crate::ws::close::{CloseCode, CloseReason};
+use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation};
 use crate::ws::scanner::{Event, Found, Rules, Scanner};
 use keepalive::{Keepalive, Owner};
 pub use seen::{Course, Seen};
@@ -34,9 +34,16 @@ pub struct Relay<C = Arc<Counters>> {
     settings: Arc<Settings>,
     legs: PerSide<Leg>,
     counters: C,
+    /// Nearly always none: one word for both.
+    closing: Option<Box<Closing>>,
+}
+
+/// What brings a tunnel to its end.
+#[derive(Debug, Default)]
+struct Closing {
     /// Set when the end is decided; the first sign of it wins.
-    end: Option<Box<End>>,
-    order: Option<Box<Order>>,
+    end: Option<End>,
+    order: Option<Order>,
 }
 
 /// An order of the operator to close.
@@ -67,8 +74,8 @@ struct Leg {
     took: Tick,
     /// What goes to this side at the next frame boundary.
     queued_close: Option<CloseCode>,
-    #[expect(clippy::box_collection, reason = "nearly always none: one word for it")]
-    queued_pong: Option<Box<Vec<u8>>>,
+    /// The Pong that the other side's [`Keepalive`] has found to be missing.
+    queued_pong: bool,
     queued_ping: bool,
     /// Bytes wait for this side that it does not take.
     blocked: bool,
@@ -95,7 +102,7 @@ impl Leg {
             keepalive: Keepalive::new(rand::random()),
             took: Tick::ZERO,
             queued_close: None,
-            queued_pong: None,
+            queued_pong: false,
             queued_ping: false,
             blocked: false,
             mid_frame: false,
@@ -132,7 +139,7 @@ impl<C: AsRef<Counters>> Relay<C> {
             client: Leg::new(Rules { masked: true, deflate }),
             upstream: Leg::new(Rules { masked: false, deflate }),
         };
-        Self { settings, legs, counters, end: None, order: None }
+        Self { settings, legs, counters, closing: None }
     }
 
     /// What leads to its counters.
@@ -144,6 +151,19 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.counters.as_ref()
     }
 
+    /// The end is not decided.
+    fn is_open(&self) -> bool {
+        self.end().is_none()
+    }
+
+    fn end(&self) -> Option<&End> {
+        self.closing.as_ref().and_then(|closing| closing.end.as_ref())
+    }
+
+    fn standing_order(&self) -> Option<&Order> {
+        self.closing.as_ref().and_then(|closing| closing.order.as_ref())
+    }
+
     /// New settings of the route, from a reload.
     pub fn set_settings(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
@@ -152,8 +172,8 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// Takes the operator's order to close; an earlier moment replaces a later one.
     pub fn order(&mut self, order: Order) {
-        if self.order.as_ref().is_none_or(|standing| order.at < standing.at) {
-            self.order = Some(Box::new(order));
+        if self.standing_order().is_none_or(|standing| order.at < standing.at) {
+            self.closing.get_or_insert_default().order = Some(order);
             self.move_forward();
         }
     }
@@ -256,7 +276,7 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     fn too_big(&self, from: Side) -> bool {
         let size = self.legs[from].scanner.message_size();
-        self.end.is_none() && self.settings.max_message_size.is_some_and(|max| size > max)
+        self.is_open() && self.settings.max_message_size.is_some_and(|max| size > max)
     }
 
     fn on_data(&mut self, from: Side, header: &Header) {
@@ -270,7 +290,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     fn on_payload(&mut self, from: Side, ends_frame: bool, ends_message: bool) {
         let leg = &mut self.legs[from];
         leg.mid_frame = !ends_frame;
-        if ends_message && self.end.is_none() {
+        if ends_message && self.is_open() {
             self.counters().message(from);
         }
     }
@@ -307,7 +327,7 @@ impl<C: AsRef<Counters>> Relay<C> {
                     self.counters().pong(from, sent, now);
                 }
                 // Here is a frame boundary towards the other side: it goes out with the queue.
-                self.legs[from.other()].queued_pong = missing.map(Box::new);
+                self.legs[from.other()].queued_pong = missing;
                 false
             }
         }
@@ -321,10 +341,10 @@ impl<C: AsRef<Counters>> Relay<C> {
         now: Tick,
         out: &mut impl Output,
     ) {
-        if self.settings.on_violation == OnViolation::Close && self.end.is_none() {
+        if self.settings.on_violation == OnViolation::Close && self.is_open() {
             return self.end_violation(from, violation, now, out);
         }
-        if self.end.is_none() {
+        if self.is_open() {
             self.go_blind(Blind::Violation(violation), out);
         } else if let Some(held) = self.legs[from].scanner.take_held() {
             self.pass(from.other(), held.bytes(), out);
@@ -354,51 +374,6 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     fn is_blind(&self) -> bool {
         self.counters().is_blind()
-    }
-
-    fn has_queued(&self, to: Side) -> bool {
-        let leg = &self.legs[to];
-        leg.queued_ping || leg.queued_pong.is_some() || leg.queued_close.is_some()
-    }
-
-    /// Injects what waits for this frame boundary: the Pong somebody waits for, a Ping if it is
-    /// still due, and a Close last.
-    fn inject_queued(&mut self, to: Side, now: Tick, out: &mut impl Output) {
-        if let Some(payload) = self.legs[to].queued_pong.take() {
-            self.inject(to, OpCode::Pong, &payload, out);
-        }
-        self.move_forward();
-        if std::mem::take(&mut self.legs[to].queued_ping) && self.ping_due(to).is_some_and(|due| due <= now) {
-            self.ping(to, now, out);
-        }
-        if let Some(code) = self.legs[to].queued_close.take() {
-            self.close(to, code, out);
-        }
-    }
-
-    fn inject(&mut self, to: Side, opcode: OpCode, payload: &[u8], out: &mut impl Output) {
-        let leg = &self.legs[to];
-        if !leg.told && !leg.dead {
-            // To the upstream the proxy is a client, and clients mask (RFC 6455 5.1).
-            let mask = (to == Side::Upstream).then(MaskKey::random);
-            out.send(to, &encode(opcode, payload, mask));
-            out.see(Seen::injected(to, opcode, payload));
-        }
-    }
-
-    pub(super) fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
-        self.move_forward();
-        let leg = &mut self.legs[to];
-        let payload = leg.keepalive.ping(now);
-        self.counters().ping(to);
-        self.inject(to, OpCode::Ping, &payload, out);
-    }
-
-    fn close(&mut self, to: Side, code: CloseCode, out: &mut impl Output) {
-        let reason = self.end.as_ref().map_or("", |end| &end.ending.reason);
-        self.inject(to, OpCode::Close, &close::payload(code, reason), out);
-        self.legs[to].told = true;
-        self.legs[to].sealed = true;
     }
 }
 

@@ -12,13 +12,11 @@ pub(super) struct Session {
     pub(super) join: Join<Wire>,
     /// Taken when it is told.
     on_end: Option<OnEnd>,
-    /// It is among those that have a turn next.
-    pub(super) is_due: bool,
 }
 
 impl Session {
     pub(super) fn new(join: Join<Wire>, on_end: OnEnd) -> Self {
-        Self { join, on_end: Some(on_end), is_due: false }
+        Self { join, on_end: Some(on_end) }
     }
 }
 

@@ -199,5 +199,5 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
 #[test]
 fn a_session_is_small() {
     let size = size_of::<Session>();
-    assert!(size <= 376, "{size} bytes: an idle tunnel's memory is a promise");
+    assert!(size <= 320, "{size} bytes: an idle tunnel's memory is a promise");
 }

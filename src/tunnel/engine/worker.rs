@@ -145,7 +145,7 @@ impl Worker {
 
     fn give_turn(&mut self, index: u32) {
         if let Some(session) = &mut self.places[index as usize].session
-            && !std::mem::replace(&mut session.is_due, true)
+            && !std::mem::replace(&mut session.join.is_due, true)
         {
             self.due.push(index);
         }
@@ -175,7 +175,7 @@ impl Worker {
         else {
             return;
         };
-        session.is_due = false;
+        session.join.is_due = false;
         // A defect that one tunnel meets is not to be the end of all others.
         let turn = catch_unwind(AssertUnwindSafe(|| {
             let next = session.join.turn(session.join.control().now(), &mut nobody);

@@ -20,7 +20,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
         // Half a header helps nobody, and without it a Close fits.
         drop(self.legs[side].scanner.take_held());
-        if self.end.is_none() {
+        if self.is_open() {
             self.decide(self.ending_of(side, Why::Eof), now);
             self.tell(side.other(), gone(side), out);
         }
@@ -30,7 +30,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     pub fn on_gone(&mut self, side: Side, why: Why, now: Tick, out: &mut impl Output) {
         self.legs[side].eof = true;
         self.legs[side].give_up();
-        if self.end.is_none() {
+        if self.is_open() {
             self.decide(self.ending_of(side, why), now);
             self.tell(side.other(), gone(side), out);
         }
@@ -64,7 +64,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     pub(super) fn end_by_order(&mut self, now: Tick, out: &mut impl Output) {
-        let Some(order) = self.order.take() else { return };
+        let Some(order) = self.closing.as_mut().and_then(|closing| closing.order.take()) else { return };
         match order.words {
             Some(words) => self.end_with(order.why, *words, now, out),
             None => self.end_by_proxy(order.why, now, out),
@@ -97,8 +97,9 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// Decides the end, unless it is decided.
     pub(super) fn decide(&mut self, ending: Ending, now: Tick) {
-        if self.end.is_none() {
-            self.end = Some(Box::new(End { ending, at: now, idle: self.idle(now) }));
+        if self.is_open() {
+            let idle = self.idle(now);
+            self.closing.get_or_insert_default().end = Some(End { ending, at: now, idle });
             self.move_forward();
         }
     }
@@ -143,7 +144,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     pub(super) fn close_deadline(&self) -> Option<Tick> {
-        let end = self.end.as_ref()?;
+        let end = self.end()?;
         // Bytes that still move are not cut off: the Close stands behind them.
         let moved =
             Side::BOTH.into_iter().filter(|&side| self.legs[side].blocked).map(|side| self.legs[side].took);
@@ -156,7 +157,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// Nothing is waited for any more: once what was handed out is written, the sockets go.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.end.is_some() && Side::BOTH.iter().all(|&side| self.legs[side].is_settled())
+        !self.is_open() && Side::BOTH.iter().all(|&side| self.legs[side].is_settled())
     }
 
     /// The time for closing is over: the sockets go as they are.
@@ -186,7 +187,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// The story so far; the end of one that has none is [`Why::Aborted`].
     #[must_use]
     pub fn outcome(&self, now: Tick) -> Outcome {
-        let (ending, idle) = match &self.end {
+        let (ending, idle) = match self.end() {
             Some(end) => (end.ending.clone(), end.idle),
             None => (Ending::new(Who::Proxy, Why::Aborted), self.idle(now)),
         };
@@ -212,7 +213,7 @@ impl Leg {
 
     pub(super) fn forget_queued(&mut self) {
         self.queued_close = None;
-        self.queued_pong = None;
+        self.queued_pong = false;
         self.queued_ping = false;
     }
 

@@ -38,9 +38,9 @@ struct Foreign {
 /// Whose a Pong is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// The proxy's: it answers the Ping sent at `sent` and goes no further. `missing` is the
-    /// payload of a Ping of the other side that this Pong has answered as well.
-    Proxy { sent: Option<Tick>, missing: Option<Vec<u8>> },
+    /// The proxy's: it answers the Ping sent at `sent` and goes no further. `missing`: it has answered
+    /// a Ping of the other side as well, whose Pong is to be given: [`Keepalive::missing`].
+    Proxy { sent: Option<Tick>, missing: bool },
     /// It was already given in this side's name.
     Given,
     /// The other side's.
@@ -113,13 +113,17 @@ impl Keepalive {
         }
     }
 
-    /// The payload of the other side's Ping, if this side has skipped it by answering the proxy's
-    /// Ping of that number. One that went out behind ours is still to be answered: giving its
+    /// Whether this side has skipped the other side's Ping by answering the proxy's Ping of that
+    /// number. One that went out behind ours is still to be answered: giving its
     /// Pong now would overtake the answers to those before it.
-    fn skipped(&mut self, number: u32) -> Option<Vec<u8>> {
-        let foreign = self.foreign.as_mut().filter(|foreign| !foreign.answered && foreign.behind < number)?;
-        foreign.answered = true;
-        Some(foreign.payload.clone())
+    fn skipped(&mut self, number: u32) -> bool {
+        let foreign = self.foreign.as_mut().filter(|foreign| !foreign.answered && foreign.behind < number);
+        foreign.is_some_and(|foreign| !std::mem::replace(&mut foreign.answered, true))
+    }
+
+    /// The payload of the other side's Ping that was skipped last, until the next one comes.
+    pub(super) fn missing(&self) -> &[u8] {
+        self.foreign.as_ref().map_or(&[], |foreign| &foreign.payload)
     }
 
     /// How many Pings ago the proxy sent this payload. A second answer to the same Ping is known
@@ -170,10 +174,10 @@ mod tests {
         let mut pings = Keepalive::new(7);
         let payload = pings.ping(at(25));
         assert_eq!(pings.dead_at(at(0), TIMEOUT), Some(at(45)));
-        assert_eq!(pings.pong(&payload), Owner::Proxy { sent: Some(at(25)), missing: None });
+        assert_eq!(pings.pong(&payload), Owner::Proxy { sent: Some(at(25)), missing: false });
         assert_eq!(
             pings.pong(&payload),
-            Owner::Proxy { sent: None, missing: None },
+            Owner::Proxy { sent: None, missing: false },
             "nobody else may see it"
         );
         assert_eq!(pings.pong(&[]), Owner::Peer);
@@ -184,8 +188,8 @@ mod tests {
         let mut pings = Keepalive::new(7);
         let first = pings.ping(at(25));
         let second = pings.ping(at(50));
-        assert_eq!(pings.pong(&second), Owner::Proxy { sent: Some(at(50)), missing: None });
-        assert_eq!(pings.pong(&first), Owner::Proxy { sent: None, missing: None });
+        assert_eq!(pings.pong(&second), Owner::Proxy { sent: Some(at(50)), missing: false });
+        assert_eq!(pings.pong(&first), Owner::Proxy { sent: None, missing: false });
     }
 
     #[test]
@@ -202,8 +206,8 @@ mod tests {
         let mut pings = Keepalive::new(7);
         pings.foreign_ping(b"app", at(4));
         let ours = pings.ping(at(25));
-        let Owner::Proxy { missing, .. } = pings.pong(&ours) else { panic!("ours") };
-        assert_eq!(missing.as_deref(), Some(&b"app"[..]));
+        assert_eq!(pings.pong(&ours), Owner::Proxy { sent: Some(at(25)), missing: true });
+        assert_eq!(pings.missing(), b"app");
         assert_eq!(pings.pong(b"app"), Owner::Given);
         assert_eq!(pings.pong(b"app"), Owner::Peer);
     }
@@ -213,7 +217,7 @@ mod tests {
         let mut pings = Keepalive::new(7);
         let ours = pings.ping(at(25));
         pings.foreign_ping(b"app", at(26));
-        assert_eq!(pings.pong(&ours), Owner::Proxy { sent: Some(at(25)), missing: None });
+        assert_eq!(pings.pong(&ours), Owner::Proxy { sent: Some(at(25)), missing: false });
         assert_eq!(pings.pong(b"app"), Owner::Peer);
     }
 }

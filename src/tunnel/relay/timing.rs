@@ -12,7 +12,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// answer to the last one decides over life and death, which it does unless it cannot be read.
     pub(super) fn ping_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
-        let closing = self.end.is_some() || leg.told || leg.blocked || leg.queued_ping;
+        let closing = !self.is_open() || leg.told || leg.blocked || leg.queued_ping;
         let judged =
             self.settings.pong == Pong::Required && leg.keepalive.is_awaiting() && !self.is_held_up(side);
         if self.is_blind() || closing || judged {
@@ -39,7 +39,7 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// All timers that run, with their moments.
     fn timers(&self) -> impl Iterator<Item = (Tick, Timer)> + '_ {
-        let open = self.end.is_none();
+        let open = self.is_open();
         let sides = Side::BOTH.into_iter().filter(move |_| open).flat_map(|side| {
             let leg = &self.legs[side];
             let send_timeout = self.settings.send_timeout.filter(|_| leg.blocked);
@@ -54,7 +54,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         let both = [
             self.settings.read_timeout.map(|timeout| (last_moved + timeout, Timer::Read)),
             self.settings.max_lifetime.map(|span| (Tick::ZERO + span, Timer::Lifetime)),
-            self.order.as_ref().map(|order| (order.at, Timer::Order)),
+            self.standing_order().map(|order| (order.at, Timer::Order)),
         ];
         let both = both.into_iter().filter(move |_| open);
         let grace = [self.close_deadline().map(|at| (at, Timer::CloseGrace))];
