@@ -8,7 +8,7 @@ use super::tap::{self, Tail, Tap};
 use super::timer::Tick;
 use crate::outcome::Why;
 use crate::ws::close::CloseReason;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use tokio::time::Instant;
@@ -18,18 +18,21 @@ use tokio::time::Instant;
 pub struct Control {
     opened: Instant,
     counters: Counters,
-    /// Something was left for the tunnel: checked on each of its turns, at the price of one load.
-    pending: AtomicBool,
+    /// On each of the tunnel's turns a flag tells whether there are any, at the price of one load.
     letters: Mutex<Letters>,
 }
 
 #[derive(Debug, Default)]
-struct Letters {
-    bell: Option<Bell>,
-    /// Nearly always none.
-    mail: Option<Box<Mail>>,
+enum Letters {
+    /// None, and nobody to be told of any.
+    #[default]
+    Unattached,
+    /// None: nearly always.
+    None(Bell),
+    /// Some, with the bell.
+    Some(Box<Mail>),
     /// The tunnel is no more: nobody will collect what is left.
-    ended: bool,
+    Ended,
 }
 
 /// How the tunnel is told that something was left for it.
@@ -69,6 +72,22 @@ pub(super) struct Mail {
     pub(super) order: Option<(Instant, Why, Option<Box<CloseReason>>)>,
     pub(super) cut: Option<Why>,
     pub(super) taps: Vec<Tap>,
+    bell: Option<Bell>,
+}
+
+impl Letters {
+    /// Those there are, to be added to; `None`: nobody would collect them.
+    fn mail(&mut self) -> Option<&mut Mail> {
+        match std::mem::take(self) {
+            Self::Unattached => *self = Self::Some(Box::default()),
+            Self::None(bell) => *self = Self::Some(Box::new(Mail { bell: Some(bell), ..Mail::default() })),
+            letters => *self = letters,
+        }
+        match self {
+            Self::Some(mail) => Some(mail),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Control {
@@ -82,7 +101,7 @@ impl Control {
     /// Of a tunnel that opens now, counting there.
     #[must_use]
     pub fn new(counters: Counters) -> Self {
-        Self { opened: Instant::now(), counters, pending: AtomicBool::default(), letters: Mutex::default() }
+        Self { opened: Instant::now(), counters, letters: Mutex::default() }
     }
 
     /// When the tunnel opened: [`Tick::ZERO`] of its counters.
@@ -151,12 +170,10 @@ impl Control {
     fn leave(&self, write: impl FnOnce(&mut Mail)) {
         let bell = {
             let mut letters = self.lock();
-            if letters.ended {
-                return;
-            }
-            write(letters.mail.get_or_insert_default());
-            self.pending.store(true, Ordering::Release);
-            letters.bell.clone()
+            let Some(mail) = letters.mail() else { return };
+            write(mail);
+            self.counters.has_mail.store(true, Ordering::Release);
+            mail.bell.clone()
         };
         if let Some(bell) = bell {
             bell.ring();
@@ -165,22 +182,34 @@ impl Control {
 
     /// The tunnel is told by `bell` from now on.
     pub(super) fn attach(&self, bell: Bell) {
-        self.lock().bell = Some(bell);
+        let mut letters = self.lock();
+        match &mut *letters {
+            Letters::Unattached | Letters::None(_) => *letters = Letters::None(bell),
+            Letters::Some(mail) => mail.bell = Some(bell),
+            Letters::Ended => {}
+        }
     }
 
     /// The tunnel is no more. What was left for it is dropped, and whoever watches it learns.
     pub(super) fn detach(&self) {
-        let left = Letters { ended: true, ..Letters::default() };
-        // Dropped behind the lock: it may wake others.
-        drop(std::mem::replace(&mut *self.lock(), left));
+        let left = std::mem::replace(&mut *self.lock(), Letters::Ended);
+        // Behind the lock: it may wake others.
+        drop(left);
     }
 
     pub(super) fn collect(&self) -> Option<Box<Mail>> {
         // A plain load first: an exchange on every turn would own the cache line for nothing.
-        if !self.pending.load(Ordering::Relaxed) || !self.pending.swap(false, Ordering::Acquire) {
+        let pending = &self.counters.has_mail;
+        if !pending.load(Ordering::Relaxed) || !pending.swap(false, Ordering::Acquire) {
             return None;
         }
-        self.lock().mail.take()
+        let mut letters = self.lock();
+        let Letters::Some(mail) = &mut *letters else { return None };
+        let rest = mail.bell.take().map_or(Letters::Unattached, Letters::None);
+        match std::mem::replace(&mut *letters, rest) {
+            Letters::Some(mail) => Some(mail),
+            _ => None,
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Letters> {
@@ -191,10 +220,37 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Rings(AtomicUsize);
+
+    impl Wake for Rings {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_collected_once_and_rings_from_the_attaching_on() {
+        let (control, rings) = (Control::default(), Arc::new(Rings::default()));
+        let cut = || control.collect().and_then(|mail| mail.cut);
+        control.cut(Why::Drain);
+        control.attach(Bell::Task(Arc::clone(&rings).into()));
+        assert_eq!((cut(), cut(), rings.0.load(Ordering::Relaxed)), (Some(Why::Drain), None, 0));
+        control.cut(Why::Shutdown);
+        control.cut(Why::Operator);
+        assert_eq!((cut(), cut(), rings.0.load(Ordering::Relaxed)), (Some(Why::Operator), None, 2));
+        control.detach();
+        control.cut(Why::Drain);
+        assert_eq!((cut(), rings.0.load(Ordering::Relaxed)), (None, 2));
+        assert_eq!(Arc::strong_count(&rings), 1, "it keeps no task");
+    }
 
     #[test]
     fn the_line_to_a_tunnel_is_small() {
-        // Each idle tunnel has one; with the counts of the Arc that shares it, it is 192 bytes.
-        assert!(size_of::<Control>() <= 176, "{}", size_of::<Control>());
+        // Each idle tunnel has one; with the counts of the Arc that shares it, it is 160 bytes.
+        assert!(size_of::<Control>() <= 144, "{}", size_of::<Control>());
     }
 }

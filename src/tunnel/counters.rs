@@ -11,7 +11,7 @@ use crate::outcome::{PerSide, Side, Traffic};
 use crate::telemetry::tally::RoundTrips;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 /// What is counted of one tunnel.
@@ -20,6 +20,8 @@ pub struct Counters {
     sides: PerSide<Count>,
     /// The number of the reason why frames are not read; 0: they are.
     blind: AtomicU8,
+    /// The control's, and no count. It is here because here is room for it: there, it would take eight bytes.
+    pub(super) has_mail: AtomicBool,
     /// Where round-trip times of all tunnels are counted.
     round_trips: Option<Arc<RoundTrips>>,
 }
