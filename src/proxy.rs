@@ -96,10 +96,11 @@ impl Proxy {
         let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
         let target = redact(parts.uri.path_and_query().map_or("", |target| target.as_str()));
         let tls = connection.tls.as_ref().map(|tls| tls.session.version);
-        let asked = Asked { method: parts.method.as_str(), host, target: &target, tls };
-        let mut guard = Guard::new(self, origin.client, &asked, watch.clone());
+        let (client, method) = (origin.client, parts.method.as_str());
+        let proxied_by = (connection.peer != client).then_some(connection.peer);
+        let asked = Asked { client, proxied_by, method, host, target: &target, tls };
+        let mut guard = Guard::new(self, &asked, watch.clone());
         guard.report().version = parts.version;
-        guard.report().proxied_by = (connection.peer != origin.client).then(|| Box::new(connection.peer));
         let inbound = match Inbound::read(parts, origin, Arc::clone(connection)) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
@@ -147,8 +148,8 @@ impl Proxy {
     /// Reports what never became a request.
     fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
         // Its method is not known: a dash, as logs have it.
-        let asked = Asked { method: "-", host: "", target: "-", tls: None };
-        let mut guard = Guard::new(self, client, &asked, watch);
+        let asked = Asked { client, proxied_by: None, method: "-", host: "", target: "-", tls: None };
+        let mut guard = Guard::new(self, &asked, watch);
         guard.is_unasked();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };

@@ -34,8 +34,8 @@ async fn a_proxy_header_names_the_client() {
         assert!(head.contains("x-forwarded-for: 1.2.3.4, 198.51.100.7\r\n"), "{head}");
         drop((client, server));
         let report = proxy.report().await;
-        assert_eq!(report.0.client.to_string(), "198.51.100.7:4711");
-        assert_eq!(report.0.peer(), report.0.client, "the proxy in front writes no HTTP");
+        assert_eq!(report.0.client().to_string(), "198.51.100.7:4711");
+        assert_eq!(report.0.peer(), report.0.client(), "the proxy in front writes no HTTP");
     }
 }
 
@@ -48,7 +48,7 @@ async fn a_health_check_of_the_proxy_in_front_is_its_own() {
         client.write([&header, opening("/", "").as_bytes()].concat()).await;
         assert!(client.head().await.starts_with("HTTP/1.1 101"));
         drop(client);
-        assert_eq!(proxy.report().await.0.client.to_string(), local.to_string());
+        assert_eq!(proxy.report().await.0.client().to_string(), local.to_string());
     }
 }
 
@@ -101,7 +101,7 @@ async fn the_client_is_found_behind_trusted_proxies() {
     drop((client, server));
     let report = proxy.report().await;
     assert_eq!(
-        (report.0.client.to_string(), report.0.peer().to_string()),
+        (report.0.client().to_string(), report.0.peer().to_string()),
         ("198.51.100.7:4711".into(), peer)
     );
 }

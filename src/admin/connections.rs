@@ -113,7 +113,7 @@ impl<'a> Row<'a> {
         let report = &session.report;
         Self {
             id: report.id.to_string(),
-            client: report.client.to_string(),
+            client: report.client().to_string(),
             peer: report.peer().to_string(),
             host: report.host(),
             path: report.target(),

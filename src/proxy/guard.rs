@@ -2,7 +2,6 @@
 
 use super::Proxy;
 use super::failure::CLIENT_LEFT;
-use crate::addr::ClientAddr;
 use crate::drain::{Phase, Watch};
 use crate::http::serve::Fate;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
@@ -30,8 +29,8 @@ pub(super) struct Guard {
 impl Guard {
     /// For a request that has just arrived.
     #[must_use]
-    pub(super) fn new(proxy: &Proxy, client: ClientAddr, asked: &Asked<'_>, watch: Watch) -> Self {
-        let report = Report::new(proxy.sessions.next_id(), SystemTime::now(), client, asked);
+    pub(super) fn new(proxy: &Proxy, asked: &Asked<'_>, watch: Watch) -> Self {
+        let report = Report::new(proxy.sessions.next_id(), SystemTime::now(), asked);
         Self {
             report: Some(Arc::new(report)),
             started: Instant::now(),

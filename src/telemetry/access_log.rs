@@ -154,8 +154,9 @@ mod tests {
     }
 
     fn write_one(log: &AccessLog, id: u64) {
-        let asked = Asked { method: "GET", host: "", target: "/", tls: None };
-        let report = Report::new(ConnectionId(id), SystemTime::UNIX_EPOCH, ClientAddr::Unix, &asked);
+        let (client, proxied_by) = (ClientAddr::Unix, None);
+        let asked = Asked { client, proxied_by, method: "GET", host: "", target: "/", tls: None };
+        let report = Report::new(ConnectionId(id), SystemTime::UNIX_EPOCH, &asked);
         let outcome = Outcome {
             ending: Ending::new(Who::Proxy, Why::Refused),
             traffic: PerSide::default(),

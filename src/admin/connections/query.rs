@@ -96,8 +96,8 @@ impl Query {
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
         let by_client = match &self.client {
             None => true,
-            Some(Client::Unix) => report.client.ip().is_none(),
-            Some(Client::Net(net)) => report.client.ip().is_some_and(|ip| net.contains(&ip)),
+            Some(Client::Unix) => report.client().ip().is_none(),
+            Some(Client::Net(net)) => report.client().ip().is_some_and(|ip| net.contains(&ip)),
         };
         by_client
             && is(&self.route, session.route())
@@ -147,7 +147,7 @@ fn holds(live: &Live<'_>, text: &str) -> bool {
         || has(report.target())
         || has(live.session.route())
         || has(&report.id.to_string())
-        || has(&report.client.to_string())
+        || has(&report.client().to_string())
         || has(&live.session.endpoint.address().to_string())
 }
 

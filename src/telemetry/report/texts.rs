@@ -1,8 +1,15 @@
-//! Owns the texts of a request, in one piece of memory: every tunnel keeps them to its end.
+//! Owns what a request says of itself, in one piece of memory: every tunnel keeps it to its end.
 
-/// What a request says of itself, in words.
+use crate::addr::ClientAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// What a request says of itself, and who sent it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
+    /// Who asked.
+    pub client: ClientAddr,
+    /// Who sent the request for the client; `None`: the client itself.
+    pub proxied_by: Option<ClientAddr>,
     /// Its method.
     pub method: &'a str,
     /// The host asked for.
@@ -13,10 +20,11 @@ pub struct Asked<'a> {
     pub tls: Option<&'a str>,
 }
 
-/// What [`Asked`] holds, and what was agreed on: a line for each. None of them has a line feed in it, as
-/// nothing in the head of a request can (RFC 9110 5.5, RFC 9112 3).
+/// What [`Asked`] holds, and what was agreed on: both addresses, as [`put`] writes them, then a line for
+/// each text. None of them has a line feed in it, as nothing in the head of a request can (RFC 9110 5.5,
+/// RFC 9112 3).
 #[derive(Clone, Debug)]
-pub(super) struct Texts(Box<str>);
+pub(super) struct Texts(Box<[u8]>);
 
 /// The lines of those that are always there.
 const METHOD: usize = 0;
@@ -27,37 +35,56 @@ const TLS: usize = 3;
 const SUBPROTOCOL: usize = 4;
 const EXTENSIONS: usize = 5;
 /// Tells an empty text from none.
-const THERE: char = '+';
+const THERE: &str = "+";
 
 impl Texts {
     pub(super) fn new(asked: &Asked<'_>, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
-        let Asked { method, host, target, tls } = *asked;
-        let some = [method, host, target];
+        let Asked { client, proxied_by, method, host, target, tls } = *asked;
+        let always = [method, host, target].map(|text| ("", text));
         let perhaps = [tls, subprotocol, extensions];
-        let length = |text: &str| text.len() + 2;
-        let lengths = some.into_iter().chain(perhaps.into_iter().flatten()).map(length);
-        let mut lines = String::with_capacity(lengths.sum::<usize>() + perhaps.len());
-        for text in some {
-            debug_assert!(!text.contains('\n'), "{text:?}");
-            lines.push_str(text);
-            lines.push('\n');
-        }
-        for text in perhaps {
-            if let Some(text) = text {
-                lines.push(THERE);
-                lines.push_str(text);
-            }
-            lines.push('\n');
-        }
         // A request has mostly none of the last.
-        lines.truncate(lines.trim_end_matches('\n').len());
-        Self(lines.into_boxed_str())
+        let there = perhaps.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let perhaps = perhaps.map(|text| text.map_or(("", ""), |text| (THERE, text)));
+        let lines = || always.iter().chain(&perhaps[..there]);
+        let length = lines().map(|(mark, text)| mark.len() + text.len() + 1).sum::<usize>() - 1;
+        let room = size(Some(client)) + size(proxied_by) + length;
+        // All that is needed and no more: otherwise it would be copied.
+        let mut bytes = Vec::with_capacity(room);
+        put(&mut bytes, Some(client));
+        put(&mut bytes, proxied_by);
+        for (number, (mark, text)) in lines().enumerate() {
+            debug_assert!(!text.contains('\n'), "{text:?}");
+            if number > 0 {
+                bytes.push(b'\n');
+            }
+            bytes.extend_from_slice(mark.as_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        debug_assert_eq!(bytes.len(), room);
+        Self(bytes.into())
     }
 
     /// The same, with what was agreed on.
     pub(super) fn with(&self, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
-        let (method, host, target, tls) = (self.method(), self.host(), self.target(), self.tls());
-        Self::new(&Asked { method, host, target, tls }, subprotocol, extensions)
+        let asked = Asked {
+            client: self.client(),
+            proxied_by: self.proxied_by(),
+            method: self.method(),
+            host: self.host(),
+            target: self.target(),
+            tls: self.tls(),
+        };
+        Self::new(&asked, subprotocol, extensions)
+    }
+
+    pub(super) fn client(&self) -> ClientAddr {
+        take(&mut &*self.0).unwrap_or(ClientAddr::Unix)
+    }
+
+    pub(super) fn proxied_by(&self) -> Option<ClientAddr> {
+        let mut rest = &*self.0;
+        take(&mut rest);
+        take(&mut rest)
     }
 
     pub(super) fn method(&self) -> &str {
@@ -91,8 +118,81 @@ impl Texts {
 
     /// Those at the end that are missing have none.
     fn line(&self, number: usize) -> &str {
-        self.0.split('\n').nth(number).unwrap_or_default()
+        let mut rest = &*self.0;
+        take(&mut rest);
+        take(&mut rest);
+        let line = rest.split(|&byte| byte == b'\n').nth(number).unwrap_or_default();
+        // Whole texts were written.
+        std::str::from_utf8(line).unwrap_or_default()
     }
+}
+
+/// What an address begins with.
+const NONE: u8 = 0;
+const UNIX: u8 = 1;
+const V4: u8 = 4;
+const V6: u8 = 6;
+/// With flow and scope, which few have.
+const SCOPED_V6: u8 = 7;
+
+/// How many bytes an address takes.
+fn size(address: Option<ClientAddr>) -> usize {
+    match address {
+        None | Some(ClientAddr::Unix) => 1,
+        Some(ClientAddr::Tcp(SocketAddr::V4(_))) => 1 + 4 + 2,
+        Some(ClientAddr::Tcp(SocketAddr::V6(address))) if is_scoped(&address) => 1 + 16 + 2 + 4 + 4,
+        Some(ClientAddr::Tcp(SocketAddr::V6(_))) => 1 + 16 + 2,
+    }
+}
+
+fn is_scoped(address: &SocketAddrV6) -> bool {
+    (address.flowinfo(), address.scope_id()) != (0, 0)
+}
+
+fn put(bytes: &mut Vec<u8>, address: Option<ClientAddr>) {
+    match address {
+        None => bytes.push(NONE),
+        Some(ClientAddr::Unix) => bytes.push(UNIX),
+        Some(ClientAddr::Tcp(SocketAddr::V4(address))) => {
+            bytes.push(V4);
+            bytes.extend_from_slice(&address.ip().octets());
+            bytes.extend_from_slice(&address.port().to_ne_bytes());
+        }
+        Some(ClientAddr::Tcp(SocketAddr::V6(address))) => {
+            bytes.push(if is_scoped(&address) { SCOPED_V6 } else { V6 });
+            bytes.extend_from_slice(&address.ip().octets());
+            bytes.extend_from_slice(&address.port().to_ne_bytes());
+            if is_scoped(&address) {
+                bytes.extend_from_slice(&address.flowinfo().to_ne_bytes());
+                bytes.extend_from_slice(&address.scope_id().to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// Takes the address that `bytes` begin with.
+fn take(bytes: &mut &[u8]) -> Option<ClientAddr> {
+    let [kind] = array(bytes)?;
+    match kind {
+        UNIX => Some(ClientAddr::Unix),
+        V4 => {
+            let (ip, port) = (Ipv4Addr::from(array::<4>(bytes)?), u16::from_ne_bytes(array(bytes)?));
+            Some(ClientAddr::Tcp(SocketAddrV4::new(ip, port).into()))
+        }
+        V6 | SCOPED_V6 => {
+            let (ip, port) = (Ipv6Addr::from(array::<16>(bytes)?), u16::from_ne_bytes(array(bytes)?));
+            let mut number = || (kind == SCOPED_V6).then(|| array(bytes).map(u32::from_ne_bytes)).flatten();
+            let (flow, scope) = (number().unwrap_or(0), number().unwrap_or(0));
+            Some(ClientAddr::Tcp(SocketAddrV6::new(ip, port, flow, scope).into()))
+        }
+        _ => None,
+    }
+}
+
+fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
 }
 
 #[cfg(test)]
@@ -100,9 +200,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn addresses() -> impl Strategy<Value = ClientAddr> {
+        let scopes = prop_oneof![Just((0, 0)), any::<(u32, u32)>()];
+        prop_oneof![
+            Just(ClientAddr::Unix),
+            any::<SocketAddrV4>().prop_map(|address| ClientAddr::Tcp(address.into())),
+            (any::<(Ipv6Addr, u16)>(), scopes).prop_map(|((ip, port), (flow, scope))| {
+                ClientAddr::Tcp(SocketAddrV6::new(ip, port, flow, scope).into())
+            }),
+        ]
+    }
+
     proptest! {
         #[test]
         fn what_was_written_is_read(
+            client in addresses(),
+            proxied_by in proptest::option::of(addresses()),
             method in "[A-Z-]{0,7}",
             host in "[ -~]{0,20}",
             target in "[^\n]{0,20}",
@@ -110,14 +223,14 @@ mod tests {
             subprotocol in proptest::option::of("[ -~\t]{0,9}"),
             extensions in proptest::option::of("[ -~\t]{0,9}"),
         ) {
-            let asked = Asked { method: &method, host: &host, target: &target, tls: tls.as_deref() };
-            let texts = Texts::new(&asked, None, None);
-            prop_assert_eq!((texts.method(), texts.host(), texts.target()), (&*method, &*host, &*target));
-            prop_assert_eq!((texts.tls(), texts.subprotocol(), texts.extensions()), (tls.as_deref(), None, None));
-            let texts = texts.with(subprotocol.as_deref(), extensions.as_deref());
-            prop_assert_eq!((texts.method(), texts.host(), texts.target()), (&*method, &*host, &*target));
-            let rest = (tls.as_deref(), subprotocol.as_deref(), extensions.as_deref());
-            prop_assert_eq!((texts.tls(), texts.subprotocol(), texts.extensions()), rest);
+            let (method, host, target, tls) = (&*method, &*host, &*target, tls.as_deref());
+            let agreed = (subprotocol.as_deref(), extensions.as_deref());
+            let first = Texts::new(&Asked { client, proxied_by, method, host, target, tls }, None, None);
+            for (texts, agreed) in [(&first, (None, None)), (&first.with(agreed.0, agreed.1), agreed)] {
+                prop_assert_eq!((texts.client(), texts.proxied_by()), (client, proxied_by));
+                prop_assert_eq!((texts.method(), texts.host(), texts.target()), (method, host, target));
+                prop_assert_eq!((texts.tls(), (texts.subprotocol(), texts.extensions())), (tls, agreed));
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ impl Journal {
         let ending = &outcome.ending;
         let code = ending.code.map(|code| code.0);
         let endpoint = report.endpoint.as_ref().map(ToString::to_string);
-        let (id, client) = (report.id.to_string(), report.client.to_string());
+        let (id, client) = (report.id.to_string(), report.client().to_string());
         let left_out = Some(line.left_out).filter(|&lines| lines > 0);
         let fields: [(&str, Option<Value<'_>>); 12] = [
             ("HOLDLINE_WHO", Some(ending.who.as_str().to_value())),
