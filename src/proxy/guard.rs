@@ -17,7 +17,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Guard {
     /// What is known so far; taken when it is written.
-    report: Option<Arc<Report>>,
+    report: Option<Report>,
     started: Instant,
     kind: Kind,
     books: Arc<Books>,
@@ -32,7 +32,7 @@ impl Guard {
     pub(super) fn new(proxy: &Proxy, asked: &Asked<'_>, watch: Watch) -> Self {
         let report = Report::new(proxy.sessions.next_id(), SystemTime::now(), asked);
         Self {
-            report: Some(Arc::new(report)),
+            report: Some(report),
             started: Instant::now(),
             kind: Kind::Http,
             books: Arc::clone(&proxy.books),
@@ -46,8 +46,7 @@ impl Guard {
     /// # Panics
     /// Never: the report is there until the guard is consumed.
     pub(super) fn report(&mut self) -> &mut Report {
-        let report = self.report.as_mut().expect("a guard has its report until it is consumed");
-        Arc::make_mut(report)
+        self.report.as_mut().expect("a guard has its report until it is consumed")
     }
 
     /// It never became a request.
@@ -60,16 +59,17 @@ impl Guard {
         self.kind = Kind::Opening;
     }
 
-    /// Its tunnel opens: what is known of it, to which nothing is added any more.
+    /// Its tunnel opens: what is known of it, to which nothing is added any more. The guard keeps its own
+    /// until the tunnel has taken over.
     ///
     /// # Panics
     /// Never: the report is there until the guard is consumed.
     #[must_use]
-    pub(super) fn open(&mut self) -> Arc<Report> {
+    pub(super) fn open(&mut self) -> Report {
         let report = self.report.as_ref().expect("a guard has its report until it is consumed");
         self.kind = Kind::Tunnel;
         self.books.metrics.opened(report, self.started.elapsed());
-        Arc::clone(report)
+        report.clone()
     }
 
     /// Where things are counted.
@@ -135,7 +135,7 @@ impl Books {
     }
 
     /// Writes a report.
-    pub(super) fn write(&self, kind: Kind, report: Arc<Report>, outcome: Outcome) {
+    pub(super) fn write(&self, kind: Kind, report: Report, outcome: Outcome) {
         let end = Arc::new((report, outcome));
         // Whoever reads of the end finds it counted.
         self.metrics.ended(kind, Arc::clone(&end));
@@ -148,7 +148,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
-                Arc::make_mut(report).status = CLIENT_LEFT.as_u16();
+                report.status = CLIENT_LEFT.as_u16();
             }
             let ending = self.broken_off("client left before the answer");
             self.write_http(ending, PerSide::default());

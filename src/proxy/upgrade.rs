@@ -274,7 +274,7 @@ impl End {
     fn finish(self, outcome: Outcome) {
         let Self { held: Held { mut lease, port, place, permit, slot }, books, watch } = self;
         lease.ended(&outcome);
-        let report = Arc::clone(&place.session.report);
+        let report = place.session.report.clone();
         // When the end is written its place is free.
         drop((lease, port, place, permit));
         books.write(Kind::Tunnel, report, outcome);

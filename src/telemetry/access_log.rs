@@ -164,7 +164,7 @@ mod tests {
             idle: PerSide::default(),
             blind: None,
         };
-        log.write(Kind::Http, Arc::new((Arc::new(report), outcome)));
+        log.write(Kind::Http, Arc::new((report, outcome)));
     }
 
     #[test]

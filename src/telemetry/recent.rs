@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The end of a connection: what was known of it, and what became of it.
-pub type End = Arc<(Arc<Report>, Outcome)>;
+pub type End = Arc<(Report, Outcome)>;
 
 /// The last ends.
 #[derive(Debug, Default)]

@@ -31,7 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Proxy {
     pub running: Running,
     pub address: SocketAddr,
-    reports: broadcast::Receiver<Arc<(Arc<Report>, Outcome)>>,
+    reports: broadcast::Receiver<Arc<(Report, Outcome)>>,
 }
 
 impl Proxy {
@@ -62,7 +62,7 @@ impl Proxy {
     }
 
     /// The next report.
-    pub async fn report(&mut self) -> Arc<(Arc<Report>, Outcome)> {
+    pub async fn report(&mut self) -> Arc<(Report, Outcome)> {
         timeout(PATIENCE, self.reports.recv()).await.expect("a report in time").unwrap()
     }
 
