@@ -54,10 +54,10 @@ pub enum Refusal {
     GaveWay,
 }
 
-/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It costs some 10 KB from
-/// here on: its first byte should be there. `refused` is told
-/// of what did not become a request; `wanted` tells whether one that keeps the proxy waiting is to go
-/// for others' sake, and since when it has to wait for that.
+/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It costs some 10 KB
+/// from here on: its first byte should be there. `refused` is told of what did not become a request;
+/// `wanted` tells whether one that keeps the proxy waiting is to go for others' sake, and since when it
+/// has to wait for that.
 pub async fn serve<F, A, R>(
     mut stream: Stream,
     settings: &Settings,
