@@ -37,6 +37,10 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::MaxConnections, Self::Connections, Self::ConnectionsPerIp, Self::OpeningsPerIp];
+
     /// The word for it in the configuration and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

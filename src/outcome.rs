@@ -78,6 +78,9 @@ impl From<Side> for Who {
 }
 
 impl Who {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Upstream, Self::Proxy];
+
     /// The word for it in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -138,6 +141,31 @@ pub enum Why {
 }
 
 impl Why {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 21] = [
+        Self::Done,
+        Self::Close,
+        Self::Eof,
+        Self::Reset,
+        Self::Unresponsive,
+        Self::ReadTimeout,
+        Self::SendTimeout,
+        Self::Lifetime,
+        Self::TcpTimeout,
+        Self::Drain,
+        Self::Shutdown,
+        Self::EndpointRemoved,
+        Self::Operator,
+        Self::TooBig,
+        Self::Violation,
+        Self::Limit,
+        Self::Refused,
+        Self::Unreachable,
+        Self::ResponseTimeout,
+        Self::BadAnswer,
+        Self::Aborted,
+    ];
+
     /// Whether somebody lost a connection that was to go on: not by a Close frame, nor by a lifetime or
     /// an order of the operator.
     #[must_use]
@@ -247,4 +275,15 @@ pub struct Outcome {
     /// Why frames were not read, if they were not: another protocol, an unknown extension, a
     /// breach of framing.
     pub blind: Option<&'static str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_are_in_the_order_of_the_declarations() {
+        assert!(Who::ALL.iter().enumerate().all(|(index, who)| *who as usize == index));
+        assert!(Why::ALL.iter().enumerate().all(|(index, why)| *why as usize == index));
+    }
 }

@@ -66,6 +66,7 @@ impl Proxy {
     pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>, engine: Option<Arc<Engine>>) -> Self {
         let (sessions, metrics, door) = (Arc::default(), Arc::default(), Door::default());
         let books = Arc::new(Books::new(Arc::clone(&log), Arc::clone(&metrics)));
+        observe::expect(&metrics, &snapshot);
         let (snapshot, started) = (ArcSwap::new(snapshot), Instant::now());
         Self { snapshot, sessions, log, metrics, books, engine, door, started }
     }

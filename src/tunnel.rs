@@ -4,6 +4,7 @@
 mod blind;
 pub mod control;
 pub mod counters;
+mod ends;
 pub mod engine;
 mod join;
 pub mod pump;
@@ -12,6 +13,7 @@ pub mod tap;
 pub mod timer;
 
 pub use blind::Blind;
+pub use ends::possible_ends;
 
 use crate::outcome::PerSide;
 use crate::ws::close::CloseCode;

@@ -115,6 +115,52 @@ async fn a_scrape_tells_what_happened() {
     assert!(got["holdline_connections_room"] > 0.0);
 }
 
+/// Whatever happens first is a rise: Prometheus takes a series that begins with its first event for one that
+/// always had this value.
+#[tokio::test]
+async fn what_a_route_may_meet_is_counted_from_0_on() {
+    let server = echo().await;
+    let file = |names: &[&str]| {
+        let route = |name: &&str| {
+            format!(
+                "[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"{name}\"\n\
+                 [upstream.{name}]\nservers = [\"{server}\"]\n"
+            )
+        };
+        names.iter().map(route).collect::<String>()
+    };
+    let mut proxy = Proxy::start(&file(&["old"])).await;
+    let born = |scrape: &BTreeMap<String, f64>, name: &str| {
+        for series in [
+            format!(r#"websocket_connections_total{{route="{name}"}}"#),
+            format!(r#"websocket_ends_total{{code="1014",route="{name}",side="upstream",why="eof"}}"#),
+            format!(r#"websocket_ends_total{{code="none",route="{name}",side="client",why="reset"}}"#),
+            format!(r#"websocket_ends_total{{code="4xxx",route="{name}",side="upstream",why="close"}}"#),
+            format!(r#"websocket_connection_duration_seconds_count{{route="{name}"}}"#),
+            format!(r#"websocket_openings_total{{route="{name}",status="502"}}"#),
+            format!(r#"websocket_openings_by_class_total{{class="5xx",route="{name}"}}"#),
+            format!(r#"holdline_refusals_total{{limit="connections_per_ip",route="{name}"}}"#),
+            format!(r#"holdline_http_requests_by_class_total{{class="2xx",route="{name}"}}"#),
+            format!(r#"holdline_upstream_connect_duration_seconds_count{{upstream="{name}"}}"#),
+            format!(
+                r#"holdline_endpoint_ends_total{{endpoint="{server}",side="upstream",upstream="{name}",why="eof"}}"#
+            ),
+        ] {
+            assert_eq!(scrape.get(&series), Some(&0.0), "{series} in {scrape:#?}");
+        }
+    };
+    let first = scrape(&proxy.running);
+    born(&first, "old");
+    assert!(!first.keys().any(|series| series.contains("\"new\"")));
+    proxy.reload(&file(&["old", "new"])).await;
+    born(&scrape(&proxy.running), "new");
+    proxy.reload(&file(&["new"])).await;
+    let last = scrape(&proxy.running);
+    assert!(!last.keys().any(|series| series.contains("\"old\"")), "what is gone is forgotten");
+    let series = last.keys().filter(|series| series.contains("\"new\"")).count();
+    assert!(series < 250, "{series} series of a route, its upstream and its endpoint");
+}
+
 #[tokio::test]
 async fn no_count_goes_down() {
     let (mut proxy, open) = eventful().await;

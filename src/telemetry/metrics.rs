@@ -1,11 +1,10 @@
 //! Owns what is counted at the opening and the end of connections, and what else happens seldom. What
 //! live tunnels count they count themselves; it comes in when somebody looks.
 
-mod cause;
 mod encode;
 mod families;
 
-pub use cause::{Cause, Code};
+pub use super::cause::{Cause, Code};
 pub use encode::Format;
 pub use families::{EndpointState, Live, STANDINGS};
 
@@ -58,6 +57,20 @@ struct Route {
     tries: Histogram,
     refusals: HashMap<&'static str, u64>,
     requests: HashMap<u16, u64>,
+}
+
+/// What may happen on a route. It is counted from 0 on: Prometheus computes no rate, and sees no rise, where a
+/// series begins with the first event.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// How its tunnels may end.
+    pub ends: Vec<Cause>,
+    /// The statuses that may answer its openings.
+    pub openings: Vec<u16>,
+    /// The limits that may refuse its openings.
+    pub refusals: Vec<&'static str>,
+    /// The statuses that may answer its plain requests.
+    pub requests: Vec<u16>,
 }
 
 /// How reloads went.
@@ -206,6 +219,21 @@ impl Metrics {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// This route exists from now on; the empty name is that of requests which no route serves.
+    pub fn expect_route(&self, name: &Arc<str>, expected: &Expected) {
+        let mut tallies = self.lock();
+        let route = tallies.route(Some(name));
+        expected.ends.iter().for_each(|cause| _ = route.ends.entry(*cause).or_default());
+        expected.openings.iter().for_each(|status| _ = route.openings.entry(*status).or_default());
+        expected.refusals.iter().for_each(|limit| _ = route.refusals.entry(limit).or_default());
+        expected.requests.iter().for_each(|status| _ = route.requests.entry(*status).or_default());
+    }
+
+    /// This upstream exists from now on.
+    pub fn expect_upstream(&self, name: &Arc<str>) {
+        entry(&mut self.lock().connects, name, || Histogram::new(&HANDSHAKE_EDGES));
+    }
+
     /// Forgets routes and upstreams that are not `known` any more, or reloads could fill the memory
     /// with their names. Call it when the tunnels of such a route have ended.
     pub fn retain(&self, known_route: impl Fn(&str) -> bool, known_upstream: impl Fn(&str) -> bool) {
@@ -250,7 +278,7 @@ impl Metrics {
         for (cause, count) in tallies.routes.values().flat_map(|route| &route.ends) {
             *sums.entry(*cause).or_default() += count;
         }
-        let mut ends: Vec<_> = sums.into_iter().collect();
+        let mut ends: Vec<_> = sums.into_iter().filter(|(_, count)| *count > 0).collect();
         ends.sort_by_key(|&(cause, count)| (std::cmp::Reverse(count), cause));
         ends
     }
@@ -340,9 +368,7 @@ impl Route {
     }
 
     fn count_end(&mut self, outcome: &Outcome) {
-        let ending = &outcome.ending;
-        let cause = Cause { who: ending.who, why: ending.why, code: ending.code.into() };
-        *self.ends.entry(cause).or_default() += 1;
+        *self.ends.entry(Cause::from(&outcome.ending)).or_default() += 1;
         self.durations.add(outcome.duration.as_secs_f64());
     }
 }

@@ -1,6 +1,6 @@
 //! Owns the shapes of what is counted: sums, histograms, known limits. It must not know who counts.
 
-use crate::outcome::{PerSide, Side, Traffic};
+use crate::outcome::{Ending, PerSide, Side, Traffic, Who, Why};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -105,6 +105,29 @@ impl RoundTrips {
         let times = &self.0[side];
         let counts = times.counts.iter().map(|count| count.load(Relaxed)).collect();
         Histogram { edges: &ROUND_TRIP_EDGES, counts, sum: times.micros.load(Relaxed) as f64 / 1e6 }
+    }
+}
+
+/// How often each kind of end came to pass.
+#[derive(Debug)]
+pub struct EndCounts([[AtomicU64; Why::ALL.len()]; Who::ALL.len()]);
+
+impl Default for EndCounts {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::default())))
+    }
+}
+
+impl EndCounts {
+    /// Counts one.
+    pub fn add(&self, ending: &Ending) {
+        self.0[ending.who as usize][ending.why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many there were of one kind.
+    #[must_use]
+    pub fn of(&self, who: Who, why: Why) -> u64 {
+        self.0[who as usize][why as usize].load(Relaxed)
     }
 }
 

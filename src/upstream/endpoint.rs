@@ -8,6 +8,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::{Candidate, key_of};
 use crate::health::{Availability, Rules, Standing};
 use crate::outcome::{Outcome, Side, Who, Why};
+use crate::telemetry::tally::EndCounts;
 use crate::tls::ServerName;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ pub struct Endpoint {
     active: AtomicU32,
     /// Failures it was charged with.
     failures: AtomicU64,
+    ends: EndCounts,
     /// Its place in the round.
     turn: AtomicI64,
     standing: Mutex<Standing>,
@@ -39,6 +41,7 @@ impl Endpoint {
             upstream: Arc::clone(upstream),
             active: AtomicU32::new(0),
             failures: AtomicU64::new(0),
+            ends: EndCounts::default(),
             turn: AtomicI64::new(0),
             standing: Mutex::new(standing),
             pool: Arc::default(),
@@ -74,6 +77,12 @@ impl Endpoint {
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// How its tunnels ended.
+    #[must_use]
+    pub fn ends(&self) -> &EndCounts {
+        &self.ends
     }
 
     /// Whether it may be given connections.
@@ -186,6 +195,7 @@ impl Lease {
 
     /// A tunnel to the endpoint ended; one that it broke off early counts against it.
     pub fn ended(&mut self, outcome: &Outcome) {
+        self.endpoint.ends.add(&outcome.ending);
         let Some(early) = self.terms.rules.early_end else { return };
         let heard = outcome.duration.saturating_sub(outcome.idle[Side::Upstream]);
         let by_upstream = outcome.ending.who == Who::Upstream && outcome.blind.is_none();

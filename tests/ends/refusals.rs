@@ -101,6 +101,9 @@ async fn refuse(row: Refusal) {
     let process = format!("[process]\n{}\n", row.process);
     let rest = rest("1h", row.settings, &upstreams).replace("[process]\n", &process);
     let mut stage = Stage::new(Proxy::start(&rest).await);
+    let route = if status == 404 { "" } else { "all" };
+    let series = format!("websocket_openings_total{{route=\"{route}\",status=\"{status}\"}}");
+    assert!(stage.has_series(&series), "{name}: {series} is told before it counts anything");
     let connect = async || stage.proxy.as_ref().unwrap().connect().await;
     let has_tunnel = matches!(behind, Behind::OneTunnel);
     let _open = if has_tunnel { Some(ask(connect().await, &puppet).await) } else { None };
@@ -116,7 +119,6 @@ async fn refuse(row: Refusal) {
             assert_eq!(told(Some(client), Who::Client, Close(end.1), true).await, Close(end.1), "{name}");
         }
     }
-    let route = if status == 404 { "" } else { "all" };
     let found = stage.judge(name, route, end).await;
     assert_eq!(found.0.status, status, "{name}");
     let sample = |status, count| {

@@ -252,10 +252,17 @@ impl Stage {
         told
     }
 
-    /// The samples of a metric.
+    /// The samples of a metric that count something.
     pub(crate) fn samples(&self, name: &str) -> Vec<String> {
         let text = self.core.metrics_text(Format::Prometheus);
-        text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+        let counted = text.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0.0"));
+        counted.map(str::to_owned).collect()
+    }
+
+    /// Whether this sample, of whatever value, is among those of a scrape.
+    pub(crate) fn has_series(&self, series: &str) -> bool {
+        let text = self.core.metrics_text(Format::Prometheus);
+        text.lines().any(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == series))
     }
 }
 

@@ -201,6 +201,11 @@ async fn each_tunnel_ends_as_the_table_says() {
 async fn die(way: Way) {
     let Way { name, how, .. } = way;
     let mut scene = Scene::open(way).await;
+    let (side, why) = way.end.0.split_once('/').unwrap();
+    let code = label(way.end.1);
+    let series =
+        format!("websocket_ends_total{{code=\"{code}\",route=\"all\",side=\"{side}\",why=\"{why}\"}}");
+    assert!(scene.stage.has_series(&series), "{name}: {series} is told before it counts anything");
     let mut server = Some(scene.server.take().unwrap());
     let client = match how {
         How::Client(deed) => {
@@ -234,11 +239,13 @@ async fn die(way: Way) {
     let (client, upstream) = tokio::join!(client, upstream);
     assert_eq!((client, upstream), (way.client, way.upstream), "{name}: what client and upstream are told");
     scene.stage.judge(name, "all", way.end).await;
-    let (side, why) = way.end.0.split_once('/').unwrap();
-    let code = label(way.end.1);
-    let only =
-        format!("websocket_ends_total{{code=\"{code}\",route=\"all\",side=\"{side}\",why=\"{why}\"}} 1.0");
-    assert_eq!(scene.stage.samples("websocket_ends_total{"), [only], "{name}");
+    assert_eq!(scene.stage.samples("websocket_ends_total{"), [format!("{series} 1.0")], "{name}");
+    let of_endpoint = scene.stage.samples("holdline_endpoint_ends_total{");
+    let labels = format!("side=\"{side}\",upstream=\"up\",why=\"{why}\"");
+    match why {
+        "endpoint_removed" => assert_eq!(of_endpoint, [] as [String; 0], "{name}: its series went with it"),
+        _ => assert!(matches!(&of_endpoint[..], [one] if one.contains(&labels)), "{name}: {of_endpoint:?}"),
+    }
     if let Some(ending) = scene.ending {
         let ended = timeout(PATIENCE, ending).await.expect("an end in time").unwrap();
         assert_eq!(ended, Ended::InTime, "{name}");

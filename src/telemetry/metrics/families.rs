@@ -2,7 +2,7 @@
 
 use super::encode::{Family, Labels, Values, counters, gauges, histograms};
 use super::{Metrics, Route, Tallies};
-use crate::outcome::{PerSide, Side};
+use crate::outcome::{PerSide, Side, Who, Why};
 use crate::telemetry::access_log::Missing;
 use crate::telemetry::process::Process;
 use crate::telemetry::tally::Totals;
@@ -35,6 +35,8 @@ pub struct EndpointState {
     pub active: u32,
     /// Failures it was ever charged with.
     pub failures: u64,
+    /// How its tunnels ended.
+    pub ends: Vec<(Who, Why, u64)>,
 }
 
 /// Whether an endpoint may be given connections: yes; only when no other can; one, on trial.
@@ -144,6 +146,19 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
             of(route).iter().map(move |(status, count)| (labels(status), *count))
         })
     }
+    fn by_class(
+        tallies: &Tallies,
+        of: fn(&Route) -> &std::collections::HashMap<u16, u64>,
+    ) -> impl Iterator<Item = (Labels, u64)> {
+        let counted = tallies.routes.iter().filter(move |(_, route)| !of(route).is_empty());
+        counted.flat_map(move |(name, route)| {
+            (1..=5).map(move |class| {
+                let labels = vec![("class", format!("{class}xx")), ("route", name.to_string())];
+                let counts = of(route).iter().filter(|(status, _)| *status / 100 == class);
+                (labels, counts.map(|(_, count)| count).sum())
+            })
+        })
+    }
     let asked = || tallies.routes.iter().filter(|(_, route)| !route.openings.is_empty());
     let refusals = tallies.routes.iter().flat_map(|(name, route)| {
         let labels = |limit: &str| vec![("limit", limit.to_owned()), ("route", name.to_string())];
@@ -154,6 +169,11 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
             "websocket_openings_total",
             "Openings by the status that answered them; 499: the client left before.",
             with_status(tallies, |route| &route.openings),
+        ),
+        counters(
+            "websocket_openings_by_class_total",
+            "Openings by the class of the status that answered them.",
+            by_class(tallies, |route| &route.openings),
         ),
         histograms(
             "websocket_opening_duration_seconds",
@@ -170,6 +190,11 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
             "holdline_http_requests_total",
             "Plain HTTP requests by the status that answered them.",
             with_status(tallies, |route| &route.requests),
+        ),
+        counters(
+            "holdline_http_requests_by_class_total",
+            "Plain HTTP requests by the class of the status that answered them.",
+            by_class(tallies, |route| &route.requests),
         ),
     ]
 }
@@ -188,6 +213,14 @@ fn of_upstreams(tallies: &Tallies, live: &Live) -> Vec<Family> {
             (labels, f64::from(u8::from(of.standing == standing)))
         })
     });
+    let ends = endpoints().flat_map(|(labels, of)| {
+        of.ends.iter().map(move |(who, why, count)| {
+            let mut labels = labels.clone();
+            labels.insert(1, ("side", who.to_string()));
+            labels.push(("why", why.to_string()));
+            (labels, *count)
+        })
+    });
     let connects = tallies.connects.iter();
     vec![
         gauges(
@@ -200,6 +233,11 @@ fn of_upstreams(tallies: &Tallies, live: &Live) -> Vec<Family> {
             "holdline_endpoint_failures_total",
             "Failures that an endpoint was charged with.",
             endpoints().map(|(labels, of)| (labels, of.failures)),
+        ),
+        counters(
+            "holdline_endpoint_ends_total",
+            "Tunnels of an endpoint that ended, by who ended them and why.",
+            ends,
         ),
         histograms(
             "holdline_upstream_connect_duration_seconds",

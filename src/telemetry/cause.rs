@@ -1,6 +1,6 @@
 //! Owns the causes of ends as far as they are counted: few, whatever peers send.
 
-use crate::outcome::{Who, Why};
+use crate::outcome::{Ending, Who, Why};
 use crate::ws::close::CloseCode;
 
 /// How a tunnel ended, as far as it is counted.
@@ -12,6 +12,12 @@ pub struct Cause {
     pub why: Why,
     /// With which close code.
     pub code: Code,
+}
+
+impl From<&Ending> for Cause {
+    fn from(ending: &Ending) -> Self {
+        Self { who: ending.who, why: ending.why, code: ending.code.into() }
+    }
 }
 
 /// A close code as far as it is counted: peers may send any, and counts are few.
