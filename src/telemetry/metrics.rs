@@ -12,9 +12,11 @@ use super::history::{History, Step};
 use super::process::Process;
 use super::recent::{End, Recent};
 use super::report::Report;
-use super::tally::{DURATION_EDGES, HANDSHAKE_EDGES, Histogram, RoundTrips, SILENCE_EDGES, TRIES_EDGES};
-use crate::outcome::{Outcome, PerSide, Side};
-use std::collections::HashMap;
+use super::tally::{
+    DURATION_EDGES, HANDSHAKE_EDGES, Histogram, LIMITS, RoundTrips, SILENCE_EDGES, TRIES_EDGES, limit_of,
+};
+use crate::outcome::{Outcome, PerSide, Side, Why};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -39,6 +41,8 @@ struct Tallies {
     /// From the beginning of a connect to the end of its handshake, by upstream.
     connects: HashMap<Arc<str>, Histogram>,
     silence: PerSide<Histogram>,
+    /// Ends after a silence that a known idle limit would explain, by that limit in seconds.
+    at_limits: PerSide<BTreeMap<u32, u64>>,
     tls_handshakes: Histogram,
     tls_failures: u64,
     reloads: Reloads,
@@ -115,11 +119,13 @@ impl Default for Metrics {
         let started = SystemTime::now();
         let reloads = Reloads { last_success: Some(started), ..Reloads::default() };
         let silence = || Histogram::new(&SILENCE_EDGES);
+        let at_limits = || LIMITS.iter().map(|(seconds, _)| (*seconds, 0)).collect();
         let tallies = Tallies {
             routes: HashMap::new(),
             past_ends: HashMap::new(),
             connects: HashMap::new(),
             silence: PerSide { client: silence(), upstream: silence() },
+            at_limits: PerSide { client: at_limits(), upstream: at_limits() },
             tls_handshakes: Histogram::new(&HANDSHAKE_EDGES),
             tls_failures: 0,
             reloads,
@@ -355,6 +361,14 @@ impl Tallies {
         if outcome.ending.why.is_abnormal() {
             for side in Side::BOTH {
                 self.silence[side].add(outcome.idle[side].as_secs_f64());
+            }
+        }
+        // Those that the proxy found out by itself are its own limits'.
+        if matches!(outcome.ending.why, Why::Eof | Why::Reset | Why::TcpTimeout) {
+            for side in Side::BOTH {
+                if let Some(limit) = limit_of(outcome.idle[side]) {
+                    *self.at_limits[side].entry(limit).or_default() += 1;
+                }
             }
         }
     }

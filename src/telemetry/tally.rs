@@ -146,6 +146,20 @@ pub const DURATION_EDGES: [f64; 7] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0
 /// ended has been silent for a moment longer than it, and is counted in the bucket above.
 pub const SILENCE_EDGES: [f64; 10] = [30.0, 55.0, 60.0, 100.0, 230.0, 240.0, 300.0, 350.0, 600.0, 900.0];
 
+/// The known idle limit that would explain this silence, in whole seconds: what a limit ends has been silent for it and a
+/// moment, in which the end came about and was noticed.
+#[must_use]
+pub fn limit_of(silence: Duration) -> Option<u32> {
+    let silence = silence.as_secs_f64();
+    let fits = |limit: f64| silence >= limit && silence <= limit + f64::max(LEAST_NOTICE, limit * NOTICE);
+    LIMITS.iter().map(|(seconds, _)| *seconds).find(|&seconds| fits(f64::from(seconds)))
+}
+
+/// Timers of hops are coarse (nginx and HAProxy fire within milliseconds, clouds within a second or two); as a share
+/// of the limit, and in seconds at least. It is less than the way to the next limit.
+const NOTICE: f64 = 0.01;
+const LEAST_NOTICE: f64 = 2.0;
+
 /// Edges of the histograms of handshakes, in seconds.
 pub const HANDSHAKE_EDGES: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -194,6 +208,17 @@ mod tests {
         assert_eq!((client.counts()[4], client.counts()[13]), (1, 1));
         assert!((client.sum() - 11.02).abs() < 1e-9);
         assert_eq!(trips.of(Side::Upstream).counts().iter().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn a_silence_is_explained_by_a_limit_just_below_it() {
+        let explained = |millis| limit_of(Duration::from_millis(millis));
+        assert_eq!(explained(59_999), None);
+        assert_eq!(explained(60_000), Some(60));
+        assert_eq!(explained(61_900), Some(60));
+        assert_eq!(explained(62_100), None);
+        assert_eq!(explained(905_000), Some(900));
+        assert_eq!(explained(0), None);
     }
 
     #[test]

@@ -116,6 +116,11 @@ fn of_ends(tallies: &Tallies) -> Vec<Family> {
             (labels, *count)
         })
     });
+    let at_limits = Side::BOTH.into_iter().flat_map(|side| {
+        tallies.at_limits[side].iter().map(move |(seconds, count)| {
+            (vec![("seconds", seconds.to_string()), ("side", side_name(side))], *count)
+        })
+    });
     let lasted = tallies.routes.iter().filter(|(_, route)| !route.ends.is_empty());
     vec![
         histograms(
@@ -132,6 +137,11 @@ fn of_ends(tallies: &Tallies) -> Vec<Family> {
             "websocket_silence_before_end_seconds",
             "Silence of a side before ends without a Close frame that nobody ordered.",
             by_side(&tallies.silence),
+        ),
+        counters(
+            "websocket_ends_at_idle_limit_total",
+            "Ends by eof, reset or tcp_timeout after a silence of that side that a known idle limit would explain.",
+            at_limits,
         ),
     ]
 }
