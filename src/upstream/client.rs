@@ -4,8 +4,10 @@ use super::ports::Port;
 use crate::drain::Watch;
 use crate::io::Stream;
 use crate::stall::timeout;
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -14,7 +16,7 @@ use std::time::Duration;
 /// Any body, streamed.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What an answer's head may measure.
+/// What an answer's head may measure, and its trailer section.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// Why there was no answer.
@@ -70,7 +72,7 @@ impl Connection {
     pub async fn new(stream: Stream, port: Option<Port>, watch: Watch) -> Result<Self, ExchangeError> {
         let mut builder = http1::Builder::new();
         // Some servers look for `Sec-WebSocket-Key` in just this case.
-        builder.preserve_header_case(true).max_buf_size(MAX_HEAD);
+        builder.preserve_header_case(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             let _permit = watch;
@@ -96,7 +98,7 @@ impl Connection {
         request: Request<Body>,
         limit: Option<Duration>,
     ) -> Result<Response<Incoming>, ExchangeError> {
-        let answer = self.sender.send_request(request);
+        let answer = self.sender.send_request(framed(request));
         self.used = true;
         match limit {
             None => Ok(answer.await?),
@@ -115,6 +117,17 @@ impl Connection {
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
+}
+
+/// A request whose body goes on whatever its method is: framing is independent of it (RFC 9112 6). hyper
+/// sends a GET or HEAD of unknown length without its body, unless it is told to send chunks.
+fn framed(mut request: Request<Body>) -> Request<Body> {
+    let body = request.body();
+    let is_unknown = !body.is_end_stream() && body.size_hint().exact().is_none();
+    if is_unknown && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    request
 }
 
 /// hyper's own words hide the cause; the innermost error is the one to read.
