@@ -233,6 +233,7 @@ struct BodyTimeout(Option<Duration>);
 pub struct Upgrade {
     on: OnUpgrade,
     body_timeout: Option<Duration>,
+    is_http2: bool,
     exchange: Option<Arc<Exchange>>,
 }
 
@@ -244,6 +245,7 @@ impl Upgrade {
         Self {
             on: hyper::upgrade::on(&mut *request),
             body_timeout,
+            is_http2: request.version() == http::Version::HTTP_2,
             exchange: request.extensions_mut().remove(),
         }
     }
@@ -257,7 +259,7 @@ impl Upgrade {
     /// A request's body, with the patience that its listener has for it.
     #[must_use]
     pub fn upload(&self, body: Incoming) -> Upload {
-        Upload::new(body, self.body_timeout)
+        Upload::new(body, self.body_timeout, self.is_http2)
     }
 
     /// Waits until the answer is written; then the stream, and what was read from it ahead. The

@@ -1,7 +1,10 @@
-//! Owns a request's body on its way in, and how long its client may keep it waiting.
+//! Owns a request's body on its way in: how long its client may keep it waiting, how large it may be,
+//! and why it did not come to its end.
 
+use super::malformed::Malformed;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
@@ -15,18 +18,69 @@ pub struct Upload<B = Incoming> {
     /// Runs while the client is waited for; made when that happens first.
     timer: Option<Pin<Box<Sleep>>>,
     waits: bool,
+    /// How many bytes more it may bring. `None` means any number.
+    room: Option<u64>,
+    /// Its end is a flag of its last frame, as in HTTP/2.
+    is_flagged: bool,
+    failed: Failed,
 }
 
-/// Nothing of it came for `body_timeout`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("nothing of the request's body came within body_timeout")]
-pub struct TooSlow;
+/// Why a request's body did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// Nothing of it came for `body_timeout`.
+    #[error("nothing of the request's body came within body_timeout")]
+    TooSlow,
+    /// It is over `max_body_size`.
+    #[error("the request's body is over max_body_size")]
+    TooLarge,
+    /// It breaks the rules of its framing.
+    #[error("the request's body is malformed: {0}")]
+    Malformed(String),
+    /// Its client left.
+    #[error("client left before the end of the request's body")]
+    Broken,
+}
 
-impl<B> Upload<B> {
-    /// One that may stand still for so long; `None`: for ever.
+/// Why a body failed, for whoever sees only what followed from it: the exchange with the upstream
+/// breaks off then.
+#[derive(Clone, Debug, Default)]
+pub struct Failed(Option<Arc<OnceLock<UploadError>>>);
+
+impl Failed {
+    /// The reason. `None` means that the body has not failed.
     #[must_use]
-    pub fn new(body: B, patience: Option<Duration>) -> Self {
-        Self { body, patience, timer: None, waits: false }
+    pub fn why(&self) -> Option<&UploadError> {
+        self.0.as_ref().and_then(|failed| failed.get())
+    }
+}
+
+impl<B: Body> Upload<B> {
+    /// One that may stand still for so long. `None` means for ever. `is_flagged` means that its end is a
+    /// flag of its last frame, as in HTTP/2.
+    #[must_use]
+    pub fn new(body: B, patience: Option<Duration>, is_flagged: bool) -> Self {
+        // What has no body cannot fail.
+        let failed = Failed((!body.is_end_stream()).then(Arc::default));
+        Self { body, patience, timer: None, waits: false, room: None, is_flagged, failed }
+    }
+
+    /// Ends it with an error once it brings more bytes than these. `None` means any number.
+    ///
+    /// # Errors
+    /// It has announced more already.
+    pub fn limit(&mut self, most: Option<u64>) -> Result<(), UploadError> {
+        self.room = most;
+        match most {
+            Some(most) if self.body.size_hint().lower() > most => Err(UploadError::TooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// What tells why it failed, after it has been given away.
+    #[must_use]
+    pub fn failed(&self) -> Failed {
+        self.failed.clone()
     }
 
     /// Whether it has been waited for too long.
@@ -39,28 +93,52 @@ impl<B> Upload<B> {
         }
         timer.as_mut().poll(cx).is_ready()
     }
+
+    /// What may pass of a frame.
+    fn admit(&mut self, frame: Frame<B::Data>) -> Result<Frame<B::Data>, UploadError>
+    where
+        B: Body<Data = Bytes>,
+    {
+        if let (Some(room), Some(data)) = (&mut self.room, frame.data_ref()) {
+            *room = room.checked_sub(data.len() as u64).ok_or(UploadError::TooLarge)?;
+        }
+        Ok(frame)
+    }
+
+    fn fail(&self, error: UploadError) -> UploadError {
+        if let Some(failed) = &self.failed.0 {
+            // The first reason is the one that counts.
+            let _ = failed.set(error.clone());
+        }
+        error
+    }
 }
 
 impl<B> Body for Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<UploadError>,
 {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = UploadError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let next = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending if self.is_late(cx) => Some(Err(UploadError::TooSlow)),
+            Poll::Pending => return Poll::Pending,
+            // hyper takes RST_STREAM with NO_ERROR for the end. What was cut off is not whole.
+            Poll::Ready(None) if self.is_flagged && !self.body.is_end_stream() => {
+                Some(Err(UploadError::Broken))
+            }
             Poll::Ready(next) => {
                 self.waits = false;
-                Poll::Ready(next.map(|frame| frame.map_err(Into::into)))
+                next.map(|frame| frame.map_err(Into::into).and_then(|frame| self.admit(frame)))
             }
-            Poll::Pending if self.is_late(cx) => Poll::Ready(Some(Err(TooSlow.into()))),
-            Poll::Pending => Poll::Pending,
-        }
+        };
+        Poll::Ready(next.map(|frame| frame.map_err(|error| self.fail(error))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -72,23 +150,31 @@ where
     }
 }
 
+impl From<hyper::Error> for UploadError {
+    fn from(error: hyper::Error) -> Self {
+        match Malformed::of(&error) {
+            Some(Malformed::Trailers(text) | Malformed::Framing(text)) => Self::Malformed(text),
+            None => Self::Broken,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
-    use std::convert::Infallible;
     use tokio::sync::mpsc;
 
     struct Pieces(mpsc::Receiver<Bytes>);
 
     impl Body for Pieces {
         type Data = Bytes;
-        type Error = Infallible;
+        type Error = UploadError;
 
         fn poll_frame(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
             self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
         }
     }
@@ -98,7 +184,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_time_in_which_it_is_asked_for_more_counts() {
         let (send, pieces) = mpsc::channel(8);
-        let mut upload = Upload::new(Pieces(pieces), Some(PATIENCE));
+        let mut upload = Upload::new(Pieces(pieces), Some(PATIENCE), false);
         for _ in 0..3 {
             let late = async {
                 sleep(PATIENCE * 9 / 10).await;
@@ -111,7 +197,32 @@ mod tests {
         }
         let began = Instant::now();
         let error = upload.frame().await.unwrap().unwrap_err();
-        assert!(error.downcast_ref::<TooSlow>().is_some());
+        assert_eq!(error, UploadError::TooSlow);
         assert!(began.elapsed().abs_diff(PATIENCE) < Duration::from_millis(5));
+    }
+
+    #[tokio::test]
+    async fn it_brings_no_more_than_its_limit_and_says_why_it_failed() {
+        let (send, pieces) = mpsc::channel(8);
+        let mut upload = Upload::new(Pieces(pieces), None, false);
+        upload.limit(Some(5)).unwrap();
+        let failed = upload.failed();
+        for piece in ["hello", "", "!"] {
+            send.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+        }
+        assert!(upload.frame().await.unwrap().is_ok() && upload.frame().await.unwrap().is_ok());
+        assert_eq!(failed.why(), None);
+        assert_eq!(upload.frame().await.unwrap().unwrap_err(), UploadError::TooLarge);
+        assert_eq!(failed.why(), Some(&UploadError::TooLarge));
+    }
+
+    #[tokio::test]
+    async fn an_end_without_its_flag_is_none() {
+        for (is_flagged, expected) in [(false, None), (true, Some(UploadError::Broken))] {
+            let (send, pieces) = mpsc::channel(8);
+            drop(send);
+            let mut upload = Upload::new(Pieces(pieces), None, is_flagged);
+            assert_eq!(upload.frame().await.map(Result::unwrap_err), expected);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Owns the failures of a request, and the one place where they become statuses, close codes and
 //! causes.
 
-use crate::http::upload::TooSlow;
+use crate::http::upload::UploadError;
 use crate::limit::{Limit, Refused};
 use crate::outcome::{Ending, Who, Why};
 use crate::route::PathError;
@@ -11,7 +11,6 @@ use crate::upstream::connect::ConnectError;
 use crate::ws::close::CloseCode;
 use crate::ws::handshake::{AnswerError, OpeningError};
 use http::StatusCode;
-use http_body_util::LengthLimitError;
 use std::time::Duration;
 
 /// Why a request is not passed on, or not answered by its upstream.
@@ -35,15 +34,9 @@ pub enum Failure {
     /// It comes from a page of another site.
     #[error("pages of {0} may not open a WebSocket here")]
     Origin(String),
-    /// Its body is over `max_body_size`.
-    #[error("the request's body is over max_body_size")]
-    BodyTooLarge,
-    /// Its body stood still for `body_timeout`.
+    /// Its body did not come to its end.
     #[error("{0}")]
-    BodyTooSlow(TooSlow),
-    /// Its body broke off.
-    #[error("client left before the end of the request's body")]
-    BodyBroken,
+    Body(#[from] UploadError),
     /// A limit is reached.
     #[error("{0}")]
     Limit(#[from] Refused),
@@ -77,12 +70,8 @@ impl Failure {
     /// Why an endpoint that was asked gave no answer; the fault may be the client's.
     #[must_use]
     pub fn of_exchange(error: ExchangeError) -> Self {
-        if let Some(Some(slow)) = error.body_error::<TooSlow>() {
-            return Self::BodyTooSlow(*slow);
-        }
-        match error.body_error::<LengthLimitError>() {
-            Some(Some(_)) => Self::BodyTooLarge,
-            Some(None) => Self::BodyBroken,
+        match error.body_error::<UploadError>() {
+            Some(failed) => Self::Body(failed.cloned().unwrap_or(UploadError::Broken)),
             None => Self::NoAnswer(error),
         }
     }
@@ -90,7 +79,7 @@ impl Failure {
     /// Whether the client is at fault, and no endpoint.
     #[must_use]
     pub fn is_of_client(&self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::BodyTooSlow(_) | Self::BodyBroken)
+        matches!(self, Self::Body(_))
     }
 
     /// What the client is answered.
@@ -99,15 +88,16 @@ impl Failure {
         match self {
             Self::Opening(error) => error.status(),
             Self::Path(_) | Self::Host | Self::Framing(_) => StatusCode::BAD_REQUEST,
+            // A client that left with one half of its connection only still reads (RFC 9112 8).
+            Self::Body(UploadError::Malformed(_) | UploadError::Broken) => StatusCode::BAD_REQUEST,
+            Self::Body(UploadError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Body(UploadError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             Self::Origin(_) => StatusCode::FORBIDDEN,
             // What a client has to mend itself, and what it has not (nginx, `limit_conn_status`).
             Self::Limit(Refused { limit: Limit::MaxConnections | Limit::Connections, .. }) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyBroken => CLIENT_LEFT,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -121,6 +111,15 @@ impl Failure {
             | Self::AnswerFraming(_)
             | Self::NotOpened(_)
             | Self::Unasked => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The status in logs and metrics.
+    #[must_use]
+    pub fn logged_status(&self) -> StatusCode {
+        match self {
+            Self::Body(UploadError::Broken) => CLIENT_LEFT,
+            _ => self.status(),
         }
     }
 
@@ -178,9 +177,9 @@ impl Failure {
             | Self::Origin(_)
             | Self::NoRoute => (Who::Proxy, Why::Refused),
             Self::Limit(_) => (Who::Proxy, Why::Limit),
-            Self::BodyTooLarge => (Who::Proxy, Why::TooBig),
-            Self::BodyTooSlow(_) => (Who::Proxy, Why::Refused),
-            Self::BodyBroken => (Who::Client, Why::Eof),
+            Self::Body(UploadError::TooLarge) => (Who::Proxy, Why::TooBig),
+            Self::Body(UploadError::TooSlow | UploadError::Malformed(_)) => (Who::Proxy, Why::Refused),
+            Self::Body(UploadError::Broken) => (Who::Client, Why::Eof),
             Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
             Self::NotConnected(error) if error.is_own() => (Who::Proxy, Why::Unreachable),
             Self::NotConnected(_) => (Who::Upstream, Why::Unreachable),

@@ -8,13 +8,14 @@ use super::snapshot::Route;
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
-use crate::http::upload::Upload;
+use crate::http::malformed::Malformed;
+use crate::http::upload::{Failed, Upload};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Lease, Upstream};
-use http::{Method, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http::{Method, Response, StatusCode, Version};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub(super) async fn forward(
     route: &Arc<Route>,
     upstream: &Arc<Upstream>,
     inbound: &Inbound,
-    body: Upload,
+    mut body: Upload,
     mut guard: Guard,
     watch: Watch,
 ) -> Result<Response<respond::Body>, (Failure, Guard)> {
@@ -36,10 +37,10 @@ pub(super) async fn forward(
     // What was sent with a body cannot be sent again: the body is not kept.
     let again = body.is_end_stream() && is_idempotent(&inbound.parts.method);
     let reuse = again && upstream.settings().kept().connections > 0;
-    let limit = route.max_body_size.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-    if limit.is_some_and(|most| body.size_hint().lower() > most as u64) {
-        return Err((Failure::BodyTooLarge, guard));
+    if let Err(error) = body.limit(route.max_body_size) {
+        return Err((error.into(), guard));
     }
+    let upload = body.failed();
     let mut body = Some(body);
     loop {
         let (mut lease, mut connection) = match attempts.connect(&mut guard, reuse, &watch).await {
@@ -48,10 +49,7 @@ pub(super) async fn forward(
         };
         let used = connection.used;
         let body = match body.take() {
-            Some(body) => match limit {
-                Some(most) => Limited::new(body, most).boxed_unsync(),
-                None => body.boxed_unsync(),
-            },
+            Some(body) => body.map_err(Into::into).boxed_unsync(),
             None => full(Bytes::new()),
         };
         let request = inbound.for_upstream(route, None, body);
@@ -71,7 +69,7 @@ pub(super) async fn forward(
                     lease.succeeded();
                 }
                 let give_back = GiveBack::new(connection, upstream, &watch);
-                return Ok(relay(response, route, lease, guard, give_back));
+                return Ok(relay(response, route, lease, guard, give_back, upload));
             }
             Err(Failure::NoAnswer(ExchangeError::Http(_))) if used => {
                 attempts.again_afresh(lease);
@@ -98,14 +96,21 @@ pub(super) fn relay(
     lease: Lease,
     mut guard: Guard,
     give_back: GiveBack,
+    upload: Failed,
 ) -> Response<respond::Body> {
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
     add_via(&mut parts.headers, parts.version);
     route.set_response_headers(&mut parts.headers);
-    let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back) };
+    own_version(&mut parts);
+    let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back), upload };
     Response::from_parts(parts, body.boxed_unsync())
+}
+
+/// The version of a message is that of who sends it on, not that of who wrote it (RFC 9110 2.5, 7.6).
+pub(super) fn own_version(parts: &mut http::response::Parts) {
+    parts.version = Version::HTTP_11;
 }
 
 /// A response's body on its way to the client.
@@ -116,6 +121,8 @@ struct Relayed {
     /// The endpoint is busy with it until it has passed.
     lease: Lease,
     give_back: Option<GiveBack>,
+    /// A request whose body fails takes the exchange with it.
+    upload: Failed,
 }
 
 /// A connection to an endpoint, for the next request.
@@ -140,6 +147,22 @@ impl Relayed {
         }
     }
 
+    /// It breaks off. Whoever broke it off is to blame, and that may be the client.
+    fn broken(&mut self, error: &hyper::Error) {
+        let ending = match (self.upload.why(), Malformed::of(error)) {
+            (Some(upload), _) => Failure::Body(upload.clone()).ending(),
+            (None, Some(Malformed::Framing(text) | Malformed::Trailers(text))) => {
+                let reason = format!("upstream's response is malformed: {text}").into();
+                Ending { reason, ..Ending::new(Who::Upstream, Why::BadAnswer) }
+            }
+            (None, None) => {
+                let reason = "upstream broke off its response".into();
+                Ending { reason, ..Ending::new(Who::Upstream, Why::Reset) }
+            }
+        };
+        self.finish(ending);
+    }
+
     fn finish(&mut self, ending: Ending) {
         if let Some(guard) = self.guard.take() {
             guard.finish_http(ending, PerSide { client: 0, upstream: self.bytes });
@@ -160,13 +183,23 @@ impl hyper::body::Body for Relayed {
                 self.done();
                 None
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(trailers) = frame.trailers_mut() {
+                    remove_hop_by_hop(trailers);
+                    // They are the end: nobody asks for what is behind them.
+                    self.done();
+                }
                 Some(Ok(frame))
             }
+            // The body is whole, so the client gets it, without trailers (RFC 9110 6.5.1).
+            Some(Err(error)) if matches!(Malformed::of(&error), Some(Malformed::Trailers(_))) => {
+                self.give_back = None;
+                self.done();
+                None
+            }
             Some(Err(error)) => {
-                let reason = "upstream broke off its response".into();
-                self.finish(Ending { reason, ..Ending::new(Who::Upstream, Why::Reset) });
+                self.broken(&error);
                 Some(Err(error.into()))
             }
         })

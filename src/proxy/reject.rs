@@ -45,7 +45,7 @@ pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body>
         // What follows on the connection cannot be trusted to be a request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    guard.report().status = status.as_u16();
+    guard.report().status = failure.logged_status().as_u16();
     guard.finish_http(failure.ending(), PerSide::<u64>::default());
     response
 }

@@ -13,6 +13,7 @@ use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
+use crate::http::upload::Failed;
 use crate::io::Stream;
 use crate::limit::connections::Permit;
 use crate::listener::slots::Slot;
@@ -103,7 +104,7 @@ pub(super) async fn open(
                 return Err((Failure::NotOpened(response.status()), guard));
             }
             let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
-            return Ok(forward::relay(response, route, lease, guard, give_back));
+            return Ok(forward::relay(response, route, lease, guard, give_back, Failed::default()));
         }
         if let Err(error) = check(wish, &asked, response.headers()) {
             attempts.miss(&mut lease, &error);
@@ -164,6 +165,7 @@ fn accept(
     opening.route.set_response_headers(&mut parts.headers);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));
+    forward::own_version(&mut parts);
     let settings = Arc::clone(&opening.route.tunnel);
     let slot = Arc::clone(&opening.inbound.connection.slot);
     let held = Held { lease, port, place, permit: opening.permit, slot };

@@ -1,0 +1,70 @@
+//! Owns what tells a malformed body from one that broke off. Both reach their reader as an error.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+/// How a body breaks the rules of its framing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// All of the body came. Its trailer section is larger than what is read of one.
+    Trailers(String),
+    /// Where the body ends cannot be told any more.
+    Framing(String),
+}
+
+impl Malformed {
+    /// What a body's error says of its sender. `None` means that it sent nothing wrong: it left, or its
+    /// connection broke.
+    #[must_use]
+    pub fn of(error: &hyper::Error) -> Option<Self> {
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return of_chunks(error);
+            }
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                // Found by the library, not announced by the peer (RFC 9113 8.1.1).
+                return error.is_library().then(|| Self::Framing(error.to_string()));
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
+/// hyper tells by the kind whether bytes were wrong or missing (RFC 9112 7.1).
+fn of_chunks(error: &io::Error) -> Option<Malformed> {
+    let text = error.to_string();
+    let is_chunks = text.to_ascii_lowercase().contains("chunk");
+    match error.kind() {
+        ErrorKind::InvalidData if text.starts_with("chunk trailers") => Some(Malformed::Trailers(text)),
+        ErrorKind::InvalidData | ErrorKind::InvalidInput if is_chunks => Some(Malformed::Framing(text)),
+        // Of the other texts, all are about the lines behind the last chunk.
+        ErrorKind::InvalidInput if text.contains("trailer") => Some(Malformed::Framing(text)),
+        ErrorKind::InvalidInput => Some(Malformed::Framing(format!("Invalid trailer: {text}"))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_from_what_is_missing() {
+        let of = |kind, text: &'static str| of_chunks(&io::Error::new(kind, text));
+        let framing = |text: &str| Some(Malformed::Framing(text.to_owned()));
+        let overflow = "invalid chunk size: overflow";
+        assert_eq!(of(ErrorKind::InvalidData, overflow), framing(overflow));
+        assert_eq!(
+            of(ErrorKind::InvalidInput, "invalid header name"),
+            framing("Invalid trailer: invalid header name")
+        );
+        let over = "chunk trailers bytes over limit";
+        assert_eq!(of(ErrorKind::InvalidData, over), Some(Malformed::Trailers(over.to_owned())));
+        assert_eq!(of(ErrorKind::UnexpectedEof, "unexpected EOF during chunk size line"), None);
+        assert_eq!(of(ErrorKind::ConnectionReset, "connection reset"), None);
+        // A record of TLS that does not decrypt is no chunk.
+        assert_eq!(of(ErrorKind::InvalidData, "cannot decrypt peer's message"), None);
+    }
+}
