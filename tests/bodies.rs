@@ -323,6 +323,68 @@ async fn large_trailers_cut_no_answer() {
     }
 }
 
+/// Answers that break off or break the rules, with what is known of them before; each end.
+const BROKEN: [(&str, &str, Why); 7] = [
+    ("Transfer-Encoding: chunked\r\n\r\n", "Z\r\nhello", Why::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n", "\r\n", Why::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n", "0\r\nno colon\r\n\r\n", Why::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "+2\r\n", Why::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "", Why::Reset),
+    ("Content-Length: 10\r\n\r\n", "", Why::Reset),
+    ("Content-Length: 10\r\n\r\nok", "", Why::Reset),
+];
+
+#[tokio::test]
+async fn what_came_before_a_break_reaches_the_client() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(&puppet, "").await;
+    // Often, for it must not depend on who is faster.
+    for (good, bad, cause) in BROKEN.iter().cycle().take(140) {
+        let mut client = proxy.connect().await;
+        client.write(request("GET", "", "")).await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write(format!("HTTP/1.1 200 OK\r\n{good}{bad}")).await;
+        drop(server);
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let expected = good.split_once("\r\n\r\n").unwrap().1;
+        assert_eq!(String::from_utf8(client.rest().await).unwrap(), expected, "{good}{bad}");
+        let (status, who, why, reason) = end(&mut proxy).await;
+        assert_eq!((status, who, why), (200, Who::Upstream, *cause), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_break_reaches_the_client_over_http_2() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(&puppet, "").await;
+    let mut client = http2(&proxy).await;
+    for (good, bad, cause) in BROKEN.iter().cycle().take(140) {
+        let request = Request::get("http://x/a").body(()).unwrap();
+        let (response, _) = client.requests.send_request(request, true).unwrap();
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write(format!("HTTP/1.1 200 OK\r\n{good}{bad}")).await;
+        drop(server);
+        let response: Response<_> = timeout(PATIENCE, response).await.unwrap().expect("a head");
+        assert_eq!(response.status(), 200);
+        let (mut body, mut got) = (response.into_body(), Vec::<Bytes>::new());
+        let broken = loop {
+            match timeout(PATIENCE, body.data()).await.unwrap() {
+                Some(Ok(data)) => got.push(data),
+                Some(Err(error)) => break error,
+                None => panic!("no end that is none"),
+            }
+        };
+        assert_eq!(broken.reason(), Some(Reason::INTERNAL_ERROR));
+        let expected = if good.contains("ok") { "ok" } else { "" };
+        assert_eq!(String::from_utf8(got.concat()).unwrap(), expected, "{good}{bad}");
+        let (status, who, why, reason) = end(&mut proxy).await;
+        assert_eq!((status, who, why), (200, Who::Upstream, *cause), "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn an_answer_of_http_1_0_becomes_our_own() {
     let puppet = Puppet::new().await;

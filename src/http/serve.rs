@@ -2,6 +2,7 @@
 //! end.
 
 mod activity;
+mod flush;
 mod frames;
 mod h2;
 
@@ -13,6 +14,7 @@ use crate::io::{Arrivals, Layered, Stream};
 use crate::stall::{is_late, timeout};
 pub use activity::Fate;
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
+use flush::Flush;
 use frames::Frames;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -98,17 +100,18 @@ pub async fn serve<F, A, R>(
         Verdict::Fine | Verdict::Idle if activity.waits_since(patience) && wanted() => Verdict::GivesWay,
         verdict => verdict,
     };
+    let flush = &activity.flush;
     let ended = match version {
         Version::Http1 => {
             let connection = http1(settings, !draining).serve_connection(io, service).with_upgrades();
             let shut_down = http1::UpgradeableConnection::graceful_shutdown;
-            drive(connection, shut_down, &judge, settings, watch, version).await
+            drive(connection, shut_down, &judge, flush, settings, watch, version).await
         }
         Version::Http2 => {
             let connection = http2(settings).serve_connection(io, service);
             let shut_down = http2::Connection::graceful_shutdown;
             // In a box: what it takes, every connection of HTTP/1.1 would have room for too.
-            Box::pin(drive(connection, shut_down, &judge, settings, watch, version)).await
+            Box::pin(drive(connection, shut_down, &judge, flush, settings, watch, version)).await
         }
     };
     ended.into_iter().for_each(refused);
@@ -161,6 +164,7 @@ async fn drive<C>(
     connection: C,
     shut_down: impl Fn(Pin<&mut C>),
     judge: impl Fn() -> Verdict,
+    flush: &Flush,
     settings: &Settings,
     mut watch: Watch,
     version: Version,
@@ -188,6 +192,8 @@ where
                 shut_down(connection.as_mut());
             }
             () = end.expired() => return None,
+            // Polled again, the connection writes what the answer that fails has given before.
+            () = flush.asked() => {}
             () = sleep_until(due) => {
                 let late = due.elapsed();
                 excused = !excused && is_late(late);

@@ -3,6 +3,7 @@
 
 use super::super::Settings;
 use super::super::respond::Body;
+use super::flush::Flush;
 use super::frames::Frames;
 use crate::io::Stream;
 use hyper::body::{Bytes, Frame, SizeHint};
@@ -10,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -34,6 +35,7 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// It ended as the client took nothing.
     cut: Fate,
+    pub(super) flush: Flush,
 }
 
 /// What became of the connection that a request came over.
@@ -72,6 +74,7 @@ impl Activity {
             head_since: zero(),
             idle_since: zero(),
             cut: Fate::default(),
+            flush: Flush::default(),
         }
     }
 
@@ -162,13 +165,31 @@ pub(super) struct Counted {
     body: Body,
     exchange: Arc<Exchange>,
     stalled: bool,
+    /// It has failed. The client gets what came before, and then learns of it.
+    failed: Option<Failed>,
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why an answer's body failed, and the flush before it.
+struct Failed {
+    error: Error,
+    flush: u64,
 }
 
 impl Counted {
     pub(super) fn new(body: Body, exchange: Arc<Exchange>) -> Self {
-        let mut counted = Self { body, exchange, stalled: false };
+        let mut counted = Self { body, exchange, stalled: false, failed: None };
         counted.waits_for_client(true);
         counted
+    }
+
+    /// Gives the error back once all that came before it is written. The client is waited for meanwhile.
+    fn poll_failed(&mut self, cx: &Context<'_>) -> Poll<Option<Error>> {
+        if let (Some(failed), Some(activity)) = (&self.failed, self.exchange.0.upgrade()) {
+            ready!(activity.flush.poll_done(failed.flush, cx));
+        }
+        Poll::Ready(self.failed.take().map(|failed| failed.error))
     }
 
     fn waits_for_client(&mut self, waits: bool) {
@@ -190,16 +211,25 @@ impl Drop for Counted {
 
 impl hyper::body::Body for Counted {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.failed.is_some() {
+            return self.poll_failed(cx).map(|error| error.map(Err));
+        }
         self.waits_for_client(false);
         let next = Pin::new(&mut self.body).poll_frame(cx);
-        self.waits_for_client(matches!(next, Poll::Ready(Some(Ok(_)))));
-        next
+        self.waits_for_client(matches!(next, Poll::Ready(Some(_))));
+        match (next, self.exchange.0.upgrade()) {
+            (Poll::Ready(Some(Err(error))), Some(activity)) => {
+                self.failed = Some(Failed { error, flush: activity.flush.ask() });
+                self.poll_failed(cx).map(|error| error.map(Err))
+            }
+            (next, _) => next,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -250,7 +280,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.activity.flush.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
