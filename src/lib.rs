@@ -5,7 +5,7 @@
 //!
 //! | rank | may do | modules |
 //! |---|---|---|
-//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`ws`] [`proxy_protocol`] |
+//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`escape`] [`ws`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
 //! | 3 services | tokio, tracing, certificate files, where logs go | [`drain`] [`stall`] [`telemetry`] [`io`] [`tls`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
@@ -39,6 +39,7 @@ pub mod telemetry;
 
 // What surrounds it.
 pub mod addr;
+pub mod escape;
 pub mod io;
 pub mod drain;
 pub mod stall;

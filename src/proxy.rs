@@ -90,9 +90,9 @@ impl Proxy {
         let body = upgrade.upload(body);
         // Of an absolute form and of HTTP/2 it is in the target (RFC 9112 3.2.2, RFC 9113 8.3.1),
         // perhaps with a name and a password, which are nobody's.
-        let asked = parts.uri.authority().and_then(|authority| authority.as_str().rsplit('@').next());
-        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let host = asked.or(host).unwrap_or_default();
+        let asked = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let host = asked.or(parts.headers.get(HOST).map(HeaderValue::as_bytes)).unwrap_or_default();
+        let host = without_userinfo(host);
         let snapshot = self.snapshot.load_full();
         let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
         let target = redact(parts.uri.path_and_query().map_or("", |target| target.as_str()));
@@ -149,7 +149,7 @@ impl Proxy {
     /// Reports what never became a request.
     fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
         // Its method is not known: a dash, as logs have it.
-        let asked = Asked { client, proxied_by: None, method: "-", host: "", target: "-", tls: None };
+        let asked = Asked { client, proxied_by: None, method: "-", host: b"", target: "-", tls: None };
         let mut guard = Guard::new(self, &asked, watch);
         guard.is_unasked();
         guard.report().status = status.as_u16();
@@ -246,6 +246,11 @@ fn examine(inbound: Inbound, route: &Route, guard: &mut Guard) -> Result<(Inboun
         inbound.check_origin(allowed)?;
     }
     Ok((inbound.aimed(route)?, wish))
+}
+
+/// A host without the name and password before it (RFC 3986 3.2.1), which no log is to show.
+fn without_userinfo(host: &[u8]) -> &[u8] {
+    host.rsplit(|&byte| byte == b'@').next().unwrap_or_default()
 }
 
 /// What a request wants to become of its connection.

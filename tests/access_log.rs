@@ -151,6 +151,47 @@ async fn syslog_gets_each_line_with_its_severity_before_and_after_its_daemon_is_
 }
 
 #[tokio::test]
+async fn no_client_writes_a_field_of_the_line_or_commands_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts: [(&[u8], &str); 5] = [
+        (
+            b"x/ 200 route=evil end=client/close tries=0 ",
+            "x\\x2F\\x20200\\x20route=evil\\x20end=client\\x2Fclose\\x20tries=0",
+        ),
+        (b"x\t\"y\"\\", "x\\x09\\x22y\\x22\\x5C"),
+        (b"\xff\xc2\x9b31m", "\\xFF\\xC2\\x9B31m"),
+        ("\u{202e}gpj.exe".as_bytes(), "\\xE2\\x80\\xAEgpj.exe"),
+        (b"user:hunter2@x", "x"),
+    ];
+    for (format, is_json) in [("text", false), ("json", true)] {
+        let path = folder.path().join(format);
+        let log = format!("access = \"{}\"\nformat = \"{format}\"", path.display());
+        let proxy = Proxy::with(&configuration(&log, "127.0.0.1:1".parse().unwrap())).await;
+        for (host, _) in hosts {
+            let mut client = proxy.connect().await;
+            client
+                .write([b"GET /\xc2\x9b31m\xe2\x80\xae HTTP/1.1\r\nHost: ", host, b"\r\n\r\n"].concat())
+                .await;
+            assert!(client.head().await.starts_with("HTTP/1.1 400"));
+        }
+        proxy.running.proxy.log.close();
+        let written = std::fs::read_to_string(path).unwrap();
+        assert!(written.bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte)), "{written}");
+        for (line, (_, shown)) in written.lines().zip(hosts) {
+            if is_json {
+                assert!(line.contains("/\\u009b31m\\u202e\""), "{line}");
+                continue;
+            }
+            let words: Vec<&str> = line.split(' ').collect();
+            let path = "/\\xC2\\x9B31m\\xE2\\x80\\xAE";
+            assert_eq!(words[3..6], ["GET", &format!("{shown}{path}"), "400"], "{line}");
+            assert!(words[6].starts_with("end=proxy/refused"), "{line}");
+        }
+        assert_eq!(written.lines().count(), hosts.len());
+    }
+}
+
+#[tokio::test]
 async fn a_reload_leads_lines_to_another_target_and_those_before_to_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What may import what: a module imports lower ranks and its own children only.
 const RANKS: [(u32, &[&str]); 9] = [
-    (1, &["addr", "ws", "proxy_protocol"]),
+    (1, &["addr", "escape", "ws", "proxy_protocol"]),
     (2, &["route", "real_ip", "limit", "balance", "health", "outcome"]),
     (3, &["drain", "stall", "telemetry", "io", "tls"]),
     (4, &["listener", "http", "upstream", "tunnel"]),

@@ -1,5 +1,6 @@
 //! Owns the forms of answers: JSON, texts, problems, and the headers that each of them has.
 
+use crate::escape;
 use crate::http::respond::{Body, full};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -85,8 +86,8 @@ pub(super) fn json(value: &impl Serialize) -> Answer {
 
 pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
     // Strings, numbers and lists: there is nothing in it that could not be written.
-    let text = serde_json::to_vec(value).unwrap_or_default();
-    of(status, "application/json", text.into())
+    let text = serde_json::to_string(value).unwrap_or_default();
+    of(status, "application/json", escape::json(&text).into_owned().into())
 }
 
 pub(super) fn text(status: StatusCode, text: &'static str) -> Answer {

@@ -13,6 +13,7 @@ use http::StatusCode;
 use query::Query;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -56,7 +57,7 @@ struct Row<'a> {
     id: String,
     client: String,
     peer: String,
-    host: &'a str,
+    host: Cow<'a, str>,
     path: &'a str,
     route: &'a str,
     upstream: Option<&'a str>,
@@ -115,7 +116,7 @@ impl<'a> Row<'a> {
             id: report.id.to_string(),
             client: report.client().to_string(),
             peer: report.peer().to_string(),
-            host: report.host(),
+            host: report.host_text(),
             path: report.target(),
             route: session.route(),
             upstream: report.upstream().map(|name| &**name),

@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, Problem, with_body};
 use super::router::Asked;
+use crate::escape;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
@@ -37,7 +38,7 @@ pub(super) fn open(asked: &Asked) -> Result<(Sender, Answer), Problem> {
 
 /// One event as it is sent. The data is JSON, so it has one line.
 pub(super) fn event(name: &str, data: &impl Serialize) -> Bytes {
-    written(name, &serde_json::to_string(data).unwrap_or_default())
+    written(name, &escape::json(&serde_json::to_string(data).unwrap_or_default()))
 }
 
 /// The same of JSON that is written already.

@@ -1,6 +1,7 @@
 //! Owns the log: what the operator must see, on the standard error.
 
 use super::{Format, Settings};
+use crate::escape;
 use std::io::{self, IsTerminal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -57,16 +58,43 @@ fn filter(level: LevelFilter) -> Targets {
 }
 
 fn output(format: Format) -> Output {
-    let layer = fmt::layer().with_writer(io::stderr).with_target(false);
+    let colours = io::stderr().is_terminal();
+    let to = move || Guarded { to: io::stderr(), format, colours };
+    let layer = fmt::layer().with_writer(to).with_target(false);
     match format {
-        Format::Text => Box::new(layer.with_ansi(io::stderr().is_terminal())),
+        Format::Text => Box::new(layer.with_ansi(colours)),
         Format::Json => Box::new(layer.json().flatten_event(true)),
+    }
+}
+
+/// A target that gets one event at a time, and nothing that a terminal obeys: events hold what peers wrote. Their
+/// fields have no ESC: the crate escapes it.
+struct Guarded<T> {
+    to: T,
+    format: Format,
+    colours: bool,
+}
+
+impl<T: io::Write> io::Write for Guarded<T> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = escape::text(event);
+        let safe = match self.format {
+            Format::Text => escape::line(&text, self.colours),
+            Format::Json => escape::json(&text),
+        };
+        self.to.write_all(safe.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
     use tracing::Level;
 
     #[test]
@@ -76,5 +104,40 @@ mod tests {
         assert!(!says(LevelFilter::ERROR, "holdline::listener::accept"));
         assert!(!says(LevelFilter::INFO, "h2::proto::ping_pong"));
         assert!(says(LevelFilter::DEBUG, "h2::proto::ping_pong"));
+    }
+
+    /// What is kept of the events of a test.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_peers_wrote_is_one_line_that_commands_no_terminal() {
+        for (format, escaped) in
+            [(Format::Text, "a\\x0AERROR\\xE2\\x80\\xAE"), (Format::Json, "a\\nERROR\\u202e")]
+        {
+            let kept = Kept::default();
+            let to = kept.clone();
+            let layer = fmt::layer().with_writer(move || Guarded { to: to.clone(), format, colours: false });
+            let layer: Output = match format {
+                Format::Text => Box::new(layer.with_ansi(false)),
+                Format::Json => Box::new(layer.json()),
+            };
+            let error = "a\nERROR\u{202e}";
+            tracing::subscriber::with_default(Registry::default().with(layer), || {
+                tracing::warn!(%error, "try failed");
+            });
+            let written = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            assert!(written.contains(escaped) && written.lines().count() == 1, "{written}");
+        }
     }
 }

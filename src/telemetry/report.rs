@@ -6,9 +6,11 @@ pub use texts::Asked;
 
 use super::stamp::Stamp;
 use crate::addr::{ClientAddr, EndpointAddr};
+use crate::escape::{self, HostAndTarget, Quoted, Token};
 use crate::outcome::{Outcome, Side};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -64,7 +66,7 @@ struct Line<'a> {
     client: String,
     peer: Option<String>,
     method: &'a str,
-    host: &'a str,
+    host: Cow<'a, str>,
     path: &'a str,
     route: Option<&'a str>,
     upstream: Option<&'a str>,
@@ -151,10 +153,16 @@ impl Report {
         self.texts.method()
     }
 
-    /// The host asked for.
+    /// The host asked for, as it was sent.
     #[must_use]
-    pub fn host(&self) -> &str {
+    pub fn host(&self) -> &[u8] {
         self.texts.host()
+    }
+
+    /// The host asked for, as a text.
+    #[must_use]
+    pub fn host_text(&self) -> Cow<'_, str> {
+        escape::text(self.host())
     }
 
     /// The path and query asked for, secrets removed.
@@ -214,7 +222,8 @@ impl Report {
     #[must_use]
     pub fn json(&self, outcome: &Outcome, left_out: u64) -> String {
         // Strings and numbers only: there is nothing in it that could not be written.
-        serde_json::to_string(&self.line(outcome, left_out)).unwrap_or_default()
+        let line = serde_json::to_string(&self.line(outcome, left_out)).unwrap_or_default();
+        escape::json(&line).into_owned()
     }
 
     /// The line for people: when, who, what, the status; then how it ended, after what silence;
@@ -223,26 +232,24 @@ impl Report {
     pub fn text(&self, outcome: &Outcome, left_out: u64) -> String {
         use fmt::Write as _;
         let line = self.line(outcome, left_out);
-        let mut text = format!(
-            "{} {} {} {} {}{} {}",
-            line.time, line.id, line.client, line.method, line.host, line.path, line.status
-        );
+        let asked = HostAndTarget { host: self.host(), target: line.path.as_bytes() };
+        let method = Token(line.method.as_bytes());
+        let mut text = format!("{} {} {} {method} {asked} {}", line.time, line.id, line.client, line.status);
         let mut pair = |key: &str, value: &dyn fmt::Display| {
             let _ = write!(text, " {key}={value}");
         };
         for (key, value) in
             [("peer", line.peer.as_deref()), ("route", line.route), ("upstream", line.upstream)]
         {
-            value.inspect(|value| pair(key, value));
+            value.inspect(|value| pair(key, &Token(value.as_bytes())));
         }
-        line.endpoint.as_ref().inspect(|endpoint| pair("endpoint", endpoint));
+        line.endpoint.as_ref().inspect(|endpoint| pair("endpoint", &Token(endpoint.as_bytes())));
         pair("end", &format_args!("{}/{}", line.who, line.why));
         line.code.inspect(|code| pair("code", code));
         if !line.reason.is_empty() {
-            // What a peer wrote: quoted, and nothing in it can begin a new line.
-            pair("reason", &format_args!("{:?}", line.reason));
+            pair("reason", &Quoted(line.reason.as_bytes()));
         }
-        line.blind.inspect(|blind| pair("blind", &format_args!("{blind:?}")));
+        line.blind.inspect(|blind| pair("blind", &Quoted(blind.as_bytes())));
         pair("duration", &line.duration);
         pair("idle", &format_args!("{}/{}", line.idle_client, line.idle_upstream));
         pair("bytes", &format_args!("{}/{}", line.bytes_client, line.bytes_upstream));
@@ -270,7 +277,7 @@ impl Report {
             client: self.client().to_string(),
             peer: self.texts.proxied_by().map(|peer| peer.to_string()),
             method: self.method(),
-            host: self.host(),
+            host: self.host_text(),
             path: self.target(),
             route: self.route().map(|name| &**name),
             upstream: self.upstream().map(|name| &**name),
@@ -349,12 +356,13 @@ mod tests {
     use super::*;
     use crate::outcome::{Ending, PerSide, Traffic, Who, Why};
     use crate::ws::close::CloseCode;
+    use proptest::prelude::*;
 
     fn report() -> Report {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let target = redact("/ws?token=abc&room=1");
-        let (method, host, proxied_by, tls) = ("GET", "example.com", None, None);
+        let (method, host, proxied_by, tls) = ("GET", &b"example.com"[..], None, None);
         let asked = Asked { client, proxied_by, method, host, target: &target, tls };
         let names = Names { route: "chat".into(), upstream: Some("chat".into()) };
         Report {
@@ -392,9 +400,52 @@ mod tests {
             report().text(&outcome(), 0),
             "1970-01-01T00:00:01.500Z 0000000000000abc 192.0.2.1:5000 GET example.com/ws?token=***&room=1 101 \
              route=chat upstream=chat endpoint=10.0.0.1:80 end=client/close code=1000 \
-             reason=\"bye\\n\\\"now\\\"\" duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
+             reason=\"bye\\x0A\\x22now\\x22\" duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
              pings=0/1 pongs=0/1 rtt=-/0.002000 tries=1"
         );
+    }
+
+    /// The fields of a line, as blanks part them; blanks between quotes part nothing.
+    fn fields(line: &str) -> Vec<&str> {
+        let mut quoted = false;
+        let parts = line.split(|c| {
+            quoted ^= c == '"';
+            c == ' ' && !quoted
+        });
+        parts.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_has_the_same_fields_whatever_peers_write(
+            method in "[!-~]{1,9}",
+            host in prop::collection::vec(any::<u8>().prop_filter("a line", |byte| *byte != b'\n'), 0..30),
+            target in "/[^\n]{0,30}",
+            reason: String,
+            name in "[^\n]{1,9}",
+        ) {
+            let (client, proxied_by, tls) = (ClientAddr::Unix, None, None);
+            let asked = Asked { client, proxied_by, method: &method, host: &host, target: &target, tls };
+            let names = Names { route: name.as_str().into(), upstream: Some(name.as_str().into()) };
+            let names = Some(Arc::new(names));
+            let report = Report { names, ..Report::new(ConnectionId(1), SystemTime::UNIX_EPOCH, &asked) };
+            let mut outcome = outcome();
+            outcome.ending.reason = format!("-{reason}").into();
+            let line = report.text(&outcome, 0);
+            prop_assert!(line.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{}", line);
+            let (found, usual) = (fields(&line), self::report().text(&self::outcome(), 0));
+            let key = |field: &&str| field.split('=').next().map(str::to_owned);
+            let keys = |fields: &[&str]| -> Vec<_> { fields[6..].iter().filter_map(key).collect() };
+            // This one has no endpoint.
+            let usual: Vec<_> = fields(&usual).into_iter().filter(|f| !f.starts_with("endpoint=")).collect();
+            prop_assert_eq!(keys(&found), keys(&usual));
+            // A reader that knows no quotes finds each key once.
+            prop_assert_eq!(line.split(' ').filter(|word| word.starts_with("end=")).count(), 1);
+            prop_assert_eq!(found[5], "0");
+            let read: serde_json::Value = serde_json::from_str(&report.json(&outcome, 0)).unwrap();
+            prop_assert_eq!(read["path"].as_str(), Some(&*target));
+            prop_assert_eq!(read["reason"].as_str(), Some(&*outcome.ending.reason));
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn sum(live: &Live<'_>, of: impl Fn(&Live<'_>, Side) -> u64) -> u64 {
 fn holds(live: &Live<'_>, text: &str) -> bool {
     let report = &live.session.report;
     let has = |found: &str| found.to_lowercase().contains(text);
-    has(report.host())
+    has(&report.host_text())
         || has(report.target())
         || has(live.session.route())
         || has(&report.id.to_string())

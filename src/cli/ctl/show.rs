@@ -1,5 +1,6 @@
 //! Owns how answers of the admin endpoint are shown to people.
 
+use crate::escape;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -216,7 +217,7 @@ fn cell(value: &Value) -> String {
 
 /// A terminal obeys what peers have written: not here.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    escape::terminal(text).into_owned()
 }
 
 /// Seconds as a person says them, in the two largest units, below a minute with a fraction.
@@ -248,7 +249,7 @@ mod tests {
     fn what_peers_wrote_commands_no_terminal() {
         let answer = json!({ "ends": [{ "reason": "\u{1b}[2Jbye\n", "client": "a" }] });
         let text = Show::Ends.text(&answer);
-        assert!(text.ends_with("\u{fffd}[2Jbye\u{fffd}\n") && !text.contains('\u{1b}'), "{text:?}");
+        assert!(text.ends_with("\\x1B[2Jbye\\x0A\n") && !text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]

@@ -12,8 +12,8 @@ pub struct Asked<'a> {
     pub proxied_by: Option<ClientAddr>,
     /// Its method.
     pub method: &'a str,
-    /// The host asked for.
-    pub host: &'a str,
+    /// The host asked for, as it was sent.
+    pub host: &'a [u8],
     /// The path and query asked for, secrets removed.
     pub target: &'a str,
     /// The version of TLS; `None`: there was none.
@@ -40,11 +40,11 @@ const THERE: &str = "+";
 impl Texts {
     pub(super) fn new(asked: &Asked<'_>, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
         let Asked { client, proxied_by, method, host, target, tls } = *asked;
-        let always = [method, host, target].map(|text| ("", text));
+        let always = [method.as_bytes(), host, target.as_bytes()].map(|text| ("", text));
         let perhaps = [tls, subprotocol, extensions];
         // A request has mostly none of the last.
         let there = perhaps.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        let perhaps = perhaps.map(|text| text.map_or(("", ""), |text| (THERE, text)));
+        let perhaps = perhaps.map(|text| text.map_or(("", &b""[..]), |text| (THERE, text.as_bytes())));
         let lines = || always.iter().chain(&perhaps[..there]);
         let length = lines().map(|(mark, text)| mark.len() + text.len() + 1).sum::<usize>() - 1;
         let room = size(Some(client)) + size(proxied_by) + length;
@@ -53,12 +53,12 @@ impl Texts {
         put(&mut bytes, Some(client));
         put(&mut bytes, proxied_by);
         for (number, (mark, text)) in lines().enumerate() {
-            debug_assert!(!text.contains('\n'), "{text:?}");
+            debug_assert!(!text.contains(&b'\n'), "{text:?}");
             if number > 0 {
                 bytes.push(b'\n');
             }
             bytes.extend_from_slice(mark.as_bytes());
-            bytes.extend_from_slice(text.as_bytes());
+            bytes.extend_from_slice(text);
         }
         debug_assert_eq!(bytes.len(), room);
         Self(bytes.into())
@@ -91,8 +91,8 @@ impl Texts {
         self.line(METHOD)
     }
 
-    pub(super) fn host(&self) -> &str {
-        self.line(HOST)
+    pub(super) fn host(&self) -> &[u8] {
+        self.bytes(HOST)
     }
 
     pub(super) fn target(&self) -> &str {
@@ -116,14 +116,17 @@ impl Texts {
         self.0.len()
     }
 
-    /// Those at the end that are missing have none.
     fn line(&self, number: usize) -> &str {
+        // Whole texts were written.
+        std::str::from_utf8(self.bytes(number)).unwrap_or_default()
+    }
+
+    /// Those at the end that are missing have none.
+    fn bytes(&self, number: usize) -> &[u8] {
         let mut rest = &*self.0;
         take(&mut rest);
         take(&mut rest);
-        let line = rest.split(|&byte| byte == b'\n').nth(number).unwrap_or_default();
-        // Whole texts were written.
-        std::str::from_utf8(line).unwrap_or_default()
+        rest.split(|&byte| byte == b'\n').nth(number).unwrap_or_default()
     }
 }
 
@@ -217,7 +220,7 @@ mod tests {
             client in addresses(),
             proxied_by in proptest::option::of(addresses()),
             method in "[A-Z-]{0,7}",
-            host in "[ -~]{0,20}",
+            host in prop::collection::vec(any::<u8>().prop_filter("a line", |byte| *byte != b'\n'), 0..20),
             target in "[^\n]{0,20}",
             tls in proptest::option::of("TLSv1.[23]"),
             subprotocol in proptest::option::of("[ -~\t]{0,9}"),

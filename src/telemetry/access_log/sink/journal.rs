@@ -1,6 +1,7 @@
 //! Owns journald as the access log's target: each line with its fields, to be asked for one by one.
 
 use super::{Line, Severity};
+use crate::escape::Token;
 use crate::telemetry::Facility;
 use log::kv::{ToValue, Value};
 use log::{Level, Record};
@@ -30,6 +31,8 @@ impl Journal {
         let code = ending.code.map(|code| code.0);
         let endpoint = report.endpoint.as_ref().map(ToString::to_string);
         let (id, client) = (report.id.to_string(), report.client().to_string());
+        let host = Token(report.host()).to_string();
+        let path = Token(report.target().as_bytes()).to_string();
         let left_out = Some(line.left_out).filter(|&lines| lines > 0);
         let fields: [(&str, Option<Value<'_>>); 12] = [
             ("HOLDLINE_WHO", Some(ending.who.as_str().to_value())),
@@ -41,8 +44,8 @@ impl Journal {
             ("HOLDLINE_UPSTREAM", report.upstream().map(|name| Value::from(&**name))),
             ("HOLDLINE_ENDPOINT", endpoint.as_deref().map(Value::from)),
             ("HOLDLINE_ID", Some(id.to_value())),
-            ("HOLDLINE_HOST", Some(Value::from(report.host()))),
-            ("HOLDLINE_PATH", Some(Value::from(report.target()))),
+            ("HOLDLINE_HOST", Some(Value::from(&*host))),
+            ("HOLDLINE_PATH", Some(Value::from(&*path))),
             ("HOLDLINE_LEFT_OUT", left_out.as_ref().map(ToValue::to_value)),
         ];
         let fields: Vec<_> = fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
