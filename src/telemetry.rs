@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod process;
 pub mod recent;
 pub mod report;
+mod secrets;
 pub mod stamp;
 pub mod tally;
 

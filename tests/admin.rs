@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::operator::Operator;
-use support::{Proxy, Puppet, Raw, echo, opening, route, upstream, with_listen};
+use support::{Proxy, Puppet, Raw, accepted, echo, opening, route, upstream, with_listen};
 use tokio::net::TcpStream;
 
 const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -207,6 +207,32 @@ async fn pages_of_other_sites_get_nothing() {
     assert_eq!(other.post(path, "{}").await.status, 403);
     let own = operator.with("Host: localhost\r\nOrigin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n");
     assert_eq!(own.post(path, "{}").await.status, 404, "it is asked, and there is no such endpoint");
+}
+
+#[tokio::test]
+async fn a_token_that_was_chosen_as_subprotocol_is_not_told() {
+    let puppet = Puppet::new().await;
+    let (mut proxy, operator) = before(&[puppet.address()]).await;
+    for (chosen, told) in
+        [("SECRETJWT", "***"), ("hunter", "***"), ("graphql-transport-ws", "graphql-transport-ws")]
+    {
+        let mut client = proxy.connect().await;
+        let offers = format!("Sec-WebSocket-Protocol: access_token, {chosen}\r\n");
+        let offers = if told == chosen { offers.replace("access_token", "x") } else { offers };
+        client.write(opening("/ws", &offers)).await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write(accepted(&format!("Sec-WebSocket-Protocol: {chosen}\r\n"))).await;
+        let answer = client.head().await;
+        assert!(answer.contains(chosen), "the client gets it: {answer}");
+        let one = operator.value("/api/connections").await["connections"][0].clone();
+        let path = format!("/api/connections/{}", one["id"].as_str().unwrap());
+        assert_eq!(operator.value(&path).await["subprotocol"], told);
+        drop((client, server));
+        proxy.report().await;
+        let ends = operator.value("/api/ends").await;
+        assert_eq!(ends["ends"][0]["subprotocol"], told);
+    }
 }
 
 #[tokio::test]

@@ -140,6 +140,7 @@ fn accept(
     report.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     report.agree(
         text_of(&parts.headers, &SEC_WEBSOCKET_PROTOCOL),
+        handshake::tokens(&opening.inbound.parts.headers, &SEC_WEBSOCKET_PROTOCOL),
         text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS),
     );
     let round_trips = Arc::clone(guard.metrics().round_trips());

@@ -2,13 +2,14 @@
 
 mod texts;
 
+pub use super::secrets::redact;
 pub use texts::Asked;
 
+use super::secrets;
 use super::stamp::Stamp;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::escape::{self, HostAndTarget, Quoted, Token};
 use crate::outcome::{Outcome, Side};
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
@@ -134,8 +135,16 @@ impl Report {
         }
     }
 
-    /// Both sides have agreed on these.
-    pub fn agree(&mut self, subprotocol: Option<&str>, extensions: Option<&str>) {
+    /// Both sides have agreed on these; of the subprotocols, the client had `offered` some. Secrets in them are
+    /// not kept.
+    pub fn agree<'a>(
+        &mut self,
+        subprotocol: Option<&'a str>,
+        offered: impl IntoIterator<Item = &'a str>,
+        extensions: Option<&str>,
+    ) {
+        let subprotocol = subprotocol.map(|chosen| secrets::subprotocol(chosen.trim(), offered));
+        let extensions = extensions.map(secrets::extensions);
         if subprotocol.or(extensions).is_some() {
             self.texts = self.texts.with(subprotocol, extensions);
         }
@@ -314,43 +323,6 @@ impl Report {
     }
 }
 
-/// Parts of names whose values are secrets.
-const SECRET_PARTS: [&str; 9] =
-    ["token", "secret", "passw", "pwd", "auth", "jwt", "credential", "session", "signature"];
-/// Whole names whose values are secrets.
-const SECRET_NAMES: [&str; 10] =
-    ["key", "apikey", "api_key", "api-key", "sig", "sid", "ticket", "code", "otp", "bearer"];
-
-/// A path and query with the values of secret-looking parameters replaced by `***`. Browsers cannot
-/// send headers with an opening, so tokens travel in the query.
-#[must_use]
-pub fn redact(target: &str) -> String {
-    let each = |text: &str, separator: &str| {
-        text.split(separator).map(without_secret).collect::<Vec<_>>().join(separator)
-    };
-    match target.split_once('?') {
-        Some((path, query)) => format!("{}?{}", each(path, "/"), each(query, "&")),
-        None => each(target, "/"),
-    }
-}
-
-/// A parameter of a query or a segment of a path, up to the value of the first secret in it. Some
-/// servers part parameters at `;` too, and segments have theirs behind one (RFC 3986 3.3); a `?`
-/// begins those of a target within the target.
-fn without_secret(text: &str) -> String {
-    let starts = text.match_indices([';', '?']).map(|(at, _)| at + 1);
-    let mut pairs = std::iter::once(0).chain(starts).filter_map(|start| {
-        let (key, value) = text[start..].split_once('=')?;
-        (is_secret(key) && !value.is_empty()).then(|| start + key.len())
-    });
-    pairs.next().map_or_else(|| text.to_owned(), |end| format!("{}=***", &text[..end]))
-}
-
-fn is_secret(key: &str) -> bool {
-    let key = percent_decode_str(key).decode_utf8_lossy().to_ascii_lowercase();
-    SECRET_NAMES.contains(&key.as_str()) || SECRET_PARTS.iter().any(|part| key.contains(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,14 +444,5 @@ mod tests {
     fn a_report_is_small() {
         // Each idle tunnel keeps one.
         assert!(size_of::<Report>() <= 56, "{}", size_of::<Report>());
-    }
-
-    #[test]
-    fn secrets_do_not_reach_the_log() {
-        assert_eq!(redact("/ws"), "/ws");
-        assert_eq!(redact("/ws?a=1"), "/ws?a=1");
-        assert_eq!(redact("/?access_token=x&API_KEY=y&a=b=c"), "/?access_token=***&API_KEY=***&a=b=c");
-        assert_eq!(redact("/?%74oken=x"), "/?%74oken=***");
-        assert_eq!(redact("/?sessionId=1&sid=2&token="), "/?sessionId=***&sid=***&token=");
     }
 }
