@@ -221,7 +221,7 @@ impl Proxy {
                     watch,
                     permit,
                 };
-                upgrade::open(opening, guard).await
+                upgrade::open(opening, body, guard).await
             }
         };
         let (failure, guard) = match opened {

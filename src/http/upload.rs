@@ -2,6 +2,8 @@
 //! and why it did not come to its end.
 
 use super::malformed::Malformed;
+use super::respond;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -52,6 +54,14 @@ impl Failed {
     #[must_use]
     pub fn why(&self) -> Option<&UploadError> {
         self.0.as_ref().and_then(|failed| failed.get())
+    }
+}
+
+impl Upload {
+    /// As the body of the request that goes on.
+    #[must_use]
+    pub fn boxed(self) -> respond::Body {
+        self.map_err(Into::into).boxed_unsync()
     }
 }
 
@@ -162,7 +172,6 @@ impl From<hyper::Error> for UploadError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt as _;
     use tokio::sync::mpsc;
 
     struct Pieces(mpsc::Receiver<Bytes>);

@@ -9,7 +9,7 @@ use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::malformed::Malformed;
 use crate::http::respond::{self, full};
-use crate::http::upload::{Failed, Upload};
+use crate::http::upload::Upload;
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::pool::Limits;
@@ -40,7 +40,7 @@ pub(super) async fn forward(
     if let Err(error) = body.limit(route.max_body_size) {
         return Err((error.into(), guard));
     }
-    let upload = body.failed();
+    guard.follow_upload(&body);
     let mut body = Some(body);
     loop {
         let (mut lease, mut connection) = match attempts.connect(&mut guard, reuse, &watch).await {
@@ -48,10 +48,7 @@ pub(super) async fn forward(
             Err(failure) => return Err((failure, guard)),
         };
         let used = connection.used;
-        let body = match body.take() {
-            Some(body) => body.map_err(Into::into).boxed_unsync(),
-            None => full(Bytes::new()),
-        };
+        let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
         let request = inbound.for_upstream(route, None, body);
         let failure = match attempts.exchange(&mut lease, &mut connection, request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -69,7 +66,7 @@ pub(super) async fn forward(
                     lease.succeeded();
                 }
                 let give_back = GiveBack::new(connection, upstream, &watch);
-                return Ok(relay(response, route, lease, guard, give_back, upload));
+                return Ok(relay(response, route, lease, guard, give_back));
             }
             Err(Failure::NoAnswer(ExchangeError::Http(_))) if used => {
                 attempts.again_afresh(lease);
@@ -96,7 +93,6 @@ pub(super) fn relay(
     lease: Lease,
     mut guard: Guard,
     give_back: GiveBack,
-    upload: Failed,
 ) -> Response<respond::Body> {
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
@@ -104,7 +100,7 @@ pub(super) fn relay(
     add_via(&mut parts.headers, parts.version);
     route.set_response_headers(&mut parts.headers);
     own_version(&mut parts);
-    let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back), upload };
+    let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back) };
     Response::from_parts(parts, body.boxed_unsync())
 }
 
@@ -121,8 +117,6 @@ struct Relayed {
     /// The endpoint is busy with it until it has passed.
     lease: Lease,
     give_back: Option<GiveBack>,
-    /// A request whose body fails takes the exchange with it.
-    upload: Failed,
 }
 
 /// A connection to an endpoint, for the next request.
@@ -149,8 +143,9 @@ impl Relayed {
 
     /// It breaks off. Whoever broke it off is to blame, and that may be the client.
     fn broken(&mut self, error: &hyper::Error) {
-        let ending = match (self.upload.why(), Malformed::of(error)) {
-            (Some(upload), _) => Failure::Body(upload.clone()).ending(),
+        let upload = self.guard.as_ref().and_then(Guard::failed_upload);
+        let ending = match (upload, Malformed::of(error)) {
+            (Some(ending), _) => ending,
             (None, Some(Malformed::Framing(text) | Malformed::Trailers(text))) => {
                 let reason = format!("upstream's response is malformed: {text}").into();
                 Ending { reason, ..Ending::new(Who::Upstream, Why::BadAnswer) }

@@ -1,9 +1,10 @@
 //! Owns the guard that makes one report of every request, whichever way it goes.
 
 use super::Proxy;
-use super::failure::CLIENT_LEFT;
+use super::failure::{CLIENT_LEFT, Failure};
 use crate::drain::{Phase, Watch};
 use crate::http::serve::Fate;
+use crate::http::upload::{Failed, Upload};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
@@ -24,6 +25,8 @@ pub(super) struct Guard {
     watch: Watch,
     /// Of an exchange that is to be no tunnel.
     fate: Option<Fate>,
+    /// Tells whether its request's body has failed.
+    upload: Failed,
 }
 
 impl Guard {
@@ -38,6 +41,7 @@ impl Guard {
             books: Arc::clone(&proxy.books),
             watch,
             fate: None,
+            upload: Failed::default(),
         }
     }
 
@@ -82,6 +86,9 @@ impl Guard {
     /// grace, its client has left.
     #[must_use]
     pub(super) fn broken_off(&self, by_client: &str) -> Ending {
+        if let (false, Some(ending)) = (self.watch.phase() == Phase::Expired, self.failed_upload()) {
+            return ending;
+        }
         let (who, why, reason) = match self.watch.phase() {
             Phase::Expired => (Who::Proxy, Why::Shutdown, "cut at the end of shutdown_grace"),
             _ if self.fate.as_ref().is_some_and(Fate::is_stalled) => {
@@ -95,6 +102,18 @@ impl Guard {
     /// The exchange is to be no tunnel, and comes over this connection.
     pub(super) fn follow(&mut self, fate: Option<Fate>) {
         self.fate = fate;
+    }
+
+    /// Its request has this body.
+    pub(super) fn follow_upload(&mut self, upload: &Upload) {
+        self.upload = upload.failed();
+    }
+
+    /// The end of an exchange that its request's body took with it. `None` means that the body has not
+    /// failed.
+    #[must_use]
+    pub(super) fn failed_upload(&self) -> Option<Ending> {
+        self.upload.why().map(|error| Failure::Body(error.clone()).ending())
     }
 
     /// Its tunnel has taken over: [`Books::write`] is to be told of its end.
@@ -144,11 +163,12 @@ impl Books {
 }
 
 impl Drop for Guard {
-    /// nginx's 499: the client left before there was an answer.
+    /// nginx's 499: the client left before there was an answer, unless its request's body says otherwise.
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
-                report.status = CLIENT_LEFT.as_u16();
+                let failed = self.upload.why().map(|error| Failure::Body(error.clone()).logged_status());
+                report.status = failed.unwrap_or(CLIENT_LEFT).as_u16();
             }
             let ending = self.broken_off("client left before the answer");
             self.write_http(ending, PerSide::default());

@@ -13,7 +13,7 @@ use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
-use crate::http::upload::Failed;
+use crate::http::upload::Upload;
 use crate::io::Stream;
 use crate::limit::connections::Permit;
 use crate::listener::slots::Slot;
@@ -29,7 +29,7 @@ use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
 use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::future::Future;
@@ -68,6 +68,7 @@ pub(super) struct Opening<'a> {
 /// There is no answer to pass; the guard comes back for the report.
 pub(super) async fn open(
     opening: Opening<'_>,
+    mut body: Upload,
     mut guard: Guard,
 ) -> Result<Response<respond::Body>, (Failure, Guard)> {
     let Opening { route, upstream, inbound, wish, .. } = &opening;
@@ -76,6 +77,13 @@ pub(super) async fn open(
         Wish::Other(tokens) => tokens,
         _ => &websocket,
     };
+    if let Err(error) = body.limit(route.max_body_size) {
+        return Err((error.into(), guard));
+    }
+    guard.follow_upload(&body);
+    // What was sent with a body cannot be sent again: the body is not kept.
+    let again = body.is_end_stream();
+    let mut body = Some(body);
     let mut attempts = Attempts::new(route, upstream, inbound);
     loop {
         // Always a connection of its own: the tunnel will keep it.
@@ -84,11 +92,12 @@ pub(super) async fn open(
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
-        let request = inbound.for_upstream(route, Some(protocol), full(Bytes::new()));
+        let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
+        let request = inbound.for_upstream(route, Some(protocol), body);
         let asked = request.headers().clone();
         let response = match attempts.exchange(&mut lease, &mut connection, request).await {
             Ok(response) => response,
-            Err(failure) if attempts.go_on(Miss::from(&failure)) => continue,
+            Err(failure) if again && attempts.go_on(Miss::from(&failure)) => continue,
             Err(failure) => return Err((failure, guard)),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -96,7 +105,7 @@ pub(super) async fn open(
                 lease.succeeded();
             } else {
                 lease.failed();
-                if attempts.go_on(Miss::Status(response.status())) {
+                if again && attempts.go_on(Miss::Status(response.status())) {
                     continue;
                 }
             }
@@ -104,11 +113,11 @@ pub(super) async fn open(
                 return Err((Failure::NotOpened(response.status()), guard));
             }
             let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
-            return Ok(forward::relay(response, route, lease, guard, give_back, Failed::default()));
+            return Ok(forward::relay(response, route, lease, guard, give_back));
         }
         if let Err(error) = check(wish, &asked, response.headers()) {
             attempts.miss(&mut lease, &error);
-            if attempts.go_on(Miss::Broken) {
+            if again && attempts.go_on(Miss::Broken) {
                 continue;
             }
             return Err((error.into(), guard));
@@ -125,7 +134,8 @@ fn check(wish: &Wish, asked: &HeaderMap, answer: &HeaderMap) -> Result<(), Answe
     }
 }
 
-/// Answers the client with the upstream's 101 and leaves the rest to a task.
+/// Answers the client with the upstream's 101 and leaves the rest to a task. The 101 may come while the
+/// request's body is still on its way: hyper gives neither connection away before that has passed.
 fn accept(
     opening: Opening<'_>,
     mut response: Response<Incoming>,
@@ -246,6 +256,7 @@ fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
 /// The end of a tunnel that has not opened.
 fn finish_unopened(guard: Guard, who: Who, reason: &str) {
     let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
+    let ending = guard.failed_upload().unwrap_or(ending);
     guard.finish_http(ending, PerSide::default());
 }
 

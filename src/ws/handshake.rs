@@ -70,8 +70,7 @@ pub fn wish(method: &Method, version: Version, headers: &HeaderMap) -> Result<Wi
     if list_names(headers, &UPGRADE, "websocket") {
         return check_opening(method, version, headers, asks).map(|()| Wish::WebSocket);
     }
-    // What follows a body cannot be told from it by whoever sees only one of the protocols.
-    if !asks || version < Version::HTTP_11 || has_body(headers) {
+    if !asks || version < Version::HTTP_11 {
         return Ok(Wish::Http);
     }
     let others: Vec<&str> =
@@ -298,8 +297,9 @@ mod tests {
         assert_eq!(wish_of(&other), Ok(Wish::Other(HeaderValue::from_static("tcp"))));
         assert_eq!(wish_of(&with("upgrade", "h2c")), Ok(Wish::Http));
         assert_eq!(wish_of(&headers(&[("upgrade", "tcp")])), Ok(Wish::Http), "Connection does not name it");
+        // It may have a body (RFC 9110 7.8).
         let body = headers(&[("connection", "upgrade"), ("upgrade", "tcp"), ("content-length", "5")]);
-        assert_eq!(wish_of(&body), Ok(Wish::Http));
+        assert_eq!(wish_of(&body), Ok(Wish::Other(HeaderValue::from_static("tcp"))));
     }
 
     #[test]
