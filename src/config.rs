@@ -6,6 +6,8 @@
 
 mod defaults;
 mod error;
+mod foreign;
+mod hint;
 mod raw;
 mod resolve;
 mod show;
@@ -35,6 +37,8 @@ pub struct Config {
     pub plan: Plan,
     /// What is legal in the file but hardly meant so.
     pub warnings: Vec<Warning>,
+    /// The files that it names, with where it names them.
+    pub files: Vec<(Place, PathBuf)>,
 }
 
 /// The process itself.
@@ -84,7 +88,21 @@ impl Config {
     /// It holds mistakes: all of them are given.
     pub fn parse(text: &str, source: &str) -> Result<Self, Errors> {
         let reading = raw::File::new(source, text).read(resolve::config);
-        reading.result.map(|config| Self { warnings: reading.warnings, ..config })
+        let raw::Reading { result, warnings, files, .. } = reading;
+        result.map(|config| Self { warnings, files, ..config })
+    }
+
+    /// Where a file is named, in the part of the configuration whose key path begins so.
+    #[must_use]
+    pub fn place_of(&self, part: &str, file: &Path) -> Option<&Place> {
+        let named = self.files.iter().find(|(place, path)| path == file && place.path.starts_with(part));
+        named.map(|(place, _)| place)
+    }
+
+    /// What was probably meant as an address to listen at.
+    #[must_use]
+    pub fn listen_hint(text: &str) -> Option<String> {
+        hint::listen(text)
     }
 
     /// The settings that a text leaves to their defaults, like `route[].ping.client`: those of

@@ -140,13 +140,22 @@ fn all_keys() -> BTreeSet<String> {
 
 proptest! {
     #[test]
-    fn no_text_is_too_odd_to_be_refused(text: String) {
-        let _ = Config::parse(&text, "odd.toml");
+    fn an_odd_text_is_refused_with_its_place(text: String) {
+        match Config::parse(&text, "odd.toml") {
+            Ok(config) => prop_assert_eq!(parse(&config.to_toml()), config),
+            Err(errors) => {
+                prop_assert!(errors.iter().next().is_some());
+                for error in &errors {
+                    prop_assert!(error.to_string().starts_with("odd.toml:"), "{}", error);
+                    prop_assert!(!error.found.is_empty() && !error.remedy.is_empty(), "{}", error);
+                }
+            }
+        }
     }
 
     /// Near to what operators write, where the odd text alone seldom comes.
     #[test]
-    fn no_slip_of_the_keyboard_is_too_odd_to_be_refused(at: prop::sample::Index, cut in 0..40_usize, typed in "[ -~\n]{0,8}") {
+    fn a_slip_of_the_keyboard_is_refused_or_reads_as_it_was_written(at: prop::sample::Index, cut in 0..40_usize, typed in "[ -~\n]{0,8}") {
         let text = uncommented(EXAMPLE);
         let start = at.index(text.len());
         let end = (start + cut).min(text.len());

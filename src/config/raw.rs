@@ -7,8 +7,10 @@
 mod node;
 
 use super::error::{Error, Errors, Place, Warning, any_of, nearest};
+use super::foreign;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -21,6 +23,10 @@ pub(super) struct File<'a> {
     line_ends: Vec<usize>,
     errors: RefCell<Vec<Error>>,
     warnings: RefCell<Vec<Warning>>,
+    /// Keys that nobody asked for.
+    unknown: RefCell<Vec<Unknown>>,
+    /// Files that values name.
+    files: RefCell<Vec<(Place, PathBuf)>>,
     /// Every key that was asked for, by its shape, like `route[].ping.client`: was it written?
     keys: RefCell<BTreeMap<String, bool>>,
 }
@@ -33,6 +39,17 @@ pub(super) struct Reading<T> {
     pub(super) warnings: Vec<Warning>,
     /// Keys that were asked for and are written nowhere, by their shape.
     pub(super) absent: Vec<String>,
+    /// The files that are named, with where.
+    pub(super) files: Vec<(Place, PathBuf)>,
+}
+
+/// A key that nobody asked for.
+struct Unknown {
+    place: Place,
+    name: String,
+    /// The shape of its table, and the keys that this has.
+    shape: String,
+    known: Vec<&'static str>,
 }
 
 /// One table, or the absence of one that may be left out.
@@ -66,6 +83,8 @@ impl<'a> File<'a> {
             line_ends: text.match_indices('\n').map(|(at, _)| at).collect(),
             errors: RefCell::default(),
             warnings: RefCell::default(),
+            unknown: RefCell::default(),
+            files: RefCell::default(),
             keys: RefCell::default(),
         }
     }
@@ -83,18 +102,35 @@ impl<'a> File<'a> {
                 self.error(place, "not TOML", error.message().replace('\n', ", "));
             }
         }
-        if let Some(errors) = Errors::new(self.errors.take()) {
-            return Reading { result: Err(errors), warnings: Vec::new(), absent: Vec::new() };
+        let mut errors = self.errors.take();
+        if let (Some(hint), [first, ..]) = (foreign::syntax(self.text), &mut errors[..]) {
+            // Each further line would be one more mistake of the same kind.
+            first.remedy = format!("{}; {hint}", first.remedy);
+            errors.truncate(1);
+        }
+        if let Some(errors) = Errors::new(errors) {
+            return Reading {
+                result: Err(errors),
+                warnings: Vec::new(),
+                absent: Vec::new(),
+                files: Vec::new(),
+            };
         }
         let place = self.place(String::new(), None);
         let value = Table::new(&self, place, String::new(), Some(root.get_ref())).read(read);
-        let keys = self.keys.take().into_iter();
+        let keys = self.keys.take();
+        for unknown in self.unknown.take() {
+            let remedy = unknown.remedy(&keys);
+            self.error(unknown.place, "unknown key", remedy);
+        }
+        let keys = keys.into_iter();
         let mut warnings = self.warnings.take();
         warnings.sort_by_key(|warning| warning.place.line);
         Reading {
             result: Errors::new(self.errors.take()).map_or(Ok(value), Err),
             warnings,
             absent: keys.filter(|&(_, written)| !written).map(|(shape, _)| shape).collect(),
+            files: self.files.take(),
         }
     }
 
@@ -124,12 +160,9 @@ impl<'a> Table<'a> {
             if known.contains(&name) {
                 continue;
             }
-            let remedy = nearest(name, &known).map_or_else(
-                || format!("expected {}", any_of(known.iter().copied())),
-                |near| format!("did you mean \"{near}\"?"),
-            );
             let place = self.file.place(join(&self.place.path, name), Some(at));
-            self.file.error(place, "unknown key", remedy);
+            let (name, shape, known) = (name.to_owned(), self.shape.clone(), known.clone());
+            self.file.unknown.borrow_mut().push(Unknown { place, name, shape, known });
         }
         value
     }
@@ -249,6 +282,61 @@ impl<'a> Table<'a> {
         self.file.warnings.borrow_mut().push(Warning { place, text: text.into() });
     }
 }
+
+// === impl Unknown ===
+
+impl Unknown {
+    /// What to write instead. `keys` are those of all tables, by their shape.
+    fn remedy(&self, keys: &BTreeMap<String, bool>) -> String {
+        let (name, known) = (&*self.name, &self.known);
+        if let Some(text) = foreign::word(name) {
+            return text;
+        }
+        let has_few = known.len() <= FEW_KEYS;
+        let leaf =
+            |shape: &str| shape.rsplit_once('.').map(|(table, leaf)| (table.to_owned(), leaf.to_owned()));
+        let elsewhere: Vec<(String, String)> = keys.keys().filter_map(|shape| leaf(shape)).collect();
+        let tables = |key: &str| {
+            let tables = elsewhere.iter().filter(|(_, leaf)| leaf == key);
+            let mut tables: Vec<String> = tables.map(|(table, _)| table_name(table)).collect();
+            // Those at the top first: who writes a key at the wrong place mostly means one of them.
+            tables.sort_by_key(|table| table.matches('.').count());
+            tables.dedup();
+            any_of(tables.iter().map(String::as_str).take(MOST_TABLES))
+        };
+        if !has_few && elsewhere.iter().any(|(_, leaf)| leaf == name) {
+            return format!("it is a key of {}", tables(name));
+        }
+        if let Some(near) = nearest(name, known) {
+            return format!("did you mean \"{near}\"?");
+        }
+        if has_few {
+            return format!("expected {}", any_of(known.iter().copied()));
+        }
+        let leaves: Vec<&str> = elsewhere.iter().map(|(_, leaf)| &**leaf).collect();
+        match nearest(name, &leaves) {
+            Some(near) => format!("did you mean \"{near}\" of {}?", tables(near)),
+            None => format!(
+                "{} has no such key; `holdline check --show` prints all there are",
+                table_name(&self.shape)
+            ),
+        }
+    }
+}
+
+/// A table as it is written: `[[route]]`, `[listen.tls]`.
+fn table_name(shape: &str) -> String {
+    match shape.strip_suffix("[]").filter(|name| !name.contains('.')) {
+        Some(list) => format!("[[{list}]]"),
+        None if shape.is_empty() => "the file outside of tables".to_owned(),
+        None => format!("[{}]", shape.replace("[]", "")),
+    }
+}
+
+/// So many keys a message names.
+const FEW_KEYS: usize = 8;
+/// And so many tables.
+const MOST_TABLES: usize = 3;
 
 /// The path of a key in a table; a name that TOML would quote is quoted.
 fn join(path: &str, key: &str) -> String {

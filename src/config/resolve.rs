@@ -15,6 +15,7 @@ use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Plan, Target};
 use crate::real_ip;
 use crate::telemetry::{self, AccessTarget, Facility};
+use std::path::Path;
 
 /// The whole file. What could not be read is left out; the mistakes are noted with the file.
 pub(super) fn config(table: &Table<'_>) -> Config {
@@ -25,9 +26,12 @@ pub(super) fn config(table: &Table<'_>) -> Config {
     let listeners = listen::all(table, &real_ip);
     let admin = table.get("admin", |value| value.table(|table| admin::admin(table, &listeners))).flatten();
     let upstreams = upstream::all(table);
-    let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name).collect();
+    // What is no table of upstreams is one mistake: no route is to be told that its upstream is not there.
+    let names: Option<Vec<&str>> =
+        upstreams.as_ref().map(|upstreams| upstreams.iter().map(|upstream| upstream.name).collect());
+    let upstreams = upstreams.unwrap_or_default();
     let base = table.section("defaults", |table| route::settings(table, &route::Settings::default()));
-    let routes = route::all(table, &base, &names);
+    let routes = route::all(table, &base, names.as_deref());
     let is_used = |name: &str| {
         routes.iter().any(|route| matches!(&route.target, Target::Upstream(target) if **target == *name))
     };
@@ -43,6 +47,7 @@ pub(super) fn config(table: &Table<'_>) -> Config {
         listeners,
         plan: Plan { routes, upstreams, real_ip, max_connections },
         warnings: Vec::new(),
+        files: Vec::new(),
     }
 }
 
@@ -103,7 +108,10 @@ fn access(value: &Value<'_>) -> Option<AccessTarget> {
     }
     match nearest(text, &words).filter(|_| !text.contains('/')) {
         Some(word) => value.wrong(format!("did you mean \"{word}\"? A file of that name is \"./{text}\"")),
-        None => Some(AccessTarget::File(text.into())),
+        None => {
+            value.is_file(Path::new(text));
+            Some(AccessTarget::File(text.into()))
+        }
     }
 }
 

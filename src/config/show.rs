@@ -1,5 +1,6 @@
 //! Owns the writing of a configuration as TOML. It must not know defaults: every key is written.
 
+use super::foreign::written;
 use super::raw::is_bare;
 use super::value::{word_for, write_duration, write_size};
 use super::words::{self, Ask, Protocol, RetryOn};
@@ -181,7 +182,8 @@ fn target(out: &mut Out, route: &Route) {
     }
     // strip_prefix is a rewrite to "/".
     if let Some(rewrite) = &route.rewrite {
-        out.set("rewrite", text(&rewrite.0));
+        let is_regex = matches!(route.rule.path, PathPattern::Regex(_));
+        out.set("rewrite", text(if is_regex { rewrite.0.clone() } else { written(&rewrite.0) }));
     }
 }
 
@@ -270,7 +272,7 @@ fn retry(retry: &Retry) -> String {
 fn fields(fields: &[(HeaderName, HeaderValue)]) -> String {
     let each = fields.iter().map(|(name, value)| {
         // Values come from TOML, where only ASCII was let in.
-        format!("{} = {}", key(name.as_str()), text(value.to_str().unwrap_or_default()))
+        format!("{} = {}", key(name.as_str()), text(written(value.to_str().unwrap_or_default())))
     });
     let all: Vec<String> = each.collect();
     if all.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", all.join(", ")) }

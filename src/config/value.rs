@@ -2,6 +2,7 @@
 //! text and type. It must not know which setting a value belongs to.
 
 use super::error::any_of;
+use super::foreign;
 use super::raw::Value;
 use super::words;
 use std::fmt::Display;
@@ -107,6 +108,7 @@ pub(super) fn is_name(text: &str) -> bool {
 /// A path.
 pub(super) fn path(value: &Value<'_>) -> Option<PathBuf> {
     let found = value.as_str().filter(|text| is_name(text)).map(PathBuf::from);
+    found.as_deref().inspect(|path| value.is_file(path));
     found.or_else(|| value.wrong("expected a path"))
 }
 
@@ -115,6 +117,39 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(value: &Value<'_>) -> Option<T> {
     // The empty text means nothing to any of these types, as no number does.
     let text = value.as_str().unwrap_or_default();
     text.parse().map_err(|error| value.wrong::<T>(error)).ok()
+}
+
+/// The same; where the text is nearly right, `hint` says what was probably meant.
+pub(super) fn parsed_or_hint<T: FromStr<Err: Display>>(
+    hint: impl Fn(&str) -> Option<String>,
+) -> impl Fn(&Value<'_>) -> Option<T> {
+    move |value| {
+        let number = value.as_integer().map(|number| number.to_string());
+        let text = value.as_str().or(number.as_deref()).unwrap_or_default();
+        match (value.as_str().unwrap_or_default().parse(), hint(text)) {
+            (Ok(read), _) => Some(read),
+            (Err(_), Some(hint)) => value.wrong(hint),
+            (Err(error), None) => value.wrong(error),
+        }
+    }
+}
+
+/// A text in which `$$` stands for `$`, and which names no variables: there are none. `hint` says what to write
+/// instead of one.
+pub(super) fn literal(
+    value: &Value<'_>,
+    remedy: &str,
+    hint: impl Fn(&str) -> Option<&'static str>,
+) -> Option<String> {
+    let literal = foreign::literal(value.text(remedy)?);
+    let variable = match literal {
+        Ok(text) => return Some(text),
+        Err(variable) => variable,
+    };
+    let hint = hint(&variable).map(|hint| format!(": {hint}")).unwrap_or_default();
+    value.wrong(format!(
+        "expected no variable, for {variable} would be sent as it stands{hint}; $$ is a dollar sign"
+    ))
 }
 
 /// The same, or "off", which is `None`.
@@ -231,8 +266,17 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_odd_to_be_refused(text: String) {
-            let _ = (parse_duration(&text), parse_size(&text));
+        fn what_is_read_of_an_odd_text_has_a_number_and_can_be_written(text in "[ 0-9a-zA-Z+.-]{0,9}", odd: String) {
+            for text in [text, odd] {
+                if let Some(read) = parse_duration(&text) {
+                    prop_assert!(text.contains(|c: char| c.is_ascii_digit()), "{}", text);
+                    prop_assert_eq!(parse_duration(&write_duration(read)), Some(read));
+                }
+                if let Some(read) = parse_size(&text) {
+                    prop_assert!(text.starts_with(|c: char| c.is_ascii_digit()), "{}", text);
+                    prop_assert_eq!(parse_size(&write_size(read)), Some(read));
+                }
+            }
         }
     }
 }

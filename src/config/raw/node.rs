@@ -2,6 +2,7 @@
 
 use super::{Table, Value, join};
 use std::fmt::Display;
+use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 impl<'a> Value<'a> {
@@ -26,6 +27,16 @@ impl<'a> Value<'a> {
     pub(in crate::config) fn refuse<T>(&self, found: &str, remedy: impl Into<String>) -> Option<T> {
         self.file.error(self.place.clone(), found, remedy);
         None
+    }
+
+    /// Notes that it names a file.
+    pub(in crate::config) fn is_file(&self, path: &Path) {
+        self.file.files.borrow_mut().push((self.place.clone(), path.to_owned()));
+    }
+
+    /// Whether it is a list of tables, as `[[...]]` makes it.
+    pub(in crate::config) fn is_list(&self) -> bool {
+        matches!(self.node, DeValue::Array(_))
     }
 
     /// The text, if it is one.
@@ -63,6 +74,12 @@ impl<'a> Value<'a> {
     /// Whether it is a table.
     pub(in crate::config) fn is_table(&self) -> bool {
         matches!(self.node, DeValue::Table(_))
+    }
+
+    /// Whether it is a table with this key, in any case of its letters, however wrong its value.
+    pub(in crate::config) fn names(&self, key: &str) -> bool {
+        let entries = self.node.as_table();
+        entries.is_some_and(|entries| entries.keys().any(|known| known.get_ref().eq_ignore_ascii_case(key)))
     }
 
     /// A table, read.

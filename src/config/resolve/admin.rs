@@ -4,7 +4,7 @@ use crate::addr::ListenAddr;
 use crate::admin::{Secret, Settings, is_local};
 use crate::config::raw::{Table, Value};
 use crate::config::value::{self, off_or};
-use crate::config::{Listen, defaults};
+use crate::config::{Listen, defaults, hint};
 
 /// `[admin]`, beside what listens for clients.
 pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings> {
@@ -20,7 +20,7 @@ pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings>
     }
     let token = token.and_then(|value| off_or(value::parsed)(&value)).flatten().map(Secret::Given);
     let file = file.and_then(|value| off_or(value::path)(&value)).flatten().map(Secret::File);
-    let address = table.take("address").map(|value| value::parsed(&value));
+    let address = table.take("address").map(|value| value::parsed_or_hint(hint::listen)(&value));
     let address = address.unwrap_or(Some(ListenAddr::Tcp(defaults::ADMIN_ADDRESS)))?;
     if !has_token && !has_file && !is_local(&address) {
         let found = format!("missing, where others than this host may reach \"{address}\"");

@@ -1,6 +1,7 @@
 //! Owns the meaning of `headers` and `response_headers`. It must not know the rest of a route.
 
 use crate::config::raw::{Table, Value};
+use crate::config::{foreign, value};
 use http::{HeaderName, HeaderValue};
 
 /// What is set, sorted by name, and what is removed.
@@ -16,7 +17,7 @@ pub(super) struct Fields(pub(super) Vec<(HeaderName, HeaderValue)>);
 
 /// `headers`: adds to `base`; what is written of a name replaces what `base` says of it.
 pub(super) fn request(table: &Table<'_>, base: &Headers) -> Headers {
-    let set = table.get("set", fields).unwrap_or_default();
+    let set = table.get("set", |value| fields(value, foreign::instead_of)).unwrap_or_default();
     let removed = table.get("remove", removed).unwrap_or_default();
     for (name, _) in set.0.iter().filter(|(name, _)| removed.contains(name)) {
         table.error(
@@ -44,13 +45,18 @@ impl Fields {
     }
 }
 
-/// `{ Name = "value" }`.
-pub(super) fn fields(value: &Value<'_>) -> Option<Fields> {
+/// `response_headers`.
+pub(super) fn response(value: &Value<'_>) -> Option<Fields> {
+    fields(value, |_| None)
+}
+
+/// `{ Name = "value" }`. `hint` says what to write instead of a variable.
+fn fields(value: &Value<'_>, hint: impl Fn(&str) -> Option<&'static str>) -> Option<Fields> {
     let mut fields: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for (name, value) in value.named()? {
-        let text = value.text("expected a text");
+        let text = value::literal(&value, "expected a text", &hint);
         let Some(name) = header_name(name, &value) else { continue };
-        let Some(content) = text.and_then(|text| header_value(text, &value)) else { continue };
+        let Some(content) = text.and_then(|text| header_value(&text, &value)) else { continue };
         if fields.iter().any(|(known, _)| *known == name) {
             value.refuse::<()>("found a second time", "expected each name once, in any case of its letters");
         } else {

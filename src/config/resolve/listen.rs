@@ -5,7 +5,7 @@ use crate::addr::ListenAddr;
 use crate::config::raw::{Table, Value};
 use crate::config::value::{self, duration, duration_within, integer, list, off_or, size, word, write_size};
 use crate::config::words::{self, Ask, Protocol};
-use crate::config::{Listen, defaults};
+use crate::config::{Listen, defaults, hint};
 use crate::http::Protocols;
 use crate::io::{Keepalive, TcpOptions};
 use crate::listener::Tls;
@@ -39,7 +39,11 @@ pub(super) fn all(table: &Table<'_>, real_ip: &real_ip::Settings) -> Vec<Listen>
 }
 
 fn listen(table: &Table<'_>) -> Option<Listen> {
-    let address = table.require("address", "expected an address like \"0.0.0.0:8080\"", value::parsed);
+    let address = table.require(
+        "address",
+        "expected an address like \"0.0.0.0:8080\"",
+        value::parsed_or_hint(hint::listen),
+    );
     let backlog = table.get("backlog", integer(1..=MOST_BACKLOG)).unwrap_or(defaults::BACKLOG);
     let reuse_port = table.get("reuse_port", Value::boolean).unwrap_or(defaults::REUSE_PORT);
     let spoken = table.get("protocols", protocols);

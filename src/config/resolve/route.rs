@@ -4,7 +4,7 @@ use super::headers::{self, Fields, Headers};
 use crate::config::error::nearest;
 use crate::config::raw::{Table, Value};
 use crate::config::value::{self, duration, integer, list, off_or, parsed, size, word, write_duration};
-use crate::config::{defaults, words};
+use crate::config::{defaults, foreign, hint, words};
 use crate::http::Forwarded;
 use crate::limit::Limits;
 use crate::limit::rate::Rate;
@@ -15,6 +15,7 @@ use crate::telemetry::report::Names;
 use crate::tunnel::{self, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
+use regex::Regex;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
         access_log: table.get("access_log", Value::boolean).unwrap_or(base.access_log),
         headers: table.section("headers", |table| headers::request(table, &base.headers)),
         response_headers: table
-            .get("response_headers", headers::fields)
+            .get("response_headers", headers::response)
             .map_or_else(|| base.response_headers.clone(), |more| base.response_headers.with(&more)),
         forwarded: table.get("forwarded", word(words::FORWARDED)).unwrap_or(base.forwarded),
     }
@@ -146,7 +147,7 @@ fn doubt(table: &Table<'_>, settings: &tunnel::Settings) {
 }
 
 /// Every `[[route]]`.
-pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Vec<Route> {
+pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Vec<Route> {
     let mut seen: Vec<(String, Rule, Arc<str>)> = Vec::new();
     table.each("route", |table| {
         let route = route(table, base, upstreams)?;
@@ -177,13 +178,22 @@ fn is_hidden(later: &Rule, earlier: &Rule) -> bool {
     same_path && (any_host || later.iter().any(|host| earlier.contains(host)))
 }
 
-fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route> {
+fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Option<Route> {
     let name = table.get("name", value::name);
-    let hosts = table.get("hosts", list("expected a list of hosts", parsed)).unwrap_or_default();
+    let hosts = table.get("hosts", list("expected a list of hosts", host)).unwrap_or_default();
     let path = path(table);
     let target = target(table, upstreams);
     let rewrite = rewrite(table, path.as_ref(), target.as_ref());
     let settings = settings(table, base);
+    if let Some(Target::Respond { status, .. }) = &target
+        && REDIRECTS.contains(&status.as_u16())
+        && settings.response_headers.0.iter().all(|(name, _)| name != http::header::LOCATION)
+        && !table.take("response_headers").is_some_and(|headers| headers.names("location"))
+    {
+        let found = format!("found {} without a Location", status.as_u16());
+        let remedy = "expected `response_headers = { Location = \"https://...\" }` beside it";
+        table.error(table.place_of("respond"), found, remedy);
+    }
     let (path, target) = (path?, target?);
     let name = name.unwrap_or_else(|| default_name(&hosts, &path));
     Some(Route {
@@ -204,6 +214,17 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: &[&str]) -> Option<Route
         response_headers: settings.response_headers.0,
         forwarded: settings.forwarded,
     })
+}
+
+/// They lead somewhere else (RFC 9110 15.4): without a Location nobody knows where.
+const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
+
+fn host(value: &Value<'_>) -> Option<HostPattern> {
+    match hint::host(value.as_str().unwrap_or_default()) {
+        // What can be read, and is the host of no request, is a mistake too.
+        Some(hint) if value.as_str().is_some() => value.wrong(hint),
+        _ => parsed(value),
+    }
 }
 
 /// The first host and the path, written so that no two routes that differ in them are alike.
@@ -234,15 +255,15 @@ fn path(table: &Table<'_>) -> Option<PathPattern> {
     pattern.map_err(|error| value.wrong::<()>(error)).ok()
 }
 
-fn target(table: &Table<'_>, upstreams: &[&str]) -> Option<Target> {
+fn target(table: &Table<'_>, upstreams: Option<&[&str]>) -> Option<Target> {
     let (kind, value) = table.one_of(&["upstream", "respond"])?;
     if kind == 1 {
         return value.table(respond).flatten();
     }
     let name = value.text("expected the name of an upstream")?;
-    if upstreams.contains(&name) {
+    let Some(upstreams) = upstreams.filter(|upstreams| !upstreams.contains(&name)) else {
         return Some(Target::Upstream(name.into()));
-    }
+    };
     match nearest(name, upstreams) {
         Some(near) => value.wrong(format!("did you mean \"{near}\"?")),
         None => value.wrong("expected the name of an [upstream.NAME]"),
@@ -251,8 +272,9 @@ fn target(table: &Table<'_>, upstreams: &[&str]) -> Option<Target> {
 
 fn respond(table: &Table<'_>) -> Option<Target> {
     let status = table.require("status", "expected a status, like 200", integer(200..=599));
-    let body = table.get("body", |value| value.text("expected a text")).unwrap_or_default();
-    Some(Target::Respond { status: StatusCode::from_u16(status?).ok()?, body: body.to_owned() })
+    let body =
+        table.get("body", |value| value::literal(value, "expected a text", |_| None)).unwrap_or_default();
+    Some(Target::Respond { status: StatusCode::from_u16(status?).ok()?, body })
 }
 
 fn rewrite(table: &Table<'_>, path: Option<&PathPattern>, target: Option<&Target>) -> Option<Rewrite> {
@@ -269,10 +291,40 @@ fn rewrite(table: &Table<'_>, path: Option<&PathPattern>, target: Option<&Target
         table.error(table.place_of(key), "found beside respond", "expected it beside upstream only");
     }
     let text = rewrite.and_then(|value| {
-        let text = value.as_str().filter(|text| text.starts_with('/'));
-        text.or_else(|| value.wrong("expected a path that begins with \"/\""))
+        let remedy = "expected a path that begins with \"/\"";
+        let text = value.as_str().filter(|text| text.starts_with('/')).or_else(|| value.wrong(remedy))?;
+        match path {
+            Some(PathPattern::Regex(regex)) => groups(text, regex, &value),
+            _ => value::literal(&value, remedy, foreign::instead_of),
+        }
     });
-    text.or(strip.then_some("/")).map(|text| Rewrite(text.to_owned()))
+    text.or(strip.then(|| "/".to_owned())).map(Rewrite)
+}
+
+/// What replaces a match: each group that it names is one of the regex.
+fn groups(text: &str, regex: &Regex, value: &Value<'_>) -> Option<String> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('$') {
+        rest = after.strip_prefix('$').unwrap_or(after);
+        let Some(name) = foreign::variable(after).filter(|_| rest.len() == after.len()) else { continue };
+        let name = name.trim_matches(['{', '}']);
+        let number = name.parse::<usize>();
+        let is_group = number.map_or_else(
+            |_| regex.capture_names().flatten().any(|known| known == name),
+            |number| number < regex.captures_len(),
+        );
+        if !is_group {
+            let digits = name.len() - name.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let remedy = match name.split_at(digits) {
+                ("", _) | (_, "") => {
+                    "expected a group of path_regex, like $1, or $$ for a dollar sign".to_owned()
+                }
+                (number, behind) => format!("expected ${{{number}}}{behind}: the name goes on otherwise"),
+            };
+            return value.refuse(&format!("found ${name}, which is no group of path_regex"), remedy);
+        }
+    }
+    Some(text.to_owned())
 }
 
 /// A ping at half of a limit may be lost once without harm.

@@ -5,9 +5,9 @@ use crate::addr::ServerAddr;
 use crate::balance::{Method, Source};
 use crate::config::error::Place;
 use crate::config::raw::{Table, Value};
-use crate::config::value::{self, duration, duration_or_zero, integer, list, off_or, parsed, word};
+use crate::config::value::{self, duration, duration_or_zero, integer, list, off_or, parsed_or_hint, word};
 use crate::config::words::RetryOn;
-use crate::config::{defaults, words};
+use crate::config::{defaults, hint, words};
 use crate::health::EarlyEnd;
 use crate::tls::certs::Pair;
 use crate::tls::{Alpn, ServerName, client};
@@ -27,9 +27,20 @@ pub(super) struct Named<'a> {
     pub(super) settings: Option<Settings>,
 }
 
-/// Every `[upstream.NAME]`.
-pub(super) fn all<'a>(table: &Table<'a>) -> Vec<Named<'a>> {
-    let named = table.get("upstream", Value::named).unwrap_or_default();
+/// Every `[upstream.NAME]`; `None` if they are written as something else.
+pub(super) fn all<'a>(table: &Table<'a>) -> Option<Vec<Named<'a>>> {
+    let Some(value) = table.take("upstream") else { return Some(Vec::new()) };
+    if value.is_list() {
+        return value
+            .refuse("found [[upstream]]", "expected [upstream.NAME], in single brackets and with its name");
+    }
+    let named = value.named()?;
+    if let Some((_, first)) = named.first()
+        && named.iter().all(|(_, value)| !value.is_table())
+    {
+        return first
+            .refuse("found in [upstream]", "expected [upstream.NAME] above it: each upstream has a name");
+    }
     let read = |(name, value): (&'a str, Value<'a>)| {
         if !value::is_name(name) {
             value.refuse::<()>("found a name that is empty or not of one line", "expected another name");
@@ -37,7 +48,7 @@ pub(super) fn all<'a>(table: &Table<'a>) -> Vec<Named<'a>> {
         let settings = value.table(|table| upstream(name, table)).flatten();
         Named { name, place: value.place, settings }
     };
-    named.into_iter().map(read).collect()
+    Some(named.into_iter().map(read).collect())
 }
 
 fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
@@ -193,7 +204,7 @@ fn servers(table: &Table<'_>, max_fails: u32, fail_timeout: Duration) -> Option<
 
 fn server(value: &Value<'_>, max_fails: u32, fail_timeout: Duration) -> Option<Server> {
     let read = |table: &Table<'_>| {
-        let address = table.require("address", "expected an address like \"10.0.0.1:8080\"", parsed);
+        let address = table.require("address", "expected an address like \"10.0.0.1:8080\"", address);
         let most = off_or(integer(1..=u32::MAX));
         let server = Server {
             weight: table.get("weight", integer(1..=MOST_WEIGHT)).unwrap_or(defaults::WEIGHT),
@@ -209,11 +220,14 @@ fn server(value: &Value<'_>, max_fails: u32, fail_timeout: Duration) -> Option<S
     if value.is_table() {
         return value.table(read).flatten();
     }
-    let Some(text) = value.as_str() else {
+    if value.as_str().is_none() {
         return value.wrong("expected \"host:port\" or a table with an address");
-    };
-    let address = text.parse().map_err(|error| value.wrong::<()>(error)).ok()?;
-    Some(plain(address, max_fails, fail_timeout))
+    }
+    Some(plain(address(value)?, max_fails, fail_timeout))
+}
+
+fn address(value: &Value<'_>) -> Option<ServerAddr> {
+    parsed_or_hint(hint::server)(value)
 }
 
 /// A server of which only the address is written.
