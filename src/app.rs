@@ -123,11 +123,11 @@ impl Bound {
     pub async fn new(config: Config, inherited: Inherited) -> Result<Self, StartError> {
         let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
         let snapshot = Arc::new(Snapshot::new(config.plan.clone(), None));
-        secure_aside(&snapshot, None).await?;
+        secure_aside(&snapshot, None).await.map_err(|error| error.placed(&config))?;
         snapshot.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;
         let mut sockets = Vec::new();
         for listen in &config.listeners {
-            let ready = Ready::read_aside(listen, None).await?;
+            let ready = Ready::read_aside(listen, None).await.map_err(|error| error.placed(&config))?;
             sockets.push((ready, bind(&listen.socket, &inherited).await?));
         }
         let admin = match &config.admin {

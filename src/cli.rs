@@ -6,15 +6,19 @@ mod demo;
 mod generate;
 mod run;
 
+use crate::config::Config;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The command did not do what it was asked for; the last line of the log says why.
 const EXIT_FAILURE: u8 = 1;
 /// The configuration is not valid: EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
+
+/// Where the package puts the example.
+const EXAMPLE: &str = "/usr/share/doc/holdline/examples/proxy.toml.example";
 
 /// Where the configuration is, unless it is said otherwise.
 const DEFAULT_CONFIG: &str = "/etc/holdline/proxy.toml";
@@ -63,7 +67,7 @@ enum Command {
     /// Run the proxy before a chat and an echo of its own, with a page to try them
     Demo {
         /// Where to listen
-        #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+        #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", value_parser = listen_address)]
         listen: SocketAddr,
     },
     /// Write manual pages and completions for shells, as packages want them
@@ -85,6 +89,26 @@ pub fn execute() -> ExitCode {
         Command::Demo { listen } => demo::demo(listen),
         Command::Generate { folder } => generate::generate(&Cli::command(), &folder),
     }
+}
+
+/// Reads a configuration.
+///
+/// # Errors
+/// The exit code; what is wrong has been said.
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    Config::load(path).map_err(|errors| {
+        eprintln!("{errors}");
+        if !path.exists() {
+            eprintln!("name another file with --config FILE; to begin with, copy {EXAMPLE}, or proxy.toml.example of the source");
+        }
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
+/// An address as the command line names it.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let remedy = || Config::listen_hint(text).unwrap_or_else(|| "expected \"IP:PORT\"".to_owned());
+    text.parse().map_err(|_| remedy())
 }
 
 /// Says what went wrong and ends with it.

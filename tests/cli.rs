@@ -28,7 +28,95 @@ fn check_says_ok_or_all_that_is_wrong() {
     assert_eq!(text(&bad.stderr).lines().count(), expected.lines().count());
     let none = holdline(&["check", "--config", "/no/such/file.toml"]);
     assert_eq!(none.status.code(), Some(78));
-    assert!(text(&none.stderr).contains("/no/such/file.toml"));
+    let said = text(&none.stderr);
+    assert!(
+        ["/no/such/file.toml", "--config", "proxy.toml.example"].iter().all(|part| said.contains(part)),
+        "{said}"
+    );
+}
+
+/// What `check` says of a file, below the line that takes an address and before the route `/`, and its exit code.
+fn checked(folder: &std::path::Path, head: &str, address: &str, rest: &str) -> (String, Option<i32>) {
+    let path = folder.join("proxy.toml");
+    let text = format!("{head}\n[[listen]]\naddress = \"{address}\"\n{rest}\n");
+    std::fs::write(&path, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdline"));
+    let checked = command.args(["check", "--config", "proxy.toml"]).current_dir(folder).output().unwrap();
+    (String::from_utf8(checked.stderr).unwrap(), checked.status.code())
+}
+
+const ANSWER: &str = "[[route]]\npath = \"/\"\nrespond = { status = 204 }";
+
+#[test]
+fn check_finds_what_this_host_does_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let (said, code) = checked(folder.path(), "[log]\naccess = \"logs/access.log\"", "127.0.0.1:0", ANSWER);
+    let whole = folder.path().canonicalize().unwrap().join("logs");
+    assert!(said.starts_with("warning: proxy.toml:2: log.access: "), "{said}");
+    assert!(said.contains(whole.to_str().unwrap()) && said.contains("`holdline run` would fail"), "{said}");
+    assert_eq!(code, Some(0), "the file may be meant for another host");
+    let up = |server: &str| {
+        format!("[[route]]\npath = \"/\"\nupstream = \"up\"\n[upstream.up]\nservers = [\"{server}\"]")
+    };
+    let (said, _) = checked(folder.path(), "", "127.0.0.1:0", &up("no-such-host.invalid:80"));
+    assert!(said.starts_with("warning: no-such-host.invalid:80: cannot be looked up from here: "), "{said}");
+}
+
+#[test]
+fn check_finds_an_upstream_that_is_its_own_listener() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (listen, server) in [
+        (format!("127.0.0.1:{free}"), format!("127.0.0.1:{free}")),
+        (format!("0.0.0.0:{free}"), format!("127.0.0.1:{free}")),
+        (format!("0.0.0.0:{free}"), format!("localhost:{free}")),
+        ("unix:/nowhere/a.sock".to_owned(), "unix:/nowhere/a.sock".to_owned()),
+    ] {
+        let rest =
+            format!("[[route]]\npath = \"/\"\nupstream = \"up\"\n[upstream.up]\nservers = [\"{server}\"]");
+        let (said, code) = checked(folder.path(), "", &listen, &rest);
+        assert!(
+            said.contains(&format!("upstream.up.servers: {server} is where Holdline itself listens")),
+            "{said}"
+        );
+        assert_eq!(code, Some(0));
+    }
+}
+
+#[test]
+fn check_notes_an_address_in_use_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (said, code) = checked(folder.path(), "", &address, ANSWER);
+    assert!(said.starts_with(&format!("note: {address} is in use now")), "{said}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn certificate_files_that_are_not_there_are_named_with_their_line_and_whole_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = "[listen.tls]\ncertificates = [\n  { cert = \"tls/cert.pem\", key = \"tls/key.pem\" },\n]";
+    let (said, code) = checked(folder.path(), "", "127.0.0.1:0", &format!("{tls}\n{ANSWER}"));
+    let whole = folder.path().canonicalize().unwrap().join("tls/cert.pem");
+    assert!(said.starts_with("proxy.toml:6: listen[0].tls.certificates[0].cert: tls/cert.pem: "), "{said}");
+    assert!(said.contains(&format!("looked for at {}", whole.display())), "{said}");
+    assert_eq!(code, Some(78));
+    let path = folder.path().join("proxy.toml");
+    let run = holdline(&["run", "--config", path.to_str().unwrap()]);
+    let said = text(&run.stderr);
+    assert!(said.contains("proxy.toml:6: listen[0].tls.certificates[0].cert: "), "{said}");
+}
+
+#[test]
+fn an_address_of_the_demo_is_explained() {
+    for (given, part) in
+        [("8099", "0.0.0.0:8099"), (":8099", "0.0.0.0:8099"), ("localhost:8099", "127.0.0.1:8099")]
+    {
+        let demo = holdline(&["demo", "--listen", given]);
+        assert_eq!(demo.status.code(), Some(2));
+        assert!(text(&demo.stderr).contains(part), "{}", text(&demo.stderr));
+    }
 }
 
 #[test]

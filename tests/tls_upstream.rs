@@ -101,7 +101,7 @@ async fn files_that_cannot_be_used_keep_the_running_configuration() {
     let parse = |text: &str| Config::parse(&support::with_listen(text), "test").unwrap();
     let error = Bound::new(parse(&bad), Inherited::default()).await.unwrap_err();
     assert!(matches!(error, StartError::Certificates(_)), "{error}");
-    assert!(error.to_string().starts_with("upstream up: tls: /no/such/ca.pem: "), "{error}");
+    assert!(error.to_string().contains("upstream.up.tls.ca: /no/such/ca.pem: "), "{error}");
     let mut proxy = Proxy::start(&good).await;
     assert!(proxy.running.reload(parse(&bad)).await.is_err());
     proxy.open("/").await;

@@ -2,12 +2,12 @@
 //! anew when their files change, and told of before they end.
 
 use super::Running;
-use crate::config::Listen;
+use crate::config::{Config, Listen, Place};
 use crate::listener::handshakes::Handshakes;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::metrics::Certificate;
 use crate::tls::problem::Problem;
-use crate::tls::server::Config;
+use crate::tls::server;
 use crate::tls::sources::Sources;
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Ready {
     /// The settings.
     pub listen: Listen,
     /// What handshakes are made with; `None`: there are none.
-    pub tls: Option<Arc<Config>>,
+    pub tls: Option<Arc<server::Config>>,
     /// Places for handshakes.
     pub handshakes: Handshakes,
 }
@@ -31,13 +31,33 @@ pub struct CertificateError {
     /// Whose they are, as a message begins.
     owner: String,
     problems: Vec<Problem>,
+    /// Where the configuration names the file of each, if that is known.
+    places: Vec<Option<Place>>,
+}
+
+impl CertificateError {
+    fn new(owner: String, problems: Vec<Problem>) -> Self {
+        Self { owner, problems, places: Vec::new() }
+    }
+
+    /// The same, with the lines of the configuration that name the files.
+    #[must_use]
+    pub fn placed(mut self, config: &Config) -> Self {
+        let part = self.owner.split(' ').next().unwrap_or_default();
+        let place = |problem: &Problem| config.place_of(part, &problem.path).cloned();
+        self.places = self.problems.iter().map(place).collect();
+        self
+    }
 }
 
 impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, problem) in self.problems.iter().enumerate() {
-            let gap = if place > 0 { "\n" } else { "" };
-            write!(f, "{gap}{}: tls: {problem}", self.owner)?;
+        for (index, problem) in self.problems.iter().enumerate() {
+            let gap = if index > 0 { "\n" } else { "" };
+            match self.places.get(index).and_then(Option::as_ref) {
+                Some(place) => write!(f, "{gap}{place}{problem}")?,
+                None => write!(f, "{gap}{}: tls: {problem}", self.owner)?,
+            }
         }
         Ok(())
     }
@@ -54,9 +74,9 @@ impl Ready {
     /// Files that cannot be used.
     pub fn read(listen: &Listen, previous: Option<&Self>) -> Result<Self, CertificateError> {
         let config = previous.and_then(|previous| previous.tls.as_deref());
-        let tls = listen.socket.tls.as_ref().map(|tls| Config::load(&tls.server, config)).transpose();
+        let tls = listen.socket.tls.as_ref().map(|tls| server::Config::load(&tls.server, config)).transpose();
         let owner = format!("listen {}", listen.socket.address);
-        let tls = tls.map_err(|problems| CertificateError { owner, problems })?;
+        let tls = tls.map_err(|problems| CertificateError::new(owner, problems))?;
         let most = listen.socket.tls.as_ref().map_or(0, |tls| tls.max_handshakes as usize);
         let before = previous.map(|previous| &previous.handshakes).filter(|before| before.most() == most);
         let handshakes = before.cloned().unwrap_or_else(|| Handshakes::new(most));
@@ -135,7 +155,7 @@ pub fn secure(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), Certif
         let owner = || format!("upstream {name}");
         upstream
             .secure(before.map(|before| &**before))
-            .map_err(|problems| CertificateError { owner: owner(), problems })?;
+            .map_err(|problems| CertificateError::new(owner(), problems))?;
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ impl Running {
         };
         let previous = proxy.snapshot.load_full();
         let next = Arc::new(Snapshot::new(config.plan.clone(), Some(&previous)));
-        secure_aside(&next, Some(&previous)).await?;
+        secure_aside(&next, Some(&previous)).await.map_err(|error| error.placed(&config))?;
         next.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;
         look_up_names(&next).await;
 
@@ -143,7 +143,8 @@ impl Running {
         for listen in &config.listeners {
             let mut active = self.listeners.iter().filter(|active| active.address == listen.socket.address);
             if let Some(active) = active.next() {
-                kept.push(Ready::read_aside(listen, Some(active.settings.load_full())).await?);
+                let ready = Ready::read_aside(listen, Some(active.settings.load_full())).await;
+                kept.push(ready.map_err(|error| error.placed(config))?);
             }
         }
         Ok(kept)
@@ -153,7 +154,7 @@ impl Running {
         let mut added = Vec::new();
         for listen in &config.listeners {
             if self.listeners.iter().all(|active| active.address != listen.socket.address) {
-                let ready = Ready::read_aside(listen, None).await?;
+                let ready = Ready::read_aside(listen, None).await.map_err(|error| error.placed(config))?;
                 added.push((ready, bind(&listen.socket, &self.inherited).await?));
             }
         }

@@ -1,22 +1,20 @@
 //! Owns `holdline check`.
 
-use super::EXIT_CONFIG;
+mod host;
+
+use super::{EXIT_CONFIG, load};
 use crate::admin::Secret;
 use crate::app::certificates::{Ready, secure};
 use crate::app::descriptors;
-use crate::config::Config;
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports;
 use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) fn check(path: &Path, show: bool) -> ExitCode {
-    let config = match Config::load(path) {
+    let config = match load(path) {
         Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
+        Err(code) => return code,
     };
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
@@ -27,14 +25,14 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         match Ready::read(listen, None) {
             Ok(ready) => certificates.extend(ready.certificates()),
             Err(error) => {
-                eprintln!("{error}");
+                eprintln!("{}", error.placed(&config));
                 is_good = false;
             }
         }
     }
     let snapshot = Snapshot::new(config.plan.clone(), None);
     if let Err(error) = secure(&snapshot, None) {
-        eprintln!("{error}");
+        eprintln!("{}", error.placed(&config));
         is_good = false;
     }
     if let Some(Err(error)) = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(Secret::token)
@@ -49,6 +47,12 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         eprintln!("warning: {text}");
     }
     // The file may be meant for another machine than this.
+    for text in host::warnings(&config) {
+        eprintln!("warning: {text}");
+    }
+    for text in host::taken(&config) {
+        eprintln!("note: {text}");
+    }
     for error in snapshot.upstreams().filter_map(|upstream| upstream.settings().check_sources().err()) {
         eprintln!("warning: {error}");
     }

@@ -1,7 +1,7 @@
 //! Owns `holdline generate`: manual pages and completions for packages, made from the definition of the
 //! command line and so never older than it.
 
-use super::{AFTER_HELP, DEFAULT_CONFIG, fail};
+use super::{AFTER_HELP, DEFAULT_CONFIG, EXAMPLE, fail};
 use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -73,6 +73,3 @@ fn main_page(man: &Man, file: &mut File) -> io::Result<()> {
 }
 
 const NAME: &str = "holdline";
-
-/// Where the package puts it.
-const EXAMPLE: &str = "/usr/share/doc/holdline/examples/proxy.toml.example";

@@ -1,6 +1,6 @@
 //! Owns `holdline run`.
 
-use super::{EXIT_CONFIG, fail};
+use super::{fail, load};
 use crate::app::signal::Signals;
 use crate::app::{Bound, descriptors};
 use crate::config::Config;
@@ -13,12 +13,9 @@ use std::process::ExitCode;
 
 pub(super) fn run(path: &Path) -> ExitCode {
     let inherited = Inherited::from_env();
-    let config = match Config::load(path) {
+    let config = match load(path) {
         Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
+        Err(code) => return code,
     };
     let log_control = log::start(&config.log);
     for warning in &config.warnings {

@@ -4,12 +4,12 @@
 use rustls::CertRevocationListError;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A file that cannot be used. It shows as `key.pem: no private key found; it holds 2 certificates:
 /// are cert and key swapped?`.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {fault}: {}", .path.display(), .fault.remedy(&.path.display().to_string()))]
+#[error("{}: {fault}: {}{}", .path.display(), .fault.remedy(&.path.display().to_string()), looked_for(.path, .fault))]
 pub struct Problem {
     /// Which setting names the file.
     pub part: Part,
@@ -17,6 +17,16 @@ pub struct Problem {
     pub path: PathBuf,
     /// What is wrong with it.
     pub fault: Fault,
+}
+
+/// Where a file was looked for that is not there, if its path does not tell.
+fn looked_for(path: &Path, fault: &Fault) -> String {
+    match (fault, std::path::absolute(path)) {
+        (Fault::Unreadable(_), Ok(whole)) if path.is_relative() => {
+            format!("; it was looked for at {}, below the working directory", whole.display())
+        }
+        _ => String::new(),
+    }
 }
 
 /// A setting that names a file.
