@@ -63,6 +63,10 @@ impl Output for Count {
     fn send(&mut self, _: Side, bytes: &[u8]) {
         self.0 += black_box(bytes).len();
     }
+
+    fn mask_key(&mut self) -> MaskKey {
+        MaskKey([1, 2, 3, 4])
+    }
 }
 
 fn relay_with_defaults() -> Relay {
@@ -79,7 +83,7 @@ fn relay_with_defaults() -> Relay {
         max_message_size: None,
         close_codes: CloseCodes::Registered,
     };
-    Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false })
+    Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false }, PerSide::default())
 }
 
 fn relay(c: &mut Criterion) {

@@ -158,6 +158,16 @@ pub trait Arrivals {
     fn may_read(&self) -> bool {
         true
     }
+
+    /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect where
+    /// there is no such thing; a stream of HTTP/2 that is dropped before its end is reset in any case.
+    fn break_off(&mut self) {}
+}
+
+/// RST rather than FIN at the close: no time is given to what was not sent. It fails only when the peer is
+/// gone.
+fn break_off(socket: &impl AsFd) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 impl Arrivals for Stream {
@@ -169,6 +179,14 @@ impl Arrivals for Stream {
             Self::Layered(stream) => return stream.has_arrived(),
         };
         Some(look(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
+    }
+
+    fn break_off(&mut self) {
+        match self.socket() {
+            Some(Self::Tcp(stream)) => break_off(stream),
+            Some(Self::Edge(stream)) => stream.break_off(),
+            _ => {}
+        }
     }
 }
 

@@ -15,8 +15,9 @@ pub mod timer;
 pub use blind::Blind;
 pub use ends::possible_ends;
 
-use crate::outcome::PerSide;
+use crate::outcome::{Outcome, PerSide};
 use crate::ws::close::CloseCode;
+use relay::BadAnswer;
 use std::time::Duration;
 
 /// How a tunnel behaves. Shared by all tunnels of a route and exchanged on reload.
@@ -100,6 +101,21 @@ impl CloseCodes {
             Self::Registered => code,
             Self::Rfc6455 => code.to_rfc6455(),
         }
+    }
+}
+
+/// Who is told of a tunnel, on the thread that relays it.
+pub trait Observer: Send {
+    /// A side answers the proxy's Pings badly; told once of each side.
+    fn answered_badly(&self, _: BadAnswer) {}
+
+    /// The tunnel has ended; told once.
+    fn ended(self: Box<Self>, outcome: Outcome);
+}
+
+impl<F: FnOnce(Outcome) + Send> Observer for F {
+    fn ended(self: Box<Self>, outcome: Outcome) {
+        self(outcome);
     }
 }
 

@@ -21,6 +21,9 @@ const RANKS: [(u32, &[&str]); 9] = [
 /// Files of higher ranks that are pure all the same.
 const PURE: [&str; 4] = ["tunnel/relay", "tunnel/timer", "tunnel/counters", "tunnel/blind"];
 const IMPURE: [&str; 3] = ["tokio", "tracing", "Instant::now"];
+/// Files whose every run can be repeated: what is random is handed to them.
+const REPEATABLE: &str = "tunnel/relay";
+const RANDOM: [&str; 2] = ["rand::", "::random"];
 
 fn rank(module: &str) -> u32 {
     let found = RANKS.iter().find(|(_, modules)| modules.contains(&module));
@@ -93,6 +96,19 @@ fn pure_files_know_no_runtime_and_no_clock() {
         for (number, line) in code(&text).filter(|_| pure) {
             if let Some(word) = IMPURE.iter().find(|word| line.contains(**word)) {
                 faults.push(format!("src/{name}.rs:{number}: {word} in a pure file"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn repeatable_files_draw_nothing_at_random() {
+    let mut faults = Vec::new();
+    for (name, text) in files().into_iter().filter(|(name, _)| name.starts_with(REPEATABLE)) {
+        for (number, line) in code(&text) {
+            if RANDOM.iter().any(|word| line.contains(word)) {
+                faults.push(format!("src/{name}.rs:{number}: {line}"));
             }
         }
     }

@@ -15,6 +15,7 @@ use holdline::ws::frame::{OpCode, Violation};
 use holdline::ws::handshake::{
     AnswerError, Extensions, Wish, accept, check_answer, check_other_answer, extensions, list_names, wish,
 };
+use holdline::ws::mask::MaskKey;
 use holdline::ws::scanner::{Rules, Scanner};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -39,6 +40,10 @@ fn a_ping_interval_below_a_microsecond_was_due_for_ever() {
             self.0 += 1;
             assert!(self.0 < 3, "one tick goes on for ever");
         }
+
+        fn mask_key(&mut self) -> MaskKey {
+            MaskKey([1, 2, 3, 4])
+        }
     }
     let often = Some(Duration::from_nanos(1));
     let settings = Settings {
@@ -53,7 +58,7 @@ fn a_ping_interval_below_a_microsecond_was_due_for_ever() {
         max_message_size: None,
         close_codes: CloseCodes::Registered,
     };
-    let mut relay = Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false });
+    let mut relay = Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false }, PerSide::default());
     let now = Tick::after(Duration::from_secs(1));
     relay.on_tick(now, &mut Few(0));
     assert!(relay.next_tick().unwrap() > now);

@@ -60,7 +60,11 @@ fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
                 assert!(token != b"websocket" && token != b"h2c");
                 assert!(has(request, "upgrade", token), "it was asked for");
             }
-            assert_eq!(handshake::check_other_answer(tokens, &other), Ok(()), "what was asked for is accepted");
+            assert_eq!(
+                handshake::check_other_answer(tokens, &other),
+                Ok(()),
+                "what was asked for is accepted"
+            );
         }
         Ok(Wish::Http) => {}
         Err(error) => {
@@ -91,7 +95,10 @@ fn check_answer(request: &HeaderMap, answer: &HeaderMap, key: &[u8]) {
 
 fn check_extensions(answer: &HeaderMap) {
     let deflate = |member: &Vec<u8>| {
-        member.split(|&byte| byte == b';').next().is_some_and(|name| name.trim_ascii() == b"permessage-deflate")
+        member
+            .split(|&byte| byte == b';')
+            .next()
+            .is_some_and(|name| name.trim_ascii() == b"permessage-deflate")
     };
     let agreed = members(answer, "sec-websocket-extensions");
     match handshake::extensions(answer) {

@@ -1,6 +1,7 @@
 //! Owns what is held of the relay, whatever comes from both sides, the clock and the operator: what
 //! each side is sent can be read as long as what is relayed to it could be; data passes whole and in
-//! order; nothing follows the proxy's Close; no tick goes on for ever; every tunnel ends.
+//! order; nothing follows the proxy's Close; no answer to the proxy's Ping passes, ends the tunnel or blinds
+//! it; no tick goes on for ever; every tunnel ends.
 
 #![no_main]
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 struct Input<'a> {
     settings: Wanted,
     framing: Kind,
+    entropy: u64,
     steps: Vec<Step<'a>>,
 }
 
@@ -83,11 +85,24 @@ enum Step<'a> {
     /// Any bytes.
     Bytes(From, &'a [u8]),
     /// The next frame that is legal there, put on the wire and perhaps not sent to its end.
-    Frame { from: From, kind: u8, length: u16, sent: u8 },
+    Frame {
+        from: From,
+        kind: u8,
+        length: u16,
+        sent: u8,
+    },
     /// More of what was put on the wire.
     More(From, u16),
     /// A Pong to the last Ping that this side was sent, or to the one before.
     Answer(From),
+    /// An answer to the proxy's last Ping to this side, in whatever shape.
+    BadAnswer {
+        from: From,
+        bits: u8,
+        masked: bool,
+        wide: bool,
+        cut: u8,
+    },
     Wait(Span),
     ToNextTick,
     Blocked(From),
@@ -118,9 +133,18 @@ impl Wanted {
 }
 
 /// What the relay sent during one call.
-#[derive(Default)]
 struct Sent {
     pieces: Vec<(Side, Vec<u8>)>,
+    entropy: u64,
+}
+
+impl Sent {
+    /// Numbers that follow from the input alone: a run can be repeated.
+    fn number(&mut self) -> u32 {
+        self.entropy =
+            self.entropy.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.entropy >> 32) as u32
+    }
 }
 
 impl Output for Sent {
@@ -128,6 +152,10 @@ impl Output for Sent {
         assert!(!bytes.is_empty(), "nothing is sent that is nothing");
         self.pieces.push((to, bytes.to_vec()));
         assert!(self.pieces.len() < 100_000, "a call that goes on for ever");
+    }
+
+    fn mask_key(&mut self) -> MaskKey {
+        MaskKey(self.number().to_be_bytes())
     }
 }
 
@@ -141,6 +169,8 @@ struct Way {
     closed: bool,
     /// The last Pings that went this way.
     pings: VecDeque<Vec<u8>>,
+    /// The last of the proxy among them.
+    own_ping: Option<Vec<u8>>,
     /// Legal frames under way from the source.
     wire: VecDeque<u8>,
     in_message: bool,
@@ -181,6 +211,7 @@ impl Reader {
 
 struct Model {
     relay: Relay,
+    entropy: u64,
     now: Tick,
     /// By the destination.
     ways: PerSide<Way>,
@@ -202,17 +233,26 @@ impl Model {
             controls: VecDeque::new(),
             closed: false,
             pings: VecDeque::new(),
+            own_ping: None,
             wire: VecDeque::new(),
             in_message: false,
         };
+        let tags = PerSide { client: input.entropy as u32, upstream: (input.entropy >> 32) as u32 };
         Self {
-            relay: Relay::new(input.settings.settings(), framing),
+            relay: Relay::new(input.settings.settings(), framing, tags),
+            entropy: input.entropy,
             now: Tick::ZERO,
             ways: PerSide { client: way(false), upstream: way(true) },
             ending: None,
             blocked: PerSide::default(),
             was_blind: matches!(input.framing, Kind::Blind),
         }
+    }
+
+    fn sent(&mut self) -> Sent {
+        let mut sent = Sent { pieces: Vec::new(), entropy: self.entropy };
+        self.entropy ^= u64::from(sent.number()) << 16;
+        sent
     }
 
     fn is_over(&self) -> bool {
@@ -235,6 +275,9 @@ impl Model {
                     self.ways[side.other()].wire.extend(encode(OpCode::Pong, &ping, mask));
                     self.more(side, usize::MAX);
                 }
+            }
+            Step::BadAnswer { from, bits, masked, wide, cut } => {
+                self.answer_badly(from.side(), *bits, *masked, *wide, usize::from(*cut));
             }
             Step::Wait(span) => {
                 self.now = self.now + span.duration();
@@ -259,7 +302,7 @@ impl Model {
             Step::Eof(from) => self.eof(from.side()),
             Step::Gone(from, reset) => {
                 let why = if *reset { Why::Reset } else { Why::TcpTimeout };
-                let mut sent = Sent::default();
+                let mut sent = self.sent();
                 self.relay.on_gone(from.side(), why, self.now, &mut sent);
                 assert!(self.relay.is_dead(from.side()));
                 self.check(None, &[], sent);
@@ -269,6 +312,38 @@ impl Model {
                 self.relay.order(Order { at: self.now + span.duration(), why, words: None });
             }
             Step::Settings(wanted) => self.relay.set_settings(wanted.settings()),
+        }
+    }
+
+    /// Sends an answer to the proxy's Ping between two frames, in two reads.
+    fn answer_badly(&mut self, from: Side, bits: u8, masked: bool, wide: bool, cut: usize) {
+        let source = &self.ways[from.other()].source;
+        let is_between = source.readable && source.scanner.at_boundary() && !source.scanner.holds_back();
+        let may_send = self.relay.wants_bytes(from) && !self.is_over() && self.ending.is_none();
+        let Some(ping) =
+            self.ways[from].own_ping.clone().filter(|_| is_between && may_send && !self.was_blind)
+        else {
+            return;
+        };
+        let key = [1, 2, 3, 4];
+        let mut wire = vec![0x0a | (bits & 0xf0)];
+        let mask = u8::from(masked) << 7;
+        if wide {
+            wire.extend([mask | 126, 0, ping.len() as u8])
+        } else {
+            wire.push(mask | ping.len() as u8)
+        }
+        if masked {
+            wire.extend(key);
+        }
+        wire.extend(ping.iter().enumerate().map(|(n, byte)| if masked { byte ^ key[n % 4] } else { *byte }));
+        let (first, second) = wire.split_at(cut % wire.len());
+        for piece in [first, second].into_iter().filter(|piece| !piece.is_empty()) {
+            let mut sent = self.sent();
+            self.relay.on_bytes(from, piece, self.now, &mut sent);
+            let outcome = self.relay.outcome(self.now);
+            assert!(outcome.blind.is_none() && outcome.ending.why == Why::Aborted, "an answer is no reason");
+            self.check(None, &[], sent);
         }
     }
 
@@ -312,14 +387,14 @@ impl Model {
         let way = &mut self.ways[from.other()];
         let controls = way.source.read(bytes);
         way.controls.extend(controls);
-        let mut sent = Sent::default();
+        let mut sent = self.sent();
         self.relay.on_bytes(from, bytes, self.now, &mut sent);
         self.check(Some(from), bytes, sent);
     }
 
     fn eof(&mut self, side: Side) {
         if self.relay.wants_bytes(side) {
-            let mut sent = Sent::default();
+            let mut sent = self.sent();
             self.relay.on_eof(side, self.now, &mut sent);
             assert!(!self.relay.wants_bytes(side));
             self.check(None, &[], sent);
@@ -327,7 +402,7 @@ impl Model {
     }
 
     fn tick(&mut self) {
-        let mut sent = Sent::default();
+        let mut sent = self.sent();
         self.relay.on_tick(self.now, &mut sent);
         let few = sent.pieces.len() <= 4;
         assert!(few, "one tick sends a Ping and a Close to each side at most");
@@ -403,6 +478,9 @@ impl Model {
             } else {
                 assert!(payload.len() < 126, "what is injected is small");
                 assert!(!way.closed, "one Close is enough");
+                if header.opcode == OpCode::Ping {
+                    way.own_ping = Some(payload);
+                }
                 way.closed = header.opcode == OpCode::Close;
             }
         }

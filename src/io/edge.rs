@@ -58,6 +58,10 @@ impl Arrivals for Edge {
     fn may_read(&self) -> bool {
         self.readable
     }
+
+    fn break_off(&mut self) {
+        super::break_off(self);
+    }
 }
 
 impl AsyncRead for Edge {

@@ -17,13 +17,14 @@ use crate::http::upload::Upload;
 use crate::io::Stream;
 use crate::limit::connections::Permit;
 use crate::listener::slots::Slot;
-use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::telemetry::metrics::Kind;
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::engine::{Engine, Wire};
 use crate::tunnel::pump::{Opened, Pump, run};
-use crate::tunnel::{Blind, Framing, Settings};
+use crate::tunnel::relay::BadAnswer;
+use crate::tunnel::{Blind, Framing, Observer, Settings};
 use crate::upstream::ports::Port;
 use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
@@ -228,7 +229,7 @@ async fn switch(
     match leave(streams) {
         Ok(streams) => {
             let end = End::new(held, guard);
-            let knock = engine.run(streams, settings, framing, control, |outcome| end.finish(outcome));
+            let knock = engine.run(streams, settings, framing, control, end);
             // All that open in this turn of the runtime wake the thread once: on the same processor, each
             // time is a change from the one to the other and back.
             yield_now().await;
@@ -296,6 +297,28 @@ impl End {
     }
 }
 
+impl Observer for End {
+    fn answered_badly(&self, how: BadAnswer) {
+        let (report, side) = (&self.held.place.session.report, how.side);
+        let key = match side {
+            Side::Client => "client",
+            Side::Upstream => "upstream",
+        };
+        tracing::warn!(
+            id = %report.id,
+            route = self.held.place.session.route(),
+            client = %report.client(),
+            endpoint = %self.held.place.session.endpoint.address(),
+            "the {key} answers pings of the proxy badly ({}); its answers are not passed on. To send it none, set ping = {{ {key} = \"off\" }}",
+            how.fault
+        );
+    }
+
+    fn ended(self: Box<Self>, outcome: Outcome) {
+        self.finish(outcome);
+    }
+}
+
 /// A tunnel and its end: one small task for each connection.
 struct Tunnel {
     pump: Pump<Stream>,
@@ -306,7 +329,13 @@ impl Future for Tunnel {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Poll::Ready(outcome) = Pin::new(&mut self.pump).poll(cx) else { return Poll::Pending };
+        let polled = Pin::new(&mut self.pump).poll(cx);
+        while let Some(how) = self.pump.take_bad_answer() {
+            if let Some(end) = &self.end {
+                end.answered_badly(how);
+            }
+        }
+        let Poll::Ready(outcome) = polled else { return Poll::Pending };
         if let Some(end) = self.end.take() {
             end.finish(outcome);
         }

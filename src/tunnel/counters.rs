@@ -112,6 +112,11 @@ impl Counters {
         }
     }
 
+    /// There are no frames: it is no WebSocket.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.blind.load(Relaxed) == Blind::Protocol.number()
+    }
+
     /// Frames are not read.
     pub(super) fn is_blind(&self) -> bool {
         self.blind.load(Relaxed) != 0
@@ -127,7 +132,7 @@ fn add(count: &AtomicU64, more: u64) {
 
 /// Whether bytes and messages are counted: always, but for the build that `benches/counting` holds
 /// others against.
-const COUNTS: bool = !cfg!(feature = "uncounted");
+const COUNTS: bool = !cfg!(holdline_uncounted);
 
 fn time(micros: &AtomicU32) -> Option<Duration> {
     let micros = micros.load(Relaxed);

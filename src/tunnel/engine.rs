@@ -13,8 +13,8 @@ mod worker;
 
 use super::control::Control;
 use super::join::{Join, Opened};
-use super::{Framing, Settings};
-use crate::outcome::{Outcome, PerSide};
+use super::{Framing, Observer, Settings};
+use crate::outcome::PerSide;
 pub use inbox::Knock;
 pub(super) use inbox::Line;
 use inbox::{Inbox, Post};
@@ -63,7 +63,7 @@ impl Engine {
         2 * threads(workers) as u64
     }
 
-    /// Joins two streams to their end, of which `on_end` is told on the thread that relays; the tunnel's time
+    /// Joins two streams to their end, of which `observer` is told on the thread that relays; the tunnel's time
     /// begins with its control. The thread with the fewest tunnels gets it, and is woken when the knock is
     /// dropped: whoever has more to do that comes to the same thread wakes it once for all.
     pub fn run(
@@ -72,10 +72,10 @@ impl Engine {
         settings: Arc<Settings>,
         framing: Framing,
         control: Arc<Control>,
-        on_end: impl FnOnce(Outcome) + Send + 'static,
+        observer: impl Observer + 'static,
     ) -> Knock {
         let join = Join::new(streams, settings, framing, control);
-        let session = Box::new(Session::new(join, Box::new(on_end)));
+        let session = Box::new(Session::new(join, Box::new(observer)));
         let fewest = self.inboxes.iter().min_by_key(|inbox| (inbox.is_closed(), inbox.sessions()));
         let inbox = fewest.expect("an engine has a thread at least");
         inbox.leave(Post::Open(session));

@@ -5,11 +5,12 @@
 //! side cannot take at once is kept, and nothing more is read from a side meanwhile.
 
 mod leg;
+mod output;
 
 use super::control::{Control, Mail};
 use super::counters::Counters;
-use super::relay::{Order, Output, Relay, Seen};
-use super::tap::{Frame, Taps};
+use super::relay::{BadAnswer, Fault, Order, Output, Relay};
+use super::tap::Taps;
 use super::timer::Tick;
 use super::{Framing, Settings};
 use crate::io::Arrivals;
@@ -17,6 +18,7 @@ use crate::outcome::{Outcome, PerSide, Side, Why};
 use crate::stall::{is_late, is_stall};
 use leg::Leg;
 pub use leg::Opened;
+use output::{Both, Tapped};
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
@@ -30,6 +32,9 @@ pub(super) const SCRATCH: usize = 80 * 1024;
 /// Reads of each side in one turn, 240 KiB: a tunnel that moves much lets the others of its thread
 /// have theirs. Four times as many move no byte more a second, and the others wait longer.
 pub(super) const READS_PER_TURN: usize = 3;
+/// Frames in one turn, of both sides, behind which nothing more is read: small ones cost by their number, not by
+/// their bytes. So many take about as long as the reads and writes of a turn.
+pub(super) const FRAMES_PER_TURN: usize = 1024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -49,6 +54,8 @@ pub(super) struct Join<S> {
     again: bool,
     /// It is among those that its driver has promised a turn.
     pub(super) is_due: bool,
+    /// How a side answers Pings that does it badly: told by the relay, and not asked for yet.
+    bad_answers: PerSide<Option<Fault>>,
     /// Who watches it: nearly always nobody.
     pub(super) taps: Option<Box<Taps>>,
 }
@@ -90,14 +97,16 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         control: Arc<Control>,
     ) -> Self {
         let PerSide { client, upstream } = streams;
+        let tags = PerSide { client: rand::random(), upstream: rand::random() };
         Self {
-            relay: Relay::counting(settings, framing, Counting(control)),
+            relay: Relay::counting(settings, framing, tags, Counting(control)),
             legs: PerSide { client: Leg::new(client), upstream: Leg::new(upstream) },
             armed: None,
             excused: false,
             attached: false,
             again: false,
             is_due: false,
+            bad_answers: PerSide::default(),
             taps: None,
         }
     }
@@ -110,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             self.read_mail(*mail, now);
             if let Some(why) = cut {
                 self.cut(why, now, cx);
-                return Next::End;
+                return self.end();
             }
         }
         BUFFER.with_borrow_mut(|buffer| self.relay_bytes(buffer, now, cx));
@@ -119,10 +128,25 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             self.on_wake_up(now.since(at), now, cx);
         }
         match (self.is_over(now), self.again) {
-            (true, _) => Next::End,
+            (true, _) => self.end(),
             (false, true) => Next::GoOn,
             (false, false) => Next::Wait,
         }
+    }
+
+    fn end(&mut self) -> Next {
+        if self.relay.ends_by_stream() {
+            for side in Side::BOTH {
+                self.legs[side].break_off();
+            }
+        }
+        Next::End
+    }
+
+    /// A side that answers Pings badly, if one was found since this was last asked.
+    pub(super) fn take_bad_answer(&mut self) -> Option<BadAnswer> {
+        let mut sides = Side::BOTH.into_iter();
+        sides.find_map(|side| self.bad_answers[side].take().map(|fault| BadAnswer { side, fault }))
     }
 
     /// The moment of the wake-up, where it must come earlier than the driver has been told, if it has been
@@ -196,39 +220,55 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         self.settle(now, cx);
     }
 
-    fn feed(&mut self, input: Input<'_>, now: Tick, cx: &mut Context<'_>) {
-        let Self { relay, legs, taps, .. } = self;
-        let mut out = Both { legs, cx };
-        match taps {
+    /// Feeds the relay; how many frames that were, where it was bytes.
+    fn feed(&mut self, input: Input<'_>, now: Tick, cx: &mut Context<'_>) -> usize {
+        let Self { relay, legs, taps, bad_answers, .. } = self;
+        let mut out = Both::new(legs, bad_answers, cx);
+        let frames = match taps {
             // A relay of its own for those who are watched: of the others none looks for watchers.
             None => give(relay, input, now, &mut out),
             Some(watchers) => {
-                give(relay, input, now, &mut Tapped { out, taps: watchers, now });
+                let frames = give(relay, input, now, &mut Tapped::new(&mut out, watchers, now));
                 if watchers.is_empty() {
                     *taps = None;
                 }
+                frames
             }
-        }
+        };
+        out.write_gathered();
+        frames
     }
 
     /// Moves bytes both ways until neither side has more, or it is others' turn.
     fn relay_bytes(&mut self, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) {
+        let mut frames = 0;
         for _ in 0..READS_PER_TURN {
             self.write_waiting(now, cx);
-            let client = self.read(Side::Client, buffer, now, cx);
-            let upstream = self.read(Side::Upstream, buffer, now, cx);
+            let client = self.read(Side::Client, buffer, &mut frames, now, cx);
+            let upstream = self.read(Side::Upstream, buffer, &mut frames, now, cx);
             if !client && !upstream {
                 return self.settle(now, cx);
+            }
+            if frames >= FRAMES_PER_TURN {
+                break;
             }
         }
         self.settle(now, cx);
         self.again = true;
     }
 
-    /// Reads once; whether there may be more to read or to do.
-    fn read(&mut self, from: Side, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) -> bool {
+    /// Reads once, counting frames; whether there may be more to read or to do.
+    fn read(
+        &mut self,
+        from: Side,
+        buffer: &mut [u8],
+        frames: &mut usize,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let held_up = self.legs[from.other()].waiting.is_some();
         if held_up || !self.relay.wants_bytes(from) {
+            self.look_for_break(from, buffer, now, cx);
             return false;
         }
         let leg = &mut self.legs[from];
@@ -242,8 +282,24 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             (Poll::Ready(Ok(_)), None) => return true,
         };
         let is_bytes = matches!(input, Input::Bytes(..));
-        self.feed(input, now, cx);
+        *frames += self.feed(input, now, cx);
         !is_bytes || self.legs[from].may_read()
+    }
+
+    /// Looks whether a side that has sent its end is gone since: it has nothing more to say, so only this
+    /// would tell.
+    fn look_for_break(&mut self, side: Side, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) {
+        if !self.relay.may_break(side) {
+            return;
+        }
+        let leg = &mut self.legs[side];
+        let gone = match (leg.read(&mut buffer[..1], cx), leg.broken) {
+            (Poll::Ready(Err(error)), _) => Some(why(error.kind())),
+            (_, broken) => broken.map(why),
+        };
+        if let Some(why) = gone {
+            self.feed(Input::Gone(side, why), now, cx);
+        }
     }
 
     fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
@@ -291,42 +347,14 @@ impl<S> Drop for Join<S> {
     }
 }
 
-/// Where the relay's bytes go: straight to the streams.
-struct Both<'a, 'c, S> {
-    legs: &'a mut PerSide<Leg<S>>,
-    cx: &'a mut Context<'c>,
-}
-
-impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Output for Both<'_, '_, S> {
-    fn send(&mut self, to: Side, bytes: &[u8]) {
-        self.legs[to].write(bytes, self.cx);
-    }
-}
-
-/// The same, watched.
-struct Tapped<'a, O> {
-    out: O,
-    taps: &'a mut Taps,
-    now: Tick,
-}
-
-impl<O: Output> Output for Tapped<'_, O> {
-    fn send(&mut self, to: Side, bytes: &[u8]) {
-        self.out.send(to, bytes);
-    }
-
-    fn see(&mut self, seen: Seen) {
-        self.taps.show(Frame { at: self.now, seen });
-    }
-}
-
-fn give(relay: &mut Relay<Counting>, input: Input<'_>, now: Tick, out: &mut impl Output) {
+fn give(relay: &mut Relay<Counting>, input: Input<'_>, now: Tick, out: &mut impl Output) -> usize {
     match input {
-        Input::Bytes(from, bytes) => relay.on_bytes(from, bytes, now, out),
+        Input::Bytes(from, bytes) => return relay.on_bytes(from, bytes, now, out),
         Input::Eof(from) => relay.on_eof(from, now, out),
         Input::Gone(side, why) => relay.on_gone(side, why, now, out),
         Input::Tick => relay.on_tick(now, out),
     }
+    0
 }
 
 /// What an error of reading says of its peer.

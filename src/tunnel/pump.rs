@@ -4,6 +4,7 @@
 use super::control::Control;
 pub use super::join::Opened;
 use super::join::{Join, Next};
+use super::relay::BadAnswer;
 use super::{Framing, Settings};
 use crate::io::Arrivals;
 use crate::outcome::{Outcome, PerSide};
@@ -64,6 +65,11 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Future for Pump<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Pump<S> {
+    /// A side that answers Pings badly, if one was found since this was last asked.
+    pub fn take_bad_answer(&mut self) -> Option<BadAnswer> {
+        self.join.take_bad_answer()
+    }
+
     /// The story so far, for a tunnel that is given up.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

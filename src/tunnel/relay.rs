@@ -2,30 +2,47 @@
 //! is, how it ends. It must not know sockets or clocks: bytes and the time are handed in, bytes to
 //! send are handed out, and the same machine serves every driver, test and fuzz target.
 
+mod control;
 mod ending;
 mod inject;
 mod keepalive;
 mod seen;
 mod timing;
+mod violation;
 
 use super::counters::Counters;
 use super::timer::Tick;
-use super::{Blind, Framing, OnViolation, Settings};
+use super::{Framing, OnViolation, Settings};
 use crate::outcome::{Ending, PerSide, Side, Why};
 use crate::ws::close::{CloseCode, CloseReason};
-use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation};
+use crate::ws::frame::Header;
+use crate::ws::mask::MaskKey;
 use crate::ws::scanner::{Event, Found, Rules, Scanner};
-use keepalive::{Keepalive, Owner};
+pub use control::{BadAnswer, Fault};
+use keepalive::Keepalive;
 pub use seen::{Course, Seen};
 use std::sync::Arc;
+use violation::Breach;
 
-/// Where the relay's bytes go.
+/// Where the relay's bytes go, and where it gets what it cannot make.
 pub trait Output {
     /// `bytes` are to reach `to`, in order, behind everything sent to it before.
     fn send(&mut self, to: Side, bytes: &[u8]);
 
+    /// The same, where more may follow for that side before the call ends: what is gathered until then
+    /// can be sent at once.
+    fn gather(&mut self, to: Side, bytes: &[u8]) {
+        self.send(to, bytes);
+    }
+
+    /// A key for a frame to the upstream, which nobody can predict from those before it (RFC 6455 5.3).
+    fn mask_key(&mut self) -> MaskKey;
+
     /// A frame was read or is sent. Whoever does not watch pays nothing for it.
     fn see(&mut self, _: Seen) {}
+
+    /// A side answers the proxy's Pings otherwise than it should; told once of each side.
+    fn answered_badly(&mut self, _: BadAnswer) {}
 }
 
 /// A tunnel without its sockets. It counts in what `C` leads to.
@@ -44,6 +61,8 @@ struct Closing {
     /// Set when the end is decided; the first sign of it wins.
     end: Option<End>,
     order: Option<Order>,
+    /// What sides are told at the next frame boundary.
+    codes: PerSide<Option<CloseCode>>,
 }
 
 /// An order of the operator to close.
@@ -72,13 +91,10 @@ struct Leg {
     /// When this side last took some of the bytes that wait for it, or all of them; or the end of
     /// a stall, in which it may have done so.
     took: Tick,
-    /// What goes to this side at the next frame boundary.
-    queued_close: Option<CloseCode>,
-    /// The Pong that the other side's [`Keepalive`] has found to be missing.
-    queued_pong: bool,
-    queued_ping: bool,
-    /// Bytes wait for this side that it does not take.
-    blocked: bool,
+    /// Since when bytes wait for this side that it does not take.
+    blocked: Option<Tick>,
+    /// A Close waits for the next frame boundary: [`Closing::codes`].
+    queued_close: bool,
     /// A data frame *from* this side has passed in part.
     mid_frame: bool,
     /// This side has sent a Close frame.
@@ -96,15 +112,13 @@ struct Leg {
 }
 
 impl Leg {
-    fn new(rules: Rules) -> Self {
+    fn new(rules: Rules, tag: u32) -> Self {
         Self {
             scanner: Scanner::new(rules),
-            keepalive: Keepalive::new(rand::random()),
+            keepalive: Keepalive::new(tag),
             took: Tick::ZERO,
-            queued_close: None,
-            queued_pong: false,
-            queued_ping: false,
-            blocked: false,
+            blocked: None,
+            queued_close: false,
             mid_frame: false,
             closed: false,
             told: false,
@@ -117,17 +131,18 @@ impl Leg {
 }
 
 impl Relay {
-    /// A tunnel that has just opened, at [`Tick::ZERO`].
+    /// A tunnel that has just opened, at [`Tick::ZERO`]. `tags` mark the proxy's Pings to each side: random,
+    /// so that no peer knows them before.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, framing: Framing) -> Self {
-        Self::counting(settings, framing, Arc::default())
+    pub fn new(settings: Arc<Settings>, framing: Framing, tags: PerSide<u32>) -> Self {
+        Self::counting(settings, framing, tags, Arc::default())
     }
 }
 
 impl<C: AsRef<Counters>> Relay<C> {
     /// One that has just opened, counting where others can read it. No other tunnel may count there.
     #[must_use]
-    pub fn counting(settings: Arc<Settings>, framing: Framing, counters: C) -> Self {
+    pub fn counting(settings: Arc<Settings>, framing: Framing, tags: PerSide<u32>, counters: C) -> Self {
         let deflate = match framing {
             Framing::WebSocket { deflate } => deflate,
             Framing::Blind(reason) => {
@@ -136,10 +151,12 @@ impl<C: AsRef<Counters>> Relay<C> {
             }
         };
         let legs = PerSide {
-            client: Leg::new(Rules { masked: true, deflate }),
-            upstream: Leg::new(Rules { masked: false, deflate }),
+            client: Leg::new(Rules { masked: true, deflate }, tags.client),
+            upstream: Leg::new(Rules { masked: false, deflate }, tags.upstream),
         };
-        Self { settings, legs, counters, closing: None }
+        let mut relay = Self { settings, legs, counters, closing: None };
+        relay.apply_tolerance();
+        relay
     }
 
     /// What leads to its counters.
@@ -167,7 +184,16 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// New settings of the route, from a reload.
     pub fn set_settings(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
+        self.apply_tolerance();
         self.move_forward();
+    }
+
+    /// A length in more bytes than it needs can be read, so it is no reason to give up reading.
+    fn apply_tolerance(&mut self) {
+        let tolerate = self.settings.on_violation == OnViolation::Blind;
+        for side in Side::BOTH {
+            self.legs[side].scanner.tolerate_lengths(tolerate);
+        }
     }
 
     /// Takes the operator's order to close; an earlier moment replaces a later one.
@@ -178,46 +204,60 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
     }
 
-    /// Bytes arrived from a side.
-    pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
+    /// Bytes arrived from a side. How many frames, and pieces of frames, were found in them: what they cost.
+    pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) -> usize {
         self.on_arrival(from, now);
         self.counters().received(from, input.len());
-        if self.is_blind() { self.pass(from.other(), input, out) } else { self.scan(from, input, now, out) }
+        if self.is_blind() {
+            self.pass(from.other(), input, out);
+            return 0;
+        }
+        self.scan(from, input, now, out)
     }
 
     /// Reads the frames of `input`. What passes unchanged passes in one piece: `run` is where the
     /// piece begins that is to be sent next.
-    fn scan(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) {
+    fn scan(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) -> usize {
         let to = from.other();
-        let (mut run, mut at) = (0, 0);
+        let (mut run, mut at, mut found) = (0, 0, 0);
         loop {
             let event = match self.legs[from].scanner.next(&input[at..]) {
                 Ok(Some(event)) => event,
                 Ok(None) => {
                     // The rest is held back by the scanner, or there is none.
-                    return self.pass(to, &input[run..at], out);
+                    self.pass(to, &input[run..at], out);
+                    return found;
                 }
                 Err(violation) => {
-                    self.pass(to, &input[run..at], out);
-                    return self.on_violation(from, violation, &input[at..], now, out);
+                    self.gather(to, &input[run..at], out);
+                    self.on_violation(from, violation, None, &input[at..], now, out);
+                    return found;
                 }
             };
+            found += 1;
             let start = at;
             at += event.taken;
-            if event.is_contiguous() && self.passes_unjudged(from, &event, out) {
+            let is_whole = event.is_contiguous();
+            if is_whole && self.passes_unjudged(from, &event, out) {
                 continue;
             }
-            self.pass(to, &input[run..start], out);
-            run = at;
-            if self.admit(from, &event, &input[start..], now, out) {
-                if event.is_contiguous() {
-                    run = start;
-                } else {
-                    self.pass(to, event.bytes(&input[start..]), out);
+            let course = self.admit(from, &event, &input[start..], now, out);
+            if course != Ok(Course::Passes) || !is_whole {
+                self.gather(to, &input[run..start], out);
+                run = at;
+            }
+            match course {
+                Ok(Course::Passes) if !is_whole => self.gather(to, event.bytes(&input[start..]), out),
+                Ok(_) => {}
+                Err(Breach::Framing(violation)) => {
+                    let frame = Some(event.bytes(&input[start..]));
+                    self.on_violation(from, violation, frame, &input[at..], now, out);
+                    return found;
                 }
+                Err(breach) => self.end_breach(from, breach, now, out),
             }
             if !self.legs[from].mid_frame && self.has_queued(to) {
-                self.pass(to, &input[run..at], out);
+                self.gather(to, &input[run..at], out);
                 run = at;
                 self.inject_queued(to, now, out);
             }
@@ -243,33 +283,38 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
     }
 
-    /// Takes note of an event; whether its bytes pass.
-    fn admit(&mut self, from: Side, event: &Event, input: &[u8], now: Tick, out: &mut impl Output) -> bool {
+    /// Takes note of an event; what becomes of its bytes. Nothing is sent.
+    fn admit(
+        &mut self,
+        from: Side,
+        event: &Event,
+        input: &[u8],
+        now: Tick,
+        out: &mut impl Output,
+    ) -> Result<Course, Breach> {
         match &event.found {
-            Found::Data(header) if self.too_big(from) => {
-                out.see(Seen::from(from, header, false));
-                self.end_too_big(from, now, out);
-                false
-            }
             Found::Data(header) => {
-                out.see(Seen::from(from, header, true));
+                let too_big = self.too_big(from);
+                out.see(Seen::from(from, header, !too_big));
+                if too_big {
+                    return Err(Breach::TooBig);
+                }
                 self.on_data(from, header);
-                true
+                Ok(Course::Passes)
             }
             Found::Payload { ends_frame, ends_message } => {
                 self.on_payload(from, *ends_frame, *ends_message);
-                true
+                Ok(Course::Passes)
             }
+            Found::BadPayload => Ok(Course::Ends),
             Found::Control(header) => {
-                let (mut scratch, wire) = ([0; MAX_CONTROL_PAYLOAD], event.bytes(input));
-                let payload = &mut scratch[..header.length as usize];
-                payload.copy_from_slice(&wire[wire.len() - payload.len()..]);
-                if let Some(key) = header.mask {
-                    key.apply(payload);
-                }
-                let passes = self.on_control(from, header.opcode, payload, now);
-                out.see(Seen::from(from, header, passes));
-                passes
+                let course = self.on_control(from, header, event.bytes(input), now, out);
+                out.see(Seen::from(from, header, course == Ok(Course::Passes)));
+                course
+            }
+            Found::BadPong(header, violation) => {
+                out.see(Seen::from(from, header, false));
+                self.on_bad_pong(from, header, *violation, event.bytes(input), now, out)
             }
         }
     }
@@ -295,80 +340,19 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
     }
 
-    /// A control frame came, whole; whether it passes.
-    fn on_control(&mut self, from: Side, opcode: OpCode, payload: &[u8], now: Tick) -> bool {
-        let to = from.other();
-        self.move_forward();
-        match opcode {
-            OpCode::Ping if !self.legs[to].sealed => self.legs[to].keepalive.foreign_ping(payload, now),
-            OpCode::Pong => return self.on_pong(from, payload, now),
-            OpCode::Close => {
-                self.legs[from].closed = true;
-                if !self.legs[to].sealed {
-                    self.legs[to].told = true;
-                    self.legs[to].forget_queued();
-                }
-                let CloseReason { code, text } = CloseReason::parse(payload);
-                let code = (code != CloseCode::NO_STATUS).then_some(code);
-                self.decide(Ending { who: from.into(), why: Why::Close, code, reason: text }, now);
-            }
-            _ => {}
-        }
-        true
-    }
-
-    fn on_pong(&mut self, from: Side, payload: &[u8], now: Tick) -> bool {
-        let leg = &mut self.legs[from];
-        match leg.keepalive.pong(payload) {
-            Owner::Peer => true,
-            Owner::Given => false,
-            Owner::Proxy { sent, missing } => {
-                if let Some(sent) = sent {
-                    self.counters().pong(from, sent, now);
-                }
-                // Here is a frame boundary towards the other side: it goes out with the queue.
-                self.legs[from.other()].queued_pong = missing;
-                false
-            }
-        }
-    }
-
-    fn on_violation(
-        &mut self,
-        from: Side,
-        violation: Violation,
-        rest: &[u8],
-        now: Tick,
-        out: &mut impl Output,
-    ) {
-        if self.settings.on_violation == OnViolation::Close && self.is_open() {
-            return self.end_violation(from, violation, now, out);
-        }
-        if self.is_open() {
-            self.go_blind(Blind::Violation(violation), out);
-        } else if let Some(held) = self.legs[from].scanner.take_held() {
-            self.pass(from.other(), held.bytes(), out);
-        }
-        self.pass(from.other(), rest, out);
-    }
-
-    /// Gives up reading frames, in both directions: without the one, Pongs could not be told apart,
-    /// without the other, nothing could be injected.
-    fn go_blind(&mut self, reason: Blind, out: &mut impl Output) {
-        self.counters().go_blind(reason);
-        for side in Side::BOTH {
-            if let Some(held) = self.legs[side].scanner.take_held() {
-                self.pass(side.other(), held.bytes(), out);
-            }
-            self.legs[side].forget_queued();
-        }
-    }
-
     /// Sends what passes, unless the proxy has closed this side already.
     fn pass(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
         let leg = &self.legs[to];
         if !bytes.is_empty() && !leg.sealed && !leg.dead {
             out.send(to, bytes);
+        }
+    }
+
+    /// The same, where more may follow.
+    fn gather(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
+        let leg = &self.legs[to];
+        if !bytes.is_empty() && !leg.sealed && !leg.dead {
+            out.gather(to, bytes);
         }
     }
 

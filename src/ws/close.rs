@@ -67,7 +67,7 @@ pub struct CloseReason {
 
 impl CloseReason {
     /// Reads the (unmasked) payload of a Close frame. A payload of one byte is malformed and
-    /// reads as one without a code: judging it is the endpoints' business.
+    /// reads as one without a code: [`check`] judges.
     #[must_use]
     pub fn parse(payload: &[u8]) -> Self {
         match payload {
@@ -76,6 +76,45 @@ impl CloseReason {
                 text: String::from_utf8_lossy(text).into(),
             },
             _ => Self { code: CloseCode::NO_STATUS, text: "".into() },
+        }
+    }
+}
+
+/// What is wrong with the payload of a Close frame (RFC 6455 5.5.1, 7.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Half a code.
+    OneByte,
+    /// A code that is not to be sent.
+    Code(CloseCode),
+    /// A reason that is not UTF-8.
+    Text,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneByte => f.write_str("close payload of one byte"),
+            Self::Code(code) => write!(f, "close code {code} is reserved"),
+            Self::Text => f.write_str("close reason is not UTF-8"),
+        }
+    }
+}
+
+/// Holds the (unmasked) payload of a Close frame against RFC 6455.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(payload: &[u8]) -> Result<(), Fault> {
+    match payload {
+        [] => Ok(()),
+        [_] => Err(Fault::OneByte),
+        [high, low, text @ ..] => {
+            let code = CloseCode(u16::from_be_bytes([*high, *low]));
+            if !code.may_be_sent() {
+                return Err(Fault::Code(code));
+            }
+            std::str::from_utf8(text).map(drop).map_err(|_| Fault::Text)
         }
     }
 }

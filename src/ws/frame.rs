@@ -137,19 +137,29 @@ impl Header {
         let opcode = OpCode::from_bits(first & 0x0f).ok_or(Violation::ReservedOpCode(first & 0x0f))?;
         let (fin, rsv1) = (first & 0x80 != 0, first & 0x40 != 0);
         if opcode.is_control() {
-            check_control(fin, rsv1, second & 0x7f)?;
+            check_control(fin, rsv1)?;
         }
         let size = header_size(second);
         if bytes.len() < size {
             return Ok(None);
         }
-        let length = decode_length(&bytes[1..])?;
-        let mask = (second & 0x80 != 0).then(|| {
-            let mut key = [0; 4];
-            key.copy_from_slice(&bytes[size - 4..size]);
-            MaskKey(key)
-        });
-        Ok(Some((Self { fin, rsv1, opcode, mask, length }, size)))
+        let (length, least) = decode_length(&bytes[1..]);
+        check_length(opcode, length, least)?;
+        Ok(Some((Self { fin, rsv1, opcode, mask: decode_mask(bytes, size), length }, size)))
+    }
+
+    /// Reads a header of an opcode that is known, whatever else is wrong with it; `None` while more bytes
+    /// are needed, or if the opcode is not known.
+    #[must_use]
+    pub fn decode_leniently(bytes: &[u8]) -> Option<(Self, usize)> {
+        let &[first, second, ..] = bytes else { return None };
+        let opcode = OpCode::from_bits(first & 0x0f)?;
+        let (fin, rsv1) = (first & 0x80 != 0, first & 0x40 != 0);
+        let size = header_size(second);
+        (bytes.len() >= size).then(|| {
+            let (length, _) = decode_length(&bytes[1..]);
+            (Self { fin, rsv1, opcode, mask: decode_mask(bytes, size), length }, size)
+        })
     }
 
     /// Appends the header as it stands on the wire.
@@ -193,16 +203,36 @@ pub fn encode(opcode: OpCode, payload: &[u8], mask: Option<MaskKey>) -> Vec<u8> 
     frame
 }
 
-fn check_control(fin: bool, rsv1: bool, length: u8) -> Result<(), Violation> {
+fn check_control(fin: bool, rsv1: bool) -> Result<(), Violation> {
     if rsv1 {
         Err(Violation::ReservedBits)
     } else if !fin {
         Err(Violation::ControlFragmented)
-    } else if usize::from(length) > MAX_CONTROL_PAYLOAD {
-        Err(Violation::ControlTooLong)
     } else {
         Ok(())
     }
+}
+
+/// Holds a length against the opcode, and against the least that a length of its size is for.
+fn check_length(opcode: OpCode, length: u64, least: u64) -> Result<(), Violation> {
+    if length >> 63 != 0 {
+        Err(Violation::LengthTooLarge)
+    } else if opcode.is_control() && length > MAX_CONTROL_PAYLOAD as u64 {
+        Err(Violation::ControlTooLong)
+    } else if length < least {
+        Err(Violation::LengthNotMinimal)
+    } else {
+        Ok(())
+    }
+}
+
+/// The key in a header of `size` bytes.
+fn decode_mask(bytes: &[u8], size: usize) -> Option<MaskKey> {
+    (bytes[1] & 0x80 != 0).then(|| {
+        let mut key = [0; 4];
+        key.copy_from_slice(&bytes[size - 4..size]);
+        MaskKey(key)
+    })
 }
 
 /// The size of a header, told by its second byte.
@@ -215,9 +245,9 @@ pub(super) fn header_size(second: u8) -> usize {
     2 + extended + if second & 0x80 != 0 { 4 } else { 0 }
 }
 
-/// Reads the payload length from the second byte on.
-fn decode_length(bytes: &[u8]) -> Result<u64, Violation> {
-    let (length, least) = match bytes[0] & 0x7f {
+/// Reads the payload length from the second byte on, and the least that is written in so many bytes.
+fn decode_length(bytes: &[u8]) -> (u64, u64) {
+    match bytes[0] & 0x7f {
         126 => (u64::from(u16::from_be_bytes([bytes[1], bytes[2]])), 126),
         127 => {
             let mut wide = [0; 8];
@@ -225,13 +255,6 @@ fn decode_length(bytes: &[u8]) -> Result<u64, Violation> {
             (u64::from_be_bytes(wide), 0x1_0000)
         }
         short => (u64::from(short), 0),
-    };
-    if length >> 63 != 0 {
-        Err(Violation::LengthTooLarge)
-    } else if length < least {
-        Err(Violation::LengthNotMinimal)
-    } else {
-        Ok(length)
     }
 }
 

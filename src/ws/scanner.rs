@@ -1,7 +1,7 @@
 //! Owns a scanner that finds frame boundaries in a stream of arbitrary chunks, without touching
 //! payloads. It must not know what is done with the frames.
 
-use super::frame::{Header, MAX_CONTROL_FRAME, OpCode, Violation, header_size};
+use super::frame::{Header, MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, OpCode, Violation, header_size};
 
 /// What the scanner found next.
 #[derive(Debug)]
@@ -42,6 +42,11 @@ pub enum Found {
     },
     /// A control frame, whole.
     Control(Header),
+    /// A Pong that breaks a rule, or a piece of one, where [`Scanner::tolerate_pongs`] asked for it: whole
+    /// if its payload is no longer than one of a control frame may be, else its header.
+    BadPong(Header, Violation),
+    /// Some of the payload that follows such a header.
+    BadPayload,
 }
 
 /// Finds frame boundaries in one direction of a connection.
@@ -59,6 +64,12 @@ pub struct Scanner {
     rules: Rules,
     in_message: bool,
     last_fragment: bool,
+    any_length: bool,
+    bad_pongs: bool,
+    /// The last Pong that broke a rule announced that more of it follows.
+    in_bad_pong: bool,
+    /// What is owed is the payload of such a Pong.
+    owes_bad_payload: bool,
 }
 
 /// What a direction's headers are held to.
@@ -74,13 +85,46 @@ impl Scanner {
     /// A scanner at the beginning of a stream.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self { owed: 0, message: 0, held: None, rules, in_message: false, last_fragment: true }
+        Self {
+            owed: 0,
+            message: 0,
+            held: None,
+            rules,
+            in_message: false,
+            last_fragment: true,
+            any_length: false,
+            bad_pongs: false,
+            in_bad_pong: false,
+            owes_bad_payload: false,
+        }
+    }
+
+    /// Whether lengths that are not written in the fewest bytes are read like others from now on.
+    pub fn tolerate_lengths(&mut self, tolerate: bool) {
+        self.any_length = tolerate;
+    }
+
+    /// Finds Pongs that break a rule as [`Found::BadPong`] from now on: they may answer a Ping that the
+    /// proxy sent.
+    pub fn tolerate_pongs(&mut self) {
+        self.bad_pongs = true;
+    }
+
+    /// Whether the last [`Found::BadPong`] announced that more of it follows; asked once.
+    pub fn take_unfinished_pong(&mut self) -> bool {
+        std::mem::take(&mut self.in_bad_pong)
     }
 
     /// No data frame is unfinished: a frame may be injected here.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
-        self.owed == 0
+        self.owed == 0 || self.owes_bad_payload
+    }
+
+    /// Part of a header, or of a control frame, waits for the rest.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Payload bytes announced so far for the message under way (as sent: compressed, perhaps).
@@ -110,22 +154,22 @@ impl Scanner {
         if self.held.is_some() {
             return self.resume(input);
         }
-        let Some((header, size)) = Header::decode(input)? else { return Ok(self.hold(input)) };
-        self.check(&header)?;
-        if !header.opcode.is_control() {
-            return Ok(Some(self.begin(header, size, None)));
-        }
-        let whole = size + header.length as usize;
-        if input.len() < whole {
+        let Some(unit) = self.identify(input)? else { return Ok(self.hold(input)) };
+        if input.len() < unit.size {
             return Ok(self.hold(input));
         }
-        Ok(Some(Event { found: Found::Control(header), taken: whole, held: None }))
+        let found = self.begin(&unit);
+        Ok(Some(Event { found, taken: unit.size, held: None }))
     }
 
     fn payload(&mut self, input: &[u8]) -> Event {
         let taken = usize::try_from(self.owed).unwrap_or(usize::MAX).min(input.len());
         self.owed -= taken as u64;
         let ends_frame = self.owed == 0;
+        if self.owes_bad_payload {
+            self.owes_bad_payload = !ends_frame;
+            return Event { found: Found::BadPayload, taken, held: None };
+        }
         let found = Found::Payload { ends_frame, ends_message: ends_frame && self.last_fragment };
         Event { found, taken, held: None }
     }
@@ -143,14 +187,8 @@ impl Scanner {
         let mut unit = self.held.clone().expect("only called while something is held");
         let mut taken = 0;
         loop {
-            let (needed, header) = match Header::decode(unit.bytes())? {
-                None => (unit.header_needs(), None),
-                Some((header, size)) => {
-                    self.check(&header)?;
-                    let payload = if header.opcode.is_control() { header.length as usize } else { 0 };
-                    (size + payload, Some(header))
-                }
-            };
+            let known = self.identify(unit.bytes())?;
+            let needed = known.as_ref().map_or_else(|| unit.header_needs(), |known| known.size);
             let step = needed.saturating_sub(unit.bytes().len()).min(input.len() - taken);
             unit.push(&input[taken..taken + step]);
             taken += step;
@@ -158,14 +196,44 @@ impl Scanner {
                 self.held = Some(unit);
                 return Ok(None);
             }
-            let Some(header) = header else { continue };
+            let Some(known) = known else { continue };
             self.held = None;
-            return Ok(Some(if header.opcode.is_control() {
-                Event { found: Found::Control(header), taken, held: Some(unit) }
-            } else {
-                self.begin(header, taken, Some(unit))
-            }));
+            return Ok(Some(Event { found: self.begin(&known), taken, held: Some(unit) }));
         }
+    }
+
+    /// What begins here; `None` while its header is not complete.
+    fn identify(&self, bytes: &[u8]) -> Result<Option<Unit>, Violation> {
+        let (header, size) = match Header::decode(bytes) {
+            Ok(None) => return Ok(None),
+            Ok(Some(found)) => found,
+            Err(violation) => return self.tolerate(bytes, violation),
+        };
+        if let Err(violation) = self.check(&header) {
+            return self.tolerate(bytes, violation);
+        }
+        let payload = if header.opcode.is_control() { header.length as usize } else { 0 };
+        Ok(Some(Unit { header, size: size + payload, broken: None }))
+    }
+
+    /// What begins here with a breach, if that is tolerated.
+    #[cold]
+    fn tolerate(&self, bytes: &[u8], violation: Violation) -> Result<Option<Unit>, Violation> {
+        let opcode = bytes[0] & 0x0f;
+        let goes_on = opcode == 0x0 && self.in_bad_pong && !self.in_message;
+        let is_pong = self.bad_pongs && (opcode == 0xa || goes_on);
+        let is_readable = self.any_length && violation == Violation::LengthNotMinimal;
+        if !is_pong && !is_readable {
+            return Err(violation);
+        }
+        let Some((header, mut size)) = Header::decode_leniently(bytes) else { return Ok(None) };
+        if !is_pong {
+            self.check(&header)?;
+        }
+        if header.opcode.is_control() || is_pong {
+            size += if header.length <= MAX_CONTROL_PAYLOAD as u64 { header.length as usize } else { 0 };
+        }
+        Ok(Some(Unit { header, size, broken: is_pong.then_some(violation) }))
     }
 
     /// What only the frames before can tell.
@@ -184,7 +252,18 @@ impl Scanner {
         }
     }
 
-    fn begin(&mut self, header: Header, taken: usize, held: Option<Box<Held>>) -> Event {
+    fn begin(&mut self, unit: &Unit) -> Found {
+        let Unit { header, broken, .. } = unit;
+        if let Some(violation) = broken {
+            self.in_bad_pong = !header.fin;
+            if header.length > MAX_CONTROL_PAYLOAD as u64 {
+                (self.owed, self.owes_bad_payload) = (header.length, true);
+            }
+            return Found::BadPong(*header, *violation);
+        }
+        if header.opcode.is_control() {
+            return Found::Control(*header);
+        }
         if !self.in_message {
             self.message = 0;
         }
@@ -192,8 +271,19 @@ impl Scanner {
         self.message = self.message.saturating_add(header.length);
         self.in_message = !header.fin;
         self.last_fragment = header.fin;
-        Event { found: Found::Data(header), taken, held }
+        self.in_bad_pong = false;
+        Found::Data(*header)
     }
+}
+
+/// What is found at once: a header, and of a control frame the payload with it.
+#[derive(Debug)]
+struct Unit {
+    header: Header,
+    /// Its bytes.
+    size: usize,
+    /// What is wrong with it.
+    broken: Option<Violation>,
 }
 
 /// Bytes of an unfinished header or control frame.

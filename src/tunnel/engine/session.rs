@@ -1,30 +1,36 @@
 //! Owns one tunnel of the engine, from its opening to the report of its end.
 
 use super::wire::Wire;
-use crate::outcome::Outcome;
+use crate::tunnel::Observer;
 use crate::tunnel::join::Join;
-
-/// What is told of the end.
-pub(super) type OnEnd = Box<dyn FnOnce(Outcome) + Send>;
 
 /// One tunnel.
 pub(super) struct Session {
     pub(super) join: Join<Wire>,
-    /// Taken when it is told.
-    on_end: Option<OnEnd>,
+    /// Taken when it is told of the end.
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl Session {
-    pub(super) fn new(join: Join<Wire>, on_end: OnEnd) -> Self {
-        Self { join, on_end: Some(on_end) }
+    pub(super) fn new(join: Join<Wire>, observer: Box<dyn Observer>) -> Self {
+        Self { join, observer: Some(observer) }
+    }
+
+    /// Passes on what the last turn has found of how the sides answer Pings.
+    pub(super) fn tell_of_answers(&mut self) {
+        while let Some(how) = self.join.take_bad_answer() {
+            if let Some(observer) = &self.observer {
+                observer.answered_badly(how);
+            }
+        }
     }
 }
 
 impl Drop for Session {
     /// Tells of the end. Of a session that is dropped before it, which is a defect, the story so far says so.
     fn drop(&mut self) {
-        if let Some(on_end) = self.on_end.take() {
-            on_end(self.join.outcome());
+        if let Some(observer) = self.observer.take() {
+            observer.ended(self.join.outcome());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::io::Stream;
-use crate::outcome::{Side, Who, Why};
+use crate::outcome::{Outcome, Side, Who, Why};
 use crate::tunnel::Blind;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,7 +30,7 @@ impl<S> Rig<S> {
         let opened = |stream: Stream| Opened { stream: stream.try_into().unwrap(), ahead: vec![] };
         let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
         let framing = Framing::WebSocket { deflate: false };
-        let on_end = |outcome| _ = told.send(outcome);
+        let on_end = |outcome: Outcome| _ = told.send(outcome);
         engine.run(streams, Arc::new(settings), framing, Arc::clone(&control), on_end);
         Self { client: client.0, upstream: upstream.0, control, outcome }
     }
@@ -185,7 +185,7 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
     let opened = |stream: Stream| Opened { stream: stream.try_into().unwrap(), ahead: vec![] };
     let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
     let control = Arc::new(Control::default());
-    let on_end = |_| panic!("a defect, as this test wants it");
+    let on_end = |_: Outcome| panic!("a defect, as this test wants it");
     let (settings, framing) = (Arc::new(settings()), Framing::Blind(Blind::Protocol));
     engine.run(streams, settings, framing, Arc::clone(&control), on_end);
     drop((client.0, upstream.0));

@@ -96,6 +96,13 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
         (took, self.waiting.is_some())
     }
 
+    /// What is dropped from now on tells its peer of a break, unless its end was told in order.
+    pub(super) fn break_off(&mut self) {
+        if !self.shut {
+            self.stream.break_off();
+        }
+    }
+
     /// Flushes what a layer below may hold, and ends the stream if that is wanted.
     pub(super) fn flush(&mut self, shut: bool, cx: &mut Context<'_>) {
         if self.broken.is_some() || self.waiting.is_some() {

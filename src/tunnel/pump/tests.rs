@@ -1,12 +1,13 @@
 //! The driver over pipes in memory, with a paused clock.
 
+mod sends;
 mod stalls;
 
 use super::*;
 use crate::io::Stream;
 use crate::outcome::{Side, Who, Why};
 use crate::tunnel::Blind;
-use crate::tunnel::join::{READS_PER_TURN, SCRATCH};
+use crate::tunnel::join::{FRAMES_PER_TURN, READS_PER_TURN, SCRATCH};
 use crate::ws::close::{CloseCode, CloseReason};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

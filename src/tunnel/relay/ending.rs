@@ -4,15 +4,26 @@ use super::{End, Leg, Output, Relay};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::Tick;
-use crate::ws::close::{CloseCode, CloseReason};
+use crate::ws::close::{self, CloseCode, CloseReason};
 use crate::ws::frame::Violation;
 use std::time::Duration;
+
+/// How many times `close_timeout` an end may take where bytes still move: a minute by default, in which 1.4 KB
+/// a second take all that can wait for a side.
+const MOST_CLOSE_TIMEOUTS: u32 = 6;
 
 impl<C: AsRef<Counters>> Relay<C> {
     /// A side's stream ended.
     pub fn on_eof(&mut self, side: Side, now: Tick, out: &mut impl Output) {
         let leg = &mut self.legs[side];
         if std::mem::replace(&mut leg.eof, true) {
+            return;
+        }
+        if self.is_foreign() {
+            // There an end of stream in one direction is no farewell: the other may have much to say yet.
+            if self.legs[side.other()].eof {
+                self.decide(Ending::new(side.other(), Why::Eof), now);
+            }
             return;
         }
         if self.is_blind() {
@@ -87,8 +98,21 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.tell(from.other(), CloseCode::GOING_AWAY, out);
     }
 
-    pub(super) fn end_violation(&mut self, from: Side, what: Violation, now: Tick, out: &mut impl Output) {
-        let reason = format!("{what} from the {}", Who::from(from));
+    pub(super) fn end_violation(&mut self, from: Side, what: &Violation, now: Tick, out: &mut impl Output) {
+        self.end_protocol_error(format!("{what} from the {}", Who::from(from)), now, out);
+    }
+
+    pub(super) fn end_bad_close(
+        &mut self,
+        from: Side,
+        fault: close::Fault,
+        now: Tick,
+        out: &mut impl Output,
+    ) {
+        self.end_protocol_error(format!("{fault}, sent by the {}", Who::from(from)), now, out);
+    }
+
+    fn end_protocol_error(&mut self, reason: String, now: Tick, out: &mut impl Output) {
         self.decide(self.proxys(Why::Violation, CloseCode::PROTOCOL_ERROR, reason.into()), now);
         for side in Side::BOTH {
             self.tell(side, CloseCode::PROTOCOL_ERROR, out);
@@ -118,7 +142,8 @@ impl<C: AsRef<Counters>> Relay<C> {
         } else if self.legs[side].told || self.legs[side].dead {
             // It has had its Close, or can have none.
         } else if self.legs[side.other()].mid_frame {
-            self.legs[side].queued_close = Some(code);
+            self.legs[side].queued_close = true;
+            self.closing.get_or_insert_default().codes[side] = Some(code);
         } else {
             self.legs[side].forget_queued();
             self.close(side, code, out);
@@ -144,14 +169,15 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     pub(super) fn close_deadline(&self) -> Option<Tick> {
-        let end = self.end()?;
+        let (end, timeout) = (self.end()?, self.settings.close_timeout);
         // Bytes that still move are not cut off: the Close stands behind them.
-        let moved =
-            Side::BOTH.into_iter().filter(|&side| self.legs[side].blocked).map(|side| self.legs[side].took);
-        // Nor is the other half of a protocol that is not known here: half-close may be its way.
+        let moved = Side::BOTH.into_iter().filter_map(|side| self.legs[side].waits_since());
+        // Nor is the other half of what cannot be read here.
         let heard =
             Side::BOTH.into_iter().filter(|_| self.is_blind()).map(|side| self.counters().heard(side));
-        Some(moved.chain(heard).fold(end.at, Tick::max) + self.settings.close_timeout)
+        let patient = moved.chain(heard).fold(end.at, Tick::max) + timeout;
+        // Nobody puts the end off for ever by a byte now and then.
+        Some(patient.min(end.at + timeout.saturating_mul(MOST_CLOSE_TIMEOUTS)))
     }
 
     /// Nothing is waited for any more: once what was handed out is written, the sockets go.
@@ -184,6 +210,25 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.legs[side.other()].eof && !self.legs[side].dead
     }
 
+    /// Whether this side has said all that it has to say, while the other goes on: its stream can tell of a
+    /// break yet.
+    #[must_use]
+    pub fn may_break(&self, side: Side) -> bool {
+        self.is_foreign() && self.is_open() && self.legs[side].eof
+    }
+
+    /// Whether a side whose stream did not end in order is to see a break rather than an end: the end of
+    /// the stream is all that tells there whether something is missing.
+    #[must_use]
+    pub fn ends_by_stream(&self) -> bool {
+        self.is_foreign()
+    }
+
+    /// It is no WebSocket.
+    fn is_foreign(&self) -> bool {
+        self.counters().is_foreign()
+    }
+
     /// The story so far; the end of one that has none is [`Why::Aborted`].
     #[must_use]
     pub fn outcome(&self, now: Tick) -> Outcome {
@@ -199,6 +244,11 @@ impl<C: AsRef<Counters>> Relay<C> {
 }
 
 impl Leg {
+    /// Since when this side has taken none of the bytes that wait for it, if any do.
+    pub(super) fn waits_since(&self) -> Option<Tick> {
+        self.blocked.map(|since| since.max(self.took))
+    }
+
     fn give_up(&mut self) {
         self.dead = true;
         self.forget_queued();
@@ -212,9 +262,8 @@ impl Leg {
     }
 
     pub(super) fn forget_queued(&mut self) {
-        self.queued_close = None;
-        self.queued_pong = false;
-        self.queued_ping = false;
+        self.queued_close = false;
+        (self.keepalive.queued_ping, self.keepalive.queued_pong) = (false, false);
     }
 
     fn is_settled(&self) -> bool {

@@ -6,25 +6,27 @@ use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::Tick;
 use crate::ws::close::{self, CloseCode};
 use crate::ws::frame::{OpCode, encode};
-use crate::ws::mask::MaskKey;
 
 impl<C: AsRef<Counters>> Relay<C> {
     pub(super) fn has_queued(&self, to: Side) -> bool {
         let leg = &self.legs[to];
-        leg.queued_ping || leg.queued_pong || leg.queued_close.is_some()
+        leg.keepalive.queued_ping || leg.keepalive.queued_pong || leg.queued_close
     }
 
     /// Injects what waits for this frame boundary: the Pong somebody waits for, a Ping if it is
     /// still due, and a Close last.
     pub(super) fn inject_queued(&mut self, to: Side, now: Tick, out: &mut impl Output) {
-        if std::mem::take(&mut self.legs[to].queued_pong) {
+        if std::mem::take(&mut self.legs[to].keepalive.queued_pong) {
             self.inject(to, OpCode::Pong, self.legs[to.other()].keepalive.missing(), out);
         }
         self.move_forward();
-        if std::mem::take(&mut self.legs[to].queued_ping) && self.ping_due(to).is_some_and(|due| due <= now) {
+        let queued = std::mem::take(&mut self.legs[to].keepalive.queued_ping);
+        if queued && self.ping_due(to).is_some_and(|due| due <= now) {
             self.ping(to, now, out);
         }
-        if let Some(code) = self.legs[to].queued_close.take() {
+        if std::mem::take(&mut self.legs[to].queued_close)
+            && let Some(code) = self.closing.as_mut().and_then(|closing| closing.codes[to].take())
+        {
             self.close(to, code, out);
         }
     }
@@ -33,8 +35,8 @@ impl<C: AsRef<Counters>> Relay<C> {
         let leg = &self.legs[to];
         if !leg.told && !leg.dead {
             // To the upstream the proxy is a client, and clients mask (RFC 6455 5.1).
-            let mask = (to == Side::Upstream).then(MaskKey::random);
-            out.send(to, &encode(opcode, payload, mask));
+            let mask = (to == Side::Upstream).then(|| out.mask_key());
+            out.gather(to, &encode(opcode, payload, mask));
             out.see(Seen::injected(to, opcode, payload));
         }
     }
@@ -43,6 +45,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.move_forward();
         let leg = &mut self.legs[to];
         let payload = leg.keepalive.ping(now);
+        leg.scanner.tolerate_pongs();
         self.counters().ping(to);
         self.inject(to, OpCode::Ping, &payload, out);
     }

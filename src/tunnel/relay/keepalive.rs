@@ -19,18 +19,27 @@ pub(super) struct Keepalive {
     /// What marks the proxy's Pings to this side; known to nobody else until it is sent.
     tag: u32,
     sent: u32,
-    /// The latest of them was answered.
-    answered: bool,
+    /// Those up to this number are answered.
+    answered: u32,
     /// A Ping of the proxy is out and no byte has come since.
     awaiting: bool,
+    /// This side has answered one otherwise than RFC 6455 5.5.3 asks.
+    answers_badly: bool,
+    /// A Ping waits for the next frame boundary.
+    pub(super) queued_ping: bool,
+    /// So does the Pong that the other side's [`Keepalive`] has found to be missing.
+    pub(super) queued_pong: bool,
 }
 
 #[derive(Debug)]
 struct Foreign {
     payload: Vec<u8>,
-    passed: Tick,
+    /// When the first of those passed that no answer has come to since.
+    unanswered_since: Tick,
     /// How many Pings of the proxy had gone before it.
     behind: u32,
+    /// How many of the other side's passed before it, behind the last that was answered.
+    earlier: u32,
     /// The proxy has answered it in this side's name.
     answered: bool,
 }
@@ -47,9 +56,24 @@ pub(super) enum Owner {
     Peer,
 }
 
+impl Owner {
+    /// The proxy's, answering none of its Pings any more.
+    const STRAY: Self = Self::Proxy { sent: None, missing: false };
+}
+
 impl Keepalive {
     pub(super) fn new(tag: u32) -> Self {
-        Self { last_ping: Tick::ZERO, foreign: None, tag, sent: 0, answered: false, awaiting: false }
+        Self {
+            last_ping: Tick::ZERO,
+            foreign: None,
+            tag,
+            sent: 0,
+            answered: 0,
+            awaiting: false,
+            answers_badly: false,
+            queued_ping: false,
+            queued_pong: false,
+        }
     }
 
     /// When the next Ping is due, if the side stays silent.
@@ -58,8 +82,8 @@ impl Keepalive {
         match &self.foreign {
             // A peer may answer only the latest of several Pings (RFC 6455 5.5.3), so one of ours
             // could swallow the Pong the other side waits for. A Ping that found no answer for
-            // as long as ours would have is waited for no longer.
-            Some(foreign) if !foreign.answered => due.max(foreign.passed + timeout),
+            // as long as ours would have is waited for no longer, however many follow it.
+            Some(foreign) if !foreign.answered => due.max(foreign.unanswered_since + timeout),
             _ => due,
         }
     }
@@ -84,7 +108,6 @@ impl Keepalive {
     /// The payload of the next Ping, which is sent now.
     pub(super) fn ping(&mut self, now: Tick) -> [u8; PAYLOAD] {
         self.sent = self.sent.saturating_add(1);
-        self.answered = false;
         self.last_ping = now;
         self.awaiting = true;
         self.payload(self.sent)
@@ -93,24 +116,102 @@ impl Keepalive {
     /// A Ping of the other side passed to this one.
     pub(super) fn foreign_ping(&mut self, payload: &[u8], now: Tick) {
         let foreign = self.foreign.get_or_insert_with(|| {
-            Box::new(Foreign { payload: Vec::new(), passed: now, behind: 0, answered: false })
+            Box::new(Foreign {
+                payload: Vec::new(),
+                unanswered_since: now,
+                behind: 0,
+                earlier: 0,
+                answered: true,
+            })
         });
         foreign.payload.clear();
         foreign.payload.extend_from_slice(payload);
-        (foreign.passed, foreign.behind, foreign.answered) = (now, self.sent, false);
+        if foreign.answered {
+            (foreign.unanswered_since, foreign.earlier) = (now, 0);
+        } else {
+            foreign.earlier = foreign.earlier.saturating_add(1);
+        }
+        (foreign.behind, foreign.answered) = (self.sent, false);
     }
 
-    /// A Pong came from this side.
-    pub(super) fn pong(&mut self, payload: &[u8]) -> Owner {
-        if let Some(back) = self.recognise(payload) {
-            let missing = self.skipped(self.sent - back);
-            let latest = back == 0 && !std::mem::replace(&mut self.answered, true);
-            return Owner::Proxy { sent: latest.then_some(self.last_ping), missing };
+    /// A Pong came from this side. `goes_on`: it may be the rest of one that broke a rule.
+    pub(super) fn pong(&mut self, payload: &[u8], goes_on: bool) -> Owner {
+        if let Some(number) = self.recognise(payload) {
+            return self.answer(number);
         }
         match self.foreign.take_if(|foreign| foreign.payload == payload) {
             Some(foreign) if foreign.answered => Owner::Given,
-            _ => Owner::Peer,
+            Some(_) => Owner::Peer,
+            None if goes_on => Owner::STRAY,
+            // It may well be the answer to one before the latest.
+            None if self.take_earlier() => Owner::Peer,
+            // Which Ping it is meant for cannot be told. To the other side it would be an answer that it
+            // did not ask for.
+            None if self.is_unanswered() => self.answer_badly(),
+            None => Owner::Peer,
         }
+    }
+
+    /// A Pong came that breaks a rule of framing. `None`: it answers no Ping of the proxy's, so the breach
+    /// is the other side's to judge.
+    pub(super) fn bad_pong(&mut self, payload: &[u8]) -> Option<Owner> {
+        if let Some(number) = self.recognise(payload) {
+            self.answers_badly = true;
+            return Some(self.answer(number));
+        }
+        if !self.is_unanswered() && !self.answers_badly {
+            return None;
+        }
+        let is_answered = !self.is_unanswered();
+        self.answers_badly = true;
+        // The other side's Ping is answered in good form.
+        match self.foreign.as_mut().filter(|foreign| !foreign.answered) {
+            Some(foreign) if is_answered || foreign.payload == payload => {
+                foreign.answered = true;
+                Some(Owner::Proxy { sent: None, missing: true })
+            }
+            _ if is_answered => Some(Owner::STRAY),
+            _ => Some(self.answer_badly()),
+        }
+    }
+
+    /// A Ping came from this side: one of the proxy's that is sent back as it is.
+    pub(super) fn echo(&mut self, payload: &[u8]) -> Option<Owner> {
+        let number = self.recognise(payload)?;
+        self.answers_badly = true;
+        Some(self.answer(number))
+    }
+
+    /// Whether this side was found to answer Pings otherwise than it should.
+    pub(super) fn answers_badly(&self) -> bool {
+        self.answers_badly
+    }
+
+    /// Whether the other side awaits a Pong to an earlier Ping than its latest; each counts once.
+    fn take_earlier(&mut self) -> bool {
+        let foreign = self.foreign.as_mut().filter(|foreign| foreign.earlier > 0);
+        foreign.map(|foreign| foreign.earlier -= 1).is_some()
+    }
+
+    fn is_unanswered(&self) -> bool {
+        self.answered < self.sent
+    }
+
+    /// The oldest Ping that is unanswered was answered in a way that does not tell which it was.
+    fn answer_badly(&mut self) -> Owner {
+        self.answers_badly = true;
+        let is_latest = self.answered + 1 == self.sent;
+        let missing = self.skipped(self.sent);
+        self.answered += 1;
+        Owner::Proxy { sent: is_latest.then_some(self.last_ping), missing }
+    }
+
+    /// The proxy's Ping of this number was answered, and so were those before it.
+    fn answer(&mut self, number: u32) -> Owner {
+        let is_first = number == self.sent && self.is_unanswered();
+        let missing = self.skipped(number);
+        self.answered = self.answered.max(number);
+        Owner::Proxy { sent: is_first.then_some(self.last_ping), missing }
     }
 
     /// Whether this side has skipped the other side's Ping by answering the proxy's Ping of that
@@ -126,13 +227,13 @@ impl Keepalive {
         self.foreign.as_ref().map_or(&[], |foreign| &foreign.payload)
     }
 
-    /// How many Pings ago the proxy sent this payload. A second answer to the same Ping is known
-    /// as well: nobody else may see it.
+    /// Which Ping of the proxy's has this payload. A second answer to the same Ping is known as well:
+    /// nobody else may see it.
     fn recognise(&self, payload: &[u8]) -> Option<u32> {
         let (tag, number) = payload.split_first_chunk::<4>()?;
         let number = u32::from_be_bytes(number.try_into().ok()?);
-        let back = self.sent.checked_sub(number)?;
-        (number > 0 && *tag == self.tag.to_be_bytes()).then_some(back)
+        let is_known = (1..=self.sent).contains(&number) && *tag == self.tag.to_be_bytes();
+        is_known.then_some(number)
     }
 
     fn payload(&self, number: u32) -> [u8; PAYLOAD] {
@@ -174,13 +275,13 @@ mod tests {
         let mut pings = Keepalive::new(7);
         let payload = pings.ping(at(25));
         assert_eq!(pings.dead_at(at(0), TIMEOUT), Some(at(45)));
-        assert_eq!(pings.pong(&payload), Owner::Proxy { sent: Some(at(25)), missing: false });
+        assert_eq!(pings.pong(&payload, false), Owner::Proxy { sent: Some(at(25)), missing: false });
         assert_eq!(
-            pings.pong(&payload),
+            pings.pong(&payload, false),
             Owner::Proxy { sent: None, missing: false },
             "nobody else may see it"
         );
-        assert_eq!(pings.pong(&[]), Owner::Peer);
+        assert_eq!(pings.pong(&[], false), Owner::Peer);
     }
 
     #[test]
@@ -188,8 +289,8 @@ mod tests {
         let mut pings = Keepalive::new(7);
         let first = pings.ping(at(25));
         let second = pings.ping(at(50));
-        assert_eq!(pings.pong(&second), Owner::Proxy { sent: Some(at(50)), missing: false });
-        assert_eq!(pings.pong(&first), Owner::Proxy { sent: None, missing: false });
+        assert_eq!(pings.pong(&second, false), Owner::Proxy { sent: Some(at(50)), missing: false });
+        assert_eq!(pings.pong(&first, false), Owner::Proxy { sent: None, missing: false });
     }
 
     #[test]
@@ -197,7 +298,7 @@ mod tests {
         let mut pings = Keepalive::new(7);
         pings.foreign_ping(b"app", at(24));
         assert_eq!(pings.due(at(0), INTERVAL, TIMEOUT), at(44));
-        assert_eq!(pings.pong(b"app"), Owner::Peer);
+        assert_eq!(pings.pong(b"app", false), Owner::Peer);
         assert!(pings.due(at(0), INTERVAL, TIMEOUT) <= at(25));
     }
 
@@ -206,10 +307,10 @@ mod tests {
         let mut pings = Keepalive::new(7);
         pings.foreign_ping(b"app", at(4));
         let ours = pings.ping(at(25));
-        assert_eq!(pings.pong(&ours), Owner::Proxy { sent: Some(at(25)), missing: true });
+        assert_eq!(pings.pong(&ours, false), Owner::Proxy { sent: Some(at(25)), missing: true });
         assert_eq!(pings.missing(), b"app");
-        assert_eq!(pings.pong(b"app"), Owner::Given);
-        assert_eq!(pings.pong(b"app"), Owner::Peer);
+        assert_eq!(pings.pong(b"app", false), Owner::Given);
+        assert_eq!(pings.pong(b"app", false), Owner::Peer);
     }
 
     #[test]
@@ -217,7 +318,7 @@ mod tests {
         let mut pings = Keepalive::new(7);
         let ours = pings.ping(at(25));
         pings.foreign_ping(b"app", at(26));
-        assert_eq!(pings.pong(&ours), Owner::Proxy { sent: Some(at(25)), missing: false });
-        assert_eq!(pings.pong(b"app"), Owner::Peer);
+        assert_eq!(pings.pong(&ours, false), Owner::Proxy { sent: Some(at(25)), missing: false });
+        assert_eq!(pings.pong(b"app", false), Owner::Peer);
     }
 }

@@ -1,29 +1,40 @@
 //! The relay without sockets: one test for each rule.
 
+mod answers;
 mod chunks;
 mod endings;
+mod silence;
+mod violations;
 
 use super::*;
 use crate::outcome::{Outcome, Who};
-use crate::tunnel::{CloseCodes, Pong};
-use crate::ws::frame::encode;
-use crate::ws::mask::MaskKey;
+use crate::tunnel::{Blind, CloseCodes, Pong};
+use crate::ws::frame::{OpCode, encode};
 use std::time::Duration;
 
 const CLIENT: Side = Side::Client;
 const UPSTREAM: Side = Side::Upstream;
+const TAGS: PerSide<u32> = PerSide { client: 0xc11e_0001, upstream: 0x5e2f_0001 };
 
-/// Everything that was sent to each side, and every frame that was seen.
+/// Everything that was sent to each side, every frame that was seen, and who was found to answer badly.
 #[derive(Default)]
-struct Sent(PerSide<Vec<u8>>, Vec<Seen>);
+struct Sent(PerSide<Vec<u8>>, Vec<Seen>, Vec<BadAnswer>);
 
 impl Output for Sent {
     fn send(&mut self, to: Side, bytes: &[u8]) {
         self.0[to].extend_from_slice(bytes);
     }
 
+    fn mask_key(&mut self) -> MaskKey {
+        MaskKey([5, 6, 7, 8])
+    }
+
     fn see(&mut self, seen: Seen) {
         self.1.push(seen);
+    }
+
+    fn answered_badly(&mut self, how: BadAnswer) {
+        self.2.push(how);
     }
 }
 
@@ -73,7 +84,7 @@ fn pings_to_client() -> Settings {
 }
 
 fn relay(settings: Settings) -> Relay {
-    Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false })
+    Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false }, TAGS)
 }
 
 /// A frame as `from` would send it.
@@ -113,7 +124,9 @@ fn each_frame_is_seen_once_whatever_becomes_of_it() {
     ];
     relay.on_bytes(CLIENT, &wire, at(1), &mut out);
     assert_eq!(out.seen(), expected);
-    wire.iter().for_each(|byte| relay.on_bytes(CLIENT, &[*byte], at(2), &mut out));
+    for byte in &wire {
+        relay.on_bytes(CLIENT, &[*byte], at(2), &mut out);
+    }
     assert_eq!(out.seen(), expected, "byte by byte too");
 
     let due = relay.next_tick().unwrap();
@@ -319,56 +332,6 @@ fn fragments_add_up_to_a_message() {
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Continuation, &[b'x'; 60]), at(1), &mut out);
     assert_eq!(relay.outcome(at(1)).ending.why, Why::TooBig);
     assert_eq!(out.frames(UPSTREAM).len(), 2, "the first fragment had passed");
-}
-
-#[test]
-fn a_violation_makes_the_tunnel_blind() {
-    let (mut relay, mut out) = (relay(settings()), Sent::default());
-    relay.on_bytes(UPSTREAM, &[0x81], at(1), &mut out);
-    relay.on_bytes(CLIENT, &[0x83, 0x00, 1, 2], at(1), &mut out);
-    assert_eq!(out.0.upstream, [0x83, 0x00, 1, 2]);
-    assert_eq!(out.0.client, [0x81], "what was held back passes");
-    relay.on_tick(at(60), &mut out);
-    assert_eq!(out.0.client, [0x81], "nothing is injected any more");
-    assert_eq!(relay.outcome(at(60)).blind, Some("reserved opcode"));
-}
-
-#[test]
-fn a_violation_closes_where_that_is_wanted() {
-    let (mut relay, mut out) =
-        (relay(Settings { on_violation: OnViolation::Close, ..settings() }), Sent::default());
-    let bad = [frame(CLIENT, OpCode::Text, b"good"), vec![0x83, 0x80, 0, 0, 0, 0]].concat();
-    relay.on_bytes(CLIENT, &bad, at(1), &mut out);
-    assert_eq!(close_code(&out.frames(CLIENT)), Some(1002));
-    let upstream = out.frames(UPSTREAM);
-    assert_eq!((upstream.len(), close_code(&upstream)), (2, Some(1002)));
-    assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::Violation, Some(1002)));
-}
-
-#[test]
-fn a_blind_tunnel_passes_all_and_half_closes() {
-    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind(Blind::Protocol));
-    let mut out = Sent::default();
-    relay.on_bytes(CLIENT, b"SELECT 1", at(1), &mut out);
-    relay.on_eof(CLIENT, at(2), &mut out);
-    assert!(relay.wants_shutdown(UPSTREAM) && !relay.is_settled());
-    relay.on_bytes(UPSTREAM, b"1", at(3), &mut out);
-    relay.on_eof(UPSTREAM, at(3), &mut out);
-    assert!(relay.is_settled());
-    assert_eq!((&out.0.upstream[..], &out.0.client[..]), (&b"SELECT 1"[..], &b"1"[..]));
-    assert_eq!(ended(&relay, at(3)), (Who::Client, Why::Eof, None));
-}
-
-#[test]
-fn the_other_half_of_a_blind_tunnel_lives_as_long_as_it_moves() {
-    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind(Blind::Protocol));
-    let mut out = Sent::default();
-    relay.on_eof(CLIENT, at(2), &mut out);
-    for second in [10, 18, 26] {
-        assert!(!relay.is_expired(at(second)));
-        relay.on_bytes(UPSTREAM, b"more", at(second), &mut out);
-    }
-    assert!(!relay.is_expired(at(35)) && relay.is_expired(at(36)));
 }
 
 #[test]

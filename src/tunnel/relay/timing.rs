@@ -12,7 +12,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// answer to the last one decides over life and death, which it does unless it cannot be read.
     pub(super) fn ping_due(&self, side: Side) -> Option<Tick> {
         let leg = &self.legs[side];
-        let closing = !self.is_open() || leg.told || leg.blocked || leg.queued_ping;
+        let closing = !self.is_open() || leg.told || leg.blocked.is_some() || leg.keepalive.queued_ping;
         let judged =
             self.settings.pong == Pong::Required && leg.keepalive.is_awaiting() && !self.is_held_up(side);
         if self.is_blind() || closing || judged {
@@ -23,18 +23,23 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     fn pong_due(&self, side: Side) -> Option<Tick> {
-        let leg = &self.legs[side];
-        let unjudged = leg.blocked || self.is_held_up(side);
-        if self.is_blind() || self.settings.pong == Pong::Optional || unjudged {
+        let (leg, timeout) = (&self.legs[side], self.settings.ping_timeout);
+        if self.is_blind() || self.settings.pong == Pong::Optional || self.is_held_up(side) {
             return None;
         }
+        if leg.blocked.is_some() {
+            // No Ping reaches it behind bytes that it does not take. One that neither sends nor takes a
+            // byte is not given longer than one that may be pinged.
+            let longest = self.settings.ping[side]?.saturating_add(timeout.saturating_mul(2));
+            return Some(self.counters().heard(side).max(leg.took) + longest);
+        }
         let free_since = leg.took.max(self.legs[side.other()].took);
-        leg.keepalive.dead_at(free_since, self.settings.ping_timeout)
+        leg.keepalive.dead_at(free_since, timeout)
     }
 
     /// Nothing is read from this side, as bytes wait for the other: its silence proves nothing.
     fn is_held_up(&self, side: Side) -> bool {
-        self.legs[side.other()].blocked
+        self.legs[side.other()].blocked.is_some()
     }
 
     /// All timers that run, with their moments.
@@ -42,10 +47,10 @@ impl<C: AsRef<Counters>> Relay<C> {
         let open = self.is_open();
         let sides = Side::BOTH.into_iter().filter(move |_| open).flat_map(|side| {
             let leg = &self.legs[side];
-            let send_timeout = self.settings.send_timeout.filter(|_| leg.blocked);
+            let send_timeout = self.settings.send_timeout.zip(leg.waits_since());
             [
                 self.pong_due(side).map(|at| (at, Timer::PongDue(side))),
-                send_timeout.map(|timeout| (leg.took + timeout, Timer::Send(side))),
+                send_timeout.map(|(timeout, since)| (since + timeout, Timer::Send(side))),
                 self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
             ]
         });
@@ -89,7 +94,7 @@ impl<C: AsRef<Counters>> Relay<C> {
                 Timer::PongDue(side) => self.end_unresponsive(side, now, out),
                 Timer::Send(side) => self.end_send_timeout(side, now, out),
                 Timer::PingDue(side) if self.legs[side.other()].mid_frame => {
-                    self.legs[side].queued_ping = true
+                    self.legs[side].keepalive.queued_ping = true
                 }
                 Timer::PingDue(side) => self.ping(side, now, out),
                 Timer::Read => self.end_by_proxy(Why::ReadTimeout, now, out),
@@ -106,15 +111,15 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// Bytes for this side are waiting from now on.
     pub fn on_blocked(&mut self, side: Side, now: Tick) {
-        if !self.legs[side].blocked {
-            self.on_progress(side, now);
-        }
+        let leg = &mut self.legs[side];
+        leg.blocked.get_or_insert(now);
+        leg.moved_forward = true;
     }
 
     /// This side took some of the bytes that wait for it.
     pub fn on_progress(&mut self, side: Side, now: Tick) {
-        let leg = &mut self.legs[side];
-        (leg.blocked, leg.took, leg.moved_forward) = (true, now, true);
+        self.on_blocked(side, now);
+        self.legs[side].took = now;
     }
 
     /// Whether a side's silence is to be judged: if there was none, [`Relay::on_arrival`] is to say
@@ -144,6 +149,6 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// No bytes wait for this side any more.
     pub fn on_drained(&mut self, side: Side, now: Tick) {
         let leg = &mut self.legs[side];
-        (leg.blocked, leg.took, leg.moved_forward) = (false, now, true);
+        (leg.blocked, leg.took, leg.moved_forward) = (None, now, true);
     }
 }

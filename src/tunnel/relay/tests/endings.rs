@@ -131,3 +131,94 @@ fn bytes_that_nobody_takes_end_by_the_send_timeout() {
     assert!(relay.is_dead(CLIENT));
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
 }
+
+#[test]
+fn a_blind_tunnel_passes_all_and_half_closes() {
+    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind(Blind::Protocol), TAGS);
+    let mut out = Sent::default();
+    relay.on_bytes(CLIENT, b"SELECT 1", at(1), &mut out);
+    relay.on_eof(CLIENT, at(2), &mut out);
+    assert!(relay.wants_shutdown(UPSTREAM) && !relay.is_settled());
+    relay.on_bytes(UPSTREAM, b"1", at(3), &mut out);
+    relay.on_eof(UPSTREAM, at(3), &mut out);
+    assert!(relay.is_settled());
+    assert_eq!((&out.0.upstream[..], &out.0.client[..]), (&b"SELECT 1"[..], &b"1"[..]));
+    assert_eq!(ended(&relay, at(3)), (Who::Client, Why::Eof, None));
+}
+
+#[test]
+fn the_other_half_of_what_is_no_websocket_lives_on() {
+    let mut relay = Relay::new(Arc::new(settings()), Framing::Blind(Blind::Protocol), TAGS);
+    let mut out = Sent::default();
+    relay.on_eof(CLIENT, at(2), &mut out);
+    for second in [10, 18, 26] {
+        assert!(!relay.is_expired(at(second)));
+        relay.on_bytes(UPSTREAM, b"more", at(second), &mut out);
+    }
+    assert!(!relay.is_expired(at(3600)), "nobody knows what an end of stream means there");
+}
+
+fn foreign(settings: Settings) -> Relay {
+    Relay::new(Arc::new(settings), Framing::Blind(Blind::Protocol), TAGS)
+}
+
+#[test]
+fn a_half_that_is_left_ends_as_a_whole_tunnel_does() {
+    for side in Side::BOTH {
+        let limited =
+            Settings { read_timeout: Some(seconds(100)), max_lifetime: Some(seconds(1000)), ..settings() };
+        let mut out = Sent::default();
+        let mut idle = foreign(limited.clone());
+        idle.on_eof(side, at(2), &mut out);
+        idle.on_bytes(side.other(), b"more", at(50), &mut out);
+        assert_eq!(idle.next_tick(), Some(at(150)));
+        idle.on_tick(at(150), &mut out);
+        assert_eq!(ended(&idle, at(150)), (Who::Proxy, Why::ReadTimeout, None));
+        assert!(idle.is_settled() && idle.ends_by_stream());
+
+        let mut old = foreign(Settings { read_timeout: None, ..limited.clone() });
+        old.on_eof(side, at(2), &mut out);
+        old.on_tick(at(1000), &mut out);
+        assert_eq!(ended(&old, at(1000)).1, Why::Lifetime);
+
+        let mut stuck = foreign(limited.clone());
+        stuck.on_eof(side, at(2), &mut out);
+        stuck.on_blocked(side, at(3));
+        stuck.on_tick(at(63), &mut out);
+        assert_eq!(ended(&stuck, at(63)), (side.into(), Why::SendTimeout, None));
+
+        let mut ordered = foreign(limited.clone());
+        ordered.on_eof(side, at(2), &mut out);
+        ordered.order(Order { at: at(5), why: Why::Drain, words: None });
+        ordered.on_tick(at(5), &mut out);
+        assert!(ordered.is_settled());
+
+        let mut gone = foreign(limited);
+        gone.on_eof(side, at(2), &mut out);
+        assert!(gone.may_break(side) && !gone.may_break(side.other()));
+        gone.on_gone(side, Why::Reset, at(9), &mut out);
+        assert_eq!(ended(&gone, at(9)), (side.into(), Why::Reset, None));
+        assert!(gone.is_settled());
+    }
+}
+
+#[test]
+fn a_websocket_keeps_its_close_timeout_though_it_is_blind() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_bytes(CLIENT, &[0x83, 0x80, 1, 2, 3, 4], at(1), &mut out);
+    relay.on_eof(CLIENT, at(2), &mut out);
+    assert!(!relay.is_expired(at(11)) && relay.is_expired(at(12)));
+}
+
+#[test]
+fn no_byte_now_and_then_puts_the_end_off_for_ever() {
+    let (mut relay, mut out) = (relay(settings()), Sent::default());
+    relay.on_blocked(CLIENT, at(1));
+    relay.on_eof(UPSTREAM, at(2), &mut out);
+    for second in (2..60).step_by(5) {
+        relay.on_progress(CLIENT, at(second));
+        assert!(!relay.is_expired(at(second)), "what moves is waited for");
+    }
+    relay.on_progress(CLIENT, at(61));
+    assert!(relay.is_expired(at(62)));
+}
