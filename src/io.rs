@@ -159,9 +159,19 @@ pub trait Arrivals {
         true
     }
 
+    /// Whether the peer is gone, though its end was read before: reading says only that again. As far as the
+    /// kernel knows.
+    fn is_broken(&mut self) -> bool {
+        false
+    }
+
     /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect where
     /// there is no such thing; a stream of HTTP/2 that is dropped before its end is reset in any case.
     fn break_off(&mut self) {}
+}
+
+fn is_broken(socket: &impl AsFd) -> bool {
+    !matches!(SockRef::from(socket).take_error(), Ok(None))
 }
 
 /// RST rather than FIN at the close: no time is given to what was not sent. It fails only when the peer is
@@ -179,6 +189,14 @@ impl Arrivals for Stream {
             Self::Layered(stream) => return stream.has_arrived(),
         };
         Some(look(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
+    }
+
+    fn is_broken(&mut self) -> bool {
+        match self.socket() {
+            Some(Self::Tcp(stream)) => is_broken(stream),
+            Some(Self::Edge(stream)) => stream.is_broken(),
+            _ => false,
+        }
     }
 
     fn break_off(&mut self) {

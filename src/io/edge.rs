@@ -59,6 +59,10 @@ impl Arrivals for Edge {
         self.readable
     }
 
+    fn is_broken(&mut self) -> bool {
+        super::is_broken(self)
+    }
+
     fn break_off(&mut self) {
         super::break_off(self);
     }

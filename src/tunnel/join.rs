@@ -268,7 +268,6 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     ) -> bool {
         let held_up = self.legs[from.other()].waiting.is_some();
         if held_up || !self.relay.wants_bytes(from) {
-            self.look_for_break(from, buffer, now, cx);
             return false;
         }
         let leg = &mut self.legs[from];
@@ -284,22 +283,6 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         let is_bytes = matches!(input, Input::Bytes(..));
         *frames += self.feed(input, now, cx);
         !is_bytes || self.legs[from].may_read()
-    }
-
-    /// Looks whether a side that has sent its end is gone since: it has nothing more to say, so only this
-    /// would tell.
-    fn look_for_break(&mut self, side: Side, buffer: &mut [u8], now: Tick, cx: &mut Context<'_>) {
-        if !self.relay.may_break(side) {
-            return;
-        }
-        let leg = &mut self.legs[side];
-        let gone = match (leg.read(&mut buffer[..1], cx), leg.broken) {
-            (Poll::Ready(Err(error)), _) => Some(why(error.kind())),
-            (_, broken) => broken.map(why),
-        };
-        if let Some(why) = gone {
-            self.feed(Input::Gone(side, why), now, cx);
-        }
     }
 
     fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
@@ -325,8 +308,13 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     fn settle(&mut self, now: Tick, cx: &mut Context<'_>) {
         self.write_waiting(now, cx);
         for side in Side::BOTH {
-            // A broken side whose other side is held up cannot be read to its end.
-            if let Some(kind) = self.legs[side].broken.filter(|_| self.relay.wants_bytes(side)) {
+            let leg = &mut self.legs[side];
+            if self.relay.may_break(side) && leg.broken.is_none() && leg.stream.is_broken() {
+                leg.broken = Some(io::ErrorKind::ConnectionReset);
+            }
+            // A broken side whose other side is held up cannot be read to its end, nor one that has ended.
+            let is_open = || self.relay.wants_bytes(side) || self.relay.may_break(side);
+            if let Some(kind) = leg.broken.filter(|_| is_open()) {
                 self.feed(Input::Gone(side, why(kind)), now, cx);
             }
         }

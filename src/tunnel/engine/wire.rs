@@ -53,6 +53,16 @@ impl Arrivals for Wire {
             Self::Layered(_) => true,
         }
     }
+
+    fn is_broken(&mut self) -> bool {
+        self.edge().is_some_and(Arrivals::is_broken)
+    }
+
+    fn break_off(&mut self) {
+        if let Some(edge) = self.edge() {
+            edge.break_off();
+        }
+    }
 }
 
 impl AsyncRead for Wire {

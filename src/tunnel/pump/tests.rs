@@ -82,6 +82,19 @@ async fn a_silent_client_is_pinged_by_the_clock_and_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tunnel_that_is_not_read_is_sent_nothing() {
+    for reason in [Blind::Extension, Blind::Protocol] {
+        let ((mut client, near), (mut upstream, far)) = (duplex(1024), duplex(1024));
+        let opened = |stream| Opened { stream, ahead: vec![] };
+        let streams = PerSide { client: opened(near), upstream: opened(far) };
+        tokio::spawn(run(streams, Arc::new(settings()), Framing::Blind(reason), Arc::default()));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        upstream.write_all(&[0xf2, 0x01, 7]).await.unwrap();
+        assert_eq!(read(&mut client).await, [0xf2, 0x01, 7], "and no ping of an hour before it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fast_side_waits_for_a_slow_one_and_nothing_is_lost() {
     let mut rig = rig(&[], 1024);
     let mut message = vec![0x82, 127];

@@ -214,7 +214,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// break yet.
     #[must_use]
     pub fn may_break(&self, side: Side) -> bool {
-        self.is_foreign() && self.is_open() && self.legs[side].eof
+        self.legs[side].eof && self.is_foreign() && self.is_open()
     }
 
     /// Whether a side whose stream did not end in order is to see a break rather than an end: the end of
