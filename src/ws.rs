@@ -2,6 +2,7 @@
 //! It must not know sockets, time, or what the proxy wants to do with any of it.
 
 pub mod close;
+pub mod extensions;
 pub mod frame;
 pub mod handshake;
 pub mod mask;

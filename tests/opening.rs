@@ -104,7 +104,9 @@ async fn false_openings_are_refused_and_no_upstream_hears_of_them() {
         (good.replace("GET", "POST"), "400"),
         (good.replace("Version: 13", "Version: 8"), "426"),
         (good.replace("Sec-WebSocket-Version: 13\r\n", ""), "400"),
-        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), "400"),
+        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "no base64"), "400"),
+        (good.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), "400"),
+        (good.replace("\r\n\r\n", "\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"), "400"),
         (good.replace("Host: example.com\r\n", ""), "400"),
         (good.replace("GET / ", "GET /../x "), "400"),
     ];
@@ -125,6 +127,7 @@ async fn a_false_101_is_a_bad_gateway() {
         accepted("").replace("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
         accepted("").replace("Upgrade: websocket\r\n", ""),
         accepted("Sec-WebSocket-Protocol: unasked\r\n"),
+        accepted("Sec-WebSocket-Extensions: permessage-deflate\r\n"),
     ] {
         let puppet = Puppet::new().await;
         let mut proxy = Proxy::before(&[puppet.address()]).await;

@@ -107,7 +107,7 @@ fn a_second_subprotocol_in_an_answer_was_overlooked() {
         ("sec-websocket-protocol", b"mqtt"),
     ]);
     given.insert("sec-websocket-accept", accept(b"k").parse().unwrap());
-    assert_eq!(check_answer(&asked, &given), Err(AnswerError::Protocol));
+    assert_eq!(check_answer(&asked, &given), Err(AnswerError::Protocols));
 }
 
 #[test]

@@ -49,7 +49,10 @@ fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
             assert!(has(request, "upgrade", b"websocket"));
             assert_eq!(values("sec-websocket-version"), [b"13"]);
             let [key] = values("sec-websocket-key")[..] else { panic!("one key") };
-            assert!(key.len() == 24 && key.ends_with(b"=="), "16 bytes in base64");
+            let padding = key.iter().rev().take_while(|&&byte| byte == b'=').count();
+            let (digits, _) = key.split_at(key.len() - padding);
+            let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+            assert!(padding < 3 && !digits.is_empty() && digits.iter().all(is_digit), "base64");
         }
         Ok(Wish::Other(tokens)) => {
             assert!(asks && version >= Version::HTTP_11 && !body);
@@ -89,6 +92,20 @@ fn check_answer(request: &HeaderMap, answer: &HeaderMap, key: &[u8]) {
             let offered = request.get_all("sec-websocket-protocol");
             let mut offered = offered.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
             assert!(offered.any(|offer| offer.trim_ascii() == chosen.as_bytes().trim_ascii()));
+        }
+        // RFC 6455 9.1: no extension that was not offered. Without quotes a comma parts them.
+        let quotes = |headers: &HeaderMap| {
+            headers.get_all("sec-websocket-extensions").iter().any(|line| line.as_bytes().contains(&b'"'))
+        };
+        let names = |headers: &HeaderMap| -> Vec<Vec<u8>> {
+            let name = |member: Vec<u8>| {
+                member.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii().to_vec()
+            };
+            members(headers, "sec-websocket-extensions").into_iter().map(name).collect()
+        };
+        if !quotes(request) && !quotes(answer) {
+            let offered = names(request);
+            assert!(names(answer).iter().all(|name| offered.contains(name)), "an extension nobody offered");
         }
     }
 }

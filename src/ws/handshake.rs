@@ -1,8 +1,11 @@
 //! Owns the opening handshake: what counts as an opening, and which answer accepts it
 //! (RFC 6455 4.1, 4.2; RFC 9110 7.8).
 
+use super::extensions::{self, ExtensionError};
 use base64::Engine as _;
+use base64::alphabet;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
@@ -37,7 +40,13 @@ pub enum OpeningError {
     #[error("\"Upgrade: websocket\" came without \"Connection: Upgrade\"")]
     Connection,
     /// RFC 6455 4.1 point 7.
-    #[error("Sec-WebSocket-Key must stand once and be 16 bytes in base64")]
+    #[error("Sec-WebSocket-Key is missing")]
+    NoKey,
+    /// RFC 6455 11.3.1.
+    #[error("Sec-WebSocket-Key stands more than once")]
+    Keys,
+    /// RFC 6455 4.1 point 7.
+    #[error("Sec-WebSocket-Key is not base64")]
     Key,
     /// RFC 6455 4.1 point 9.
     #[error("Sec-WebSocket-Version is missing")]
@@ -101,11 +110,36 @@ fn check_opening(
         None if !headers.contains_key(SEC_WEBSOCKET_VERSION) => return Err(OpeningError::NoVersion),
         _ => return Err(OpeningError::Version),
     }
-    let key = sole(headers, &SEC_WEBSOCKET_KEY).ok_or(OpeningError::Key)?;
-    if !BASE64.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) {
-        return Err(OpeningError::Key);
-    }
+    check_key(headers)?;
     if has_body(headers) { Err(OpeningError::Body) } else { Ok(()) }
+}
+
+/// RFC 6455 wants 16 bytes. Charging stations send 32, and nginx and HAProxy pass any length: the key is only hashed,
+/// as the text that it is, so its length, padding and last bits decide nothing.
+fn check_key(headers: &HeaderMap) -> Result<(), OpeningError> {
+    let Some(key) = sole(headers, &SEC_WEBSOCKET_KEY) else {
+        let is_there = headers.contains_key(SEC_WEBSOCKET_KEY);
+        return Err(if is_there { OpeningError::Keys } else { OpeningError::NoKey });
+    };
+    match LENIENT.decode(key.as_bytes()) {
+        Ok(nonce) if nonce.is_empty() => Err(OpeningError::NoKey),
+        Ok(_) => Ok(()),
+        Err(_) => Err(OpeningError::Key),
+    }
+}
+
+/// Reads whatever has one meaning in base64.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// Whether an opening's key is what every server can answer: 16 bytes in base64 (RFC 6455 4.1 point 7).
+fn has_standard_key(opening: &HeaderMap) -> bool {
+    let key = sole(opening, &SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key.as_bytes()).ok());
+    key.is_some_and(|nonce| nonce.len() == 16)
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -137,12 +171,32 @@ pub enum AnswerError {
     /// RFC 6455 4.1, client requirement 4: whoever answers did not read the opening.
     #[error("its Sec-WebSocket-Accept does not answer the key")]
     Accept,
+    /// The same, of a key that not every server can answer.
+    #[error(
+        "its Sec-WebSocket-Accept does not answer the key, which is not 16 bytes in base64 as RFC 6455 wants"
+    )]
+    AcceptOddKey,
     /// RFC 6455 4.1, client requirement 6.
     #[error("it chose a subprotocol that was not offered")]
     Protocol,
+    /// RFC 6455 11.3.4.
+    #[error("it named more than one subprotocol")]
+    Protocols,
+    /// RFC 6455 4.1, client requirement 5.
+    #[error("{0}")]
+    Extension(#[from] ExtensionError),
     /// RFC 9110 7.8: switches to what was not asked for.
     #[error("it switched to a protocol that was not asked for")]
     WrongToken,
+}
+
+impl AnswerError {
+    /// Whether the opening decided it: the server took it for one, and answered what another opening would have
+    /// had to ask for. That is no sign of a sick server, and the next one would answer alike.
+    #[must_use]
+    pub fn is_of_opening(self) -> bool {
+        matches!(self, Self::AcceptOddKey | Self::Protocol | Self::Protocols | Self::Extension(_))
+    }
 }
 
 /// Holds a 101 against the WebSocket opening it answers.
@@ -155,15 +209,23 @@ pub fn check_answer(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), Answe
     }
     let key = opening.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
     if sole(answer, &SEC_WEBSOCKET_ACCEPT).is_none_or(|value| value.as_bytes() != accept(key).as_bytes()) {
-        return Err(AnswerError::Accept);
+        return Err(if has_standard_key(opening) { AnswerError::Accept } else { AnswerError::AcceptOddKey });
     }
-    if !answer.contains_key(SEC_WEBSOCKET_PROTOCOL) {
-        return Ok(());
+    check_subprotocol(opening, answer)?;
+    Ok(extensions::check(opening, answer)?)
+}
+
+fn check_subprotocol(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
+    let mut lines = answer.get_all(SEC_WEBSOCKET_PROTOCOL).iter().map(HeaderValue::as_bytes);
+    let Some(chosen) = lines.next() else { return Ok(()) };
+    if lines.next().is_some() || chosen.contains(&b',') {
+        return Err(AnswerError::Protocols);
     }
-    // It may stand once only (RFC 6455 11.3.4).
-    let chosen = sole(answer, &SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()).map(str::trim);
-    let offered = |chosen| tokens(opening, &SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == chosen);
-    if chosen.is_some_and(offered) { Ok(()) } else { Err(AnswerError::Protocol) }
+    let offers = opening.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let mut offers = offers.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let chosen = chosen.trim_ascii();
+    let is_offered = !chosen.is_empty() && offers.any(|offer| offer.trim_ascii() == chosen);
+    if is_offered { Ok(()) } else { Err(AnswerError::Protocol) }
 }
 
 /// Holds a 101 against an upgrade to a protocol other than WebSocket.
@@ -278,8 +340,8 @@ mod tests {
         assert_eq!(wish(&Method::POST, Version::HTTP_11, &opening()), Err(OpeningError::Method));
         assert_eq!(wish(&Method::GET, Version::HTTP_10, &opening()), Err(OpeningError::HttpVersion));
         assert_eq!(wish_of(&without("connection")), Err(OpeningError::Connection));
-        assert_eq!(wish_of(&without("sec-websocket-key")), Err(OpeningError::Key));
-        assert_eq!(wish_of(&with("sec-websocket-key", "c2hvcnQ=")), Err(OpeningError::Key));
+        assert_eq!(wish_of(&without("sec-websocket-key")), Err(OpeningError::NoKey));
+        assert_eq!(wish_of(&with("sec-websocket-key", "")), Err(OpeningError::NoKey));
         assert_eq!(wish_of(&without("sec-websocket-version")), Err(OpeningError::NoVersion));
         assert_eq!(wish_of(&with("sec-websocket-version", "8")), Err(OpeningError::Version));
         assert_eq!(OpeningError::Version.status(), StatusCode::UPGRADE_REQUIRED);
@@ -288,7 +350,21 @@ mod tests {
         assert_eq!(wish_of(&with("transfer-encoding", "chunked")), Err(OpeningError::Body));
         let mut two_keys = opening();
         two_keys.append("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-        assert_eq!(wish_of(&two_keys), Err(OpeningError::Key));
+        assert_eq!(wish_of(&two_keys), Err(OpeningError::Keys));
+    }
+
+    #[test]
+    fn keys_of_any_length_are_keys() {
+        let of = |key| wish_of(&with("sec-websocket-key", key));
+        let long = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+        for key in [long, "c2hvcnQ=", "c2hvcnQ", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZR=="] {
+            assert_eq!(of(key), Ok(Wish::WebSocket), "{key}");
+            assert!(!has_standard_key(&with("sec-websocket-key", key)), "{key}");
+        }
+        assert!(has_standard_key(&opening()));
+        for key in ["dGhl!", "dGhl IHNh", "x", "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ==", "-_-_"] {
+            assert_eq!(of(key), Err(OpeningError::Key), "{key}");
+        }
     }
 
     #[test]
@@ -323,8 +399,17 @@ mod tests {
         assert_eq!(changed("upgrade", "tcp"), Err(AnswerError::NotUpgraded));
         assert_eq!(changed("connection", "close"), Err(AnswerError::NotUpgraded));
         assert_eq!(changed("sec-websocket-accept", "bm8="), Err(AnswerError::Accept));
+        assert_eq!(
+            check_answer(&with("sec-websocket-key", "c2hvcnQ="), &good),
+            Err(AnswerError::AcceptOddKey)
+        );
         assert_eq!(changed("sec-websocket-protocol", "superchat"), Ok(()));
         assert_eq!(changed("sec-websocket-protocol", "mqtt"), Err(AnswerError::Protocol));
+        assert_eq!(changed("sec-websocket-protocol", ""), Err(AnswerError::Protocol));
+        assert_eq!(changed("sec-websocket-protocol", "chat, superchat"), Err(AnswerError::Protocols));
+        let unasked = AnswerError::Extension(ExtensionError::NotOffered);
+        assert_eq!(changed("sec-websocket-extensions", "permessage-deflate"), Err(unasked));
+        assert!(unasked.is_of_opening() && !AnswerError::Accept.is_of_opening());
     }
 
     #[test]
