@@ -1,7 +1,12 @@
 //! Owns one endpoint's standing: what its failures and successes make of it. It must not know
 //! sockets; the time is an argument.
 
+mod testimony;
+
+pub use testimony::Witness;
+
 use std::time::{Duration, Instant};
+use testimony::{Agreement, Testimony};
 
 /// When an endpoint is taken out, and how it comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +17,8 @@ pub struct Rules {
     pub fail_timeout: Duration,
     /// From its return to its full weight (nginx `slow_start`); zero: at once.
     pub slow_start: Duration,
+    /// The part of the endpoints that may be out by what clients may have caused (Envoy, `max_ejection_percent`).
+    pub max_ejected: Percent,
     /// What happens after the 101 counts too; `None`: it does not.
     pub early_end: Option<EarlyEnd>,
 }
@@ -26,12 +33,67 @@ pub struct EarlyEnd {
     pub max: u32,
 }
 
+/// A part, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
+/// What an endpoint is charged with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// No client can cause it: the endpoint refused, could not be reached, failed the TLS handshake, or answered
+    /// a key wrongly.
+    Certain,
+    /// The request may have caused it: it broke before an answer, had none in time, or a bad one.
+    Doubtful(Witness),
+}
+
+/// What came of a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is only remembered: one client alone may have caused it.
+    Remembered,
+    /// It counts.
+    Counted,
+    /// It counts, and took the endpoint out.
+    TakenOut,
+}
+
+/// The endpoints of an upstream that are in use, this one among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// How many there are.
+    pub all: usize,
+    /// How many of the others are out.
+    pub others_out: usize,
+}
+
+impl Group {
+    /// Whether one more may be out by what clients may have caused. With one endpoint there is nobody else to ask
+    /// (nginx ignores `max_fails` then); of several, one may always be out (Envoy). One client alone never takes
+    /// out a second one.
+    fn has_room(self, agreement: Agreement, most: Percent) -> bool {
+        let most = match self.all {
+            0 | 1 => 0,
+            _ if most.0 == 0 => 0,
+            all => (all * usize::from(most.0) / 100).max(1),
+        };
+        match agreement {
+            Agreement::Nobody => false,
+            Agreement::Targets => most > 0 && self.others_out == 0,
+            Agreement::Clients => self.others_out < most,
+        }
+    }
+}
+
 /// What an endpoint's past makes of it.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     fails: u32,
     first_fail: Option<Instant>,
-    early_ends: u32,
+    /// Failures that clients may have caused.
+    doubts: Testimony,
+    /// Young tunnels that it broke off, in a row.
+    early_ends: Testimony,
     out_until: Option<Instant>,
     on_trial: bool,
     back_since: Option<Instant>,
@@ -75,38 +137,74 @@ impl Standing {
         self.on_trial = false;
     }
 
-    /// It answered.
-    pub fn succeeded(&mut self, now: Instant) {
-        if self.out_until.take().is_some() {
+    /// It answered. Whether that brought it back.
+    pub fn succeeded(&mut self, now: Instant) -> bool {
+        let is_back = self.out_until.take().is_some();
+        if is_back {
             *self = Self { back_since: Some(now), ..Self::default() };
+        } else {
+            self.doubts.answered();
         }
+        is_back
     }
 
-    /// It refused, timed out or answered wrongly. Whether that took it out.
-    pub fn failed(&mut self, rules: &Rules, now: Instant) -> bool {
-        if self.first_fail.is_none_or(|first| now.saturating_duration_since(first) > rules.fail_timeout) {
-            (self.fails, self.first_fail) = (0, Some(now));
+    /// It failed.
+    pub fn failed(&mut self, charge: Charge, group: Group, rules: &Rules, now: Instant) -> Verdict {
+        let window = rules.fail_timeout;
+        match charge {
+            Charge::Certain => {
+                if self.fails(rules, now) == 0 {
+                    (self.fails, self.first_fail) = (0, Some(now));
+                }
+                self.fails = self.fails.saturating_add(1);
+            }
+            // What took it out still speaks against it when it is tried again.
+            Charge::Doubtful(witness) => {
+                self.doubts.add(witness, now, if self.on_trial { Duration::MAX } else { window });
+            }
         }
-        self.fails += 1;
-        let enough = rules.max_fails > 0 && self.fails >= rules.max_fails;
-        (enough || self.on_trial) && self.take_out(rules, now)
+        let is_certain = charge == Charge::Certain;
+        let agreement = self.doubts.agreement();
+        if !is_certain && agreement == Agreement::Nobody {
+            // It decides nothing: the next one does.
+            self.on_trial = false;
+            return Verdict::Remembered;
+        }
+        let count = if is_certain { self.fails } else { self.counted(rules, now) };
+        let enough = rules.max_fails > 0 && count >= rules.max_fails;
+        let may_go = is_certain || group.has_room(agreement, rules.max_ejected);
+        let out = may_go && (enough || self.on_trial) && self.take_out(rules, now);
+        self.on_trial = false;
+        if out { Verdict::TakenOut } else { Verdict::Counted }
     }
 
-    /// It broke off a tunnel that had hardly begun. Whether that took it out.
-    pub fn ended_early(&mut self, rules: &Rules, now: Instant) -> bool {
-        self.early_ends += 1;
-        let enough = rules.early_end.is_some_and(|early| self.early_ends >= early.max);
-        enough && rules.max_fails > 0 && self.take_out(rules, now)
+    /// It broke off a tunnel that had hardly begun.
+    pub fn ended_early(&mut self, witness: Witness, group: Group, rules: &Rules, now: Instant) -> Verdict {
+        self.early_ends.add(witness, now, Duration::MAX);
+        let agreement = self.early_ends.agreement();
+        if agreement == Agreement::Nobody {
+            return Verdict::Remembered;
+        }
+        let enough = rules.early_end.is_some_and(|early| self.early_ends.count() >= early.max);
+        let may_go = rules.max_fails > 0 && group.has_room(agreement, rules.max_ejected);
+        if enough && may_go && self.take_out(rules, now) { Verdict::TakenOut } else { Verdict::Counted }
     }
 
     /// A tunnel to it lasted.
     pub fn lasted(&mut self) {
-        self.early_ends = 0;
+        self.early_ends.clear();
     }
 
     /// Failures that count towards `max_fails` now.
     #[must_use]
-    pub fn fails(&self, rules: &Rules, now: Instant) -> u32 {
+    pub fn counted(&self, rules: &Rules, now: Instant) -> u32 {
+        let agreed = self.doubts.agreement() != Agreement::Nobody;
+        let is_current = self.doubts.is_current(now, rules.fail_timeout);
+        let doubts = if agreed && is_current { self.doubts.count() } else { 0 };
+        self.fails(rules, now).saturating_add(doubts)
+    }
+
+    fn fails(&self, rules: &Rules, now: Instant) -> u32 {
         let counts = |first: &Instant| now.saturating_duration_since(*first) <= rules.fail_timeout;
         self.first_fail.as_ref().filter(|first| counts(first)).map_or(0, |_| self.fails)
     }
@@ -114,7 +212,8 @@ impl Standing {
     fn take_out(&mut self, rules: &Rules, now: Instant) -> bool {
         let news = self.out_until.is_none();
         self.out_until = Some(now + rules.fail_timeout);
-        (self.on_trial, self.early_ends, self.back_since) = (false, 0, None);
+        self.early_ends.clear();
+        (self.on_trial, self.back_since) = (false, None);
         news
     }
 
@@ -131,43 +230,62 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    /// Two endpoints, of which the other one serves.
+    const PAIR: Group = Group { all: 2, others_out: 0 };
 
     fn rules() -> Rules {
         Rules {
             max_fails: 2,
             fail_timeout: 10 * SECOND,
             slow_start: 10 * SECOND,
+            max_ejected: Percent(50),
             early_end: Some(EarlyEnd { within: 5 * SECOND, max: 3 }),
         }
     }
 
+    fn by(client: u32, target: &str) -> Witness {
+        Witness::new(client, target)
+    }
+
+    /// It refuses: whether that took it out.
+    fn refuses(standing: &mut Standing, now: Instant) -> bool {
+        standing.failed(Charge::Certain, PAIR, &rules(), now) == Verdict::TakenOut
+    }
+
+    fn taken_out(now: Instant) -> Standing {
+        let mut standing = Standing::default();
+        assert!(!refuses(&mut standing, now));
+        assert!(refuses(&mut standing, now));
+        standing
+    }
+
     #[test]
     fn failures_within_the_window_take_it_out_and_one_trial_decides() {
-        let (rules, start) = (rules(), Instant::now());
+        let start = Instant::now();
         let mut standing = Standing::default();
-        assert!(!standing.failed(&rules, start));
-        assert!(!standing.failed(&rules, start + 11 * SECOND), "the window of the first is over");
-        assert!(standing.failed(&rules, start + 12 * SECOND));
+        assert!(!refuses(&mut standing, start));
+        assert!(!refuses(&mut standing, start + 11 * SECOND), "the window of the first is over");
+        assert!(refuses(&mut standing, start + 12 * SECOND));
         assert_eq!(standing.availability(start + 21 * SECOND), Availability::Out);
         let trial = start + 22 * SECOND;
         assert_eq!(standing.availability(trial), Availability::Trial);
         standing.begin_trial();
         assert_eq!(standing.availability(trial), Availability::Out, "one at a time");
-        assert!(!standing.failed(&rules, trial), "it was out before");
+        assert!(!refuses(&mut standing, trial), "it was out before");
         assert_eq!(standing.availability(trial + 9 * SECOND), Availability::Out);
         standing.begin_trial();
-        standing.succeeded(trial + 10 * SECOND);
+        assert!(standing.succeeded(trial + 10 * SECOND));
         assert_eq!(standing.availability(trial + 10 * SECOND), Availability::Up);
+        assert!(!standing.succeeded(trial + 10 * SECOND), "it was back before");
     }
 
     #[test]
     fn a_cancelled_trial_leaves_room_for_the_next() {
-        let (rules, start) = (rules(), Instant::now());
-        let mut standing = Standing::default();
-        standing.failed(&rules, start);
-        standing.failed(&rules, start);
+        let start = Instant::now();
+        let mut standing = taken_out(start);
         standing.begin_trial();
         standing.cancel_trial();
         assert_eq!(standing.availability(start + 10 * SECOND), Availability::Trial);
@@ -176,10 +294,8 @@ mod tests {
     #[test]
     fn it_comes_back_slowly() {
         let (rules, start) = (rules(), Instant::now());
-        let mut standing = Standing::default();
-        assert_eq!(standing.share(&rules, start), 1000);
-        standing.failed(&rules, start);
-        standing.failed(&rules, start);
+        assert_eq!(Standing::default().share(&rules, start), 1000);
+        let mut standing = taken_out(start);
         standing.succeeded(start + 10 * SECOND);
         assert_eq!(standing.share(&rules, start + 10 * SECOND), 1);
         assert_eq!(standing.share(&rules, start + 15 * SECOND), 500);
@@ -187,25 +303,131 @@ mod tests {
     }
 
     #[test]
-    fn early_ends_count_only_in_a_row() {
-        let (rules, start) = (rules(), Instant::now());
+    fn one_client_is_believed_by_nobody() {
+        let (rules, now) = (Rules { max_fails: 1, ..rules() }, Instant::now());
         let mut standing = Standing::default();
-        assert!(!standing.ended_early(&rules, start));
-        assert!(!standing.ended_early(&rules, start));
+        let mut fail = |witness| standing.failed(Charge::Doubtful(witness), PAIR, &rules, now);
+        for _ in 0..100 {
+            assert_eq!(fail(by(1, "/destroy")), Verdict::Remembered);
+        }
+        assert_eq!(fail(by(2, "/")), Verdict::TakenOut, "a second client met it");
+        assert_eq!(standing.availability(now), Availability::Out);
+    }
+
+    #[test]
+    fn several_targets_of_one_client_count_if_nobody_was_answered_between() {
+        let (rules, now) = (Rules { max_fails: 1, ..rules() }, Instant::now());
+        let mut standing = Standing::default();
+        let first = Charge::Doubtful(by(1, "/a"));
+        let second = Charge::Doubtful(by(1, "/b"));
+        assert_eq!(standing.failed(first, PAIR, &rules, now), Verdict::Remembered);
+        standing.succeeded(now);
+        assert_eq!(standing.failed(second, PAIR, &rules, now), Verdict::Remembered);
+        let other_is_out = Group { all: 10, others_out: 1 };
+        assert_eq!(
+            standing.failed(first, other_is_out, &rules, now),
+            Verdict::Counted,
+            "never a second endpoint"
+        );
+        assert_eq!(standing.failed(first, PAIR, &rules, now), Verdict::TakenOut);
+    }
+
+    #[test]
+    fn a_trial_that_one_client_broke_decides_nothing() {
+        let start = Instant::now();
+        let mut standing = taken_out(start);
+        let later = start + 10 * SECOND;
+        for client in [1, 1] {
+            standing.begin_trial();
+            standing.failed(Charge::Doubtful(by(client, "/")), PAIR, &rules(), later);
+            assert_eq!(standing.availability(later), Availability::Trial);
+        }
+        standing.begin_trial();
+        standing.failed(Charge::Doubtful(by(2, "/")), PAIR, &rules(), later);
+        assert_eq!(standing.availability(later), Availability::Out);
+    }
+
+    #[test]
+    fn what_took_it_out_speaks_against_it_at_its_trial() {
+        let (rules, start) = (Rules { max_fails: 1, ..rules() }, Instant::now());
+        let mut standing = Standing::default();
+        for client in [1, 2] {
+            standing.failed(Charge::Doubtful(by(client, "/")), PAIR, &rules, start);
+        }
+        let later = start + 10 * SECOND;
+        standing.begin_trial();
+        standing.failed(Charge::Doubtful(by(1, "/")), PAIR, &rules, later);
+        assert_eq!(standing.availability(later), Availability::Out);
+    }
+
+    #[test]
+    fn early_ends_count_in_a_row_and_of_several_clients() {
+        let (rules, now) = (rules(), Instant::now());
+        let mut standing = Standing::default();
+        let end = |standing: &mut Standing, client| standing.ended_early(by(client, "/"), PAIR, &rules, now);
+        for _ in 0..10 {
+            assert_eq!(end(&mut standing, 1), Verdict::Remembered, "one client, again and again");
+        }
         standing.lasted();
-        assert!(!standing.ended_early(&rules, start));
-        assert!(!standing.ended_early(&rules, start));
-        assert!(standing.ended_early(&rules, start));
-        assert_eq!(standing.availability(start), Availability::Out);
+        assert_eq!([1, 2].map(|client| end(&mut standing, client)), [Verdict::Remembered, Verdict::Counted]);
+        assert_eq!(end(&mut standing, 1), Verdict::TakenOut);
+        assert_eq!(standing.availability(now), Availability::Out);
     }
 
     #[test]
     fn zero_fails_means_never_out() {
         let rules = Rules { max_fails: 0, ..rules() };
-        let mut standing = Standing::default();
-        for _ in 0..100 {
-            assert!(!standing.failed(&rules, Instant::now()));
-            assert!(!standing.ended_early(&rules, Instant::now()));
+        let (mut standing, now) = (Standing::default(), Instant::now());
+        for client in 0..100 {
+            let witness = by(client, "/");
+            for charge in [Charge::Certain, Charge::Doubtful(witness)] {
+                assert_ne!(standing.failed(charge, PAIR, &rules, now), Verdict::TakenOut);
+            }
+            assert_ne!(standing.ended_early(witness, PAIR, &rules, now), Verdict::TakenOut);
+        }
+    }
+
+    #[test]
+    fn room_is_a_part_of_the_endpoints() {
+        let room =
+            |all, others_out, most| Group { all, others_out }.has_room(Agreement::Clients, Percent(most));
+        assert!(!room(1, 0, 100), "nobody else could be asked");
+        assert!(room(2, 0, 50) && !room(2, 1, 50));
+        assert!(room(3, 0, 50) && !room(3, 1, 50));
+        assert!(room(5, 1, 50) && !room(5, 2, 50));
+        assert!(room(5, 0, 10) && !room(5, 1, 10), "one of several at least");
+        assert!(!room(5, 0, 0) && room(5, 4, 100));
+    }
+
+    proptest! {
+        /// Whatever clients cause, no more than `max_ejected` of the endpoints are out by it; and what one client
+        /// causes takes out one at most.
+        #[test]
+        fn clients_take_out_no_more_than_their_part(
+            all in 1_usize..8,
+            percent in 0_u8..=100,
+            clients in 1_u32..4,
+            events in prop::collection::vec((0_usize..8, 0_u32..4, 0_u8..5, 0_u64..4), 0..200),
+        ) {
+            let rules = Rules { max_fails: 1, max_ejected: Percent(percent), ..rules() };
+            let mut endpoints = vec![Standing::default(); all];
+            let mut now = Instant::now();
+            for (at, client, target, pause) in events {
+                now += Duration::from_secs(pause);
+                let out = |standing: &Standing| standing.availability(now) == Availability::Out;
+                let at = at % all;
+                let others = endpoints.iter().enumerate().filter(|&(index, one)| index != at && out(one));
+                let group = Group { all, others_out: others.count() };
+                let witness = by(client % clients, &target.to_string());
+                match target {
+                    0 => drop(endpoints[at].ended_early(witness, group, &rules, now)),
+                    _ => drop(endpoints[at].failed(Charge::Doubtful(witness), group, &rules, now)),
+                }
+                let out = endpoints.iter().filter(|one| out(one)).count();
+                let most = if all == 1 || percent == 0 { 0 } else { (all * usize::from(percent) / 100).max(1) };
+                prop_assert!(out <= most);
+                prop_assert!(clients > 1 || out <= 1);
+            }
         }
     }
 }

@@ -4,26 +4,28 @@
 pub mod client;
 pub mod connect;
 mod endpoint;
+mod lease;
+mod members;
 mod order;
 pub mod pool;
 pub mod ports;
 pub mod resolve;
 mod view;
 
-pub use endpoint::{Endpoint, Lease};
+pub use endpoint::Endpoint;
+pub use lease::{Lease, Suspect};
 pub use order::By;
 pub use view::View;
 
 use crate::addr::{EndpointAddr, ServerAddr};
 use crate::balance::{self, Candidate, Method};
-use crate::health::{Availability, EarlyEnd, Rules};
+use crate::health::{Availability, EarlyEnd, Percent, Rules};
 use crate::io::TcpOptions;
 use crate::proxy_protocol;
 use crate::tls::problem::Problem;
 use crate::tls::{self, ServerName};
-use arc_swap::ArcSwap;
 use endpoint::{Member, Terms};
-use order::Orders;
+use members::Members;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -41,6 +43,8 @@ pub struct Settings {
     pub servers: Vec<Server>,
     /// From an endpoint's return to its full weight; zero: at once.
     pub slow_start: Duration,
+    /// The part of the endpoints that may be out by what clients may have caused.
+    pub max_ejected: Percent,
     /// When ends of young tunnels count as failures.
     pub early_end: Option<EarlyEnd>,
     /// What is tried again elsewhere.
@@ -144,17 +148,13 @@ pub struct Retry {
 #[derive(Debug)]
 pub struct Upstream {
     settings: Settings,
-    members: ArcSwap<Vec<Member>>,
+    members: Arc<Members>,
     /// What its handshakes are made with; none until [`Upstream::secure`].
     tls: OnceLock<Arc<tls::client::Config>>,
     /// How many ports each source address has to an endpoint.
     ports_a_source: u32,
     /// When its names were last looked up.
     looked_up: Mutex<Option<Instant>>,
-    /// A choice and the counting of the chosen are one step.
-    choosing: Mutex<()>,
-    /// What the operator ordered; it outlives reloads.
-    orders: Arc<Orders>,
 }
 
 /// Why there is nobody to connect to.
@@ -176,19 +176,18 @@ impl Upstream {
     /// [`resolve`]. Endpoints that `previous` had keep their counts and standing.
     #[must_use]
     pub fn new(settings: Settings, previous: Option<&Self>) -> Self {
+        let orders = previous.map(|previous| Arc::clone(&previous.members.orders)).unwrap_or_default();
         let upstream = Self {
             settings,
-            members: ArcSwap::default(),
+            members: Arc::new(Members::new(orders)),
             tls: OnceLock::new(),
             ports_a_source: ports::a_source(),
             looked_up: Mutex::default(),
-            choosing: Mutex::default(),
-            orders: previous.map(|previous| Arc::clone(&previous.orders)).unwrap_or_default(),
         };
         // Reloads do not put look-ups off; where there is no interval, a reload asks for one.
         let last = previous.filter(|_| upstream.settings.resolve_interval.is_some());
         *upstream.looked_up() = last.and_then(|previous| *previous.looked_up());
-        let known = previous.map(|previous| previous.members.load_full());
+        let known = previous.map(|previous| previous.members.list.load_full());
         let mut found = HashMap::new();
         for member in known.iter().flat_map(|members| members.iter()) {
             found
@@ -230,25 +229,25 @@ impl Upstream {
     /// The endpoints there are now.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.members.load().iter().map(|member| Arc::clone(&member.endpoint)).collect()
+        self.members.list.load().iter().map(|member| Arc::clone(&member.endpoint)).collect()
     }
 
     /// Whether an endpoint's open tunnels may stay: it is one of this upstream's, and not drained.
     #[must_use]
     pub fn serves(&self, address: &EndpointAddr) -> bool {
-        let members = self.members.load();
+        let members = self.members.list.load();
         members.iter().any(|m| m.endpoint.address() == address && m.server.state != State::Drain)
     }
 
     /// Whether the address is one of this upstream, in whatever state.
     #[must_use]
     pub fn knows(&self, address: &EndpointAddr) -> bool {
-        self.members.load().iter().any(|member| member.endpoint.address() == address)
+        self.members.list.load().iter().any(|member| member.endpoint.address() == address)
     }
 
     /// The addresses that a server stands for now.
     fn addresses_of(&self, server: &ServerAddr) -> Vec<EndpointAddr> {
-        let members = self.members.load();
+        let members = self.members.list.load();
         let own = members.iter().filter(|member| member.server.address == *server);
         own.map(|member| member.endpoint.address().clone()).collect()
     }
@@ -256,7 +255,7 @@ impl Upstream {
     /// Takes over the answer of a look-up. Endpoints that stay keep their counts and standing,
     /// new ones start slowly.
     pub fn set_addresses(&self, found: &HashMap<ServerAddr, Vec<EndpointAddr>>) {
-        let known = self.members.load_full();
+        let known = self.members.list.load_full();
         self.set_members(found, &known, !known.is_empty());
     }
 
@@ -278,10 +277,16 @@ impl Upstream {
                     |old| Arc::clone(&old.endpoint),
                 );
                 let name = self.settings.tls.as_ref().and_then(|tls| tls.name_of(server));
-                members.push(Member::new(endpoint, server, Terms { rules: self.rules(server), name }));
+                let terms = Terms {
+                    rules: self.rules(server),
+                    name,
+                    backup: server.backup,
+                    members: Arc::downgrade(&self.members),
+                };
+                members.push(Member::new(endpoint, server, terms));
             }
         }
-        self.members.store(Arc::new(members));
+        self.members.list.store(Arc::new(members));
     }
 
     fn looked_up(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -293,6 +298,7 @@ impl Upstream {
             max_fails: server.max_fails,
             fail_timeout: server.fail_timeout,
             slow_start: self.settings.slow_start,
+            max_ejected: self.settings.max_ejected,
             early_end: self.settings.early_end,
         }
     }
@@ -302,27 +308,35 @@ impl Upstream {
     /// # Errors
     /// There is none.
     pub fn pick(&self, key: Option<u64>, tried: &[EndpointAddr]) -> Result<Lease, NoEndpoint> {
+        self.choose(key, tried, false)
+    }
+
+    /// The same for a request that broke where it was sent before: the backups are not for it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn pick_no_backup(&self, key: Option<u64>, tried: &[EndpointAddr]) -> Result<Lease, NoEndpoint> {
+        self.choose(key, tried, true)
+    }
+
+    fn choose(
+        &self,
+        key: Option<u64>,
+        tried: &[EndpointAddr],
+        spare_backups: bool,
+    ) -> Result<Lease, NoEndpoint> {
         let now = Instant::now().into_std();
-        let members = self.members.load();
-        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
-        let orders = self.orders.lock();
+        let members = self.members.list.load();
+        let _choosing = self.members.choosing();
+        let orders = self.members.orders.lock();
         let is_up = |member: &&Member| member.state(&orders).0 == State::Up;
         let open: Vec<&Member> = members.iter().filter(is_up).collect();
         drop(orders);
-        let untried: Vec<&Member> =
-            open.iter().copied().filter(|m| !tried.contains(m.endpoint.address())).collect();
+        let is_untried = |m: &&Member| !tried.contains(m.endpoint.address());
+        let is_for_it = |m: &&Member| !spare_backups || !m.server.backup;
+        let untried: Vec<&Member> = open.iter().copied().filter(is_untried).filter(is_for_it).collect();
         let free: Vec<&Member> = untried.iter().copied().filter(|m| !m.is_full()).collect();
-        let up = |m: &&&Member| m.endpoint.standing().availability(now) != Availability::Out;
-        let of = |backup: bool| free.iter().filter(move |m| m.server.backup == backup);
-        // When all are out, they are tried all the same, as nginx does.
-        let tiers: [Vec<&Member>; 4] = [
-            of(false).filter(up).copied().collect(),
-            of(true).filter(up).copied().collect(),
-            of(false).copied().collect(),
-            of(true).copied().collect(),
-        ];
-        let tier = tiers.iter().find(|tier| !tier.is_empty());
-        let tier = tier.ok_or(match (open.is_empty(), untried.is_empty()) {
+        let tier = first_tier(&free, now).ok_or(match (open.is_empty(), untried.is_empty()) {
             (true, _) => NoEndpoint::None,
             (false, true) => NoEndpoint::AllTried,
             (false, false) => NoEndpoint::AllFull,
@@ -337,6 +351,19 @@ impl Upstream {
         let chosen = chosen.ok_or(NoEndpoint::None)?;
         Ok(Lease::new(tier[chosen], now))
     }
+}
+
+/// Those among whom is chosen: backups only where no other can serve. When all are out, they are tried all the
+/// same, as nginx does.
+fn first_tier<'a>(free: &[&'a Member], now: std::time::Instant) -> Option<Vec<&'a Member>> {
+    let tier = |backup: bool, out: bool| -> Vec<&'a Member> {
+        let serves = |m: &&&Member| {
+            m.server.backup == backup && (out || m.endpoint.standing().availability(now) != Availability::Out)
+        };
+        free.iter().filter(serves).copied().collect()
+    };
+    let tiers = [(false, false), (true, false), (false, true), (true, true)];
+    tiers.into_iter().map(|(backup, out)| tier(backup, out)).find(|tier| !tier.is_empty())
 }
 
 #[cfg(test)]

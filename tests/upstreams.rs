@@ -95,10 +95,12 @@ async fn an_endpoint_that_breaks_off_what_it_accepted_is_left_out() {
         "balance = \"round_robin\"\nearly_end = { within = \"5s\", max = 2 }\nfail_timeout = \"1h\"";
     let mut proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&[address, good], settings))).await;
     let mut bad_ones = 0;
-    for _ in 0..10 {
-        let mut client = proxy.open("/").await;
-        client.send(OpCode::Text, b"are you there?").await;
-        if client.frame().await.0 == OpCode::Text {
+    // Each is another client, which says no word before the end.
+    for number in 0..10 {
+        let mut client = proxy.connect_from([127, 0, 0, 1 + number]).await;
+        assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
+        let report = proxy.running.proxy.sessions.all();
+        if report.iter().any(|session| session.endpoint.address().to_string() == good.to_string()) {
             client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
         }
         client.rest().await;

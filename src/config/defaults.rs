@@ -4,7 +4,7 @@
 
 use super::words::{Ask, RetryOn};
 use crate::balance::Method;
-use crate::health::EarlyEnd;
+use crate::health::{EarlyEnd, Percent};
 use crate::http::{Forwarded, Protocols};
 use crate::io::Keepalive;
 use crate::limit::Limits;
@@ -220,6 +220,9 @@ pub(super) const FAIL_TIMEOUT: Duration = secs(10);
 
 /// As nginx: a full share at once.
 pub(super) const SLOW_START: Duration = Duration::ZERO;
+
+/// Half: whatever clients cause, no server has more than twice its share of the load.
+pub(super) const MAX_EJECTED: Percent = Percent(50);
 
 /// A process that accepts and then dies does so within its first seconds; five in a row, with none
 /// that lasted between them, are no accident of clients.

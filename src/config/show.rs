@@ -207,6 +207,7 @@ fn upstream(out: &mut Out, upstream: &Settings) {
     let servers: String = upstream.servers.iter().map(|one| format!("  {},\n", server(one))).collect();
     out.set("servers", format!("[\n{servers}]"));
     out.set("slow_start", time(upstream.slow_start));
+    out.set("max_ejected", text(format!("{}%", upstream.max_ejected.0)));
     out.set(
         "early_end",
         or_off(upstream.early_end, |health::EarlyEnd { within, max }| {

@@ -5,6 +5,7 @@ use super::error::any_of;
 use super::foreign;
 use super::raw::Value;
 use super::words;
+use crate::health::Percent;
 use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -39,6 +40,14 @@ pub(super) fn duration_within(
         let [low, high, unit] = [*bounds.start(), *bounds.end(), unit].map(write_duration);
         value.wrong(format!("expected \"{low}\" to \"{high}\" in steps of \"{unit}\""))
     }
+}
+
+/// A part of a whole, like "50%".
+pub(super) fn percent(value: &Value<'_>) -> Option<Percent> {
+    let number = value.as_str().and_then(|text| text.strip_suffix('%'));
+    let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let found = number.and_then(|number| number.parse().ok()).filter(|number| *number <= 100);
+    found.map(Percent).or_else(|| value.wrong("expected a part like \"50%\", 0% to 100%"))
 }
 
 /// A size in bytes, one at least.

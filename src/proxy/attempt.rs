@@ -1,17 +1,19 @@
 //! Owns the tries of one request: endpoint after endpoint, as long as nothing has reached the client
 //! and the upstream's settings allow.
 
-use super::failure::Failure;
+use super::failure::{Blame, Failure};
 use super::guard::Guard;
 use super::request::Inbound;
 use super::snapshot::Route;
 use crate::addr::EndpointAddr;
 use crate::drain::Watch;
+use crate::health::Witness;
 use crate::http::headers::check_framing;
+use crate::limit::ClientKey;
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::ConnectError;
-use crate::upstream::{Lease, Upstream};
-use http::{Request, Response, StatusCode};
+use crate::upstream::{Lease, Suspect, Upstream};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -23,7 +25,17 @@ pub(super) struct Attempts<'a> {
     key: Option<u64>,
     /// What a connection begins with.
     announcement: Option<Vec<u8>>,
+    /// Once it was sent, it may be sent again.
+    is_repeatable: bool,
+    /// By whom an endpoint is seen to fail.
+    witness: Witness,
     tried: Vec<EndpointAddr>,
+    /// How many it was sent to, and how many had been tried at the last of them.
+    sent: (u32, usize),
+    /// Those that failed over it, as long as none has answered it.
+    suspects: Vec<Suspect>,
+    /// It broke where it was sent: the backups are not for it.
+    spares_backups: bool,
     /// The endpoint of the next try, chosen when the last one had failed.
     next: Option<Lease>,
     /// The endpoint whose idle connection turned out to be closed.
@@ -32,24 +44,64 @@ pub(super) struct Attempts<'a> {
 }
 
 /// What a try came to that may be tried again.
-#[derive(Clone, Copy)]
-pub(super) enum Miss {
-    /// No connection, or one that broke before a valid answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    /// No connection.
+    NotConnected,
+    /// None in time.
+    ConnectTimedOut,
+    /// It broke before a valid answer.
     Broken,
-    /// Nothing in time.
-    TimedOut,
+    /// It was sent, and not answered in time.
+    NotAnswered,
     /// An answer that may be better elsewhere.
     Status(StatusCode),
 }
 
+/// What is to be done with an answer.
+pub(super) enum Verdict {
+    /// It is passed on.
+    Pass(Lease),
+    /// Another endpoint is asked.
+    Retry,
+}
+
+/// How many endpoints a request may break at. Two break over it: then it is the request's own fault, most likely,
+/// and the others would break as well.
+const MOST_BROKEN: u32 = 2;
+
 impl<'a> Attempts<'a> {
-    /// None made yet.
+    /// None made yet. What was sent with a body cannot be sent again: the body is not kept.
     #[must_use]
-    pub(super) fn new(route: &'a Route, upstream: &'a Arc<Upstream>, inbound: &Inbound) -> Self {
+    pub(super) fn new(
+        route: &'a Route,
+        upstream: &'a Arc<Upstream>,
+        inbound: &Inbound,
+        has_body: bool,
+    ) -> Self {
         let key = inbound.balance_key(&upstream.settings().balance);
         let announcement = upstream.settings().proxy_protocol.map(|version| inbound.announcement(version));
-        let (tried, started) = (Vec::new(), Instant::now());
-        Self { route, upstream, key, announcement, tried, next: None, afresh: None, started }
+        Self {
+            route,
+            upstream,
+            key,
+            announcement,
+            is_repeatable: !has_body && is_idempotent(&inbound.parts.method),
+            witness: Witness::new(ClientKey::from(inbound.origin.client), &inbound.path),
+            tried: Vec::new(),
+            sent: (0, 0),
+            suspects: Vec::new(),
+            spares_backups: false,
+            next: None,
+            afresh: None,
+            started: Instant::now(),
+        }
+    }
+
+    /// Whether the request may be sent again once it was sent.
+    #[must_use]
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 
     /// Connects to an endpoint, to the next ones where the first fail. An idle connection may do
@@ -85,50 +137,75 @@ impl<'a> Attempts<'a> {
                 Err(error) => error,
             };
             self.note(&lease, &error);
-            if !error.is_own() {
-                lease.failed();
+            let miss = match error {
+                ConnectError::TimedOut(_) => Miss::ConnectTimedOut,
+                _ => Miss::NotConnected,
+            };
+            let failure = Failure::from(error);
+            if failure.blame() == Blame::Endpoint {
+                lease.failed(&failure);
             }
-            let miss = if matches!(error, ConnectError::TimedOut(_)) { Miss::TimedOut } else { Miss::Broken };
+            drop(lease);
             if !self.go_on(miss) {
-                return Err(error.into());
+                return Err(failure);
             }
         }
     }
 
-    /// Sends a request over a connection; on a failure, the endpoint is charged with it.
+    /// Sends a request over a connection.
     ///
     /// # Errors
-    /// There is no answer, or none that can be passed on.
+    /// There is no answer, or none that can be passed on: [`Attempts::failed`] is to be told.
     pub(super) async fn exchange(
-        &self,
-        lease: &mut Lease,
+        &mut self,
         connection: &mut Connection,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Failure> {
-        let fresh = !connection.used;
+        if self.sent.1 != self.tried.len() {
+            self.sent = (self.sent.0 + 1, self.tried.len());
+        }
         let answer = connection.exchange(request, self.route.response_timeout).await;
-        let checked = answer.map_err(Failure::of_exchange).and_then(|response| {
-            let framing = check_framing(response.headers(), response.version());
-            framing.map(|()| response).map_err(Failure::AnswerFraming)
-        });
-        checked.inspect_err(|failure| {
-            // One that was used before may have been closed meanwhile: that is nobody's fault.
-            let is_nobodys = !fresh && matches!(failure, Failure::NoAnswer(ExchangeError::Http(_)));
-            if !is_nobodys && !failure.is_of_client() {
-                self.miss(lease, failure);
-            }
-        })
+        let response = answer.map_err(Failure::of_exchange)?;
+        // Behind a 101 comes no body, whatever it says (RFC 9112 6.3).
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            check_framing(response.headers(), response.version()).map_err(Failure::AnswerFraming)?;
+        }
+        Ok(response)
     }
 
-    /// The next try goes to the same endpoint, over a new connection.
-    pub(super) fn again_afresh(&mut self, lease: Lease) {
-        self.afresh = Some(lease);
+    /// A request that was sent has failed: charges whoever is to blame. Whether it is to be tried again.
+    pub(super) fn failed(&mut self, mut lease: Lease, failure: &Failure, was_used: bool) -> bool {
+        self.note(&lease, failure);
+        if was_used && matches!(failure, Failure::NoAnswer(ExchangeError::Http(_))) {
+            // It may have been closed meanwhile: that is nobody's fault, and says nothing of the endpoint.
+            self.afresh = self.is_repeatable.then_some(lease);
+            return self.afresh.is_some();
+        }
+        let miss = match failure {
+            Failure::NoAnswer(ExchangeError::TimedOut(_)) => Miss::NotAnswered,
+            _ => Miss::Broken,
+        };
+        self.spares_backups |= !lease.is_backup();
+        match failure.blame() {
+            Blame::Nobody => return false,
+            Blame::Endpoint => lease.failed(failure),
+            Blame::Either => self.suspects.push(lease.suspect(failure)),
+        }
+        self.go_on(miss)
     }
 
-    /// Charges an endpoint with a failure.
-    pub(super) fn miss(&self, lease: &mut Lease, error: &dyn std::fmt::Display) {
-        self.note(lease, error);
-        lease.failed();
+    /// A request was answered with a status.
+    pub(super) fn answered(&mut self, mut lease: Lease, status: StatusCode) -> Verdict {
+        if !self.upstream.settings().retry.on_status.contains(&status) {
+            lease.succeeded();
+            // It can be answered, then: those that did not have failed.
+            self.suspects.drain(..).for_each(|suspect| suspect.charge(self.witness));
+            return Verdict::Pass(lease);
+        }
+        let error = format!("it answered {status}");
+        self.note(&lease, &error);
+        self.suspects.push(lease.suspect(&error));
+        if self.go_on(Miss::Status(status)) { Verdict::Retry } else { Verdict::Pass(lease) }
     }
 
     fn note(&self, lease: &Lease, error: &dyn std::fmt::Display) {
@@ -137,12 +214,14 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether another endpoint is to be tried; it is chosen then.
-    pub(super) fn go_on(&mut self, miss: Miss) -> bool {
+    fn go_on(&mut self, miss: Miss) -> bool {
         let retry = &self.upstream.settings().retry;
         let allowed = match miss {
-            Miss::Broken => retry.on_connect,
-            Miss::TimedOut => retry.on_timeout,
-            Miss::Status(status) => retry.on_status.contains(&status),
+            Miss::NotConnected => retry.on_connect,
+            Miss::ConnectTimedOut => retry.on_timeout,
+            Miss::Broken => retry.on_connect && self.may_break_again(),
+            Miss::NotAnswered => retry.on_timeout && self.may_break_again(),
+            Miss::Status(status) => self.is_repeatable && retry.on_status.contains(&status),
         };
         let in_time = retry.timeout.is_none_or(|limit| self.started.elapsed() < limit);
         let left = retry.tries == 0 || self.tried.len() < retry.tries as usize;
@@ -152,24 +231,31 @@ impl<'a> Attempts<'a> {
         self.next.is_some()
     }
 
-    /// Whether a status counts as a failure of the endpoint.
-    #[must_use]
-    pub(super) fn is_failure(&self, status: StatusCode) -> bool {
-        self.upstream.settings().retry.on_status.contains(&status)
+    fn may_break_again(&self) -> bool {
+        self.is_repeatable && self.sent.0 < MOST_BROKEN
     }
 
     fn pick(&mut self) -> Result<Lease, Failure> {
-        let lease = self.upstream.pick(self.key, &self.tried)?;
+        let lease = match self.spares_backups {
+            true => self.upstream.pick_no_backup(self.key, &self.tried)?,
+            false => self.upstream.pick(self.key, &self.tried)?,
+        };
         self.tried.push(lease.endpoint().address().clone());
         Ok(lease)
     }
 }
 
-impl From<&Failure> for Miss {
-    fn from(failure: &Failure) -> Self {
-        match failure {
-            Failure::NoAnswer(ExchangeError::TimedOut(_)) => Self::TimedOut,
-            _ => Self::Broken,
+impl Drop for Attempts<'_> {
+    /// A request that nobody answered and that one endpoint alone failed over may speak against that one. Where
+    /// several failed over it, it speaks against the request.
+    fn drop(&mut self) {
+        if self.suspects.len() == 1 {
+            self.suspects.drain(..).for_each(|suspect| suspect.charge(self.witness));
         }
     }
+}
+
+/// RFC 9110 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
 }

@@ -76,10 +76,17 @@ impl Failure {
         }
     }
 
-    /// Whether the client is at fault, and no endpoint.
+    /// Whom an endpoint's failure is charged to.
     #[must_use]
-    pub fn is_of_client(&self) -> bool {
-        matches!(self, Self::Body(_))
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::NotConnected(error) if error.is_own() => Blame::Nobody,
+            Self::NotConnected(_) | Self::BadAnswer(AnswerError::Accept) => Blame::Endpoint,
+            Self::BadAnswer(error) if error.is_of_opening() => Blame::Nobody,
+            Self::NoAnswer(_) | Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::Unasked => Blame::Either,
+            // The client's, or this proxy's own.
+            _ => Blame::Nobody,
+        }
     }
 
     /// What the client is answered.
@@ -192,6 +199,17 @@ impl Failure {
         };
         Ending { reason: self.to_string().into(), ..Ending::new(who, why) }
     }
+}
+
+/// Who is to blame for a try that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// No endpoint: the client, or this proxy. No other endpoint would do better.
+    Nobody,
+    /// The endpoint: no client can cause it.
+    Endpoint,
+    /// The endpoint, or the request: that shows when others meet the same.
+    Either,
 }
 
 /// nginx's status for a request whose client left before the answer; only in logs.

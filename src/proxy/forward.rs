@@ -1,6 +1,6 @@
 //! Owns a plain HTTP request and its response, streamed both ways.
 
-use super::attempt::{Attempts, Miss};
+use super::attempt::{Attempts, Verdict};
 use super::failure::Failure;
 use super::guard::Guard;
 use super::request::Inbound;
@@ -11,10 +11,10 @@ use crate::http::malformed::Malformed;
 use crate::http::respond::{self, full};
 use crate::http::upload::Upload;
 use crate::outcome::{Ending, PerSide, Who, Why};
-use crate::upstream::client::{Body, Connection, ExchangeError};
+use crate::upstream::client::{Body, Connection};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Lease, Upstream};
-use http::{Method, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
@@ -33,57 +33,36 @@ pub(super) async fn forward(
     mut guard: Guard,
     watch: Watch,
 ) -> Result<Response<respond::Body>, (Failure, Guard)> {
-    let mut attempts = Attempts::new(route, upstream, inbound);
-    // What was sent with a body cannot be sent again: the body is not kept.
-    let again = body.is_end_stream() && is_idempotent(&inbound.parts.method);
-    let reuse = again && upstream.settings().kept().connections > 0;
+    let mut attempts = Attempts::new(route, upstream, inbound, !body.is_end_stream());
+    let reuse = attempts.is_repeatable() && upstream.settings().kept().connections > 0;
     if let Err(error) = body.limit(route.max_body_size) {
         return Err((error.into(), guard));
     }
     guard.follow_upload(&body);
     let mut body = Some(body);
     loop {
-        let (mut lease, mut connection) = match attempts.connect(&mut guard, reuse, &watch).await {
+        let (lease, mut connection) = match attempts.connect(&mut guard, reuse, &watch).await {
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
         let used = connection.used;
         let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
         let request = inbound.for_upstream(route, None, body);
-        let failure = match attempts.exchange(&mut lease, &mut connection, request).await {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                attempts.miss(&mut lease, &Failure::Unasked);
-                Failure::Unasked
-            }
-            Ok(response) => {
-                let miss = Miss::Status(response.status());
-                if attempts.is_failure(response.status()) {
-                    lease.failed();
-                    if again && attempts.go_on(miss) {
-                        continue;
-                    }
-                } else {
-                    lease.succeeded();
+        let failure = match attempts.exchange(&mut connection, request).await {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Failure::Unasked,
+            Ok(response) => match attempts.answered(lease, response.status()) {
+                Verdict::Retry => continue,
+                Verdict::Pass(lease) => {
+                    let give_back = GiveBack::new(connection, upstream, &watch);
+                    return Ok(relay(response, route, lease, guard, give_back));
                 }
-                let give_back = GiveBack::new(connection, upstream, &watch);
-                return Ok(relay(response, route, lease, guard, give_back));
-            }
-            Err(Failure::NoAnswer(ExchangeError::Http(_))) if used => {
-                attempts.again_afresh(lease);
-                continue;
-            }
-            Err(failure) if again && !failure.is_of_client() && attempts.go_on(Miss::from(&failure)) => {
-                continue;
-            }
+            },
             Err(failure) => failure,
         };
-        return Err((failure, guard));
+        if !attempts.failed(lease, &failure, used) {
+            return Err((failure, guard));
+        }
     }
-}
-
-/// RFC 9110 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
 }
 
 /// Passes a response back; its report is made when its body has passed.

@@ -2,7 +2,7 @@
 //! so that every failure still has a status.
 
 use super::Proxy;
-use super::attempt::{Attempts, Miss};
+use super::attempt::{Attempts, Verdict};
 use super::failure::Failure;
 use super::forward::{self, GiveBack};
 use super::guard::{Books, Guard};
@@ -10,15 +10,18 @@ use super::request::Inbound;
 use super::session::{Place, Session};
 use super::snapshot::{Route, Snapshot};
 use crate::drain::Watch;
+use crate::health::Witness;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::respond::{self, full};
 use crate::http::serve::Upgrade;
 use crate::http::upload::Upload;
 use crate::io::Stream;
+use crate::limit::ClientKey;
 use crate::limit::connections::Permit;
 use crate::listener::slots::Slot;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::telemetry::metrics::Kind;
+use crate::telemetry::report::Report;
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::engine::{Engine, Wire};
@@ -28,7 +31,7 @@ use crate::tunnel::{Blind, Framing, Observer, Settings};
 use crate::upstream::ports::Port;
 use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
-use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -82,49 +85,48 @@ pub(super) async fn open(
         return Err((error.into(), guard));
     }
     guard.follow_upload(&body);
-    // What was sent with a body cannot be sent again: the body is not kept.
-    let again = body.is_end_stream();
+    let mut attempts = Attempts::new(route, upstream, inbound, !body.is_end_stream());
     let mut body = Some(body);
-    let mut attempts = Attempts::new(route, upstream, inbound);
     loop {
         // Always a connection of its own: the tunnel will keep it.
         let connected = attempts.connect(&mut guard, false, &opening.watch).await;
-        let (mut lease, mut connection) = match connected {
+        let (lease, mut connection) = match connected {
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
         let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
         let request = inbound.for_upstream(route, Some(protocol), body);
         let asked = request.headers().clone();
-        let response = match attempts.exchange(&mut lease, &mut connection, request).await {
-            Ok(response) => response,
-            Err(failure) if again && attempts.go_on(Miss::from(&failure)) => continue,
-            Err(failure) => return Err((failure, guard)),
-        };
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            if !attempts.is_failure(response.status()) {
-                lease.succeeded();
-            } else {
-                lease.failed();
-                if again && attempts.go_on(Miss::Status(response.status())) {
-                    continue;
+        let used = connection.used;
+        let response = attempts.exchange(&mut connection, request).await;
+        let failure = match response {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                match check(wish, &asked, response.headers()) {
+                    Ok(()) => {
+                        let Verdict::Pass(lease) = attempts.answered(lease, response.status()) else {
+                            continue;
+                        };
+                        drop(attempts);
+                        return Ok(accept(opening, response, lease, connection.into_port(), guard));
+                    }
+                    Err(error) => error.into(),
                 }
             }
-            if inbound.opens_by_success() && response.status().is_success() {
-                return Err((Failure::NotOpened(response.status()), guard));
-            }
-            let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
-            return Ok(forward::relay(response, route, lease, guard, give_back));
+            Ok(response) => match attempts.answered(lease, response.status()) {
+                Verdict::Retry => continue,
+                Verdict::Pass(_) if inbound.opens_by_success() && response.status().is_success() => {
+                    return Err((Failure::NotOpened(response.status()), guard));
+                }
+                Verdict::Pass(lease) => {
+                    let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
+                    return Ok(forward::relay(response, route, lease, guard, give_back));
+                }
+            },
+            Err(failure) => failure,
+        };
+        if !attempts.failed(lease, &failure, used) {
+            return Err((failure, guard));
         }
-        if let Err(error) = check(wish, &asked, response.headers()) {
-            attempts.miss(&mut lease, &error);
-            if again && attempts.go_on(Miss::Broken) {
-                continue;
-            }
-            return Err((error.into(), guard));
-        }
-        lease.succeeded();
-        return Ok(accept(opening, response, lease, connection.into_port(), guard));
     }
 }
 
@@ -173,6 +175,8 @@ fn accept(
     }
     let protocol = parts.headers.get(UPGRADE).cloned();
     remove_hop_by_hop(&mut parts.headers);
+    // Some servers send one, which RFC 9110 8.6 forbids: HTTP/2 would hold the tunnel's bytes against it.
+    parts.headers.remove(CONTENT_LENGTH);
     add_via(&mut parts.headers, parts.version);
     opening.route.set_response_headers(&mut parts.headers);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -288,8 +292,8 @@ impl End {
 
     fn finish(self, outcome: Outcome) {
         let Self { held: Held { mut lease, port, place, permit, slot }, books, watch } = self;
-        lease.ended(&outcome);
         let report = place.session.report.clone();
+        lease.ended(&outcome, || witness(&report));
         // When the end is written its place is free.
         drop((lease, port, place, permit));
         books.write(Kind::Tunnel, report, outcome);
@@ -317,6 +321,12 @@ impl Observer for End {
     fn ended(self: Box<Self>, outcome: Outcome) {
         self.finish(outcome);
     }
+}
+
+/// By whom the end of a tunnel was met.
+fn witness(report: &Report) -> Witness {
+    let path = report.target().split('?').next().unwrap_or_default();
+    Witness::new(ClientKey::from(report.client()), path)
 }
 
 /// A tunnel and its end: one small task for each connection.

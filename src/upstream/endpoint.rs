@@ -1,30 +1,29 @@
-//! Owns one endpoint: its address, what it has open, its standing; and the lease that counts one
-//! connection to it and reports what came of it.
+//! Owns one endpoint: its address, what it has open, its standing. It must not know what a connection is used for.
 
+use super::members::Members;
 use super::pool::Pool;
 use super::ports::Ports;
 use super::{Server, State};
 use crate::addr::EndpointAddr;
 use crate::balance::{Candidate, key_of};
 use crate::health::{Availability, Rules, Standing};
-use crate::outcome::{Outcome, Side, Who, Why};
 use crate::telemetry::tally::EndCounts;
 use crate::tls::ServerName;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::Instant;
 
 /// One address that connections go to. It outlives reloads and look-ups, with all that is known
 /// of it.
 #[derive(Debug)]
 pub struct Endpoint {
-    address: Arc<EndpointAddr>,
-    upstream: Arc<str>,
+    pub(super) address: Arc<EndpointAddr>,
+    pub(super) upstream: Arc<str>,
     /// Connections, opening ones among them.
-    active: AtomicU32,
+    pub(super) active: AtomicU32,
     /// Failures it was charged with.
-    failures: AtomicU64,
-    ends: EndCounts,
+    pub(super) failures: AtomicU64,
+    pub(super) ends: EndCounts,
     /// Its place in the round.
     turn: AtomicI64,
     standing: Mutex<Standing>,
@@ -121,6 +120,10 @@ pub(super) struct Terms {
     pub(super) rules: Rules,
     /// Who its certificate must be of.
     pub(super) name: Option<ServerName<'static>>,
+    /// It serves only when no other can.
+    pub(super) backup: bool,
+    /// The endpoints beside it; gone with the configuration they were in.
+    pub(super) members: Weak<Members>,
 }
 
 impl Member {
@@ -142,93 +145,6 @@ impl Member {
             weight: self.server.weight.saturating_mul(share).max(1),
             active: self.endpoint.active(),
             turn: self.endpoint.turn.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// One connection to an endpoint: it is counted as long as this lives.
-#[derive(Debug)]
-pub struct Lease {
-    endpoint: Arc<Endpoint>,
-    terms: Arc<Terms>,
-    /// It is the one that decides, and it has not yet.
-    on_trial: bool,
-}
-
-impl Lease {
-    pub(super) fn new(member: &Member, now: std::time::Instant) -> Self {
-        let endpoint = Arc::clone(&member.endpoint);
-        endpoint.active.fetch_add(1, Ordering::Relaxed);
-        let mut standing = endpoint.standing();
-        let on_trial = standing.availability(now) == Availability::Trial;
-        if on_trial {
-            standing.begin_trial();
-        }
-        drop(standing);
-        Self { endpoint, terms: Arc::clone(&member.terms), on_trial }
-    }
-
-    /// The endpoint.
-    #[must_use]
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// Who its certificate must be of; `None`: it has none.
-    pub(super) fn server_name(&self) -> Option<&ServerName<'static>> {
-        self.terms.name.as_ref()
-    }
-
-    /// The endpoint answered.
-    pub fn succeeded(&mut self) {
-        self.on_trial = false;
-        self.endpoint.standing().succeeded(Instant::now().into_std());
-    }
-
-    /// The endpoint refused, timed out or answered wrongly.
-    pub fn failed(&mut self) {
-        self.on_trial = false;
-        self.endpoint.failures.fetch_add(1, Ordering::Relaxed);
-        let out = self.endpoint.standing().failed(&self.terms.rules, Instant::now().into_std());
-        self.warn_if(out, "endpoint taken out after failures");
-    }
-
-    /// A tunnel to the endpoint ended; one that it broke off early counts against it.
-    pub fn ended(&mut self, outcome: &Outcome) {
-        self.endpoint.ends.add(&outcome.ending);
-        let Some(early) = self.terms.rules.early_end else { return };
-        let heard = outcome.duration.saturating_sub(outcome.idle[Side::Upstream]);
-        let by_upstream = outcome.ending.who == Who::Upstream && outcome.blind.is_none();
-        let broke_off = by_upstream
-            && match outcome.ending.why {
-                Why::Eof | Why::Reset => outcome.duration < early.within,
-                // It can be known only a ping later that the endpoint had fallen silent.
-                Why::Unresponsive | Why::TcpTimeout => heard < early.within,
-                _ => false,
-            };
-        if broke_off {
-            self.endpoint.failures.fetch_add(1, Ordering::Relaxed);
-            let out = self.endpoint.standing().ended_early(&self.terms.rules, Instant::now().into_std());
-            self.warn_if(out, "endpoint taken out after breaking off young connections");
-        } else if outcome.duration >= early.within || outcome.ending.why == Why::Close {
-            self.endpoint.standing().lasted();
-        }
-    }
-
-    fn warn_if(&self, out: bool, message: &str) {
-        if out {
-            let Endpoint { upstream, address, .. } = &*self.endpoint;
-            let fail_timeout = self.terms.rules.fail_timeout;
-            tracing::warn!(%upstream, endpoint = %address, ?fail_timeout, "{message}");
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
-        if self.on_trial {
-            self.endpoint.standing().cancel_trial();
         }
     }
 }

@@ -54,9 +54,9 @@ impl Upstream {
     /// after tunnels, and so is what opens there yet. [`State::Up`] takes orders back: the file
     /// counts. The state in effect; `None`: there is no such endpoint.
     pub fn order(&self, address: &EndpointAddr, state: State, until: Option<Instant>) -> Option<State> {
-        let members = self.members.load();
+        let members = self.members.list.load();
         let member = members.iter().find(|member| member.endpoint.address() == address)?;
-        let mut orders = self.orders.lock();
+        let mut orders = self.members.orders.lock();
         match state {
             State::Up => orders.remove(address),
             _ => orders.insert(address.clone(), Order { state, over: member.server.state, until }),
@@ -67,16 +67,16 @@ impl Upstream {
     /// By when the tunnels of an endpoint are closed, by order; `None`: they stay.
     #[must_use]
     pub fn leaves_by(&self, address: &EndpointAddr) -> Option<Instant> {
-        let orders = self.orders.lock();
-        let members = self.members.load();
+        let orders = self.members.orders.lock();
+        let members = self.members.list.load();
         let member = members.iter().find(|member| member.endpoint.address() == address)?;
         member.order(&orders)?.until
     }
 
     /// Forgets the orders that the file has overruled. To be called when it has come into force.
     pub fn forget_overruled(&self) {
-        let members = self.members.load();
-        let mut orders = self.orders.lock();
+        let members = self.members.list.load();
+        let mut orders = self.members.orders.lock();
         for member in members.iter() {
             if member.order(&orders).is_none() {
                 orders.remove(member.endpoint.address());

@@ -1,6 +1,7 @@
 //! Who is chosen, in life's order: openings, failures, trials, reloads.
 
 use super::*;
+use crate::health::Witness;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,6 +24,7 @@ fn settings(servers: Vec<Server>) -> Settings {
         balance: Method::LeastConn,
         servers,
         slow_start: Duration::ZERO,
+        max_ejected: Percent(50),
         early_end: Some(EarlyEnd { within: 5 * SECOND, max: 2 }),
         retry: Retry { tries: 0, timeout: None, on_connect: true, on_timeout: true, on_status: vec![] },
         resolve_interval: None,
@@ -66,7 +68,7 @@ async fn a_failed_endpoint_is_left_out_and_tried_once() {
     let upstream = upstream(vec![server(1), server(2)]);
     let mut first = pick(&upstream);
     let bad = port(&first);
-    first.failed();
+    first.failed(&"refused");
     drop(first);
     let others: Vec<_> = (0..5).map(|_| pick(&upstream)).collect();
     assert!(others.iter().all(|lease| port(lease) != bad));
@@ -83,7 +85,7 @@ async fn a_trial_that_the_client_broke_off_decides_nothing() {
     let upstream = upstream(vec![server(1), server(2)]);
     let mut first = pick(&upstream);
     let bad = port(&first);
-    first.failed();
+    first.failed(&"refused");
     drop(first);
     let _busy = pick(&upstream);
     tokio::time::advance(10 * SECOND).await;
@@ -96,10 +98,10 @@ async fn a_trial_that_the_client_broke_off_decides_nothing() {
 #[tokio::test(start_paused = true)]
 async fn when_all_are_out_they_are_tried_all_the_same() {
     let upstream = upstream(vec![server(1), Server { backup: true, ..server(2) }]);
-    pick(&upstream).failed();
+    pick(&upstream).failed(&"refused");
     let mut backup = pick(&upstream);
     assert_eq!(port(&backup), 2, "the backup serves when no other can");
-    backup.failed();
+    backup.failed(&"refused");
     assert_eq!(port(&pick(&upstream)), 1);
 }
 
@@ -124,7 +126,7 @@ async fn a_reload_keeps_counts_and_standing() {
     let before = upstream(vec![server(1), server(2)]);
     let mut lease = pick(&before);
     let (kept, bad) = (pick(&before), port(&lease));
-    lease.failed();
+    lease.failed(&"refused");
     let after = Upstream::new(settings(vec![server(1), server(2), server(3)]), Some(&before));
     let known = after.endpoints();
     assert!(known.iter().any(|endpoint| Arc::ptr_eq(endpoint, kept.endpoint())));
@@ -146,6 +148,11 @@ async fn names_bring_endpoints_and_a_lost_answer_keeps_them() {
     assert_eq!(after.addresses_of(&name), [address(1), address(3)], "a reload asks nobody");
 }
 
+/// A client's view of an endpoint.
+fn met_by(client: u32) -> Witness {
+    Witness::new(client, "/")
+}
+
 fn outcome(who: Who, why: Why, lived: Duration) -> Outcome {
     Outcome {
         ending: Ending::new(who, why),
@@ -162,14 +169,14 @@ async fn tunnels_that_are_broken_off_young_count_against_it() {
     let mut lease = pick(&upstream);
     let bad = port(&lease);
     let young = outcome(Who::Upstream, Why::Reset, SECOND);
-    lease.ended(&young);
-    lease.ended(&outcome(Who::Upstream, Why::Eof, 60 * SECOND));
-    lease.ended(&young);
-    lease.ended(&outcome(Who::Client, Why::Reset, SECOND));
+    lease.ended(&young, || met_by(1));
+    lease.ended(&outcome(Who::Upstream, Why::Eof, 60 * SECOND), || met_by(1));
+    lease.ended(&young, || met_by(2));
+    lease.ended(&outcome(Who::Client, Why::Reset, SECOND), || met_by(1));
     let held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
     assert!(held.iter().any(|lease| port(lease) == bad), "one that lasted stands between them");
     drop(held);
-    lease.ended(&young);
+    lease.ended(&young, || met_by(1));
     drop(lease);
     let held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
     assert!(held.iter().all(|lease| port(lease) != bad));
@@ -182,8 +189,8 @@ async fn an_endpoint_that_never_answered_a_ping_was_silent_from_the_start() {
     let bad = port(&lease);
     let mut silent = outcome(Who::Upstream, Why::Unresponsive, 45 * SECOND);
     silent.idle[Side::Upstream] = 45 * SECOND;
-    lease.ended(&silent);
-    lease.ended(&silent);
+    lease.ended(&silent, || met_by(1));
+    lease.ended(&silent, || met_by(2));
     drop(lease);
     let held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
     assert!(held.iter().all(|lease| port(lease) != bad));

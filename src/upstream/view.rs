@@ -29,8 +29,8 @@ impl Upstream {
     #[must_use]
     pub fn view(&self) -> Vec<View> {
         let now = Instant::now().into_std();
-        let members = self.members.load();
-        let orders = self.orders.lock();
+        let members = self.members.list.load();
+        let orders = self.members.orders.lock();
         let view = |member: &super::Member| {
             let (state, by) = member.state(&orders);
             let standing = member.endpoint.standing();
@@ -41,7 +41,7 @@ impl Upstream {
                 by,
                 availability: standing.availability(now),
                 share: standing.share(&member.terms.rules, now),
-                failures: standing.fails(&member.terms.rules, now),
+                failures: standing.counted(&member.terms.rules, now),
             }
         };
         members.iter().map(view).collect()

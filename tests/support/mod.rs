@@ -71,6 +71,13 @@ impl Proxy {
         Raw::new(TcpStream::connect(self.address).await.unwrap())
     }
 
+    /// A connection to it of another client: any address of 127.0.0.0/8 is this machine's.
+    pub async fn connect_from(&self, address: [u8; 4]) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        Raw::new(socket.connect(self.address).await.unwrap())
+    }
+
     /// A WebSocket through it.
     pub async fn open(&self, target: &str) -> Raw {
         let mut raw = self.connect().await;

@@ -62,6 +62,7 @@ fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
         balance,
         servers: Vec::new(),
         slow_start: slow_start.map_or(defaults::SLOW_START, Option::unwrap_or_default),
+        max_ejected: table.get("max_ejected", value::percent).unwrap_or(defaults::MAX_EJECTED),
         early_end: table.section_or_off("early_end", early_end),
         retry: retry(table),
         resolve_interval: table.section("resolve", resolve_interval),
