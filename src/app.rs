@@ -30,6 +30,7 @@ use crate::tls::Alpn;
 use crate::tls::sources::Sources;
 use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
+use crate::upstream::Private;
 use crate::upstream::ports::SourceError;
 use crate::upstream::resolve;
 use arc_swap::ArcSwap;
@@ -263,9 +264,11 @@ async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, 
         Ok((stream, connection)) => (stream, Arc::new(connection)),
         Err(error) => return proxy.not_ready(&error, client, watch),
     };
+    let private = Arc::<Private>::default();
     let answer = |request| {
         let (proxy, connection, watch) = (Arc::clone(&proxy), Arc::clone(&connection), watch.clone());
-        async move { proxy.answer(request, &connection, watch).await }
+        let private = Arc::clone(&private);
+        async move { proxy.answer(request, &connection, &private, watch).await }
     };
     let refused = |refusal| proxy.refused(refusal, connection.peer, watch.clone());
     let http =

@@ -27,7 +27,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::report::{Asked, redact};
 use crate::tunnel::engine::Engine;
-use crate::upstream::NoEndpoint;
+use crate::upstream::{NoEndpoint, Private};
 use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
 use guard::{Books, Guard};
@@ -78,11 +78,12 @@ impl Proxy {
         }
     }
 
-    /// Answers one request.
+    /// Answers one request. `private` belongs to the client's connection, and ends with it.
     pub async fn answer(
         &self,
         mut request: Request<Incoming>,
         connection: &Arc<Connection>,
+        private: &Arc<Private>,
         watch: Watch,
     ) -> Response<Body> {
         let upgrade = Upgrade::of(&mut request);
@@ -102,7 +103,7 @@ impl Proxy {
         let asked = Asked { client, proxied_by, method, host, target: &target, tls };
         let mut guard = Guard::new(self, &asked, watch.clone());
         guard.report().version = parts.version;
-        let inbound = match Inbound::read(parts, origin, Arc::clone(connection)) {
+        let inbound = match Inbound::read(parts, origin, Arc::clone(connection), Arc::clone(private)) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
         };

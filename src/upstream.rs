@@ -5,16 +5,19 @@ pub mod client;
 pub mod connect;
 mod endpoint;
 mod lease;
+pub mod login;
 mod members;
 mod order;
 pub mod pool;
 pub mod ports;
+mod private;
 pub mod resolve;
 mod view;
 
 pub use endpoint::Endpoint;
 pub use lease::{Lease, Suspect};
 pub use order::By;
+pub use private::Private;
 pub use view::View;
 
 use crate::addr::{EndpointAddr, ServerAddr};
@@ -317,6 +320,16 @@ impl Upstream {
     /// There is none.
     pub fn pick_no_backup(&self, key: Option<u64>, tried: &[EndpointAddr]) -> Result<Lease, NoEndpoint> {
         self.choose(key, tried, true)
+    }
+
+    /// Counts one more connection to an endpoint that was chosen before; `None` if it takes none.
+    #[must_use]
+    pub fn lease_on(&self, endpoint: &Arc<Endpoint>) -> Option<Lease> {
+        let members = self.members.list.load();
+        let _choosing = self.members.choosing();
+        let member = members.iter().find(|member| Arc::ptr_eq(&member.endpoint, endpoint))?;
+        let is_open = member.state(&self.members.orders.lock()).0 == State::Up && !member.is_full();
+        is_open.then(|| Lease::new(member, Instant::now().into_std()))
     }
 
     fn choose(

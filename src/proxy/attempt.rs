@@ -5,14 +5,14 @@ use super::failure::{Blame, Failure};
 use super::guard::Guard;
 use super::request::Inbound;
 use super::snapshot::Route;
-use crate::addr::EndpointAddr;
+use crate::addr::{ClientAddr, EndpointAddr};
 use crate::drain::Watch;
 use crate::health::Witness;
 use crate::http::headers::check_framing;
 use crate::limit::ClientKey;
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::ConnectError;
-use crate::upstream::{Lease, Suspect, Upstream};
+use crate::upstream::{Lease, Private, Suspect, Upstream};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub(super) struct Attempts<'a> {
     is_repeatable: bool,
     /// By whom an endpoint is seen to fail.
     witness: Witness,
+    /// Whom it is for, and the connections that are this client's alone; `None`: it may not have one.
+    private: Option<(ClientAddr, Arc<Private>)>,
     tried: Vec<EndpointAddr>,
     /// How many it was sent to, and how many had been tried at the last of them.
     sent: (u32, usize),
@@ -88,6 +90,7 @@ impl<'a> Attempts<'a> {
             announcement,
             is_repeatable: !has_body && is_idempotent(&inbound.parts.method),
             witness: Witness::new(ClientKey::from(inbound.origin.client), &inbound.path),
+            private: inbound.may_use_private().then(|| (inbound.origin.client, Arc::clone(&inbound.private))),
             tried: Vec::new(),
             sent: (0, 0),
             suspects: Vec::new(),
@@ -105,7 +108,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Connects to an endpoint, to the next ones where the first fail. An idle connection may do
-    /// where `reuse` says so.
+    /// where `reuse` says so; one that is the client's alone comes first in any case, whatever the balance.
     ///
     /// # Errors
     /// No endpoint is left, or the last failure where no other may be tried.
@@ -115,6 +118,11 @@ impl<'a> Attempts<'a> {
         reuse: bool,
         watch: &Watch,
     ) -> Result<(Lease, Connection), Failure> {
+        if let Some((lease, connection)) = self.private().await {
+            guard.report().tries += 1;
+            guard.report().endpoint = Some(Arc::clone(lease.endpoint().shared_address()));
+            return Ok((lease, connection));
+        }
         loop {
             let afresh = self.afresh.take();
             let reuse = reuse && afresh.is_none();
@@ -150,6 +158,19 @@ impl<'a> Attempts<'a> {
                 return Err(failure);
             }
         }
+    }
+
+    /// The connection that is the client's alone, if it has one to an endpoint of this upstream.
+    async fn private(&mut self) -> Option<(Lease, Connection)> {
+        let (client, private) = self.private.take()?;
+        let (lease, mut connection) = private.take(client, self.upstream)?;
+        self.tried.push(lease.endpoint().address().clone());
+        if connection.settle().await {
+            return Some((lease, connection));
+        }
+        // The endpoint is still the one to ask.
+        self.next = Some(lease);
+        None
     }
 
     /// Sends a request over a connection.

@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::guard::Guard;
 use super::request::Inbound;
 use super::snapshot::Route;
+use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::malformed::Malformed;
@@ -13,7 +14,7 @@ use crate::http::upload::Upload;
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection};
 use crate::upstream::pool::Limits;
-use crate::upstream::{Lease, Upstream};
+use crate::upstream::{Endpoint, Lease, Private, Upstream};
 use http::{Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
@@ -53,7 +54,7 @@ pub(super) async fn forward(
             Ok(response) => match attempts.answered(lease, response.status()) {
                 Verdict::Retry => continue,
                 Verdict::Pass(lease) => {
-                    let give_back = GiveBack::new(connection, upstream, &watch);
+                    let give_back = GiveBack::new(connection, upstream, inbound, response.status(), &watch);
                     return Ok(relay(response, route, lease, guard, give_back));
                 }
             },
@@ -103,11 +104,31 @@ pub(super) struct GiveBack {
     connection: Connection,
     limits: Limits,
     watch: Watch,
+    /// Whose it is alone, if a login is bound to it; `None`: anybody's, or nobody's any more.
+    owner: Option<(ClientAddr, Arc<Private>)>,
 }
 
 impl GiveBack {
-    pub(super) fn new(connection: Connection, upstream: &Upstream, watch: &Watch) -> Self {
-        Self { connection, limits: upstream.settings().kept(), watch: watch.clone() }
+    pub(super) fn new(
+        connection: Connection,
+        upstream: &Upstream,
+        inbound: &Inbound,
+        status: StatusCode,
+        watch: &Watch,
+    ) -> Self {
+        let under_way =
+            [StatusCode::UNAUTHORIZED, StatusCode::PROXY_AUTHENTICATION_REQUIRED].contains(&status);
+        // See `Inbound::may_use_private`: once it is logged in, a proxy's connection is nobody's.
+        let is_kept = connection.is_private() && (under_way || !inbound.origin.trusted);
+        let owner = is_kept.then(|| (inbound.origin.client, Arc::clone(&inbound.private)));
+        Self { connection, limits: upstream.settings().kept(), watch: watch.clone(), owner }
+    }
+
+    fn give(self, endpoint: &Arc<Endpoint>) {
+        match self.owner {
+            Some((client, private)) => private.keep(client, endpoint, self.connection),
+            None => endpoint.pool().give(self.connection, self.limits, &self.watch),
+        }
     }
 }
 
@@ -115,8 +136,8 @@ impl Relayed {
     /// All of it has passed.
     fn done(&mut self) {
         self.finish(Ending::new(Who::Upstream, Why::Done));
-        if let Some(GiveBack { connection, limits, watch }) = self.give_back.take() {
-            self.lease.endpoint().pool().give(connection, limits, &watch);
+        if let Some(give_back) = self.give_back.take() {
+            give_back.give(self.lease.endpoint());
         }
     }
 

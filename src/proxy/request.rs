@@ -11,6 +11,8 @@ use crate::listener::connection::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::normalise;
+use crate::upstream::Private;
+use crate::upstream::login::has_credentials;
 use crate::ws::origin::{AllowedOrigin, is_allowed};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -26,6 +28,8 @@ pub(super) struct Inbound {
     pub(super) origin: Origin,
     /// What it came over.
     pub(super) connection: Arc<Connection>,
+    /// Connections to endpoints that belong to it.
+    pub(super) private: Arc<Private>,
     /// The host asked for, without port.
     pub(super) host: String,
     /// The path asked for, in normal form.
@@ -41,6 +45,7 @@ impl Inbound {
         mut parts: Parts,
         origin: Origin,
         connection: Arc<Connection>,
+        private: Arc<Private>,
     ) -> Result<Self, Failure> {
         if parts.method == Method::CONNECT {
             return Err(Failure::Connect);
@@ -59,7 +64,7 @@ impl Inbound {
         };
         let Some(host) = host.map(without_port) else { return Err(Failure::Host) };
         let path = normalise(parts.uri.path())?.into_owned();
-        Ok(Self { host, path, origin, connection, parts })
+        Ok(Self { host, path, origin, connection, private, parts })
     }
 
     /// Whether its page, if there is one, may open a WebSocket.
@@ -159,6 +164,14 @@ impl Inbound {
         proxy_protocol::encode(version, addresses)
     }
 
+    /// Whether it may go over a connection with a login bound to it. Over one connection of a proxy come several
+    /// people, perhaps of one address: there only a login that is under way goes on, by the next step's own
+    /// credentials.
+    #[must_use]
+    pub(super) fn may_use_private(&self) -> bool {
+        !self.origin.trusted || has_credentials(&self.parts.headers)
+    }
+
     /// What an upstream's method of balancing goes by.
     #[must_use]
     pub(super) fn balance_key(&self, method: &Balance) -> Option<u64> {
@@ -218,7 +231,8 @@ mod tests {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1, "").try_take().unwrap();
         let connection = Arc::new(Connection { peer: client, local: None, tls: None, slot: Arc::new(slot) });
-        Inbound::read(request.body(()).unwrap().into_parts().0, Origin::direct(client), connection)
+        let parts = request.body(()).unwrap().into_parts().0;
+        Inbound::read(parts, Origin::direct(client), connection, Arc::default())
     }
 
     #[test]

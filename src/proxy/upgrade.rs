@@ -88,7 +88,7 @@ pub(super) async fn open(
     let mut attempts = Attempts::new(route, upstream, inbound, !body.is_end_stream());
     let mut body = Some(body);
     loop {
-        // Always a connection of its own: the tunnel will keep it.
+        // Always a connection of its own, or of this client: the tunnel will keep it.
         let connected = attempts.connect(&mut guard, false, &opening.watch).await;
         let (lease, mut connection) = match connected {
             Ok(connected) => connected,
@@ -118,7 +118,8 @@ pub(super) async fn open(
                     return Err((Failure::NotOpened(response.status()), guard));
                 }
                 Verdict::Pass(lease) => {
-                    let give_back = GiveBack::new(connection, opening.upstream, &opening.watch);
+                    let give_back =
+                        GiveBack::new(connection, upstream, inbound, response.status(), &opening.watch);
                     return Ok(forward::relay(response, route, lease, guard, give_back));
                 }
             },

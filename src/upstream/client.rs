@@ -1,11 +1,12 @@
 //! Owns one HTTP/1.1 exchange over a connection to an endpoint.
 
+use super::login;
 use super::ports::Port;
 use crate::drain::Watch;
 use crate::io::Stream;
 use crate::stall::timeout;
 use http::HeaderValue;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -62,7 +63,14 @@ pub struct Connection {
     /// It has served an exchange before: the endpoint may be closing it just now.
     pub used: bool,
     port: Option<Port>,
+    /// A login is bound to it: it is its client's alone.
+    is_private: bool,
+    /// It was asked to become something else, and what it is now only its server knows.
+    was_asked_to_upgrade: bool,
 }
+
+/// How long a connection whose exchange has ended may take to be ready for the next one.
+const SETTLING: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// Makes HTTP of a stream, which has taken a port.
@@ -79,7 +87,7 @@ impl Connection {
             // Its errors reach whoever waits for the answer or its body.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Self { sender, used: false, port })
+        Ok(Self { sender, used: false, port, is_private: false, was_asked_to_upgrade: false })
     }
 
     /// Its port, for what it becomes.
@@ -98,12 +106,33 @@ impl Connection {
         request: Request<Body>,
         limit: Option<Duration>,
     ) -> Result<Response<Incoming>, ExchangeError> {
+        self.is_private |= login::has_credentials(request.headers());
+        self.was_asked_to_upgrade |= request.headers().contains_key(UPGRADE);
         let answer = self.sender.send_request(framed(request));
         self.used = true;
-        match limit {
-            None => Ok(answer.await?),
-            Some(limit) => Ok(timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??),
-        }
+        let answer = match limit {
+            None => answer.await?,
+            Some(limit) => timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??,
+        };
+        self.is_private |= login::has_challenge(answer.headers());
+        Ok(answer)
+    }
+
+    /// Whether a login is bound to it, so that it serves the client alone that it was made for.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.is_private
+    }
+
+    /// Whether it may serve any client next.
+    #[must_use]
+    pub fn is_anybodys(&self) -> bool {
+        !self.is_private && !self.was_asked_to_upgrade
+    }
+
+    /// Waits until a request can be sent, which is never long after an exchange; whether that is so.
+    pub async fn settle(&mut self) -> bool {
+        matches!(timeout(SETTLING, self.sender.ready()).await, Ok(Ok(())))
     }
 
     /// Whether a request can be sent now.

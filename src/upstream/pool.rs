@@ -38,9 +38,9 @@ impl Pool {
         Some(idle.remove(at).connection)
     }
 
-    /// Keeps a connection whose exchange has ended; the oldest go if there are too many.
+    /// Keeps a connection whose exchange has ended, if anybody may use it; the oldest go if there are too many.
     pub fn give(self: &Arc<Self>, connection: Connection, limits: Limits, watch: &Watch) {
-        if limits.connections == 0 || connection.is_closed() {
+        if limits.connections == 0 || connection.is_closed() || !connection.is_anybodys() {
             return;
         }
         let mut idle = self.lock();

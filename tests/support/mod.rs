@@ -134,6 +134,11 @@ pub fn accepted(lines: &str) -> String {
     )
 }
 
+/// The answer that accepts the opening with this head, with more header lines.
+pub fn accepting(head: &str, lines: &str) -> String {
+    accepted(lines).replace(SAMPLE_ACCEPT, &accept_of(head))
+}
+
 /// The accept of the sample key of RFC 6455 1.2.
 const SAMPLE_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -294,7 +299,7 @@ impl Puppet {
     pub async fn open(&self) -> (Raw, String) {
         let mut raw = self.accept().await;
         let head = raw.head().await;
-        raw.write(accepted("").replace(SAMPLE_ACCEPT, &accept_of(&head))).await;
+        raw.write(accepting(&head, "")).await;
         (raw, head)
     }
 }
@@ -314,7 +319,7 @@ pub async fn echo() -> SocketAddr {
 
 async fn echo_one(mut raw: Raw) {
     let head = raw.head().await;
-    raw.write(accepted("").replace(SAMPLE_ACCEPT, &accept_of(&head))).await;
+    raw.write(accepting(&head, "")).await;
     loop {
         // Its end is whatever ends it.
         if raw.read.is_empty() && !raw.more().await {

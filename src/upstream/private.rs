@@ -1,0 +1,51 @@
+//! Owns the connections to endpoints that are one client's alone, since a login is bound to them: they live as long as
+//! that client's connection. It must not know what a login looks like.
+
+use super::client::Connection;
+use super::endpoint::Endpoint;
+use super::{Lease, Upstream};
+use crate::addr::ClientAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Those of one connection of a client, while none of its requests uses them.
+#[derive(Debug, Default)]
+pub struct Private(Mutex<Vec<Idle>>);
+
+#[derive(Debug)]
+struct Idle {
+    /// Whose it is: over one connection of a proxy come several clients.
+    client: ClientAddr,
+    endpoint: Arc<Endpoint>,
+    connection: Connection,
+}
+
+/// Most that are kept: a client has one for each upstream that wants a login, and over HTTP/2 some more.
+const MOST: usize = 8;
+
+impl Private {
+    /// The connection of a client that was used last, to an endpoint of an upstream that takes it.
+    #[must_use]
+    pub fn take(&self, client: ClientAddr, upstream: &Upstream) -> Option<(Lease, Connection)> {
+        let mut idle = self.lock();
+        idle.retain(|idle| !idle.connection.is_closed());
+        let (at, lease) = idle.iter().enumerate().rev().find_map(|(at, idle)| {
+            let is_own = idle.client == client;
+            Some((at, is_own.then(|| upstream.lease_on(&idle.endpoint)).flatten()?))
+        })?;
+        Some((lease, idle.remove(at).connection))
+    }
+
+    /// Keeps a connection whose exchange has ended; the oldest goes if there are too many.
+    pub fn keep(&self, client: ClientAddr, endpoint: &Arc<Endpoint>, connection: Connection) {
+        let mut idle = self.lock();
+        idle.retain(|idle| !idle.connection.is_closed());
+        if idle.len() == MOST {
+            idle.remove(0);
+        }
+        idle.push(Idle { client, endpoint: Arc::clone(endpoint), connection });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
