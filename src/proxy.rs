@@ -101,7 +101,7 @@ impl Proxy {
         let (client, method) = (origin.client, parts.method.as_str());
         let proxied_by = (connection.peer != client).then_some(connection.peer);
         let asked = Asked { client, proxied_by, method, host, target: &target, tls };
-        let mut guard = Guard::new(self, &asked, watch.clone());
+        let mut guard = Guard::new(self, &asked, watch.clone(), upgrade.fate());
         guard.report().version = parts.version;
         let inbound = match Inbound::read(parts, origin, Arc::clone(connection), Arc::clone(private)) {
             Ok(inbound) => inbound,
@@ -151,7 +151,7 @@ impl Proxy {
     fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
         // Its method is not known: a dash, as logs have it.
         let asked = Asked { client, proxied_by: None, method: "-", host: b"", target: "-", tls: None };
-        let mut guard = Guard::new(self, &asked, watch);
+        let mut guard = Guard::new(self, &asked, watch, None);
         guard.is_unasked();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };
@@ -197,7 +197,6 @@ impl Proxy {
             Err(failure) => return reject::with_status(&failure, guard),
         };
         if wish == Wish::Http {
-            guard.follow(client.fate());
             return match forward::forward(route, upstream, &inbound, body, guard, watch).await {
                 Ok(response) => response,
                 Err((failure, guard)) => reject::with_status(&failure, guard),

@@ -7,6 +7,7 @@ mod support;
 
 use holdline::health::Availability;
 use holdline::outcome::Why;
+use holdline::telemetry::metrics::Format;
 use holdline::ws::frame::OpCode;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -261,6 +262,31 @@ async fn what_the_opening_decides_is_a_bad_gateway_and_no_fault_of_the_server() 
             assert_eq!(out(&proxy), 0, "{reason}");
         }
     }
+}
+
+/// Without traffic nobody tries it: it is to be tried, and not known to fail.
+#[tokio::test]
+async fn an_endpoint_whose_time_out_is_over_is_on_trial() {
+    let settings = "fail_timeout = \"20ms\"";
+    let proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&[nobody().await], settings))).await;
+    assert!(ask(&proxy, 1, &opening("/", "")).await.0.starts_with("HTTP/1.1 502"));
+    let is_over = async {
+        while availabilities(&proxy) != [Availability::Trial] {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, is_over).await.expect("its time ends by itself");
+    let text = proxy.running.proxy.metrics_text(Format::Prometheus);
+    let standings: Vec<_> =
+        text.lines().filter(|line| line.starts_with("holdline_endpoint_standing{")).collect();
+    assert!(
+        standings.iter().any(|line| line.contains("\"trial\"") && line.ends_with(" 1.0")),
+        "{standings:?}"
+    );
+    assert!(
+        standings.iter().any(|line| line.contains("\"failed\"") && line.ends_with(" 0.0")),
+        "{standings:?}"
+    );
 }
 
 #[tokio::test]

@@ -160,6 +160,12 @@ async fn a_client_that_vanishes_while_it_is_answered() {
     drop(server);
     let report = rig.proxy.report().await;
     assert_eq!(report.1.ending.who, Who::Client);
+    if report.0.status == 101 {
+        // It never opened, and its place is free when its end is written.
+        let snapshot = rig.proxy.running.proxy.snapshot.load();
+        assert_eq!(snapshot.upstream("up").unwrap().endpoints()[0].active(), 0);
+        assert_eq!(rig.proxy.running.proxy.sessions.count(), 0);
+    }
 }
 
 #[tokio::test]

@@ -454,17 +454,20 @@ async fn a_body_that_stops_is_waited_for_no_longer_than_body_timeout() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_held_no_longer_than_body_timeout() {
-    let puppet = Puppet::new().await;
-    let mut proxy = impatient(puppet.address()).await;
-    let mut client = proxy.connect().await;
-    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    let mut server = puppet.accept().await;
-    server.head().await;
-    server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
-    let flood = async { while server.stream.write_all(&[0; 65_536]).await.is_ok() {} };
-    timeout(PATIENCE, flood).await.expect("an end in time");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    let page = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned();
+    for request in [page, support::opening("/", "")] {
+        let puppet = Puppet::new().await;
+        let mut proxy = impatient(puppet.address()).await;
+        let mut client = proxy.connect().await;
+        client.write(request).await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+        let flood = async { while server.stream.write_all(&[0; 65_536]).await.is_ok() {} };
+        timeout(PATIENCE, flood).await.expect("an end in time");
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    }
 }
 
 #[tokio::test]

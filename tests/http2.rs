@@ -56,6 +56,33 @@ async fn a_plain_request_is_one_of_http_1_to_the_upstream() {
     assert_eq!((report.0.host(), report.0.target()), (&b"example.com"[..], "/a?b"));
 }
 
+/// RFC 9110 8.6 forbids it, and some servers send it all the same.
+#[tokio::test]
+async fn a_101_with_a_length_opens_too() {
+    for line in [
+        "Content-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Content-Length: 5\r\nContent-Length: x\r\n",
+    ] {
+        let puppet = Puppet::new().await;
+        let proxy = before(puppet.address(), "").await;
+        let mut client = client(&proxy).await;
+        let server = async {
+            let mut server = puppet.accept().await;
+            let head = server.head().await;
+            server.write(support::accepting(&head, line)).await;
+            server
+        };
+        let ((response, mut socket), mut server) = tokio::join!(client.connect("/"), server);
+        assert_eq!(response.status(), 200, "{line}");
+        assert!(!response.headers().contains_key("content-length"), "{line}");
+        socket.send(OpCode::Text, b"up");
+        assert_eq!(server.frame().await, (OpCode::Text, b"up".to_vec()), "{line}");
+        server.write(support::frame(OpCode::Text, b"down", None)).await;
+        assert_eq!(socket.frame().await, Some((OpCode::Text, b"down".to_vec())), "{line}");
+    }
+}
+
 #[tokio::test]
 async fn a_websocket_by_extended_connect() {
     let puppet = Puppet::new().await;

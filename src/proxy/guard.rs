@@ -23,7 +23,7 @@ pub(super) struct Guard {
     kind: Kind,
     books: Arc<Books>,
     watch: Watch,
-    /// Of an exchange that is to be no tunnel.
+    /// What becomes of the connection that it came over.
     fate: Option<Fate>,
     /// Tells whether its request's body has failed.
     upload: Failed,
@@ -32,7 +32,7 @@ pub(super) struct Guard {
 impl Guard {
     /// For a request that has just arrived.
     #[must_use]
-    pub(super) fn new(proxy: &Proxy, asked: &Asked<'_>, watch: Watch) -> Self {
+    pub(super) fn new(proxy: &Proxy, asked: &Asked<'_>, watch: Watch, fate: Option<Fate>) -> Self {
         let report = Report::new(proxy.sessions.next_id(), SystemTime::now(), asked);
         Self {
             report: Some(report),
@@ -40,7 +40,7 @@ impl Guard {
             kind: Kind::Http,
             books: Arc::clone(&proxy.books),
             watch,
-            fate: None,
+            fate,
             upload: Failed::default(),
         }
     }
@@ -97,11 +97,6 @@ impl Guard {
             _ => (Who::Client, Why::Eof, by_client),
         };
         Ending { reason: reason.into(), ..Ending::new(who, why) }
-    }
-
-    /// The exchange is to be no tunnel, and comes over this connection.
-    pub(super) fn follow(&mut self, fate: Option<Fate>) {
-        self.fate = fate;
     }
 
     /// Its request has this body.

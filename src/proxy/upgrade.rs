@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 /// A request that wants to become a tunnel.
 pub(super) struct Opening<'a> {
@@ -216,12 +217,20 @@ async fn switch(
     held: Held,
     guard: Guard,
 ) {
+    let answered = Instant::now();
+    let unopened = |held, guard: Guard, who, reason: &str| {
+        let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
+        let ending = guard.failed_upload().unwrap_or(ending);
+        let (traffic, idle) = (PerSide::default(), PerSide::default());
+        let outcome = Outcome { ending, traffic, duration: answered.elapsed(), idle, blind: None };
+        End::new(held, guard).finish(outcome);
+    };
     let Ok((stream, ahead)) = client.into_stream().await else {
-        return finish_unopened(guard, Who::Client, "client left before the tunnel opened");
+        return unopened(held, guard, Who::Client, "client left before the tunnel opened");
     };
     let client = Opened { stream, ahead };
     let Some(upstream) = upstream.await.ok().and_then(opened) else {
-        return finish_unopened(guard, Who::Upstream, "upstream left before the tunnel opened");
+        return unopened(held, guard, Who::Upstream, "upstream left before the tunnel opened");
     };
     let control = Arc::clone(&held.place.session.control);
     let mut streams = PerSide { client, upstream };
@@ -242,7 +251,7 @@ async fn switch(
         }
         Err(error) => {
             tracing::error!(%error, "cannot take a tunnel's sockets out of the runtime: it ends");
-            finish_unopened(guard, Who::Proxy, "sockets could not be taken over");
+            unopened(held, guard, Who::Proxy, "sockets could not be taken over");
         }
     }
 }
@@ -259,13 +268,6 @@ fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
     Some(Opened { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
 }
 
-/// The end of a tunnel that has not opened.
-fn finish_unopened(guard: Guard, who: Who, reason: &str) {
-    let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
-    let ending = guard.failed_upload().unwrap_or(ending);
-    guard.finish_http(ending, PerSide::default());
-}
-
 /// What is free again when a tunnel ends.
 struct Held {
     lease: Lease,
@@ -274,6 +276,17 @@ struct Held {
     permit: Permit,
     /// The place of the client's connection.
     slot: Arc<Slot>,
+}
+
+impl Held {
+    /// Frees all but the place of the client's connection, which is free when the end is written.
+    fn release(self, outcome: &Outcome) -> (Report, Arc<Slot>) {
+        let Self { mut lease, port, place, permit, slot } = self;
+        let report = place.session.report.clone();
+        lease.ended(outcome, || witness(&report));
+        drop((lease, port, place, permit));
+        (report, slot)
+    }
 }
 
 /// What is to be done when a tunnel ends, and held until then: every tunnel keeps one. Whoever has it
@@ -292,11 +305,9 @@ impl End {
     }
 
     fn finish(self, outcome: Outcome) {
-        let Self { held: Held { mut lease, port, place, permit, slot }, books, watch } = self;
-        let report = place.session.report.clone();
-        lease.ended(&outcome, || witness(&report));
+        let Self { held, books, watch } = self;
         // When the end is written its place is free.
-        drop((lease, port, place, permit));
+        let (report, slot) = held.release(&outcome);
         books.write(Kind::Tunnel, report, outcome);
         drop((watch, slot));
     }
