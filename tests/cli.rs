@@ -109,6 +109,17 @@ fn certificate_files_that_are_not_there_are_named_with_their_line_and_whole_path
 }
 
 #[test]
+fn a_token_that_is_not_there_is_named_with_its_line_and_whole_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let admin = "[admin]\ntoken_file = \"token\"";
+    let (said, code) = checked(folder.path(), admin, "127.0.0.1:0", ANSWER);
+    let whole = folder.path().canonicalize().unwrap().join("token");
+    assert!(said.starts_with("proxy.toml:2: admin.token_file: token: "), "{said}");
+    assert!(said.contains(&format!("looked for at {}", whole.display())), "{said}");
+    assert_eq!(code, Some(78));
+}
+
+#[test]
 fn an_address_of_the_demo_is_explained() {
     for (given, part) in
         [("8099", "0.0.0.0:8099"), (":8099", "0.0.0.0:8099"), ("localhost:8099", "127.0.0.1:8099")]

@@ -254,3 +254,19 @@ async fn it_finds_the_token_where_the_proxy_does() {
     assert!(site.said(&token).await.contains("serving"));
     assert!(site.stop().await.success());
 }
+
+#[tokio::test]
+async fn what_peers_wrote_commands_no_terminal_in_either_form() {
+    let site = Site::start().await;
+    let status = site.value(&["status"]).await;
+    let local = status["listeners"][0]["local"].as_str().unwrap().to_owned();
+    let mut raw = Raw::new(TcpStream::connect(local).await.unwrap());
+    let odd = "/\u{9b}31m\u{202e}x\u{2028}";
+    assert!(raw.ask(&opening(odd, "")).await.starts_with("HTTP/1.1 101"));
+    let table = site.said(&["connections"]).await;
+    assert!(table.contains("/\\xC2\\x9B31m\\xE2\\x80\\xAEx\\xE2\\x80\\xA8"), "{table}");
+    let document = site.said(&["connections", "--json"]).await;
+    assert!(document.contains("/\\u009b31m\\u202ex\\u2028"), "{document}");
+    let read: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(read["connections"][0]["path"], odd);
+}

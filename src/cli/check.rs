@@ -3,9 +3,10 @@
 mod host;
 
 use super::{EXIT_CONFIG, load};
-use crate::admin::Secret;
+use crate::admin::{Secret, TokenError};
 use crate::app::certificates::{Ready, secure};
 use crate::app::descriptors;
+use crate::config::Config;
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports;
 use std::path::Path;
@@ -35,9 +36,10 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         eprintln!("{}", error.placed(&config));
         is_good = false;
     }
-    if let Some(Err(error)) = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(Secret::token)
+    if let Some(secret) = config.admin.as_ref().and_then(|admin| admin.token.as_ref())
+        && let Err(error) = secret.token()
     {
-        eprintln!("admin.token_file: {error}");
+        eprintln!("{}", token_fault(&config, secret, &error));
         is_good = false;
     }
     if !is_good {
@@ -74,4 +76,17 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         println!("{}: ok", path.display());
     }
     ExitCode::SUCCESS
+}
+
+/// What is said of a token that cannot be read, with the line of its file and where that was looked for.
+fn token_fault(config: &Config, secret: &Secret, error: &TokenError) -> String {
+    let Secret::File(path) = secret else { return format!("admin.token: {error}") };
+    let place =
+        config.place_of("admin", path).map_or_else(|| "admin.token_file: ".to_owned(), ToString::to_string);
+    match std::path::absolute(path) {
+        Ok(whole) if path.is_relative() => {
+            format!("{place}{error}; it was looked for at {}", whole.display())
+        }
+        _ => format!("{place}{error}"),
+    }
 }

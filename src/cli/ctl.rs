@@ -5,6 +5,7 @@ mod find;
 mod show;
 
 use super::{DEFAULT_CONFIG, fail};
+use crate::escape;
 use clap::{Args, Subcommand};
 use client::{Client, CtlError};
 use http::Method;
@@ -204,9 +205,10 @@ async fn tail(ctl: &Ctl, client: &Client, id: &str) -> Result<(), CtlError> {
     Ok(())
 }
 
+/// Prints JSON, or a text that is clean already: in the first peers' texts command no terminal either.
 fn print(text: &str) -> Result<(), CtlError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CtlError::Output)
+    out.write_all(escape::json(text).as_bytes()).and_then(|()| out.flush()).map_err(CtlError::Output)
 }
 
 impl Filter {
