@@ -4,7 +4,7 @@
 use crate::ws::close::CloseCode;
 use std::fmt;
 use std::ops::{Index, IndexMut};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// One of the two peers of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub enum Why {
     Lifetime,
     /// The kernel gave the peer up (ETIMEDOUT: keepalive or `tcp_user_timeout`).
     TcpTimeout,
-    /// The operator drains this endpoint or this proxy.
+    /// The operator drains its endpoint.
     Drain,
     /// The proxy stops.
     Shutdown,
@@ -237,6 +237,12 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Who wrote the code of [`Ending::code`]: a side, in its Close frame, or the proxy, to tell the peers.
+    #[must_use]
+    pub fn code_from(&self) -> Option<Who> {
+        self.code.map(|_| if self.why == Why::Close { self.who } else { Who::Proxy })
+    }
+
     /// An end without a Close frame.
     #[must_use]
     pub fn new(who: impl Into<Who>, why: Why) -> Self {
@@ -275,6 +281,8 @@ pub struct Outcome {
     /// Why frames were not read, if they were not: another protocol, an unknown extension, a
     /// breach of framing.
     pub blind: Option<&'static str>,
+    /// When it ended, by the wall clock; `None` until it is reported, as relays know no wall clock.
+    pub ended: Option<SystemTime>,
 }
 
 #[cfg(test)]

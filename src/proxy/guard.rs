@@ -129,7 +129,8 @@ impl Guard {
             traffic[side] = Traffic { bytes: sent[side], ..Traffic::default() };
         }
         let duration = self.started.elapsed();
-        let outcome = Outcome { ending, traffic, duration, idle: PerSide::default(), blind: None };
+        let idle = PerSide::default();
+        let outcome = Outcome { ending, traffic, duration, idle, blind: None, ended: None };
         if let Some(report) = self.report.take() {
             self.books.write(self.kind, report, outcome);
         }
@@ -150,7 +151,7 @@ impl Books {
 
     /// Writes a report.
     pub(super) fn write(&self, kind: Kind, report: Report, outcome: Outcome) {
-        let end = Arc::new((report, outcome));
+        let end = Arc::new((report, Outcome { ended: Some(SystemTime::now()), ..outcome }));
         // Whoever reads of the end finds it counted.
         self.metrics.ended(kind, Arc::clone(&end));
         self.log.write(kind, end);

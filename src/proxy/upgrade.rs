@@ -222,7 +222,8 @@ async fn switch(
         let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
         let ending = guard.failed_upload().unwrap_or(ending);
         let (traffic, idle) = (PerSide::default(), PerSide::default());
-        let outcome = Outcome { ending, traffic, duration: answered.elapsed(), idle, blind: None };
+        let outcome =
+            Outcome { ending, traffic, duration: answered.elapsed(), idle, blind: None, ended: None };
         End::new(held, guard).finish(outcome);
     };
     let Ok((stream, ahead)) = client.into_stream().await else {

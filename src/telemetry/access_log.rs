@@ -163,6 +163,7 @@ mod tests {
             duration: Duration::ZERO,
             idle: PerSide::default(),
             blind: None,
+            ended: None,
         };
         log.write(Kind::Http, Arc::new((report, outcome)));
     }

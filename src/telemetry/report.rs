@@ -9,7 +9,7 @@ use super::secrets;
 use super::stamp::Stamp;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::escape::{self, HostAndTarget, Quoted, Token};
-use crate::outcome::{Outcome, Side};
+use crate::outcome::{Outcome, Side, Who};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
@@ -63,6 +63,7 @@ pub struct Names {
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
+    started: String,
     id: String,
     client: String,
     peer: Option<String>,
@@ -81,6 +82,7 @@ struct Line<'a> {
     who: &'static str,
     why: &'static str,
     code: Option<u16>,
+    code_from: Option<&'static str>,
     reason: &'a str,
     blind: Option<&'static str>,
     duration: Seconds,
@@ -235,7 +237,7 @@ impl Report {
         escape::json(&line).into_owned()
     }
 
-    /// The line for people: when, who, what, the status; then how it ended, after what silence;
+    /// The line for people: when it ended, who, what, the status; then how it ended, after what silence;
     /// then the numbers. `left_out`: how many such lines are missing before it.
     #[must_use]
     pub fn text(&self, outcome: &Outcome, left_out: u64) -> String {
@@ -255,10 +257,12 @@ impl Report {
         line.endpoint.as_ref().inspect(|endpoint| pair("endpoint", &Token(endpoint.as_bytes())));
         pair("end", &format_args!("{}/{}", line.who, line.why));
         line.code.inspect(|code| pair("code", code));
+        line.code_from.inspect(|from| pair("code_from", from));
         if !line.reason.is_empty() {
             pair("reason", &Quoted(line.reason.as_bytes()));
         }
         line.blind.inspect(|blind| pair("blind", &Quoted(blind.as_bytes())));
+        pair("started", &line.started);
         pair("duration", &line.duration);
         pair("idle", &format_args!("{}/{}", line.idle_client, line.idle_upstream));
         pair("bytes", &format_args!("{}/{}", line.bytes_client, line.bytes_upstream));
@@ -281,7 +285,8 @@ impl Report {
         let client = &outcome.traffic[Side::Client];
         let upstream = &outcome.traffic[Side::Upstream];
         Line {
-            time: humantime::format_rfc3339_millis(self.time.into()).to_string(),
+            time: moment(outcome.ended.unwrap_or(SystemTime::from(self.time) + outcome.duration)),
+            started: moment(self.time.into()),
             id: self.id.to_string(),
             client: self.client().to_string(),
             peer: self.texts.proxied_by().map(|peer| peer.to_string()),
@@ -300,6 +305,7 @@ impl Report {
             who: outcome.ending.who.as_str(),
             why: outcome.ending.why.as_str(),
             code: outcome.ending.code.map(|code| code.0),
+            code_from: outcome.ending.code_from().map(Who::as_str),
             reason: &outcome.ending.reason,
             blind: outcome.blind,
             duration: Seconds(outcome.duration),
@@ -323,10 +329,15 @@ impl Report {
     }
 }
 
+/// A moment as RFC 3339 has it, in UTC.
+fn moment(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{Ending, PerSide, Traffic, Who, Why};
+    use crate::outcome::{Ending, PerSide, Traffic, Why};
     use crate::ws::close::CloseCode;
     use proptest::prelude::*;
 
@@ -363,16 +374,17 @@ mod tests {
             },
         };
         let idle = PerSide { client: Duration::ZERO, upstream: Duration::from_millis(1200) };
-        Outcome { ending, traffic, duration: Duration::from_millis(61_250), idle, blind: None }
+        let ended = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(62_755));
+        Outcome { ending, traffic, duration: Duration::from_millis(61_250), idle, blind: None, ended }
     }
 
     #[test]
     fn text_is_one_line_that_reads_from_left_to_right() {
         assert_eq!(
             report().text(&outcome(), 0),
-            "1970-01-01T00:00:01.500Z 0000000000000abc 192.0.2.1:5000 GET example.com/ws?token=***&room=1 101 \
-             route=chat upstream=chat endpoint=10.0.0.1:80 end=client/close code=1000 \
-             reason=\"bye\\x0A\\x22now\\x22\" duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
+            "1970-01-01T00:01:02.755Z 0000000000000abc 192.0.2.1:5000 GET example.com/ws?token=***&room=1 101 \
+             route=chat upstream=chat endpoint=10.0.0.1:80 end=client/close code=1000 code_from=client \
+             reason=\"bye\\x0A\\x22now\\x22\" started=1970-01-01T00:00:01.500Z duration=61.250 idle=0.000/1.200 bytes=9/0 messages=1/0 \
              pings=0/1 pongs=0/1 rtt=-/0.002000 tries=1"
         );
     }
@@ -423,9 +435,12 @@ mod tests {
     #[test]
     fn json_holds_the_same() {
         let line: serde_json::Value = serde_json::from_str(&report().json(&outcome(), 0)).unwrap();
+        assert_eq!(line["time"], "1970-01-01T00:01:02.755Z");
+        assert_eq!(line["started"], "1970-01-01T00:00:01.500Z");
         assert_eq!(line["who"], "client");
         assert_eq!(line["why"], "close");
         assert_eq!(line["code"], 1000);
+        assert_eq!(line["code_from"], "client");
         assert_eq!(line["reason"], "bye\n\"now\"");
         assert_eq!(line["duration"], 61.25);
         assert_eq!(line["idle_upstream"], 1.2);
@@ -438,6 +453,22 @@ mod tests {
     fn what_is_missing_before_a_line_stands_at_its_end() {
         assert!(report().text(&outcome(), 99).ends_with(" tries=1 left_out=99"));
         assert!(report().json(&outcome(), 99).ends_with(",\"tries\":1,\"left_out\":99}"));
+    }
+
+    #[test]
+    fn a_code_that_the_proxy_wrote_says_so() {
+        let ended = |who, why, code: Option<u16>| {
+            let ending = Ending { who, why, code: code.map(CloseCode), reason: "".into() };
+            let text = report().text(&Outcome { ending, ..outcome() }, 0);
+            text.split(" end=").nth(1).unwrap().split(" started=").next().unwrap().to_owned()
+        };
+        assert_eq!(ended(Who::Client, Why::Eof, Some(1001)), "client/eof code=1001 code_from=proxy");
+        assert_eq!(
+            ended(Who::Upstream, Why::Close, Some(1001)),
+            "upstream/close code=1001 code_from=upstream"
+        );
+        assert_eq!(ended(Who::Proxy, Why::Drain, Some(1012)), "proxy/drain code=1012 code_from=proxy");
+        assert_eq!(ended(Who::Client, Why::Eof, None), "client/eof");
     }
 
     #[test]

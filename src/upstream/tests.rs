@@ -160,6 +160,7 @@ fn outcome(who: Who, why: Why, lived: Duration) -> Outcome {
         duration: lived,
         idle: PerSide::default(),
         blind: None,
+        ended: None,
     }
 }
 

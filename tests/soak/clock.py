@@ -254,7 +254,7 @@ async def judge_date(stage, number):
         status, date, _ = await stage.get(path := f"/date/{number}/{asked}")
         stage.judge_wall("Date", email.utils.parsedate_to_datetime(date).timestamp())
     line = await stage.line(path)
-    stage.judge_wall("time in the log", datetime.datetime.fromisoformat(line["time"]).timestamp())
+    stage.judge_wall("time in the log", datetime.datetime.fromisoformat(line["started"]).timestamp())
 
 
 async def judge_out(stage, since):

@@ -83,9 +83,9 @@ function words({ id, client, host, path, route, endpoint, reason }) {
   return [id, client, host, path, route, endpoint, reason].join(" ").toLowerCase();
 }
 
-/** The moment of an end: a line's own time is that of the opening. */
-export function endedAt({ time, duration }) {
-  return Date.parse(time) + duration * 1000;
+/** The moment of an end. */
+export function endedAt({ time }) {
+  return Date.parse(time);
 }
 
 function row(end) {

@@ -239,7 +239,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         let counters = self.counters();
         let traffic =
             PerSide { client: counters.traffic(Side::Client), upstream: counters.traffic(Side::Upstream) };
-        Outcome { ending, traffic, duration: now.elapsed(), idle, blind: counters.blind() }
+        Outcome { ending, traffic, duration: now.elapsed(), idle, blind: counters.blind(), ended: None }
     }
 }
 
@@ -295,7 +295,7 @@ fn words(who: Who, why: Why) -> &'static str {
         (_, Why::ReadTimeout) => "idle for too long",
         (_, Why::Lifetime) => "longest permitted lifetime reached",
         (_, Why::Shutdown) => "proxy is shutting down",
-        (_, Why::Drain) => "proxy is being drained",
+        (_, Why::Drain) => "upstream server is being drained",
         (_, Why::EndpointRemoved) => "upstream server is being removed",
         (_, Why::Operator) => "closed by the operator",
         _ => "",
