@@ -7,6 +7,7 @@ mod connections;
 mod endpoints;
 mod ends;
 mod events;
+mod filter;
 mod frames;
 mod page;
 mod reload;
@@ -17,7 +18,7 @@ mod stream;
 mod tallies;
 mod token;
 
-pub use reload::{Done, Refused, ReloadOrder};
+pub use reload::{Done, Ordered, Refused, ReloadOrder};
 pub use router::{OPENAPI, routes};
 pub use token::{Secret, Token, TokenError};
 
@@ -30,6 +31,7 @@ use answer::{Answer, Problem};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use events::Ticker;
 use router::Asked;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
@@ -142,10 +144,11 @@ impl Admin {
 
 impl Admin {
     /// Has the configuration loaded anew, and tells what became of it.
-    async fn reload(&self) -> Result<Answer, Problem> {
+    async fn reload(&self, asked: &Asked) -> Result<Answer, Problem> {
+        let Reason { reason } = body_of(asked)?;
         let gone =
             || Problem::unavailable("the proxy is stopping, nothing is reloaded any more; start it anew");
-        let (order, answered) = ReloadOrder::new();
+        let (order, answered) = ReloadOrder::new(Ordered { by: Arc::clone(&asked.by), reason });
         self.orders.send(order).await.map_err(|_| gone())?;
         match answered.await.map_err(|_| gone())? {
             Ok(warnings) => Ok(answer::json(&json!({ "warnings": warnings }))),
@@ -155,6 +158,13 @@ impl Admin {
             }
         }
     }
+}
+
+/// Why something is ordered, for the log.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    reason: Option<String>,
 }
 
 /// The body of a request as JSON; none at all is an empty object.

@@ -105,6 +105,19 @@ impl Config {
         hint::listen(text)
     }
 
+    /// Where the operator may ask, by a text that has mistakes elsewhere; `None` if its `[admin]` has some too, or if
+    /// it has none.
+    #[must_use]
+    pub fn admin_of_broken(text: &str) -> Option<admin::Settings> {
+        raw::File::new("", text).read_part(resolve::admin_alone)
+    }
+
+    /// Where the operator may ask, unless it is said otherwise.
+    #[must_use]
+    pub fn default_admin_address() -> std::net::SocketAddr {
+        defaults::ADMIN_ADDRESS
+    }
+
     /// The settings that a text leaves to their defaults, like `route[].ping.client`: those of
     /// every table that it has or that may be left out.
     #[must_use]

@@ -731,6 +731,8 @@ async fn what_was_counted_is_told() {
     let ends = status["ends"].as_array().unwrap();
     assert_eq!(ends[0], cause("close", json!(1000), 3));
     assert_eq!((&ends[1]["why"], &ends[1]["count"], ends.len()), (&json!("eof"), &json!(1), 2));
+    let lately = status["ends_lately"].as_array().unwrap();
+    assert!(lately.contains(&cause("close", json!(1000), 3)) && lately.len() == 2, "{lately:?}");
     let silence = &status["silence"];
     assert_eq!(silence["edges"].as_array().unwrap().len() + 1, silence["client"].as_array().unwrap().len());
     assert_eq!((&silence["client"][0], &silence["upstream"][0]), (&json!(1), &json!(1)));
@@ -750,6 +752,19 @@ async fn what_was_counted_is_told() {
         let column = history[column].as_array().unwrap();
         assert_eq!((column.len(), &column[0]), (360, &Value::Null), "an hour, from before the start");
     }
+
+    let counted = operator.value("/api/ends?by=cause&why=close").await;
+    assert_eq!(counted["groups"][0]["keys"], json!(["client/close"]));
+    assert_eq!(
+        (&counted["groups"][0]["count"], &counted["matched"], &counted["kept"]),
+        (&json!(3), &json!(3), &json!(4))
+    );
+    let minutes = operator.value("/api/ends?by=minute,who").await;
+    let (time, started) = (&recent[0]["time"], &recent[0]["started"]);
+    assert!(time.as_str() >= started.as_str(), "{recent:?}");
+    assert_eq!(minutes["groups"][0]["last"], *time);
+    let unknown = operator.get("/api/ends?route=nope").await;
+    assert_eq!((unknown.status, unknown.body.contains("no route \\\"nope\\\"; there is all")), (400, true));
 
     let metrics = operator.get("/metrics").await;
     assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{}", metrics.head);

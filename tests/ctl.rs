@@ -28,7 +28,7 @@ impl Site {
         std::fs::write(&config, text(&folder, server, "")).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_holdline"))
             .args(["run", "--config", config.to_str().unwrap()])
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
             .spawn()
             .unwrap();
         let site = Self { folder, process, server };
@@ -87,6 +87,13 @@ impl Site {
         raw
     }
 
+    /// The line of the log that has this in it.
+    fn logged(&self, what: &str) -> String {
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+        let found = log.lines().find(|line| line.contains(what));
+        found.unwrap_or_else(|| panic!("no {what} in {log}")).to_owned()
+    }
+
     async fn stop(mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -135,7 +142,12 @@ async fn it_shows_what_runs() {
     let id = site.value(&["connections"]).await["connections"][0]["id"].as_str().unwrap().to_owned();
     let one = site.said(&["connection", &id]).await;
     assert!(one.lines().any(|line| line.split_whitespace().eq(["messages_client", "1"])), "{one}");
-    assert!(one.lines().any(|line| line.split_whitespace().eq(["settings.ping_client", "25.0"])), "{one}");
+    assert!(one.lines().any(|line| line.split_whitespace().eq(["settings.ping_client", "25.0s"])), "{one}");
+    assert!(
+        one.lines().any(|line| line.split_whitespace().eq(["settings.max_message_size", "off"])),
+        "{one}"
+    );
+    assert!(one.lines().any(|line| line.split_whitespace().eq(["bytes_client", "11B"])), "{one}");
     drop(client);
     assert!(site.stop().await.success());
 }
@@ -160,19 +172,138 @@ async fn it_gives_orders() {
     assert_eq!(site.said(&["reload"]).await, "reloaded\n");
     let broken = text(&site.folder, site.server, "read_timout = \"1s\"");
     std::fs::write(site.config(), &broken).unwrap();
-    // Not from the file, which is broken.
-    let address = format!("unix:{}/admin.sock", site.folder.path().display());
-    let failed = site.complaint(&["--address", &address, "reload"]).await;
+    let failed = site.complaint(&["reload"]).await;
     assert!(failed.contains("route[0].read_timout: unknown key, did you mean"), "{failed}");
     assert!(failed.contains("the running configuration stays"), "{failed}");
-    let status = site.said(&["status", "--address", &address]).await;
+    let status = site.said(&["status"]).await;
     assert!(
         status.contains("1 reloads and 1 that failed") && status.contains("the last reload failed: "),
         "{status}"
     );
-    let lost = site.complaint(&["status"]).await;
-    assert!(lost.contains("did you mean") && lost.contains("--address"), "{lost}");
     assert!(site.stop().await.success());
+}
+
+/// The file on disk is not what runs; where the proxy is can nearly always be read of it.
+#[tokio::test]
+async fn it_reaches_the_proxy_however_broken_the_file_is() {
+    let site = Site::start().await;
+    let good = text(&site.folder, site.server, "");
+    for (what, broken) in [
+        ("a wrong name", good.replace("upstream = \"up\"", "upstream = \"pu\"")),
+        ("no TOML behind it", format!("{good}[route\n")),
+        ("no TOML before it", format!("[process\n{good}")),
+        ("a value that is none", good.replace("\"5s\"", "5 seconds")),
+    ] {
+        std::fs::write(site.config(), &broken).unwrap();
+        let output = site.ctl(&["status"]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{what}: {said}");
+        assert!(said.contains("has mistakes, but its [admin] can be read"), "{what}: {said}");
+        let failed = site.complaint(&["reload", "--reason", "a try"]).await;
+        assert!(failed.contains("the running configuration stays"), "{what}: {failed}");
+    }
+    // The address is a guess then, and nobody is there.
+    for broken in ["[admin]\naddress = nowhere\n", "\u{0}", ""] {
+        std::fs::write(site.config(), broken).unwrap();
+        let lost = site.complaint(&["status", "--token-file", "/no/such/file"]).await;
+        assert!(lost.contains("/no/such/file"), "{lost}");
+        let output = site.ctl(&["status"]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("asking at 127.0.0.1:9109, the default"), "{broken:?}: {said}");
+    }
+    assert!(site.stop().await.success());
+}
+
+#[tokio::test]
+async fn it_counts_ends_and_connections_together() {
+    let site = Site::start().await;
+    let server = site.server.to_string();
+    for code in [1000_u16, 1000, 4001] {
+        let mut client = site.open().await;
+        client.send(holdline::ws::frame::OpCode::Close, &code.to_be_bytes()).await;
+        client.close().await;
+    }
+    let open = [site.open().await, site.open().await];
+    let counted = async |args: &[&str]| {
+        let answer = site.value(args).await;
+        let groups = answer["groups"].as_array().unwrap().clone();
+        groups
+            .into_iter()
+            .map(|group| (group["keys"].to_string(), group["count"].as_u64().unwrap()))
+            .collect()
+    };
+    let two = |a: (&str, u64), b: (&str, u64)| vec![(a.0.to_owned(), a.1), (b.0.to_owned(), b.1)];
+    let by_code: Vec<_> = counted(&["ends", "--by", "code"]).await;
+    assert_eq!(by_code, two(("[\"1000\"]", 2), ("[\"4001\"]", 1)));
+    let by_two: Vec<_> = counted(&["ends", "--by", "endpoint,cause", "--since", "1m"]).await;
+    assert_eq!(by_two, [(format!("[\"{server}\",\"client/close\"]"), 3)]);
+    let by_client: Vec<_> = counted(&["connections", "--by", "client"]).await;
+    assert_eq!(by_client, [("[\"127.0.0.1\"]".to_owned(), 2)]);
+
+    let listed = site.said(&["ends", "--code", "4001"]).await;
+    assert!(listed.contains("client/close  4001 by client"), "{listed}");
+    assert!(listed.contains(&server) && listed.ends_with("1 of 1 that match, of the last 3\n"), "{listed}");
+    let none = site.said(&["ends", "--who", "upstream"]).await;
+    assert!(none.ends_with("0 of 0 that match, of the last 3\n"), "{none}");
+    let shown = site.said(&["ends", "--by", "endpoint,cause"]).await;
+    assert!(
+        shown.starts_with("COUNT  ENDPOINT") && shown.ends_with("3 that match, of the last 3\n"),
+        "{shown}"
+    );
+    let shown = site.said(&["connections", "--by", "endpoint"]).await;
+    assert!(shown.lines().any(|line| line.starts_with("2 ") && line.contains(&server)), "{shown}");
+    for (args, said) in [
+        (&["ends", "--route", "nope"][..], "no route \"nope\"; there is all"),
+        (&["connections", "--route", "nope"], "no route \"nope\"; there is all"),
+        (&["ends", "--endpoint", "10.0.0.1:1"], &format!("no endpoint \"10.0.0.1:1\"; there is {server}")),
+        (&["ends", "--why", "nope"], "expected one of done, close, eof"),
+        (&["ends", "--by", "nope"], "expected one or several of who, why, cause"),
+        (&["ends", "--since", "nope"], "expected seconds, or a span"),
+    ] {
+        let complaint = site.complaint(args).await;
+        assert!(complaint.contains(said), "{args:?}: {complaint}");
+    }
+    // More than a page of the endpoint holds.
+    let many = site.value(&["connections", "--limit", "501"]).await;
+    assert_eq!(many["connections"].as_array().unwrap().len(), 2);
+    drop(open);
+    assert!(site.stop().await.success());
+}
+
+#[tokio::test]
+async fn the_log_says_who_ordered_what_and_why() {
+    let mut site = Site::start().await;
+    let clients = [site.open().await, site.open().await];
+    let server = site.server.to_string();
+    // By whom is what the kernel knows of a unix socket: these processes are children of this one.
+    let by = format!("by=\"unix: uid {} pid ", rustix::process::getuid().as_raw());
+    site.said(&["drain", "up", &server, "--spread", "1h", "--reason", "a \"new\"\nkernel"]).await;
+    let drained = site.logged("changed the state of an endpoint");
+    assert!(drained.contains(&by) && drained.contains(r#"reason="a \"new\"\nkernel""#), "{drained}");
+    assert!(drained.contains("state=\"drain\"") && drained.contains("closing=2"), "{drained}");
+    site.said(&["up", "up", &server]).await;
+    site.said(&["reload", "--reason", "a try"]).await;
+    let reloaded = site.logged("reloaded");
+    assert!(reloaded.contains(&by) && reloaded.contains("reason=\"a try\""), "{reloaded}");
+    let pid = rustix::process::Pid::from_child(&site.process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    for mut client in clients {
+        assert_eq!(client.close().await.code.0, 1001);
+    }
+    let ended = tokio::time::timeout(PATIENCE, async {
+        loop {
+            // The echo lives on this thread.
+            match site.process.try_wait().unwrap() {
+                Some(status) => break status,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    assert!(ended.await.expect("it ends").success());
+    assert!(site.logged("the order to stop came").contains("by=\"SIGTERM\""));
+    let log = std::fs::read_to_string(site.folder.path().join("log")).unwrap();
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("stopped") && last.contains("closed=2 cut=0"), "{last}");
 }
 
 #[tokio::test]
@@ -183,6 +314,11 @@ async fn it_follows_one_connection_to_its_end() {
     let id = site.value(&["connections"]).await["connections"][0]["id"].as_str().unwrap().to_owned();
     let mut tail = site.command(&["tail", &id]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let header =
+        spawn_blocking(move || (lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap(), lines));
+    // Before anything has come to pass.
+    let (following, columns, mut lines) = header.await.unwrap();
+    assert!(following.contains(&id) && columns.starts_with("TIME "), "{following}\n{columns}");
     let first = spawn_blocking(move || (lines.next().unwrap().unwrap(), lines));
     while !first.is_finished() {
         client.echo("again").await;

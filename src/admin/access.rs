@@ -3,10 +3,14 @@
 
 use super::answer::Problem;
 use super::token::Token;
+use crate::addr::ClientAddr;
+use crate::io::Stream;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::net::UnixStream;
 
 /// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +19,31 @@ pub(super) enum Way {
     Tcp,
     /// Over a unix socket: the rights of its file say who can.
     Unix,
+}
+
+/// Whoever asks, as the log names him.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) way: Way,
+    /// An address, or whose process it is.
+    pub(super) name: Arc<str>,
+}
+
+impl Asker {
+    /// Whoever is at the other end of a connection.
+    pub(super) fn of(stream: &Stream, client: ClientAddr) -> Self {
+        match stream {
+            Stream::Unix(stream) => Self { way: Way::Unix, name: process(stream).into() },
+            _ => Self { way: Way::Tcp, name: client.to_string().into() },
+        }
+    }
+}
+
+/// Whose process connected to a unix socket, by what the kernel noted then (SO_PEERCRED of unix(7)).
+fn process(stream: &UnixStream) -> String {
+    let Ok(peer) = stream.peer_cred() else { return "unix:".to_owned() };
+    let pid = peer.pid().map_or_else(String::new, |pid| format!(" pid {pid}"));
+    format!("unix: uid {}{pid}", peer.uid())
 }
 
 /// Whether a request may be answered. `is_open`: what it asks for needs no token.

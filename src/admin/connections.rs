@@ -3,10 +3,12 @@
 mod query;
 
 use super::answer::{Answer, Problem, Seconds, Time, json, json_with};
+use super::filter::{Groups, Names};
 use super::router::Asked;
 use crate::outcome::{PerSide, Side, Traffic, Why};
 use crate::proxy::session::Session;
 use crate::telemetry::report::ConnectionId;
+use crate::telemetry::tally::Sums;
 use crate::tunnel::{self, Pong};
 use crate::ws::close::{CloseCode, CloseReason, MAX_REASON};
 use http::StatusCode;
@@ -48,7 +50,40 @@ struct Page<'a> {
     total: usize,
     matched: usize,
     offset: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
     connections: Vec<Row<'a>>,
+}
+
+/// Connections that are counted together.
+#[derive(Serialize)]
+struct Group {
+    /// In the order of `by`.
+    keys: Vec<Option<String>>,
+    count: u64,
+    bytes_client: u64,
+    bytes_upstream: u64,
+    messages_client: u64,
+    messages_upstream: u64,
+}
+
+#[derive(Serialize)]
+struct Grouped {
+    by: Vec<&'static str>,
+    groups: Vec<Group>,
+    /// Connections of groups that are left out.
+    others: u64,
+    matched: usize,
+    total: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
+}
+
+/// How many there are of a group, and what they sent.
+#[derive(Default)]
+struct Sum {
+    count: u64,
+    traffic: PerSide<Sums>,
 }
 
 /// The names are those of the access log.
@@ -164,12 +199,47 @@ pub(super) fn list(asked: &Asked) -> Result<Answer, Problem> {
     // The same for all: a page is sorted by it.
     let now = Instant::now();
     let mut found: Vec<Live<'_>> = sessions.iter().map(|session| Live::at(now, session)).collect();
+    let unknown = query.unknown(Names::in_use(&asked.admin), &found);
     found.retain(|live| query.matches(live));
     let matched = found.len();
+    if !query.by.is_empty() {
+        return Ok(json(&Grouped { unknown, ..grouped(&query, &found, sessions.len()) }));
+    }
     query.sort(&mut found);
     let shown = found.iter().skip(query.offset).take(query.limit);
     let connections = shown.map(Row::of).collect();
-    Ok(json(&Page { total: sessions.len(), matched, offset: query.offset, connections }))
+    Ok(json(&Page { total: sessions.len(), matched, offset: query.offset, unknown, connections }))
+}
+
+fn grouped(query: &Query, found: &[Live<'_>], total: usize) -> Grouped {
+    let add = |sum: &mut Sum, live: &&Live<'_>| {
+        sum.count += 1;
+        for side in Side::BOTH {
+            sum.traffic[side].add(&live.traffic[side]);
+        }
+    };
+    let groups = Groups::of(found.iter(), |live| query.key(live), add);
+    let both = |sum: &Sum, of: fn(&Sums) -> u64| of(&sum.traffic.client) + of(&sum.traffic.upstream);
+    let size =
+        |sum: &Sum| query.size(sum.count, both(sum, |sums| sums.bytes), both(sum, |sums| sums.messages));
+    let mut groups = groups.sorted(size);
+    let shown: Vec<_> = groups.drain(..groups.len().min(query.limit)).collect();
+    let group = |(keys, Sum { count, traffic }): (Vec<_>, Sum)| Group {
+        keys,
+        count,
+        bytes_client: traffic.client.bytes,
+        bytes_upstream: traffic.upstream.bytes,
+        messages_client: traffic.client.messages,
+        messages_upstream: traffic.upstream.messages,
+    };
+    Grouped {
+        by: query.by.iter().map(|(word, _)| *word).collect(),
+        groups: shown.into_iter().map(group).collect(),
+        others: groups.iter().map(|(_, sum)| sum.count).sum(),
+        matched: found.len(),
+        total,
+        unknown: None,
+    }
 }
 
 /// `GET /api/connections/{id}`.
@@ -219,7 +289,7 @@ pub(super) fn close(asked: &Asked) -> Result<Answer, Problem> {
             reason.len()
         )));
     }
-    tracing::info!(id = %session.report.id, %code, reason, "connection closed through the admin endpoint");
+    tracing::info!(id = %session.report.id, %code, reason, by = &*asked.by, "the operator closes a connection");
     let words = CloseReason { code, text: reason.into() };
     session.control.close_with(Why::Operator, words);
     Ok(json_with(StatusCode::ACCEPTED, &json!({ "id": session.report.id.to_string() })))

@@ -17,6 +17,7 @@ pub(super) struct Order {
 #[serde(deny_unknown_fields)]
 struct Body {
     spread: Option<String>,
+    reason: Option<String>,
 }
 
 /// `POST /api/upstreams/{name}/endpoints/{address}/{drain|up|down}`.
@@ -41,7 +42,8 @@ pub(super) fn order(asked: &Asked, order: Order) -> Result<Answer, Problem> {
     let ordered = ordered.map_err(|unknown| Problem::not_found(unknown.to_string()))?;
     tracing::info!(
         upstream = %name, endpoint = %address, state = word(ordered.state), closing = ordered.closing,
-        "ordered through the admin endpoint"
+        by = &*asked.by, reason = body.reason,
+        "the operator changed the state of an endpoint; `closing` of its connections will be closed"
     );
     Ok(json(&json!({ "state": word(ordered.state), "closing": ordered.closing })))
 }

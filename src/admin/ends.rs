@@ -1,22 +1,85 @@
 //! Owns what is told of the latest ends.
 
-use super::answer::{Answer, Problem, of};
+mod query;
+
+use super::answer::{Answer, Problem, Time, json, of};
+use super::filter::{Groups, Names};
 use super::router::Asked;
-use crate::telemetry::recent::{End, Recent};
+use crate::telemetry::recent::End;
 use http::StatusCode;
+use query::{By, Query};
+use serde::Serialize;
+use std::time::SystemTime;
+
+/// Ends that are counted together.
+#[derive(Serialize)]
+struct Group {
+    /// In the order of `by`.
+    keys: Vec<Option<String>>,
+    count: usize,
+    first: Option<Time>,
+    last: Option<Time>,
+}
+
+#[derive(Serialize)]
+struct Grouped {
+    by: Vec<&'static str>,
+    groups: Vec<Group>,
+    /// Ends of groups that are left out.
+    others: usize,
+    matched: usize,
+    kept: usize,
+}
+
+/// How many there are of a group, and when the first and the last one ended.
+#[derive(Default)]
+struct Count {
+    count: usize,
+    first: Option<SystemTime>,
+    last: Option<SystemTime>,
+}
 
 /// `GET /api/ends`.
 pub(super) fn answer(asked: &Asked) -> Result<Answer, Problem> {
-    let mut limit = DEFAULT;
-    for (key, value) in &asked.query {
-        let wanted = value.parse().ok().filter(|limit| (1..=Recent::MOST).contains(limit));
-        let known = wanted.filter(|_| key == "limit");
-        limit =
-            known.ok_or_else(|| Problem::malformed(format!("{key}={value}; expected limit, 1 to 1000")))?;
+    let query = Query::read(&asked.query, SystemTime::now())?;
+    let (mut ends, _) = asked.admin.proxy.metrics.recent(usize::MAX);
+    query.check_names(Names::in_use(&asked.admin), &ends)?;
+    let kept = ends.len();
+    ends.retain(|end| query.matches(end));
+    let matched = ends.len();
+    if !query.by.is_empty() {
+        return Ok(json(&grouped(&query, &ends, kept)));
     }
-    let (ends, _) = asked.admin.proxy.metrics.recent(limit);
-    let json = format!("{{\"ends\":[{}]}}", lines(&ends));
+    ends.truncate(query.limit);
+    let json = format!("{{\"ends\":[{}],\"matched\":{matched},\"kept\":{kept}}}", lines(&ends));
     Ok(of(StatusCode::OK, "application/json", json.into()))
+}
+
+fn grouped(query: &Query, ends: &[End], kept: usize) -> Grouped {
+    let add = |sum: &mut Count, end: &&End| {
+        let ended = end.1.ended;
+        sum.count += 1;
+        sum.first = sum.first.into_iter().chain(ended).min();
+        sum.last = sum.last.max(ended);
+    };
+    let groups = Groups::of(ends.iter(), |end| query.key(end), add);
+    // Minutes are read one after the other, the newest first as everywhere.
+    let by_time = query.by.first().is_some_and(|(_, by)| *by == By::Minute);
+    let mut groups = groups.sorted(|sum: &Count| (sum.last.filter(|_| by_time), sum.count));
+    let shown: Vec<_> = groups.drain(..groups.len().min(query.limit)).collect();
+    let group = |(keys, Count { count, first, last }): (Vec<_>, Count)| Group {
+        keys,
+        count,
+        first: first.map(Time),
+        last: last.map(Time),
+    };
+    Grouped {
+        by: query.by.iter().map(|(word, _)| *word).collect(),
+        groups: shown.into_iter().map(group).collect(),
+        others: groups.iter().map(|(_, sum)| sum.count).sum(),
+        matched: ends.len(),
+        kept,
+    }
 }
 
 /// Ends as the access log has them in JSON, with commas between them.
@@ -24,5 +87,3 @@ pub(super) fn lines<'a>(ends: impl IntoIterator<Item = &'a End>) -> String {
     let lines: Vec<String> = ends.into_iter().map(|end| end.0.json(&end.1, 0)).collect();
     lines.join(",")
 }
-
-const DEFAULT: usize = 100;

@@ -1,6 +1,6 @@
 //! Owns the table of what can be asked for, and the way from a request to its answer.
 
-use super::access::{self, Way};
+use super::access::{self, Asker};
 use super::answer::{Answer, Problem, of, text};
 use super::endpoints::Order;
 use super::{Admin, connections, endpoints, ends, events, frames, page, status, tallies};
@@ -86,6 +86,8 @@ pub fn routes() -> impl Iterator<Item = (&'static Method, &'static str)> {
 /// A request, taken apart.
 pub(super) struct Asked {
     pub(super) admin: Arc<Admin>,
+    /// Who asks, as the log names him.
+    pub(super) by: Arc<str>,
     /// What stands in the path for each `{name}`, in their order.
     pub(super) captures: Vec<String>,
     /// The parameters of the query, in their order.
@@ -98,9 +100,14 @@ pub(super) struct Asked {
 }
 
 /// Answers a request.
-pub(super) async fn answer(admin: &Arc<Admin>, way: Way, request: Request<Incoming>, watch: Watch) -> Answer {
+pub(super) async fn answer(
+    admin: &Arc<Admin>,
+    asker: Asker,
+    request: Request<Incoming>,
+    watch: Watch,
+) -> Answer {
     let (parts, body) = request.into_parts();
-    match try_answer(admin, way, &parts, body, watch).await {
+    match try_answer(admin, asker, &parts, body, watch).await {
         Ok(answer) => answer,
         Err(problem) => problem.answer(),
     }
@@ -108,7 +115,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, way: Way, request: Request<Incomi
 
 async fn try_answer(
     admin: &Arc<Admin>,
-    way: Way,
+    asker: Asker,
     parts: &Parts,
     body: Incoming,
     watch: Watch,
@@ -116,7 +123,7 @@ async fn try_answer(
     let found = find(&parts.method, parts.uri.path());
     // Whoever may not ask does not hear either what there is.
     let is_open = matches!(&found, Ok((action, _)) if action.is_open());
-    access::check(parts, way, admin.token.load().as_deref(), is_open)?;
+    access::check(parts, asker.way, admin.token.load().as_deref(), is_open)?;
     let (action, captures) = found?;
     let body = match parts.method {
         Method::POST => read(body).await?,
@@ -125,7 +132,9 @@ async fn try_answer(
     let query = pairs(parts.uri.query().unwrap_or_default());
     let accept =
         parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    action.answer(Asked { admin: Arc::clone(admin), captures, query, accept, body, watch }).await
+    action
+        .answer(Asked { admin: Arc::clone(admin), by: asker.name, captures, query, accept, body, watch })
+        .await
 }
 
 impl Action {
@@ -150,7 +159,7 @@ impl Action {
             Self::Frames => frames::answer(asked),
             Self::Close => connections::close(&asked),
             Self::Endpoint(state) => endpoints::order(&asked, Order { state }),
-            Self::Reload => asked.admin.reload().await,
+            Self::Reload => asked.admin.reload(&asked).await,
             Self::Ends => ends::answer(&asked),
             Self::Events => events::answer(asked),
             Self::OpenApi => {

@@ -1,7 +1,7 @@
 //! Owns the listener of the admin endpoint and its connections: HTTP/1.1, within bounds of its own, so that neither
 //! clients nor operators can take the other's places.
 
-use super::access::Way;
+use super::access::Asker;
 use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
 use crate::drain::Watch;
@@ -88,12 +88,12 @@ impl Bound {
 
 /// One connection, to its end.
 async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
-    let Accepted { stream, slot: _slot, .. } = accepted;
-    let way = if matches!(stream, Stream::Unix(_)) { Way::Unix } else { Way::Tcp };
+    let Accepted { stream, slot: _slot, client } = accepted;
+    let asker = Asker::of(&stream, client);
     let ending = watch.clone();
     let service = service_fn(move |request| {
-        let (admin, ending) = (Arc::clone(&admin), ending.clone());
-        async move { Ok::<_, Infallible>(router::answer(&admin, way, request, ending).await) }
+        let (admin, asker, ending) = (Arc::clone(&admin), asker.clone(), ending.clone());
+        async move { Ok::<_, Infallible>(router::answer(&admin, asker, request, ending).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);

@@ -25,6 +25,7 @@ pub(super) struct Status {
     upstreams: Vec<UpstreamStatus>,
     routes: Vec<RouteStatus>,
     ends: Vec<tallies::Ends>,
+    ends_lately: Vec<tallies::Ends>,
     silence: tallies::BothSides,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Vec<tallies::Limit>>,
@@ -145,6 +146,7 @@ pub(super) fn changing(admin: &Admin) -> Status {
         upstreams,
         routes: snapshot.routes().map(|one| route(one)).collect(),
         ends: tallies::ends(metrics),
+        ends_lately: tallies::ends_lately(metrics),
         silence: tallies::silence(metrics),
         limits: None,
         round_trip: tallies::round_trip(metrics),

@@ -4,11 +4,13 @@ use super::answer::{Answer, Time, json, of};
 use super::router::Asked;
 use crate::outcome::Side;
 use crate::telemetry::history::{History, Step};
-use crate::telemetry::metrics::{Code, Format, Metrics};
+use crate::telemetry::metrics::{Cause, Code, Format, Metrics};
 use crate::telemetry::tally::{Histogram, LIMITS};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Ends of tunnels by cause, since the start.
 #[derive(Serialize)]
@@ -43,24 +45,46 @@ struct LastHour {
     opened: Vec<Option<u64>>,
     ended: Vec<Option<u64>>,
     abnormal: Vec<Option<u64>>,
+    causes: Vec<CauseByTime>,
+}
+
+/// The ends of one cause, step by step.
+#[derive(Serialize)]
+struct CauseByTime {
+    who: &'static str,
+    why: &'static str,
+    code: Value,
+    ended: Vec<Option<u64>>,
 }
 
 /// The most frequent first.
 pub(super) fn ends(metrics: &Metrics) -> Vec<Ends> {
     let mut ends = metrics.ends();
     ends.sort_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
-    let row = |(cause, count): (crate::telemetry::metrics::Cause, u64)| Ends {
-        who: cause.who.as_str(),
-        why: cause.why.as_str(),
-        code: match cause.code {
-            Code::None => Value::Null,
-            Code::Registered(code) => code.into(),
-            kind => kind.label().into(),
-        },
-        count,
-    };
-    ends.into_iter().map(row).collect()
+    ends.into_iter().map(Ends::of).collect()
 }
+
+/// Those of the last five minutes.
+pub(super) fn ends_lately(metrics: &Metrics) -> Vec<Ends> {
+    metrics.ends_lately(LATELY).into_iter().map(Ends::of).collect()
+}
+
+impl Ends {
+    fn of((cause, count): (Cause, u64)) -> Self {
+        Self { who: cause.who.as_str(), why: cause.why.as_str(), code: code(cause), count }
+    }
+}
+
+fn code(cause: Cause) -> Value {
+    match cause.code {
+        Code::None => Value::Null,
+        Code::Registered(code) => code.into(),
+        kind => kind.label().into(),
+    }
+}
+
+/// "Lately" in the table of causes.
+const LATELY: Duration = Duration::from_secs(5 * 60);
 
 pub(super) fn silence(metrics: &Metrics) -> BothSides {
     let silence = metrics.silence();
@@ -86,9 +110,18 @@ impl BothSides {
 /// `GET /api/history`.
 pub(super) fn history(asked: &Asked) -> Answer {
     let (steps, until) = asked.admin.proxy.metrics.history();
-    let column = |of: fn(&Step) -> u64| {
+    let each = |of: &dyn Fn(&Step) -> u64| -> Vec<Option<u64>> {
         let before = std::iter::repeat_n(None, History::STEPS.saturating_sub(steps.len()));
         before.chain(steps.iter().map(|step| Some(of(step)))).collect()
+    };
+    let column = |of: fn(&Step) -> u64| each(&of);
+    let causes: BTreeSet<Cause> =
+        steps.iter().flat_map(|step| &step.causes).map(|(cause, _)| *cause).collect();
+    let by_time = |cause: Cause| CauseByTime {
+        who: cause.who.as_str(),
+        why: cause.why.as_str(),
+        code: code(cause),
+        ended: each(&|step| step.causes.iter().filter(|(of, _)| *of == cause).map(|(_, count)| count).sum()),
     };
     json(&LastHour {
         step: History::STEP.as_secs(),
@@ -97,6 +130,7 @@ pub(super) fn history(asked: &Asked) -> Answer {
         opened: column(|step| step.opened),
         ended: column(|step| step.ended),
         abnormal: column(|step| step.abnormal),
+        causes: causes.into_iter().map(by_time).collect(),
     })
 }
 

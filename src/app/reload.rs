@@ -5,7 +5,7 @@ use super::certificates::{CertificateError, Ready, secure_aside};
 use super::window::read_token;
 use super::{Running, look_up_names};
 use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
-use crate::admin::{Done, Refused, Token, TokenError};
+use crate::admin::{Done, Ordered, Refused, Token, TokenError};
 use crate::config::{Config, Errors, Process};
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
@@ -47,17 +47,25 @@ impl Running {
     /// The running configuration stays, for all these reasons.
     pub async fn load_anew(
         &mut self,
+        ordered: &Ordered,
         load: &mut impl FnMut() -> Result<Config, Errors>,
     ) -> Result<Done, Refused> {
         let result = self.try_load_anew(load).await;
         match &result {
             Ok(warnings) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                tracing::info!(tunnels = self.proxy.sessions.count(), "reloaded");
+                let tunnels = self.proxy.sessions.count();
+                tracing::info!(tunnels, by = &*ordered.by, reason = ordered.reason, "reloaded");
             }
             Err(Refused(errors)) => {
                 errors.iter().for_each(|error| tracing::error!("{error}"));
-                tracing::error!(errors = errors.len(), "reload failed, the running configuration stays");
+                let (errors, by) = (errors.len(), &*ordered.by);
+                tracing::error!(
+                    errors,
+                    by,
+                    reason = ordered.reason,
+                    "reload failed, the running configuration stays"
+                );
             }
         }
         let told = result.as_ref().map(drop).map_err(|Refused(errors)| errors.join("\n"));

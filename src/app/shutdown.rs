@@ -1,9 +1,10 @@
 //! Owns the proxy's end: accepting stops, requests finish, tunnels close, spread over the grace.
 
 use super::Running;
+use crate::proxy::Proxy;
 use crate::telemetry::access_log::AccessLog;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -34,7 +35,9 @@ impl Running {
         // First of all: who asks whether to send more hears no before anybody is refused.
         window.drain();
         let (grace, spread) = (config.process.shutdown_grace, config.process.drain_spread);
+        let (began, before) = (Instant::now(), ended_tunnels(&proxy));
         tracing::info!(tunnels = proxy.sessions.count(), ?grace, "shutting down");
+        let mut cut = 0;
         proxy.metrics.set_draining();
         drop(watch);
         trigger.drain(grace);
@@ -46,7 +49,8 @@ impl Running {
             () = hurry => Ended::AtOnce,
         };
         if ended != Ended::InTime {
-            tracing::warn!(remaining = trigger.remaining(), "cutting what is left");
+            cut = proxy.sessions.count() as u64;
+            tracing::warn!(tunnels = cut, tasks = trigger.remaining(), "cutting what is left");
             proxy.sessions.cut();
             trigger.expire();
             // Whatever does not end now would not end at all.
@@ -61,6 +65,13 @@ impl Running {
             // It may have been removed by hand.
             let _ = std::fs::remove_file(path);
         }
+        let closed = (ended_tunnels(&proxy) - before).saturating_sub(cut);
+        tracing::info!(closed, cut, took = ?began.elapsed(), "stopped; tunnels were closed, and cut at the end of the grace");
         ended
     }
+}
+
+/// How many tunnels ever ended.
+fn ended_tunnels(proxy: &Proxy) -> u64 {
+    proxy.sessions.totals().values().map(|totals| totals.opened - totals.live).sum()
 }

@@ -2,7 +2,7 @@
 
 use super::systemd::Systemd;
 use super::{Ended, Running};
-use crate::admin::Refused;
+use crate::admin::{Ordered, Refused};
 use crate::config::{Config, Errors};
 use std::io;
 use std::process::ExitCode;
@@ -45,25 +45,26 @@ impl Signals {
     ) -> ExitCode {
         let systemd = Systemd::serving(&running.proxy.sessions, running.listeners.len());
         let mut look_again = interval(CERTIFICATES_CHECKED);
-        loop {
+        let by = loop {
             tokio::select! {
                 _ = look_again.tick() => running.refresh_certificates().await,
                 _ = self.hangup.recv() => {
                     systemd.reloading();
-                    let failed = running.load_anew(&mut load).await.err();
+                    let failed = running.load_anew(&Ordered::by_signal("SIGHUP"), &mut load).await.err();
                     systemd.reloaded(running.listeners.len(), failed.map(first_of));
                 }
                 order = running.window.ordered() => {
                     systemd.reloading();
-                    let result = running.load_anew(&mut load).await;
+                    let result = running.load_anew(&order.ordered, &mut load).await;
                     systemd.reloaded(running.listeners.len(), result.clone().err().map(first_of));
                     order.answer(result);
                 }
                 _ = self.user1.recv() => running.proxy.log.reopen(),
-                _ = self.terminate.recv() => break,
-                _ = self.interrupt.recv() => break,
+                _ = self.terminate.recv() => break "SIGTERM",
+                _ = self.interrupt.recv() => break "SIGINT",
             }
-        }
+        };
+        tracing::info!(by, "the order to stop came");
         let second = async {
             tokio::select! {
                 _ = self.terminate.recv() => {}

@@ -1,6 +1,7 @@
 //! Owns `holdline ctl`: what the admin endpoint can do, from the command line.
 
 mod client;
+mod filter;
 mod find;
 mod show;
 
@@ -8,9 +9,11 @@ use super::{DEFAULT_CONFIG, fail};
 use crate::escape;
 use clap::{Args, Subcommand};
 use client::{Client, CtlError};
+use filter::{ConnectionFilter, EndFilter, segment};
 use http::Method;
 use serde_json::{Value, json};
 use show::Show;
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +24,7 @@ pub(super) struct Ctl {
     #[command(flatten)]
     place: Place,
     /// Print what the endpoint answers, as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = WHERE)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -31,22 +34,26 @@ pub(super) struct Ctl {
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// The admin endpoint: IP:PORT, HOST:PORT or unix:/path; else [admin] of the configuration says it
-    #[arg(short, long, global = true, value_name = "ADDRESS")]
+    #[arg(short, long, global = true, value_name = "ADDRESS", help_heading = WHERE)]
     address: Option<String>,
     /// A file with the token of the endpoint; else [admin] of the configuration says it
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = WHERE)]
     token_file: Option<PathBuf>,
-    /// The configuration of the running proxy
-    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    /// The configuration of the running proxy; only its [admin] is needed
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG, help_heading = WHERE)]
     config: PathBuf,
 }
+
+/// The heading of the options that all commands have.
+const WHERE: &str = "Where the proxy is, and how it is shown";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The proxy as a whole: reloads, listeners, upstreams with their endpoints, routes
     Status,
-    /// Live connections, those that have lasted longest first
-    Connections(Filter),
+    /// Live connections, those that have lasted longest first; or how many there are of a kind
+    #[command(after_help = CONNECTIONS_EXAMPLES)]
+    Connections(Box<ConnectionFilter>),
     /// All that is known of one live connection
     Connection {
         /// Its id, as in the access log
@@ -68,15 +75,15 @@ enum Command {
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// The latest ends of connections: who ended each, why, with which code
-    Ends {
-        /// How many, 1000 at most
-        #[arg(long, default_value_t = 20)]
-        limit: usize,
-    },
+    /// The latest ends of connections: when, who ended each, why, with which code; or how many there are of a kind
+    #[command(after_help = ENDS_EXAMPLES)]
+    Ends(Box<EndFilter>),
     /// Give an endpoint nothing new, and close what it has with 1012
+    #[command(after_help = DRAIN_EXAMPLES)]
     Drain(Endpoint),
-    /// The same, and leave it unused even when all others fail
+    /// Give an endpoint nothing new, close what it has with 1012, and leave it unused even when all others fail
+    ///
+    /// An endpoint that is only drained is used again when no other endpoint of its upstream can be.
     Down(Endpoint),
     /// Take `drain` or `down` back: the configuration counts again
     Up {
@@ -84,12 +91,35 @@ enum Command {
         upstream: String,
         /// Its address, as `status` shows it
         endpoint: String,
+        /// Why; it is written to the log
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Load the configuration anew, as SIGHUP does, and say what came of it
-    Reload,
+    Reload {
+        /// Why; it is written to the log
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
     /// The metrics, in the text form of OpenMetrics
     Metrics,
 }
+
+const ENDS_EXAMPLES: &str = "\
+Examples:
+  holdline ctl ends --since 10m --by endpoint,cause    which server dropped whom, and how
+  holdline ctl ends --since 1h --by minute,cause       when it was
+  holdline ctl ends --who upstream --why eof           one by one";
+
+const CONNECTIONS_EXAMPLES: &str = "\
+Examples:
+  holdline ctl connections --by client --limit 10      who has most connections
+  holdline ctl connections --by path --sort bytes      which room is hot
+  holdline ctl connections --endpoint 10.0.0.7:8080 --limit 5000 --json";
+
+const DRAIN_EXAMPLES: &str = "\
+Example:
+  holdline ctl drain chat 10.0.0.7:8080 --spread 5m --reason \"kernel update\"";
 
 #[derive(Debug, Args)]
 struct Endpoint {
@@ -101,43 +131,9 @@ struct Endpoint {
     /// upstream, else drain_spread of [process]]
     #[arg(long, value_name = "SPAN")]
     spread: Option<String>,
-}
-
-#[derive(Debug, Args)]
-struct Filter {
-    /// Those of this route
-    #[arg(long)]
-    route: Option<String>,
-    /// Those of this upstream
-    #[arg(long)]
-    upstream: Option<String>,
-    /// Those to this endpoint
-    #[arg(long)]
-    endpoint: Option<String>,
-    /// Those of this client: an address, or a network like 10.0.0.0/8
-    #[arg(long)]
-    client: Option<String>,
-    /// Those with this in id, client, host, path, route or endpoint
-    #[arg(short = 'q', long = "search", value_name = "TEXT")]
-    q: Option<String>,
-    /// Those that have lasted so long at least, like 5m
-    #[arg(long, value_name = "SPAN")]
-    min_age: Option<String>,
-    /// Those that have lasted so long at most
-    #[arg(long, value_name = "SPAN")]
-    max_age: Option<String>,
-    /// By what they are sorted
-    #[arg(long, value_parser = ["age", "idle", "bytes", "messages", "rtt"])]
-    sort: Option<String>,
-    /// Which ones come first
-    #[arg(long, value_parser = ["asc", "desc"])]
-    order: Option<String>,
-    /// How many to skip
-    #[arg(long)]
-    offset: Option<usize>,
-    /// How many to show, 500 at most [default: 50]
-    #[arg(long)]
-    limit: Option<usize>,
+    /// Why; it is written to the log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 pub(super) fn ctl(ctl: &Ctl) -> ExitCode {
@@ -156,12 +152,23 @@ async fn run(ctl: &Ctl) -> Result<(), CtlError> {
     match &ctl.command {
         Command::Metrics => print(&client.text("/metrics").await?),
         Command::Tail { id } => tail(ctl, &client, id).await,
+        Command::Connections(filter) if filter.by.is_none() => {
+            let answer = pages(&client, filter).await?;
+            show(ctl, Show::Connections, &answer)
+        }
         command => {
-            let (method, path, body, show) = question(command);
+            let (method, path, body, form) = question(command);
             let answer = client.ask(method, &path, body.as_ref()).await?;
-            print(&if ctl.json { format!("{answer:#}\n") } else { show.text(&answer) })
+            show(ctl, form, &answer)
         }
     }
+}
+
+fn show(ctl: &Ctl, form: Show, answer: &Value) -> Result<(), CtlError> {
+    if let Some(unknown) = answer["unknown"].as_str() {
+        return Err(CtlError::Unknown(unknown.to_owned()));
+    }
+    print(&if ctl.json { format!("{answer:#}\n") } else { form.text(answer) })
 }
 
 /// What a command asks the endpoint, and how the answer is shown.
@@ -172,20 +179,26 @@ fn question(command: &Command) -> (Method, String, Option<Value>, Show) {
         let path = format!("/api/upstreams/{}/endpoints/{}/{order}", segment(upstream), segment(endpoint));
         post(path, body, Show::Ordered)
     };
-    let spread =
-        |order: &Endpoint| order.spread.as_ref().map_or(json!({}), |spread| json!({ "spread": spread }));
+    let body = |order: &Endpoint| said(&[("spread", &order.spread), ("reason", &order.reason)]);
     match command {
-        Command::Connections(filter) => get(format!("/api/connections{}", filter.query()), Show::Connections),
+        Command::Connections(filter) => get(format!("/api/connections{}", filter.query()), Show::Groups),
         Command::Connection { id } => get(format!("/api/connections/{}", segment(id)), Show::Connection),
-        Command::Ends { limit } => get(format!("/api/ends?limit={limit}"), Show::Ends),
+        Command::Ends(filter) => {
+            let show = if filter.by.is_some() { Show::Groups } else { Show::Ends };
+            get(format!("/api/ends{}", filter.query()), show)
+        }
         Command::Close { id, code, reason } => {
             let body = json!({ "code": code, "reason": reason });
             post(format!("/api/connections/{}/close", segment(id)), body, Show::Closed)
         }
-        Command::Drain(order) => endpoint(&order.upstream, &order.endpoint, "drain", spread(order)),
-        Command::Down(order) => endpoint(&order.upstream, &order.endpoint, "down", spread(order)),
-        Command::Up { upstream, endpoint: address } => endpoint(upstream, address, "up", json!({})),
-        Command::Reload => post("/api/reload".to_owned(), json!({}), Show::Reloaded),
+        Command::Drain(order) => endpoint(&order.upstream, &order.endpoint, "drain", body(order)),
+        Command::Down(order) => endpoint(&order.upstream, &order.endpoint, "down", body(order)),
+        Command::Up { upstream, endpoint: address, reason } => {
+            endpoint(upstream, address, "up", said(&[("reason", reason)]))
+        }
+        Command::Reload { reason } => {
+            post("/api/reload".to_owned(), said(&[("reason", reason)]), Show::Reloaded)
+        }
         // The other two have no such answer.
         Command::Status | Command::Tail { .. } | Command::Metrics => {
             get("/api/status".to_owned(), Show::Status)
@@ -193,8 +206,53 @@ fn question(command: &Command) -> (Method, String, Option<Value>, Show) {
     }
 }
 
+/// An object of what was said.
+fn said(fields: &[(&str, &Option<String>)]) -> Value {
+    let said =
+        fields.iter().filter_map(|(name, value)| Some(((*name).to_owned(), Value::from((*value).clone()?))));
+    Value::Object(said.collect())
+}
+
+/// Connections one by one, over as many pages of the endpoint as it takes.
+async fn pages(client: &Client, filter: &ConnectionFilter) -> Result<Value, CtlError> {
+    let limit = filter.limit.unwrap_or(CONNECTIONS);
+    let mut all: Option<Value> = None;
+    let mut found: Vec<Value> = Vec::new();
+    while all.is_none() || found.len() < limit {
+        let page = (limit - found.len()).clamp(1, PAGE);
+        let query = filter.page(filter.offset.unwrap_or_default() + found.len(), page);
+        let mut answer = client.ask(Method::GET, &format!("/api/connections{query}"), None).await?;
+        let Value::Array(rows) = answer["connections"].take() else { break };
+        let is_last = rows.len() < page;
+        // One that ended meanwhile moves the others up: none is shown twice for it.
+        let known: HashSet<String> = found.iter().filter_map(id_of).collect();
+        found.extend(rows.into_iter().filter(|row| id_of(row).is_none_or(|id| !known.contains(&id))));
+        all.get_or_insert(answer);
+        if is_last {
+            break;
+        }
+    }
+    let mut all = all.unwrap_or_default();
+    all["connections"] = Value::Array(found);
+    Ok(all)
+}
+
+fn id_of(row: &Value) -> Option<String> {
+    row["id"].as_str().map(str::to_owned)
+}
+
+/// Connections that are shown unless it is said otherwise.
+const CONNECTIONS: usize = 50;
+
+/// Connections of a page of the endpoint.
+const PAGE: usize = 500;
+
 async fn tail(ctl: &Ctl, client: &Client, id: &str) -> Result<(), CtlError> {
     let mut events = client.events(&format!("/api/connections/{}/frames", segment(id))).await?;
+    if !ctl.json {
+        // At once: on a quiet connection nothing else comes.
+        print(&show::frames_header(id))?;
+    }
     while let Some((name, data)) = events.next().await? {
         if ctl.json {
             print(&format!("{}\n", json!({ "event": name, "data": data })))?;
@@ -209,32 +267,4 @@ async fn tail(ctl: &Ctl, client: &Client, id: &str) -> Result<(), CtlError> {
 fn print(text: &str) -> Result<(), CtlError> {
     let mut out = io::stdout().lock();
     out.write_all(escape::json(text).as_bytes()).and_then(|()| out.flush()).map_err(CtlError::Output)
-}
-
-impl Filter {
-    fn query(&self) -> String {
-        let number = |number: Option<usize>| number.map(|number| number.to_string());
-        let pairs = [
-            ("route", self.route.clone()),
-            ("upstream", self.upstream.clone()),
-            ("endpoint", self.endpoint.clone()),
-            ("client", self.client.clone()),
-            ("q", self.q.clone()),
-            ("min_age", self.min_age.clone()),
-            ("max_age", self.max_age.clone()),
-            ("sort", self.sort.clone()),
-            ("order", self.order.clone()),
-            ("offset", number(self.offset)),
-            ("limit", number(self.limit)),
-        ];
-        let written =
-            pairs.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", segment(&value?))));
-        let written: Vec<_> = written.collect();
-        if written.is_empty() { String::new() } else { format!("?{}", written.join("&")) }
-    }
-}
-
-/// A text as one segment of a path, or a value of a query.
-fn segment(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

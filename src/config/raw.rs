@@ -134,6 +134,14 @@ impl<'a> File<'a> {
         }
     }
 
+    /// Reads a part of a text that may have mistakes elsewhere; `None` if that part has some.
+    pub(super) fn read_part<T>(self, read: impl FnOnce(&Table<'_>) -> Option<T>) -> Option<T> {
+        let (root, _) = DeTable::parse_recoverable(self.text);
+        let place = self.place(String::new(), None);
+        let value = read(&Table::new(&self, place, String::new(), Some(root.get_ref())));
+        value.filter(|_| self.errors.borrow().is_empty())
+    }
+
     fn place(&self, path: String, offset: Option<usize>) -> Place {
         let line = offset.map(|offset| self.line_ends.partition_point(|&end| end < offset) + 1);
         Place { source: Arc::clone(&self.source), line, path }

@@ -51,6 +51,11 @@ pub(super) fn config(table: &Table<'_>) -> Config {
     }
 }
 
+/// `[admin]` alone, whatever the rest of the file is like. `None`: there is none that can be read.
+pub(super) fn admin_alone(table: &Table<'_>) -> Option<crate::admin::Settings> {
+    table.get("admin", |value| value.table(|table| admin::admin(table, &[]))).flatten()
+}
+
 fn process(table: &Table<'_>) -> Process {
     let shutdown_grace = table.get("shutdown_grace", duration_or_zero).unwrap_or(defaults::SHUTDOWN_GRACE);
     let drain_spread = table.get("drain_spread", duration_or_zero);

@@ -1,11 +1,12 @@
 //! Owns the last hour, in steps of ten seconds. It keeps no clock: steps that are over are filled in
 //! when something happens, or when somebody looks.
 
-use std::collections::VecDeque;
+use super::cause::Cause;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// What a step has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// Tunnels open at its end.
     pub tunnels: u64,
@@ -15,6 +16,8 @@ pub struct Step {
     pub ended: u64,
     /// Those of them whose end was nobody's wish.
     pub abnormal: u64,
+    /// How those that ended did; few causes, and most steps have none.
+    pub causes: Vec<(Cause, u64)>,
 }
 
 /// The last hour.
@@ -41,10 +44,14 @@ impl History {
     }
 
     /// A tunnel ended.
-    pub fn ended(&mut self, at: Duration, abnormal: bool) {
+    pub fn ended(&mut self, at: Duration, cause: Cause) {
         self.advance(at);
         self.current.ended += 1;
-        self.current.abnormal += u64::from(abnormal);
+        self.current.abnormal += u64::from(cause.why.is_abnormal());
+        match self.current.causes.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, count)) => *count += 1,
+            None => self.current.causes.push((cause, 1)),
+        }
         self.current.tunnels = self.current.tunnels.saturating_sub(1);
     }
 
@@ -52,7 +59,26 @@ impl History {
     /// [`History::STEPS`] in the first hour.
     pub fn steps(&mut self, at: Duration) -> (Vec<Step>, Duration) {
         self.advance(at);
-        (self.steps.iter().copied().collect(), Self::STEP * u32::try_from(self.number).unwrap_or(u32::MAX))
+        (self.steps.iter().cloned().collect(), Self::STEP * u32::try_from(self.number).unwrap_or(u32::MAX))
+    }
+
+    /// How tunnels ended within the last `span`, in whole steps and the one under way.
+    pub fn lately(&mut self, at: Duration, span: Duration) -> BTreeMap<Cause, u64> {
+        self.advance(at);
+        let steps = usize::try_from(span.as_secs() / Self::STEP.as_secs()).unwrap_or(usize::MAX);
+        let mut counts = BTreeMap::new();
+        for (cause, count) in
+            self.steps.iter().rev().take(steps).chain([&self.current]).flat_map(|step| &step.causes)
+        {
+            *counts.entry(*cause).or_default() += count;
+        }
+        counts
+    }
+
+    /// How many tunnels are open.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.current.tunnels
     }
 
     fn advance(&mut self, at: Duration) {
@@ -60,11 +86,11 @@ impl History {
         // After a long silence only the last hour of it matters.
         let missing = number.saturating_sub(self.number).min(Self::STEPS as u64 + 1);
         for _ in 0..missing {
-            self.steps.push_back(self.current);
+            let next = Step { tunnels: self.current.tunnels, ..Step::default() };
+            self.steps.push_back(std::mem::replace(&mut self.current, next));
             if self.steps.len() > Self::STEPS {
                 self.steps.pop_front();
             }
-            self.current = Step { tunnels: self.current.tunnels, ..Step::default() };
         }
         self.number = self.number.max(number);
     }
@@ -73,6 +99,12 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::{Who, Why};
+    use crate::telemetry::cause::Code;
+
+    fn cause(why: Why) -> Cause {
+        Cause { who: Who::Upstream, why, code: Code::None }
+    }
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -83,10 +115,11 @@ mod tests {
         let mut history = History::default();
         history.opened(at(1));
         history.opened(at(2));
-        history.ended(at(25), true);
+        history.ended(at(25), cause(Why::Eof));
         let (steps, until) = history.steps(at(31));
-        let step = |tunnels, opened, ended, abnormal| Step { tunnels, opened, ended, abnormal };
-        assert_eq!(steps, [step(2, 2, 0, 0), step(2, 0, 0, 0), step(1, 0, 1, 1)]);
+        let step = |tunnels, opened| Step { tunnels, opened, ..Step::default() };
+        let last = Step { ended: 1, abnormal: 1, causes: vec![(cause(Why::Eof), 1)], ..step(1, 0) };
+        assert_eq!(steps, [step(2, 2), step(2, 0), last]);
         assert_eq!(until, at(30));
     }
 
@@ -97,7 +130,26 @@ mod tests {
         let (steps, until) = history.steps(at(1_000_000));
         assert_eq!((steps.len(), until), (History::STEPS, at(1_000_000)));
         assert!(steps.iter().all(|step| (step.tunnels, step.opened) == (1, 0)));
-        history.ended(at(1_000_009), false);
+        history.ended(at(1_000_009), cause(Why::Close));
         assert_eq!(history.steps(at(1_000_010)).0.last().unwrap().ended, 1);
+    }
+
+    #[test]
+    fn lately_is_what_came_within_the_span_whoever_looked() {
+        let mut history = History::default();
+        history.ended(at(5), cause(Why::Eof));
+        history.ended(at(100), cause(Why::Eof));
+        history.ended(at(301), cause(Why::Reset));
+        let five_minutes = Duration::from_secs(300);
+        let counts = |history: &mut History, now| -> Vec<_> {
+            history
+                .lately(at(now), five_minutes)
+                .into_iter()
+                .map(|(cause, count)| (cause.why, count))
+                .collect()
+        };
+        assert_eq!(counts(&mut history, 302), [(Why::Eof, 2), (Why::Reset, 1)]);
+        assert_eq!(counts(&mut history, 311), [(Why::Eof, 1), (Why::Reset, 1)]);
+        assert_eq!(counts(&mut history, 5000), []);
     }
 }

@@ -166,7 +166,7 @@ impl Metrics {
             Kind::Tunnel => {
                 route.count_end(outcome);
                 tallies.count_silence(outcome);
-                tallies.history.ended(at, outcome.ending.why.is_abnormal());
+                tallies.history.ended(at, Cause::from(&outcome.ending));
             }
         }
         tallies.recent.add(end);
@@ -287,6 +287,12 @@ impl Metrics {
         let mut ends: Vec<_> = sums.into_iter().filter(|(_, count)| *count > 0).collect();
         ends.sort_by_key(|&(cause, count)| (std::cmp::Reverse(count), cause));
         ends
+    }
+
+    /// How tunnels ended within the last `span`.
+    #[must_use]
+    pub fn ends_lately(&self, span: Duration) -> BTreeMap<Cause, u64> {
+        self.lock().history.lately(self.since.elapsed(), span)
     }
 
     /// How many tunnels of each route have ended.

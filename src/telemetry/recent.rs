@@ -18,10 +18,10 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Most ends that are kept.
-    pub const MOST: usize = 1000;
+    /// Most ends that are kept: a mass disconnect of a few thousand clients is to be told whole.
+    pub const MOST: usize = 10_000;
     /// Most bytes of them, for paths may be long.
-    pub const MOST_BYTES: usize = 2 << 20;
+    pub const MOST_BYTES: usize = 6 << 20;
 
     /// Adds one; the oldest go if there are too many.
     pub fn add(&mut self, end: End) {

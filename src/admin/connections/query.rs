@@ -2,10 +2,9 @@
 
 use super::Live;
 use crate::admin::answer::Problem;
+use crate::admin::filter::{Clients, Names, SPAN, client_name, span, unknown, words, wrong};
 use crate::outcome::Side;
-use ipnet::IpNet;
 use std::cmp::Ordering;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// A question.
@@ -14,22 +13,17 @@ pub(super) struct Query {
     route: Option<String>,
     upstream: Option<String>,
     endpoint: Option<String>,
-    client: Option<Client>,
+    client: Option<Clients>,
     /// In small letters.
     text: Option<String>,
     min_age: Option<Duration>,
     max_age: Option<Duration>,
+    /// Empty: they are listed one by one.
+    pub(super) by: Vec<(&'static str, By)>,
     sort: Sort,
     ascending: bool,
     pub(super) offset: usize,
     pub(super) limit: usize,
-}
-
-#[derive(Debug)]
-enum Client {
-    Net(IpNet),
-    /// Clients of unix sockets, which have no address.
-    Unix,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,16 +48,14 @@ impl Query {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), Problem> {
-        let wrong = |expected: &str| Problem::malformed(format!("{key}={value}; expected {expected}"));
+        let wrong = |expected: &str| wrong(key, value, expected);
         match key {
             "route" => self.route = Some(value.to_owned()),
             "upstream" => self.upstream = Some(value.to_owned()),
             "endpoint" => self.endpoint = Some(value.to_owned()),
             "q" => self.text = Some(value.to_lowercase()),
             "client" => {
-                let client =
-                    client(value).ok_or_else(|| wrong("an address, a network like 10.0.0.0/8, or unix:"))?;
-                self.client = Some(client);
+                self.client = Some(Clients::parse(value).ok_or_else(|| wrong(Clients::EXPECTED))?);
             }
             "min_age" => self.min_age = Some(span(value).ok_or_else(|| wrong(SPAN))?),
             "max_age" => self.max_age = Some(span(value).ok_or_else(|| wrong(SPAN))?),
@@ -83,29 +75,55 @@ impl Query {
                 let limit = value.parse().ok().filter(|limit| (1..=MOST).contains(limit));
                 self.limit = limit.ok_or_else(|| wrong("a whole number, 1 to 500"))?;
             }
-            _ => {
-                let error = format!("there is no parameter {key:?}; there are {}", KNOWN.join(", "));
-                return Err(Problem::malformed(error));
-            }
+            "by" => self.by = words(key, value, BY)?,
+            _ => return Err(unknown(key, &KNOWN)),
         }
         Ok(())
+    }
+
+    /// What it asks for that is neither in use nor of a connection that is open, and what there is. A page that shows
+    /// such a list goes on when a reload takes a name away: it is no mistake.
+    pub(super) fn unknown(&self, mut names: Names, open: &[Live<'_>]) -> Option<String> {
+        if self.route.is_some() || self.upstream.is_some() || self.endpoint.is_some() {
+            open.iter().for_each(|live| names.add(&live.session.report));
+        }
+        names.unknown(self.route.as_ref(), self.upstream.as_ref(), self.endpoint.as_ref())
+    }
+
+    /// What a connection is counted by.
+    pub(super) fn key(&self, live: &Live<'_>) -> Vec<Option<String>> {
+        let (session, report) = (live.session, &live.session.report);
+        let key = |by: By| match by {
+            By::Route => Some(session.route().to_owned()),
+            By::Upstream => report.upstream().map(ToString::to_string),
+            By::Endpoint => Some(session.endpoint.address().to_string()),
+            By::Client => Some(client_name(report.client())),
+            By::Host => Some(report.host_text().into_owned()),
+            By::Path => Some(report.target().split('?').next().unwrap_or_default().to_owned()),
+            By::Protocol => Some(report.protocol().to_owned()),
+        };
+        self.by.iter().map(|(_, by)| key(*by)).collect()
     }
 
     pub(super) fn matches(&self, live: &Live<'_>) -> bool {
         let (session, report) = (live.session, &live.session.report);
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-        let by_client = match &self.client {
-            None => true,
-            Some(Client::Unix) => report.client().ip().is_none(),
-            Some(Client::Net(net)) => report.client().ip().is_some_and(|ip| net.contains(&ip)),
-        };
-        by_client
+        self.client.as_ref().is_none_or(|clients| clients.have(report.client()))
             && is(&self.route, session.route())
             && is(&self.upstream, report.upstream().map_or("", |name| name))
             && self.endpoint.as_ref().is_none_or(|wanted| session.endpoint.address().to_string() == *wanted)
             && self.min_age.is_none_or(|least| live.age >= least)
             && self.max_age.is_none_or(|most| live.age <= most)
             && self.text.as_ref().is_none_or(|text| holds(live, text))
+    }
+
+    /// The size by which groups are sorted: of bytes or messages if that was asked for, else how many there are.
+    pub(super) fn size(&self, count: u64, bytes: u64, messages: u64) -> u64 {
+        match self.sort {
+            Sort::Bytes => bytes,
+            Sort::Messages => messages,
+            Sort::Age | Sort::Idle | Sort::Rtt => count,
+        }
     }
 
     /// Sorts by what was asked for; among equals the older one is first, so that pages do not overlap.
@@ -151,22 +169,6 @@ fn holds(live: &Live<'_>, text: &str) -> bool {
         || has(&live.session.endpoint.address().to_string())
 }
 
-fn client(text: &str) -> Option<Client> {
-    if text == "unix:" {
-        return Some(Client::Unix);
-    }
-    let net = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
-    Some(Client::Net(net))
-}
-
-/// Seconds, or a span with its unit.
-fn span(text: &str) -> Option<Duration> {
-    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.or_else(|| humantime::parse_duration(text).ok())
-}
-
-const SPAN: &str = "seconds, or a span with its unit like 5m";
-
 const SORTS: &[(&str, Sort)] = &[
     ("age", Sort::Age),
     ("idle", Sort::Idle),
@@ -175,8 +177,31 @@ const SORTS: &[(&str, Sort)] = &[
     ("rtt", Sort::Rtt),
 ];
 
-const KNOWN: [&str; 11] = [
-    "route", "upstream", "endpoint", "client", "q", "min_age", "max_age", "sort", "order", "offset", "limit",
+const KNOWN: [&str; 12] = [
+    "route", "upstream", "endpoint", "client", "q", "min_age", "max_age", "by", "sort", "order", "offset",
+    "limit",
+];
+
+/// By what connections are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Route,
+    Upstream,
+    Endpoint,
+    Client,
+    Host,
+    Path,
+    Protocol,
+}
+
+const BY: &[(&str, By)] = &[
+    ("route", By::Route),
+    ("upstream", By::Upstream),
+    ("endpoint", By::Endpoint),
+    ("client", By::Client),
+    ("host", By::Host),
+    ("path", By::Path),
+    ("protocol", By::Protocol),
 ];
 
 /// Connections of a page, unless it is said otherwise.

@@ -4,16 +4,13 @@ import { byId, keyed, make, mark, put, stretch } from "./dom.js";
 import { NONE, count, edge, percent } from "./format.js";
 import { code, why } from "./words.js";
 
-/** "Lately" in the table of causes, in milliseconds. */
-const LATELY = 5 * 60_000;
-
-/** What was counted of each cause, at the moments of the last minutes that this page saw. */
-let past = [];
-
-/** Shows the ends by cause. `onPick(who, why)`: the operator wants to see those ends. */
-export function showCauses(ends, onPick) {
+/** Shows the ends by cause, and those of the last minutes. `onPick(who, why)`: the operator wants to see those ends. */
+export function showCauses(ends, lately, onPick) {
   const causes = byCause(ends);
-  remember(causes);
+  for (const { who, why: word, count: ended } of lately) {
+    const cause = causes.find(({ key }) => key === `${who}/${word}`);
+    if (cause) cause.lately += ended;
+  }
   const most = Math.max(1, ...causes.map((cause) => cause.count));
   const all = causes.reduce((total, cause) => total + cause.count, 0);
   keyed(byId("cause-rows"), causes.map((cause) => ({ ...cause, most, all })), (cause) => cause.key, () => causeRow(onPick));
@@ -26,19 +23,12 @@ function byCause(ends) {
   const causes = new Map();
   for (const { who, why: word, code: number, count: ended } of ends) {
     const key = `${who}/${word}`;
-    const cause = causes.get(key) ?? { key, who, why: word, count: 0, codes: [] };
+    const cause = causes.get(key) ?? { key, who, why: word, count: 0, lately: 0, codes: [] };
     cause.count += ended;
     cause.codes.push([number, ended]);
     causes.set(key, cause);
   }
   return [...causes.values()].sort((a, b) => b.count - a.count);
-}
-
-function remember(causes) {
-  const now = performance.now();
-  past = past.filter(({ at }) => now - at <= LATELY);
-  past.push({ at: now, counts: new Map(causes.map((cause) => [cause.key, cause.count])) });
-  for (const cause of causes) cause.lately = Math.max(0, cause.count - (past[0].counts.get(cause.key) ?? 0));
 }
 
 function causeRow(onPick) {

@@ -5,6 +5,8 @@ import { clock, count } from "./format.js";
 
 const TALL = 150;
 const LOW = 110;
+/** Steps that a chart shows at least, however young the proxy is: five minutes. */
+const LEAST_STEPS = 30;
 /** Steps of the table that says the same as the charts: five minutes each, at 10 s a step. */
 const STEPS_A_ROW = 30;
 
@@ -13,7 +15,11 @@ let shown = null;
 
 /** Shows a history as the API gives it. */
 export function showHistory(history) {
-  shown = history;
+  shown = fromTheStart(history);
+  draw(shown);
+}
+
+function draw(history) {
   const times = momentsOf(history);
   const down = (values) => values.map((value) => (value === null ? null : -value));
   if (charts.length === 0) charts = build();
@@ -26,6 +32,15 @@ export function showHistory(history) {
 /** Draws anew, with the colours of the theme that came. */
 export function repaint() {
   for (const chart of charts) chart.redraw(false, true);
+}
+
+/** Without the time before the proxy's start, but for a few steps: else all would be at the edge of an empty chart. */
+function fromTheStart(history) {
+  const { tunnels } = history;
+  const first = tunnels.findIndex((value) => value !== null);
+  const start = Math.max(0, Math.min(first < 0 ? tunnels.length : first, tunnels.length - LEAST_STEPS));
+  const cut = (values) => values.slice(start);
+  return { ...history, tunnels: cut(tunnels), opened: cut(history.opened), ended: cut(history.ended), abnormal: cut(history.abnormal) };
 }
 
 /** The end of each step, in seconds of the epoch. */

@@ -90,7 +90,7 @@ function show(status) {
   Object.assign(known, { version: status.version, started: status.started, heard: status.now, heardAt: performance.now() });
   Object.assign(way, { error: null, attempts: 0 });
   showOverview(status, known.limits);
-  showCauses(status.ends, filterEnds);
+  showCauses(status.ends, status.ends_lately, filterEnds);
   showUpstreams(status.upstreams, (upstream, endpoint) => filterBy({ upstream, endpoint }));
   showRoutes(status.routes, (route) => filterBy({ route }));
   offerFilters(status.routes, status.upstreams);

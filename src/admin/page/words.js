@@ -10,7 +10,7 @@ const WHY = {
   lifetime: "max_lifetime was over",
   tcp_timeout: "the kernel gave the peer up (keepalive or tcp_user_timeout)",
   operator: "closed through the admin endpoint",
-  drain: "its endpoint, or the proxy, is drained",
+  drain: "its endpoint is drained",
   shutdown: "the proxy stops",
   endpoint_removed: "its endpoint was taken out of the configuration",
   too_big: "a message over max_message_size",

@@ -47,6 +47,8 @@ pub(super) enum CtlError {
     Http { address: Address, error: String },
     #[error("{}", said(.status, .answer))]
     Refused { status: StatusCode, answer: Value },
+    #[error("{0}")]
+    Unknown(String),
     #[error("cannot write: {0}")]
     Output(io::Error),
 }

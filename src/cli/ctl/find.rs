@@ -1,11 +1,13 @@
-//! Owns where the running proxy is found: by the command line, or by its configuration.
+//! Owns where the running proxy is found: by the command line, or by its configuration, of which only `[admin]` is
+//! needed. The hour in which the file has a mistake is the one in which the proxy is asked.
 
 use super::Place;
 use super::client::{Address, Client, CtlError};
 use crate::addr::ListenAddr;
-use crate::admin::Token;
+use crate::admin::{Settings, Token};
 use crate::config::Config;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where to ask, and what to know there.
 pub(super) fn client(place: &Place) -> Result<Client, CtlError> {
@@ -20,14 +22,33 @@ pub(super) fn client(place: &Place) -> Result<Client, CtlError> {
 
 fn of_config(place: &Place, given: Option<Token>) -> Result<Client, CtlError> {
     let path = place.config.display();
-    let config = Config::load(&place.config).map_err(|errors| {
-        CtlError::Place(format!("{errors}\nthe address is not known by it; say it with --address"))
-    })?;
-    let settings = config.admin.ok_or_else(|| {
-        CtlError::Place(format!(
-            "{path} has no [admin] table, so there is nobody to ask; add it and reload, or say --address"
-        ))
-    })?;
+    let errors = match Config::load(&place.config) {
+        Ok(config) => {
+            let settings = config.admin.ok_or_else(|| {
+                CtlError::Place(format!(
+                    "{path} has no [admin] table, so there is nobody to ask; add it and reload, or say --address"
+                ))
+            })?;
+            return of_settings(place, settings, given);
+        }
+        Err(errors) => errors,
+    };
+    let text = fs::read_to_string(&place.config).ok();
+    if let Some(settings) = text.as_deref().and_then(Config::admin_of_broken) {
+        eprintln!("holdline: {path} has mistakes, but its [admin] can be read; `holdline check` tells them");
+        return of_settings(place, settings, given);
+    }
+    // A token of a file that cannot be read whole is not sent to an address that is a guess.
+    let address = Config::default_admin_address();
+    let first = errors.iter().next().map(ToString::to_string).unwrap_or_default();
+    eprintln!(
+        "holdline: {first}\nholdline: no [admin] can be read there; asking at {address}, the default (--address)"
+    );
+    Ok(Client { address: Address::Tcp(address.to_string()), token: given })
+}
+
+fn of_settings(place: &Place, settings: Settings, given: Option<Token>) -> Result<Client, CtlError> {
+    let path = place.config.display();
     let unknown =
         |why: &str| CtlError::Place(format!("admin.address of {path} {why}; say the address with --address"));
     let address = match &settings.address {
@@ -36,18 +57,21 @@ fn of_config(place: &Place, given: Option<Token>) -> Result<Client, CtlError> {
         ListenAddr::Tcp(address) if address.port() == 0 => {
             return Err(unknown("has the port 0, which is any"));
         }
-        ListenAddr::Tcp(address) => {
-            let ip = match address.ip() {
-                ip if !ip.is_unspecified() => ip,
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
-            Address::Tcp(std::net::SocketAddr::new(ip, address.port()).to_string())
-        }
+        ListenAddr::Tcp(address) => Address::Tcp(reachable(*address).to_string()),
     };
     let token = match given {
         Some(token) => Some(token),
         None => settings.token.map(|secret| secret.token()).transpose()?,
     };
     Ok(Client { address, token })
+}
+
+/// Where to connect to reach what listens at an address.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
 }

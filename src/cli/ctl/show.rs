@@ -11,6 +11,7 @@ pub(super) enum Show {
     Connections,
     Connection,
     Ends,
+    Groups,
     Closed,
     Ordered,
     Reloaded,
@@ -23,6 +24,7 @@ impl Show {
             Self::Connections => connections(answer),
             Self::Connection => connection(answer),
             Self::Ends => ends(answer),
+            Self::Groups => groups(answer),
             Self::Closed => format!("{} is being closed\n", cell(&answer["id"])),
             Self::Ordered => {
                 let closing = answer["closing"].as_u64().unwrap_or_default();
@@ -115,7 +117,7 @@ fn connections(answer: &Value) -> String {
             cell(&one["endpoint"]),
             span(&one["age"]),
             spans("idle"),
-            pair("bytes"),
+            format!("{}/{}", bytes(&one["bytes_client"]), bytes(&one["bytes_upstream"])),
             pair("messages"),
             spans("rtt"),
             format!("{}{}", cell(&one["host"]), cell(&one["path"])),
@@ -129,38 +131,107 @@ fn connections(answer: &Value) -> String {
     )
 }
 
+/// Each fact with its unit, and the settings of its route below.
 fn connection(answer: &Value) -> String {
+    let facts = answer.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object());
+    let facts: Vec<_> = facts.map(|(key, value)| (key.clone(), fact(key, value))).collect();
+    let settings = answer["settings"].as_object().into_iter().flatten();
+    let settings: Vec<_> =
+        settings.map(|(key, value)| (format!("settings.{key}"), setting(key, value))).collect();
+    let widest = facts.iter().chain(&settings).map(|(key, _)| key.chars().count()).max().unwrap_or_default();
     let mut text = String::new();
-    for (key, value) in answer.as_object().into_iter().flatten() {
-        match value.as_object() {
-            Some(settings) => {
-                for (name, value) in settings {
-                    let _ = writeln!(text, "{:22}{}", format!("{key}.{name}"), cell(value));
-                }
-            }
-            None => {
-                let _ = writeln!(text, "{key:22}{}", cell(value));
-            }
-        }
+    for (key, value) in facts.iter().chain(&settings) {
+        let _ = writeln!(text, "{key:widest$}  {value}");
     }
     text
 }
 
+fn fact(key: &str, value: &Value) -> String {
+    match key {
+        "age" => span(value),
+        _ if ["idle_", "rtt_"].iter().any(|start| key.starts_with(start)) => span(value),
+        _ if key.starts_with("bytes_") => bytes(value),
+        _ => cell(value),
+    }
+}
+
+fn setting(key: &str, value: &Value) -> String {
+    match (key, value) {
+        (_, Value::Null) => "off".to_owned(),
+        ("max_message_size", _) => bytes(value),
+        (_, Value::Number(_)) => span(value),
+        _ => cell(value),
+    }
+}
+
 fn ends(answer: &Value) -> String {
-    let header = ["TIME", "ID", "CLIENT", "ROUTE", "STATUS", "END", "CODE", "DURATION", "REASON"];
-    table(&header, list(answer, "ends"), |one| {
+    let header = ["ENDED", "ID", "CLIENT", "ROUTE", "ENDPOINT", "STATUS", "END", "CODE", "LASTED", "REASON"];
+    let rows = table(&header, list(answer, "ends"), |one| {
+        let code = match one["code_from"].as_str() {
+            Some(from) => format!("{} by {from}", cell(&one["code"])),
+            None => cell(&one["code"]),
+        };
         vec![
             cell(&one["time"]),
             cell(&one["id"]),
             cell(&one["client"]),
             cell(&one["route"]),
+            cell(&one["endpoint"]),
             cell(&one["status"]),
             format!("{}/{}", cell(&one["who"]), cell(&one["why"])),
-            cell(&one["code"]),
+            code,
             span(&one["duration"]),
             cell(&one["reason"]),
         ]
-    })
+    });
+    let shown = list(answer, "ends").count();
+    format!(
+        "{rows}{shown} of {} that match, of the last {}\n",
+        cell(&answer["matched"]),
+        cell(&answer["kept"])
+    )
+}
+
+/// How many there are of each kind, of ends or of live connections.
+fn groups(answer: &Value) -> String {
+    let is_of_ends = answer.get("kept").is_some();
+    let by: Vec<String> = list(answer, "by").map(|key| cell(key).to_uppercase()).collect();
+    let more: &[&str] = if is_of_ends { &["FIRST", "LAST"] } else { &["BYTES", "MESSAGES"] };
+    let header: Vec<&str> =
+        ["COUNT"].into_iter().chain(by.iter().map(String::as_str)).chain(more.iter().copied()).collect();
+    let rows = table(&header, list(answer, "groups"), |one| {
+        let mut row = vec![cell(&one["count"])];
+        row.extend(list(one, "keys").map(cell));
+        if is_of_ends {
+            row.extend([cell(&one["first"]), cell(&one["last"])]);
+        } else {
+            let pair = |key: &str, show: fn(&Value) -> String| {
+                format!("{}/{}", show(&one[format!("{key}_client")]), show(&one[format!("{key}_upstream")]))
+            };
+            row.extend([pair("bytes", bytes), pair("messages", cell)]);
+        }
+        row
+    });
+    let others = answer["others"].as_u64().filter(|others| *others > 0);
+    let others =
+        others.map_or_else(String::new, |others| format!("{others} more in smaller groups (--limit)\n"));
+    let of = match is_of_ends {
+        true => format!("of the last {}", cell(&answer["kept"])),
+        false => format!("of {} in all", cell(&answer["total"])),
+    };
+    format!("{rows}{others}{} that match, {of}\n", cell(&answer["matched"]))
+}
+
+/// What is printed before the first line of a tail.
+pub(super) fn frames_header(id: &str) -> String {
+    format!(
+        "following {}, up to its end; Ctrl-C leaves it\n{:24} {:8} {:12} {:>9}\n",
+        clean(id),
+        "TIME",
+        "SIDE",
+        "FRAME",
+        "LENGTH"
+    )
 }
 
 /// One line of a tail.
@@ -220,6 +291,17 @@ fn clean(text: &str) -> String {
     escape::terminal(text).into_owned()
 }
 
+/// Bytes as a person says them.
+fn bytes(value: &Value) -> String {
+    let Some(number) = value.as_u64() else { return "-".to_owned() };
+    match number {
+        0..1024 => format!("{number}B"),
+        1024..1_048_576 => format!("{:.1}KiB", number as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1}MiB", number as f64 / 1_048_576.0),
+        _ => format!("{:.1}GiB", number as f64 / 1_073_741_824.0),
+    }
+}
+
 /// Seconds as a person says them, in the two largest units, below a minute with a fraction.
 fn span(value: &Value) -> String {
     let Some(seconds) = value.as_f64() else { return "-".to_owned() };
@@ -249,7 +331,7 @@ mod tests {
     fn what_peers_wrote_commands_no_terminal() {
         let answer = json!({ "ends": [{ "reason": "\u{1b}[2Jbye\n", "client": "a" }] });
         let text = Show::Ends.text(&answer);
-        assert!(text.ends_with("\\x1B[2Jbye\\x0A\n") && !text.contains('\u{1b}'), "{text:?}");
+        assert!(text.contains("\\x1B[2Jbye\\x0A\n") && !text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]

@@ -1,0 +1,169 @@
+//! Owns the values of queries that several questions have in common: clients, spans, names, and counting by a key.
+
+use super::Admin;
+use super::answer::Problem;
+use crate::addr::ClientAddr;
+use crate::telemetry::report::Report;
+use ipnet::IpNet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Which clients are meant.
+#[derive(Debug)]
+pub(super) enum Clients {
+    /// Those of a network, or of one address.
+    Net(IpNet),
+    /// Those of unix sockets, which have no address.
+    Unix,
+}
+
+impl Clients {
+    pub(super) const EXPECTED: &str = "an address, a network like 10.0.0.0/8, or unix:";
+
+    /// `None`: it is none of these.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text == "unix:" {
+            return Some(Self::Unix);
+        }
+        let net = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+        Some(Self::Net(net))
+    }
+
+    pub(super) fn have(&self, client: ClientAddr) -> bool {
+        match self {
+            Self::Unix => client.ip().is_none(),
+            Self::Net(net) => client.ip().is_some_and(|ip| net.contains(&ip)),
+        }
+    }
+}
+
+/// The client without its port, which tells nothing of who it is.
+pub(super) fn client_name(client: ClientAddr) -> String {
+    client.ip().map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
+}
+
+/// Seconds, or a span with its unit; `None`: it is neither, or longer than a clock goes back.
+pub(super) fn span(text: &str) -> Option<Duration> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.or_else(|| humantime::parse_duration(text).ok())
+}
+
+pub(super) const SPAN: &str = "seconds, or a span with its unit like 5m";
+
+/// What is wrong with a value.
+pub(super) fn wrong(key: &str, value: &str, expected: &str) -> Problem {
+    Problem::malformed(format!("{key}={value}; expected {expected}"))
+}
+
+/// A parameter that does not exist.
+pub(super) fn unknown(key: &str, known: &[&str]) -> Problem {
+    Problem::malformed(format!("there is no parameter {key:?}; there are {}", known.join(", ")))
+}
+
+/// Names that can be asked for.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) routes: BTreeSet<String>,
+    pub(super) upstreams: BTreeSet<String>,
+    pub(super) endpoints: BTreeSet<String>,
+}
+
+impl Names {
+    /// Those that the configuration in force has.
+    pub(super) fn in_use(admin: &Admin) -> Self {
+        let snapshot = admin.proxy.snapshot.load();
+        let mut names = Self::default();
+        names.routes.extend(snapshot.routes().map(|route| route.name().to_string()));
+        for upstream in snapshot.upstreams() {
+            names.upstreams.insert(upstream.settings().name.to_string());
+            names
+                .endpoints
+                .extend(upstream.endpoints().iter().map(|endpoint| endpoint.address().to_string()));
+        }
+        names
+    }
+
+    /// Those of a request, which a reload may have taken away since.
+    pub(super) fn add(&mut self, report: &Report) {
+        let insert = |names: &mut BTreeSet<String>, name: Option<&str>| {
+            if let Some(name) = name.filter(|name| !names.contains(*name)) {
+                names.insert(name.to_owned());
+            }
+        };
+        insert(&mut self.routes, report.route().map(|name| &**name));
+        insert(&mut self.upstreams, report.upstream().map(|name| &**name));
+        insert(&mut self.endpoints, report.endpoint.as_ref().map(ToString::to_string).as_deref());
+    }
+
+    /// What is not among them of what is asked for, and what there is instead; `None`: all is.
+    pub(super) fn unknown(
+        &self,
+        route: Option<&String>,
+        upstream: Option<&String>,
+        endpoint: Option<&String>,
+    ) -> Option<String> {
+        let asked = [
+            ("route", route, &self.routes),
+            ("upstream", upstream, &self.upstreams),
+            ("endpoint", endpoint, &self.endpoints),
+        ];
+        asked.into_iter().find_map(|(what, name, known)| {
+            let name = name.filter(|name| !known.contains(*name))?;
+            Some(format!("no {what} {name:?}; there {}", listed(known)))
+        })
+    }
+}
+
+fn listed(known: &BTreeSet<String>) -> String {
+    match known.len() {
+        0 => "is none".to_owned(),
+        1 => format!("is {}", known.iter().map(String::as_str).collect::<String>()),
+        _ => format!("are {}", known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The words of a list with commas, each of which must be known, and none twice.
+pub(super) fn words<T: Copy + PartialEq>(
+    key: &str,
+    text: &str,
+    known: &[(&'static str, T)],
+) -> Result<Vec<(&'static str, T)>, Problem> {
+    let expected = || {
+        let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+        wrong(key, text, &format!("one or several of {}, with commas between them", words.join(", ")))
+    };
+    let mut found: Vec<(&'static str, T)> = Vec::new();
+    for word in text.split(',') {
+        let one = *known.iter().find(|(name, _)| *name == word).ok_or_else(expected)?;
+        if found.contains(&one) {
+            return Err(expected());
+        }
+        found.push(one);
+    }
+    Ok(found)
+}
+
+/// Sums by key; `None` in a key: there is no such thing, as an endpoint for what was refused.
+pub(super) struct Groups<T>(HashMap<Vec<Option<String>>, T>);
+
+impl<T: Default> Groups<T> {
+    pub(super) fn of<I>(
+        items: impl Iterator<Item = I>,
+        key: impl Fn(&I) -> Vec<Option<String>>,
+        add: impl Fn(&mut T, &I),
+    ) -> Self {
+        let mut groups = HashMap::new();
+        for item in items {
+            add(groups.entry(key(&item)).or_default(), &item);
+        }
+        Self(groups)
+    }
+
+    /// The largest first; equals by their keys.
+    pub(super) fn sorted<O: Ord>(self, size: impl Fn(&T) -> O) -> Vec<(Vec<Option<String>>, T)> {
+        let mut groups: Vec<_> = self.0.into_iter().collect();
+        groups.sort_by(|(a_key, a), (b_key, b)| size(b).cmp(&size(a)).then_with(|| a_key.cmp(b_key)));
+        groups
+    }
+}
