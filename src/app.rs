@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod descriptors;
+mod pid_file;
 mod reload;
 mod shutdown;
 pub mod signal;
@@ -35,9 +36,9 @@ use crate::upstream::ports::SourceError;
 use crate::upstream::resolve;
 use arc_swap::ArcSwap;
 use certificates::{CertificateError, Ready, secure_aside};
+use pid_file::PidFile;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -82,6 +83,7 @@ pub struct Bound {
     inherited: Inherited,
     log: AccessLog,
     engine: Option<Engine>,
+    pid_file: Option<PidFile>,
 }
 
 /// A proxy that serves.
@@ -99,7 +101,7 @@ pub struct Running {
     /// Room for connections.
     slots: Slots,
     /// As it was written at the start.
-    pid_file: Option<PathBuf>,
+    pid_file: Option<PidFile>,
 }
 
 /// A listener that accepts.
@@ -138,14 +140,13 @@ impl Bound {
             }
             None => None,
         };
-        if let Some(path) = &config.process.pid_file {
-            std::fs::write(path, format!("{}\n", std::process::id())).map_err(StartError::PidFile)?;
-        }
+        let pid_file = config.process.pid_file.as_deref().map(PidFile::write);
+        let pid_file = pid_file.transpose().map_err(StartError::PidFile)?;
         let engine = match config.process.engine {
             Driver::Epoll => Some(Engine::start(config.process.workers).map_err(StartError::Engine)?),
             Driver::Tokio => None,
         };
-        Ok(Self { config, snapshot, sockets, admin, inherited, log, engine })
+        Ok(Self { config, snapshot, sockets, admin, inherited, log, engine, pid_file })
     }
 
     /// Begins to serve.
@@ -158,7 +159,7 @@ impl Bound {
             window: Window::new(&proxy, &slots),
             proxy,
             slots,
-            pid_file: self.config.process.pid_file.clone(),
+            pid_file: self.pid_file,
             config: self.config,
             listeners: Vec::new(),
             inherited: self.inherited,

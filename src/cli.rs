@@ -8,6 +8,7 @@ mod run;
 
 use crate::config::Config;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,13 +26,21 @@ const DEFAULT_CONFIG: &str = "/etc/holdline/proxy.toml";
 
 /// A WebSocket-aware reverse proxy: no connection dies by its hand, and none dies unexplained.
 #[derive(Debug, Parser)]
-#[command(name = "holdline", version, after_help = AFTER_HELP)]
+#[command(name = "holdline", version = VERSION, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// The version, and of a release that was built in a checkout the commit and its day.
+const VERSION: &str = env!("HOLDLINE_VERSION");
+
 const AFTER_HELP: &str = "\
+Examples:
+  holdline demo                                 try it, with a page at http://127.0.0.1:8080/
+  holdline check --config proxy.toml            every mistake in a configuration
+  holdline ctl ends --since 10m --by endpoint   which server dropped whom
+
 Exit codes:
   0    done; after SIGTERM or SIGINT: closed, or cut at the end of the grace
   1    failed, for instance an address in use; the message says why
@@ -70,6 +79,12 @@ enum Command {
         #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", value_parser = listen_address)]
         listen: SocketAddr,
     },
+    /// Print the completions for a shell: `holdline completion bash > /etc/bash_completion.d/holdline`
+    Completion {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
     /// Write manual pages and completions for shells, as packages want them
     #[command(hide = true)]
     Generate {
@@ -87,6 +102,7 @@ pub fn execute() -> ExitCode {
         Command::Check { config, show } => check::check(&config, show),
         Command::Ctl(ctl) => ctl::ctl(&ctl),
         Command::Demo { listen } => demo::demo(listen),
+        Command::Completion { shell } => generate::completion(&Cli::command(), shell),
         Command::Generate { folder } => generate::generate(&Cli::command(), &folder),
     }
 }

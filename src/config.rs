@@ -128,7 +128,13 @@ impl Config {
     /// The settings in effect as TOML, with every key. Read again they are the same.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        show::config(self)
+        show::config(self, true)
+    }
+
+    /// The same for the eyes of others, who are not to know the secrets in it.
+    #[must_use]
+    pub fn to_toml_without_secrets(&self) -> String {
+        show::config(self, false)
     }
 }
 

@@ -142,6 +142,47 @@ fn check_shows_what_is_in_effect_and_that_is_valid_again() {
 }
 
 #[test]
+fn a_token_that_others_may_read_is_told_and_not_shown() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let [config, token] = ["proxy.toml", "token"].map(|name| folder.path().join(name));
+    let secret = "0123456789abcdef-not-to-be-seen";
+    std::fs::write(&token, secret).unwrap();
+    let rest = "[[listen]]\naddress = \"127.0.0.1:0\"\n[[route]]\npath = \"/\"\nrespond = { status = 204 }\n";
+    let given = format!("token = \"{secret}\"");
+    let in_file = format!("token_file = \"{}\"", token.display());
+    for (line, open, warned) in [
+        (&given, &config, true),
+        (&given, &token, false),
+        (&in_file, &token, true),
+        (&in_file, &config, false),
+    ] {
+        std::fs::write(&config, format!("[admin]\n{line}\n{rest}")).unwrap();
+        for path in [&config, &token] {
+            let mode = if path == open { 0o644 } else { 0o640 };
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let checked = holdline(&["check", "--show", "--config", config.to_str().unwrap()]);
+        assert_eq!(checked.status.code(), Some(0));
+        let (out, said) = (text(&checked.stdout), text(&checked.stderr));
+        assert_eq!(said.contains("everybody on this host may read"), warned, "{line}, {open:?}: {said}");
+        assert!(!out.contains(secret) && !said.contains(secret) && out.contains("[admin]"), "{out}{said}");
+    }
+}
+
+#[test]
+fn a_completion_is_printed() {
+    assert!(text(&holdline(&["--help"]).stdout).contains("completion"));
+    for (shell, part) in
+        [("bash", "complete -F"), ("zsh", "#compdef holdline"), ("fish", "complete -c holdline")]
+    {
+        let printed = text(&holdline(&["completion", shell]).stdout);
+        assert!(printed.contains(part) && printed.contains("ctl"), "{shell}: {printed}");
+    }
+    assert_eq!(holdline(&["completion", "cmd"]).status.code(), Some(2));
+}
+
+#[test]
 fn usage_and_version() {
     assert_eq!(holdline(&["ran"]).status.code(), Some(2));
     let version = text(&holdline(&["--version"]).stdout);

@@ -1,6 +1,7 @@
 //! Owns the proxy's end: accepting stops, requests finish, tunnels close, spread over the grace.
 
 use super::Running;
+use super::pid_file::PidFile;
 use crate::proxy::Proxy;
 use crate::telemetry::access_log::AccessLog;
 use std::sync::Arc;
@@ -61,10 +62,7 @@ impl Running {
         let log = Arc::clone(&proxy.log);
         let _ = spawn_blocking(move || log.close()).await;
         window.close().await;
-        if let Some(path) = &pid_file {
-            // It may have been removed by hand.
-            let _ = std::fs::remove_file(path);
-        }
+        pid_file.iter().for_each(PidFile::remove);
         let closed = (ended_tunnels(&proxy) - before).saturating_sub(cut);
         tracing::info!(closed, cut, took = ?began.elapsed(), "stopped; tunnels were closed, and cut at the end of the grace");
         ended

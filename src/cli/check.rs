@@ -3,12 +3,13 @@
 mod host;
 
 use super::{EXIT_CONFIG, load};
-use crate::admin::{Secret, TokenError};
+use crate::admin::{Secret, Settings, TokenError};
 use crate::app::certificates::{Ready, secure};
 use crate::app::descriptors;
 use crate::config::Config;
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -58,8 +59,11 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     for error in snapshot.upstreams().filter_map(|upstream| upstream.settings().check_sources().err()) {
         eprintln!("warning: {error}");
     }
+    if let Some(warning) = config.admin.as_ref().and_then(|admin| open_secret(path, admin)) {
+        eprintln!("warning: {warning}");
+    }
     if show {
-        print!("{}", config.to_toml());
+        print!("{}", config.to_toml_without_secrets());
     } else {
         for (_, text) in certificates.iter().filter(|(doubtful, _)| !doubtful) {
             println!("{text}");
@@ -90,3 +94,23 @@ fn token_fault(config: &Config, secret: &Secret, error: &TokenError) -> String {
         _ => format!("{place}{error}"),
     }
 }
+
+/// What is to be said of a token that others on this host may read.
+fn open_secret(config: &Path, admin: &Settings) -> Option<String> {
+    let is_open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & EVERYBODY_READS != 0);
+    match admin.token.as_ref()? {
+        Secret::Given(_) if is_open(config) => Some(format!(
+            "{}: admin.token: everybody on this host may read this file, and so the token; give it a file of its own, \
+             admin.token_file, that only the proxy's user may read",
+            config.display()
+        )),
+        Secret::File(file) if is_open(file) => Some(format!(
+            "admin.token_file: everybody on this host may read {0}, and so the token; `chmod o-r {0}`",
+            file.display()
+        )),
+        _ => None,
+    }
+}
+
+/// The permission bit of inode(7).
+const EVERYBODY_READS: u32 = 0o004;

@@ -18,6 +18,16 @@ pub(super) fn generate(command: &Command, folder: &Path) -> ExitCode {
     }
 }
 
+/// Prints the completions for a shell.
+pub(super) fn completion(command: &Command, shell: Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut shown(command), NAME, &mut text);
+    match io::stdout().write_all(&text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format!("cannot write: {error}")),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 /// The command without what is hidden: completions would offer it.
 fn shown(command: &Command) -> Command {
     let about = command.get_about().cloned().unwrap_or_default();

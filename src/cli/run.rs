@@ -22,11 +22,8 @@ pub(super) fn run(path: &Path) -> ExitCode {
         tracing::warn!("{warning}");
     }
     descriptors::raise();
-    tracing::info!(
-        open_files = descriptors::open_files(),
-        connections = descriptors::slots(&config.process).all(),
-        "room"
-    );
+    let (files, connections) = (descriptors::open_files(), descriptors::slots(&config.process).all());
+    tracing::info!("{connections} client connections fit into the limit of {files} open files");
     let workers = config.process.workers;
     let life = async move {
         let signals = Signals::new()?;

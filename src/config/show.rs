@@ -22,9 +22,12 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
-/// The whole configuration.
-pub(super) fn config(config: &Config) -> String {
-    let mut out = Out(String::new());
+/// Stands for a secret that is not shown.
+const HIDDEN: &str = "***";
+
+/// The whole configuration; its secrets only if it `is_whole`.
+pub(super) fn config(config: &Config, is_whole: bool) -> String {
+    let mut out = Out { text: String::new(), is_whole };
     process(&mut out, &config.process, config.plan.max_connections);
     log(&mut out, &config.log);
     config.admin.iter().for_each(|one| admin(&mut out, one));
@@ -32,7 +35,7 @@ pub(super) fn config(config: &Config) -> String {
     config.listeners.iter().for_each(|one| listen(&mut out, one));
     config.plan.routes.iter().for_each(|one| route(&mut out, one));
     config.plan.upstreams.iter().for_each(|one| upstream(&mut out, one));
-    out.0
+    out.text
 }
 
 fn process(out: &mut Out, process: &Process, max_connections: Option<u32>) {
@@ -56,7 +59,7 @@ fn log(out: &mut Out, log: &telemetry::Settings) {
 
 fn admin(out: &mut Out, admin: &admin::Settings) {
     let (token, file) = match &admin.token {
-        Some(Secret::Given(token)) => (text(token.expose()), text("off")),
+        Some(Secret::Given(token)) => (out.secret(token.expose()), text("off")),
         Some(Secret::File(file)) => (text("off"), path(file)),
         None => (text("off"), text("off")),
     };
@@ -310,16 +313,25 @@ fn list(items: impl Iterator<Item = String>) -> String {
 }
 
 /// TOML under way.
-struct Out(String);
+struct Out {
+    text: String,
+    /// Secrets are written too.
+    is_whole: bool,
+}
 
 impl Out {
     /// Begins a table by its header.
     fn table(&mut self, header: &str) {
-        let gap = if self.0.is_empty() { "" } else { "\n" };
-        self.0 += &format!("{gap}{header}\n");
+        let gap = if self.text.is_empty() { "" } else { "\n" };
+        self.text += &format!("{gap}{header}\n");
+    }
+
+    /// A secret, or what stands for it.
+    fn secret(&self, secret: &str) -> String {
+        text(if self.is_whole { secret } else { HIDDEN })
     }
 
     fn set(&mut self, key: &str, value: impl Display) {
-        self.0 += &format!("{key} = {value}\n");
+        self.text += &format!("{key} = {value}\n");
     }
 }
