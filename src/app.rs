@@ -27,6 +27,7 @@ use crate::proxy::Proxy;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::access_log::{AccessLog, OpenError};
 use crate::telemetry::log::LogControl;
+use crate::telemetry::metrics::tell_bursts;
 use crate::tls::Alpn;
 use crate::tls::sources::Sources;
 use crate::tunnel::Driver;
@@ -169,6 +170,7 @@ impl Bound {
         };
         running.proxy.metrics.set_room(running.slots.all());
         running.keep_names_fresh();
+        tokio::spawn(tell_bursts(Arc::downgrade(&running.proxy.metrics)));
         for (ready, socket) in self.sockets {
             running.listen(ready, socket);
         }

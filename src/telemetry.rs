@@ -1,6 +1,7 @@
 //! Owns observation: what is counted and written of what happened. It must not decide anything.
 
 pub mod access_log;
+pub mod bursts;
 pub mod cause;
 pub mod history;
 pub mod log;

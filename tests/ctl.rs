@@ -306,6 +306,28 @@ async fn the_log_says_who_ordered_what_and_why() {
     assert!(last.contains("stopped") && last.contains("closed=2 cut=0"), "{last}");
 }
 
+/// One line for all of them: the access log, which has a line for each, is off here.
+#[tokio::test]
+async fn a_burst_of_ends_is_summed_up_in_the_log() {
+    let site = Site::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(site.open().await);
+    }
+    drop(clients);
+    let line = format!("30 tunnels of {} ended client/eof within 1 s", site.server);
+    tokio::time::timeout(PATIENCE, async {
+        while !std::fs::read_to_string(site.folder.path().join("log")).unwrap().contains(&line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("a line in time");
+    let log = std::fs::read_to_string(site.folder.path().join("log")).unwrap();
+    assert_eq!(log.matches(" ended client/eof").count(), 1, "{log}");
+    assert!(site.stop().await.success());
+}
+
 #[tokio::test]
 async fn it_follows_one_connection_to_its_end() {
     let site = Site::start().await;

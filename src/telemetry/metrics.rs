@@ -3,13 +3,14 @@
 
 mod encode;
 mod families;
+mod read;
 
 pub use super::cause::{Cause, Code};
 pub use encode::Format;
 pub use families::{EndpointState, Live, STANDINGS};
 
-use super::history::{History, Step};
-use super::process::Process;
+use super::bursts::{Burst, Bursts};
+use super::history::History;
 use super::recent::{End, Recent};
 use super::report::Report;
 use super::tally::{
@@ -18,9 +19,10 @@ use super::tally::{
 use crate::outcome::{Outcome, PerSide, Side, Why};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 /// What the process has counted.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Metrics {
     round_trips: Arc<RoundTrips>,
     draining: AtomicBool,
     room: AtomicUsize,
+    /// A burst of ends began.
+    burst: Arc<Notify>,
     tallies: Mutex<Tallies>,
 }
 
@@ -48,6 +52,7 @@ struct Tallies {
     reloads: Reloads,
     certificates: Vec<Certificate>,
     history: History,
+    bursts: Bursts,
     recent: Recent,
 }
 
@@ -131,6 +136,7 @@ impl Default for Metrics {
             reloads,
             certificates: Vec::new(),
             history: History::default(),
+            bursts: Bursts::default(),
             recent: Recent::default(),
         };
         Self {
@@ -139,6 +145,7 @@ impl Default for Metrics {
             round_trips: Arc::default(),
             draining: AtomicBool::default(),
             room: AtomicUsize::default(),
+            burst: Arc::default(),
             tallies: Mutex::new(tallies),
         }
     }
@@ -167,6 +174,9 @@ impl Metrics {
                 route.count_end(outcome);
                 tallies.count_silence(outcome);
                 tallies.history.ended(at, Cause::from(&outcome.ending));
+                if tallies.is_burst(at, report, outcome) {
+                    self.burst.notify_one();
+                }
             }
         }
         tallies.recent.add(end);
@@ -256,92 +266,7 @@ impl Metrics {
     }
 }
 
-// What can be asked.
 impl Metrics {
-    /// When the counting began.
-    #[must_use]
-    pub fn started(&self) -> SystemTime {
-        self.started
-    }
-
-    /// How long ago that was.
-    #[must_use]
-    pub fn uptime(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// Where tunnels count their round-trip times.
-    #[must_use]
-    pub fn round_trips(&self) -> &Arc<RoundTrips> {
-        &self.round_trips
-    }
-
-    /// How tunnels ended since the start, the most frequent first.
-    #[must_use]
-    pub fn ends(&self) -> Vec<(Cause, u64)> {
-        let tallies = self.lock();
-        let mut sums = tallies.past_ends.clone();
-        for (cause, count) in tallies.routes.values().flat_map(|route| &route.ends) {
-            *sums.entry(*cause).or_default() += count;
-        }
-        let mut ends: Vec<_> = sums.into_iter().filter(|(_, count)| *count > 0).collect();
-        ends.sort_by_key(|&(cause, count)| (std::cmp::Reverse(count), cause));
-        ends
-    }
-
-    /// How tunnels ended within the last `span`.
-    #[must_use]
-    pub fn ends_lately(&self, span: Duration) -> BTreeMap<Cause, u64> {
-        self.lock().history.lately(self.since.elapsed(), span)
-    }
-
-    /// How many tunnels of each route have ended.
-    #[must_use]
-    pub fn ended_by_route(&self) -> HashMap<Arc<str>, u64> {
-        let tallies = self.lock();
-        let sum = |(name, route): (&Arc<str>, &Route)| (Arc::clone(name), route.ends.values().sum());
-        tallies.routes.iter().map(sum).collect()
-    }
-
-    /// How long each side had been silent when a tunnel ended without a Close and not by an order.
-    #[must_use]
-    pub fn silence(&self) -> PerSide<Histogram> {
-        self.lock().silence.clone()
-    }
-
-    /// How reloads went.
-    #[must_use]
-    pub fn reloads(&self) -> Reloads {
-        self.lock().reloads.clone()
-    }
-
-    /// The last hour, the oldest step first, and when the last step ended.
-    #[must_use]
-    pub fn history(&self) -> (Vec<Step>, SystemTime) {
-        let (steps, until) = self.lock().history.steps(self.since.elapsed());
-        (steps, self.started + until)
-    }
-
-    /// The last ends of tunnels and of openings that came to nothing, the newest first; and how many
-    /// there ever were.
-    #[must_use]
-    pub fn recent(&self, most: usize) -> (Vec<End>, u64) {
-        let tallies = self.lock();
-        (tallies.recent.newest(most), tallies.recent.count())
-    }
-
-    /// How many client connections there is room for.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        self.room.load(Ordering::Relaxed)
-    }
-
-    /// All of it and what is live, as text.
-    #[must_use]
-    pub fn encode(&self, live: &Live, format: Format) -> String {
-        encode::encode(families::families(self, live, &Process::now()), format)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Tallies> {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -360,6 +285,13 @@ impl Tallies {
             refusals: HashMap::new(),
             requests: HashMap::new(),
         })
+    }
+
+    /// Whether a burst begins with this end, which nobody wanted.
+    fn is_burst(&mut self, at: Duration, report: &Report, outcome: &Outcome) -> bool {
+        let (ending, open) = (&outcome.ending, self.history.open());
+        let endpoint = report.endpoint.as_ref().filter(|_| ending.why.is_abnormal());
+        endpoint.is_some_and(|endpoint| self.bursts.add(at, endpoint, ending.who, ending.why, open))
     }
 
     /// What was closed with words or by an order says nothing of an idle limit.
@@ -390,6 +322,31 @@ impl Route {
     fn count_end(&mut self, outcome: &Outcome) {
         *self.ends.entry(Cause::from(&outcome.ending)).or_default() += 1;
         self.durations.add(outcome.duration.as_secs_f64());
+    }
+}
+
+impl Drop for Metrics {
+    /// Whoever waits for bursts waits no longer.
+    fn drop(&mut self) {
+        self.burst.notify_one();
+    }
+}
+
+/// Writes each burst of ends to the log when it is over, for as long as there is something that counts.
+pub async fn tell_bursts(metrics: Weak<Metrics>) {
+    let Some(begun) = metrics.upgrade().map(|metrics| Arc::clone(&metrics.burst)) else { return };
+    loop {
+        begun.notified().await;
+        loop {
+            let Some(due) = metrics.upgrade().map(|metrics| metrics.next_burst()) else { return };
+            let Some(due) = due else { break };
+            sleep_until(due).await;
+            let over = metrics.upgrade().map(|metrics| metrics.bursts_over()).unwrap_or_default();
+            for burst in over {
+                let Burst { tunnels, endpoint, who, why, .. } = &burst;
+                tracing::warn!(tunnels, %endpoint, %who, %why, "{burst}");
+            }
+        }
     }
 }
 
