@@ -181,10 +181,10 @@ async function watchesAndCloses(view, peer) {
   await view.sees("tail-rows", /upstream → (?:client)?\s*text\s*1,234 B/);
   await view.sees("detail-sides", /Messages received\s*1\s*1/);
   await view.click("tail-hold");
-  await view.sees("tail-state", /held still/);
+  await view.sees("tail-state", /paused/);
   const rows = await view.page.locator("#tail-rows tr").count();
-  await view.sees("tail-state", /held still; [3-9] frames/);
-  check(await view.page.locator("#tail-rows tr").count() === rows, "held still, the tail stands");
+  await view.sees("tail-state", /paused; [3-9] frames/);
+  check(await view.page.locator("#tail-rows tr").count() === rows, "paused, the tail stands");
   await view.click("tail-hold");
   await view.sees("tail-state", /frames seen/);
   await view.shot("frames", false);
@@ -228,6 +228,17 @@ async function showsEnds(view, peers, hostile, blind) {
   await view.page.locator("#cause-rows tr").filter({ hasText: "operator" }).locator("button").click();
   await view.sees("end-count", /^1 of 1 shown/);
   await view.at("end-cause").selectOption("");
+}
+
+async function showsWhatCameBefore(browser, url, complaints) {
+  console.log("what came before the page was opened");
+  const view = await newView(browser, url, complaints);
+  await view.sees("live", /^live, /);
+  await view.page.locator("#cause-rows tr").filter({ hasText: "operator" }).filter({ hasText: /\+1\b/ }).waitFor();
+  console.log("  ok  an end of the last five minutes is told by the proxy, not by what the page saw");
+  await view.at("hour-readout").scrollIntoViewIfNeeded();
+  await view.shot("opened-after");
+  await view.page.context().close();
 }
 
 async function ordersEndpoints(view, peers, address) {
@@ -339,6 +350,7 @@ async function visit(browser, complaints) {
       await findsConnections(view);
       await watchesAndCloses(view, peers[17]);
       await showsEnds(view, peers, hostile, blind);
+      await showsWhatCameBefore(browser, proxy.url, complaints);
       await ordersEndpoints(view, peers, upstreams[0].address);
       await reloads(view, proxy.path, text);
       await remembersTheme(view);

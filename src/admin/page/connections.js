@@ -117,7 +117,7 @@ function showOrder() {
 function hold() {
   view.isHeld = !view.isHeld;
   mark(byId("hold"), "aria-pressed", view.isHeld);
-  put(byId("hold"), view.isHeld ? "Held still: go on" : "Hold still");
+  put(byId("hold"), view.isHeld ? "Paused: go on" : "Pause");
   if (!view.isHeld) load();
 }
 

@@ -221,7 +221,7 @@ function showTail(mine) {
   const leftOut = mine.leftOut > 0 ? `; ${count(mine.leftOut)} came too fast and were left out` : "";
   if (mine.isHeld) {
     const orMore = mine.waiting.length === FRAMES ? " or more" : "";
-    put(byId("tail-state"), `held still; ${plural(mine.waiting.length, "frame")}${orMore} since${leftOut}`);
+    put(byId("tail-state"), `paused; ${plural(mine.waiting.length, "frame")}${orMore} since${leftOut}`);
     return;
   }
   mine.frames = [...mine.waiting.reverse(), ...mine.frames].slice(0, FRAMES);
@@ -259,7 +259,7 @@ function holdTail() {
 
 function showHold() {
   mark(byId("tail-hold"), "aria-pressed", current.isHeld);
-  put(byId("tail-hold"), current.isHeld ? "Held still: go on" : "Hold still");
+  put(byId("tail-hold"), current.isHeld ? "Paused: go on" : "Pause");
 }
 
 // The end.
