@@ -297,9 +297,6 @@ impl Unknown {
     /// What to write instead. `keys` are those of all tables, by their shape.
     fn remedy(&self, keys: &BTreeMap<String, bool>) -> String {
         let (name, known) = (&*self.name, &self.known);
-        if let Some(text) = foreign::word(name) {
-            return text;
-        }
         let has_few = known.len() <= FEW_KEYS;
         let leaf =
             |shape: &str| shape.rsplit_once('.').map(|(table, leaf)| (table.to_owned(), leaf.to_owned()));
@@ -312,8 +309,13 @@ impl Unknown {
             tables.dedup();
             any_of(tables.iter().map(String::as_str).take(MOST_TABLES))
         };
-        if !has_few && elsewhere.iter().any(|(_, leaf)| leaf == name) {
-            return format!("it is a key of {}", tables(name));
+        let is_elsewhere = elsewhere.iter().any(|(_, leaf)| leaf == name);
+        match foreign::word(name) {
+            // It may have been meant as either.
+            Some(text) if is_elsewhere => return format!("{text}; here it is a key of {}", tables(name)),
+            Some(text) => return text,
+            None if is_elsewhere && !has_few => return format!("it is a key of {}", tables(name)),
+            None => {}
         }
         if let Some(near) = nearest(name, known) {
             return format!("did you mean \"{near}\"?");

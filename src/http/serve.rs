@@ -34,8 +34,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// What a client of HTTP/2 begins with (RFC 9113 3.4), as far as no request can.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-/// What a stream of HTTP/2 may send before it was read, in bytes (RFC 9113 6.9.2): the size of the
-/// buffer that a tunnel reads into.
+/// What a stream of HTTP/2 may send before it was read, in bytes (RFC 9113 6.9.2).
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// The same of all streams of a connection: that many bytes wait here for upstreams that do not
 /// read, and 16 such streams leave the others alone.
