@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The processes of the check `fairness`: quick and plain, on blocking sockets, with frames made once.
+"""The processes of the checks `fairness` and `pongs`: quick and plain, on blocking sockets, with frames made once.
 
-`flood` sends large frames as fast as they are taken, to a `sink` that only counts them; `probe` sends small ones at
+`flood` sends large frames as fast as they are taken, `pace` frames of a kind at a rate, to a `sink` that only counts
+them; `probe` sends small ones at
 fixed moments, over many connections, to an `echo`. Each says what it did in a line of JSON.
 """
 
@@ -24,6 +25,7 @@ OPENING = (
 BUFFER = 4 * 1024 * 1024
 # What a probe sends: the moment it was due, and bytes to make a message of a usual size.
 PROBE, DUE = 64, struct.Struct("!d")
+PONG = bytes.fromhex("8a8000000000")
 ASKED, ANSWERED = 6 + PROBE, 2 + PROBE
 
 
@@ -87,6 +89,20 @@ def flood(port, size):
     with contextlib.suppress(OSError):
         while True:
             near.sendall(frames)
+
+
+def pace(port, kind, megabits):
+    """Sends so many megabits a second, of empty Pongs or of data in large frames, until the process is ended."""
+    near = connect(port, "/heavy/")
+    data = head_of(16 * 1024, masked=True) + bytes(16 * 1024)
+    frames = PONG * 10_000 if kind == "pongs" else data * 4
+    say(event="ready")
+    start, sent = time.monotonic(), 0
+    with contextlib.suppress(OSError):
+        while True:
+            near.sendall(frames)
+            sent += len(frames)
+            time.sleep(max(0, start + 8 * sent / (megabits * 1e6) - time.monotonic()))
 
 
 def sink(port):
@@ -173,7 +189,13 @@ def main():
     """Runs one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    numbers = {"flood": {"size": int}, "sink": {}, "echo": {}, "probe": {"count": int, "rate": float, "seconds": float}}
+    numbers = {
+        "flood": {"size": int},
+        "pace": {"kind": str, "megabits": float},
+        "sink": {},
+        "echo": {},
+        "probe": {"count": int, "rate": float, "seconds": float},
+    }
     for name, arguments in numbers.items():
         add = commands.add_parser(name, help=globals()[name].__doc__).add_argument
         for argument, kind in {"port": int, **arguments}.items():

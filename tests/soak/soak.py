@@ -32,6 +32,7 @@ from peers import (
     BINARY, CONTINUATION, HOST, PING, TEXT, Client, EchoServer, End, Failure, accept_of, frame,
     parse, xor,
 )
+from pongs import check_pongs
 from ports import check_ports
 from refusals import check_refusals
 
@@ -461,6 +462,7 @@ CHECKS = {
     "asleep": (check_asleep, "asleep: {connections} tunnels, and a proxy that stands still"),
     "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
     "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
+    "pongs": (check_pongs, "pongs: small messages beside 50 Mbit/s of Pongs"),
     "refusals": (check_refusals, "refusals: {openings} openings of each kind"),
     "ports": (check_ports, "ports: local ports to the upstream, and no more of them"),
     "abuse": (check_abuse, "abuse: {tunnels} tunnels, and what strangers do at the front door"),
@@ -527,6 +529,8 @@ def command_line():
             add("--half-open", type=int, default=10_000, help="connections that say nothing, or half a ClientHello")
             add("--together", action="store_true", help="all these kinds in one phase")
             add("--drips", type=int, default=500, help="connections of each other kind")
+        if name == "pongs":
+            add("--seconds", type=float, default=9, help="for each number")
         if name == "fairness":
             add("--seconds", type=float, default=9, help="for each number")
             add("--rounds", type=int, default=3, help="that these seconds are spread over")
