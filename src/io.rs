@@ -165,8 +165,8 @@ pub trait Arrivals {
         false
     }
 
-    /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect where
-    /// there is no such thing; a stream of HTTP/2 that is dropped before its end is reset in any case.
+    /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect on others:
+    /// a stream of HTTP/2 that was upgraded ends with END_STREAM in hyper when it is dropped.
     fn break_off(&mut self) {}
 }
 

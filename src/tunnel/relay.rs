@@ -284,6 +284,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     /// Takes note of an event; what becomes of its bytes. Nothing is sent.
+    #[inline(never)]
     fn admit(
         &mut self,
         from: Side,

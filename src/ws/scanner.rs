@@ -154,6 +154,19 @@ impl Scanner {
         if self.held.is_some() {
             return self.resume(input);
         }
+        // The short way of most frames.
+        if let Ok(Some((header, size))) = Header::decode(input)
+            && !header.opcode.is_control()
+            && self.check(&header).is_ok()
+        {
+            return Ok(Some(Event { found: self.begin_data(header), taken: size, held: None }));
+        }
+        self.next_unit(input)
+    }
+
+    /// What is no whole header of data.
+    #[inline(never)]
+    fn next_unit(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
         let Some(unit) = self.identify(input)? else { return Ok(self.hold(input)) };
         if input.len() < unit.size {
             return Ok(self.hold(input));
@@ -261,9 +274,10 @@ impl Scanner {
             }
             return Found::BadPong(*header, *violation);
         }
-        if header.opcode.is_control() {
-            return Found::Control(*header);
-        }
+        if header.opcode.is_control() { Found::Control(*header) } else { self.begin_data(*header) }
+    }
+
+    fn begin_data(&mut self, header: Header) -> Found {
         if !self.in_message {
             self.message = 0;
         }
@@ -272,7 +286,7 @@ impl Scanner {
         self.in_message = !header.fin;
         self.last_fragment = header.fin;
         self.in_bad_pong = false;
-        Found::Data(*header)
+        Found::Data(header)
     }
 }
 

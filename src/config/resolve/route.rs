@@ -12,7 +12,7 @@ use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
 use crate::route::{HostPattern, PathPattern, Rewrite, Rule};
 use crate::telemetry::report::Names;
-use crate::tunnel::{self, Pong};
+use crate::tunnel::{self, OnViolation, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
 use regex::Regex;
@@ -84,6 +84,7 @@ fn tunnel(table: &Table<'_>, base: &tunnel::Settings) -> tunnel::Settings {
     let off = (PerSide { client: None, upstream: None }, base.ping_timeout, base.pong);
     let ping = table.section_or_off("ping", |table| ping(table, base));
     let (ping, ping_timeout, pong) = ping.unwrap_or(off);
+    let on_violation = table.get("on_violation", word(words::ON_VIOLATION));
     let settings = tunnel::Settings {
         ping,
         ping_timeout,
@@ -92,12 +93,17 @@ fn tunnel(table: &Table<'_>, base: &tunnel::Settings) -> tunnel::Settings {
         send_timeout,
         close_timeout,
         max_lifetime,
-        on_violation: table.get("on_violation", word(words::ON_VIOLATION)).unwrap_or(base.on_violation),
+        on_violation: on_violation.unwrap_or(base.on_violation),
         max_message_size: table.get("max_message_size", off_or(size)).unwrap_or(base.max_message_size),
         close_codes: table.get("close_codes", word(words::CLOSE_CODES)).unwrap_or(base.close_codes),
     };
     if (settings.ping, settings.read_timeout) != (base.ping, base.read_timeout) {
         doubt(table, &settings);
+    }
+    if settings.max_message_size.is_some() && on_violation == Some(OnViolation::Blind) {
+        let text =
+            "max_message_size holds only where frames are read: with it a breach of framing closes with 1002";
+        table.warn(table.place_of("on_violation"), text);
     }
     settings
 }

@@ -179,7 +179,9 @@ impl Worker {
         // A defect that one tunnel meets is not to be the end of all others.
         let turn = catch_unwind(AssertUnwindSafe(|| {
             let next = session.join.turn(session.join.control().now(), &mut nobody);
-            session.tell_of_answers();
+            if session.join.has_bad_answer() {
+                session.tell_of_answers();
+            }
             (next, session.join.arm().map(|at| slot(began, session, at)))
         }));
         let (next, wake_up) = turn.unwrap_or((Next::End, None));

@@ -37,10 +37,15 @@ impl<'a, 'c, S: AsyncRead + AsyncWrite + Arrivals + Unpin> Both<'a, 'c, S> {
     /// Writes what came in pieces. Whoever has fed the relay calls it.
     pub(super) fn write_gathered(&mut self) {
         for side in Side::BOTH {
-            if std::mem::take(&mut self.gathers[side]) {
-                GATHERED.with_borrow(|gathered| self.legs[side].write(&gathered[side], self.cx));
+            if self.gathers[side] {
+                self.write_gathered_of(side);
             }
         }
+    }
+
+    #[cold]
+    fn write_gathered_of(&mut self, side: Side) {
+        GATHERED.with_borrow(|gathered| self.legs[side].write(&gathered[side], self.cx));
     }
 }
 
@@ -49,6 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Output for Both<'_, '_, S> {
         if self.gathers[to] { self.gather(to, bytes) } else { self.legs[to].write(bytes, self.cx) }
     }
 
+    #[inline(never)]
     fn gather(&mut self, to: Side, bytes: &[u8]) {
         let is_first = !std::mem::replace(&mut self.gathers[to], true);
         GATHERED.with_borrow_mut(|gathered| {
