@@ -78,7 +78,7 @@ fn expected(route: &Route) -> Expected {
 }
 
 /// What refuses a request before anybody is asked, and what is logged of a client that left.
-const REFUSED: [u16; 6] = [400, 403, 413, 426, 429, CLIENT_LEFT.as_u16()];
+const REFUSED: [u16; 8] = [400, 403, 405, 408, 413, 426, 429, CLIENT_LEFT.as_u16()];
 /// What answers a request that nobody could answer.
 const FAILED: [u16; 3] = [502, 503, 504];
 /// What answers a request that no route serves.

@@ -25,7 +25,8 @@ pub fn possible_ends(codes: CloseCodes) -> Vec<(Who, Why, Option<CloseCode>)> {
     let chosen: BTreeSet<_> = SENDABLE.iter().map(|code| codes.apply(CloseCode(*code))).collect();
     let chosen = chosen.into_iter().map(Some).chain([None]);
     ends.extend(chosen.map(|code| (Who::Proxy, Why::Operator, code)));
-    ends.extend([Why::Aborted, Why::Eof].map(|why| (Who::Proxy, why, None)));
+    // The last: its opening had a body that broke off, or was over a limit, before the tunnel had it.
+    ends.extend([Why::Aborted, Why::Eof, Why::Refused].map(|why| (Who::Proxy, why, None)));
     ends
 }
 
