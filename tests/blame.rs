@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use support::http2::Http2;
 use support::{Proxy, Puppet, Raw, accepted, nobody, opening, route, upstream};
 
 /// A server that drops whoever asks for a path with `destroy` in it, or everybody, as it is told.
@@ -113,6 +114,22 @@ async fn what_one_client_broke_is_tried_on_one_other_and_charged_to_nobody() {
         drop(ask(&proxy, 2, &request(kind, "/destroy?x=2")).await);
         assert_eq!(out(&proxy), 0, "{kind}");
     }
+}
+
+#[tokio::test]
+async fn over_http2_it_is_the_same() {
+    let apps = [App::new().await, App::new().await, App::new().await];
+    let settings = "balance = \"round_robin\"\nfail_timeout = \"1h\"";
+    let listen = "protocols = [\"h1\", \"h2\"]";
+    let rest = format!("{listen}\n{}\n{}", route(""), upstream(&addresses(&apps), settings));
+    let proxy = Proxy::start(&rest).await;
+    let mut client = Http2::over(proxy.connect().await.stream).await;
+    for round in 1..=3 {
+        assert_eq!(client.connect("/destroy").await.0.status(), 502);
+        let asked: usize = apps.iter().map(App::dropped).sum();
+        assert_eq!(asked, 2 * round, "two of three are asked");
+    }
+    assert_eq!(out(&proxy), 0);
 }
 
 #[tokio::test]
