@@ -197,7 +197,8 @@ impl Proxy {
             Err(failure) => return reject::with_status(&failure, guard),
         };
         if wish == Wish::Http {
-            return match forward::forward(route, upstream, &inbound, body, guard, watch).await {
+            let hints = client.hints();
+            return match forward::forward(route, upstream, &inbound, body, hints, guard, watch).await {
                 Ok(response) => response,
                 Err((failure, guard)) => reject::with_status(&failure, guard),
             };

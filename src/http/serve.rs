@@ -5,6 +5,7 @@ mod activity;
 mod flush;
 mod frames;
 mod h2;
+mod interim;
 
 use super::respond::{self, Body};
 use super::upload::Upload;
@@ -12,8 +13,8 @@ use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::{Arrivals, Layered, Stream};
 use crate::stall::{is_late, timeout};
-pub use activity::Fate;
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
+pub use activity::{Fate, Hints};
 use flush::Flush;
 use frames::Frames;
 use hyper::body::Incoming;
@@ -86,6 +87,7 @@ pub async fn serve<F, A, R>(
         let answer = answer(request);
         async move {
             let mut response = answer.await;
+            exchange.answered();
             respond::date(&mut response);
             if version == Version::Http2 {
                 h2::to_http2(&mut response, opens);
@@ -238,7 +240,7 @@ struct BodyTimeout(Option<Duration>);
 pub struct Upgrade {
     on: OnUpgrade,
     body_timeout: Option<Duration>,
-    is_http2: bool,
+    version: http::Version,
     exchange: Option<Arc<Exchange>>,
 }
 
@@ -250,7 +252,7 @@ impl Upgrade {
         Self {
             on: hyper::upgrade::on(&mut *request),
             body_timeout,
-            is_http2: request.version() == http::Version::HTTP_2,
+            version: request.version(),
             exchange: request.extensions_mut().remove(),
         }
     }
@@ -261,10 +263,18 @@ impl Upgrade {
         self.exchange.as_ref().and_then(|exchange| exchange.fate())
     }
 
+    /// What passes interim answers to the client. `None` means that it cannot be sent any: HTTP/1.0 knows none
+    /// (RFC 9110 15.2), and hyper's server of HTTP/2 sends none.
+    #[must_use]
+    pub fn hints(&self) -> Option<Hints> {
+        let exchange = self.exchange.as_ref().filter(|_| self.version == http::Version::HTTP_11);
+        exchange.map(|exchange| exchange.hints())
+    }
+
     /// A request's body, with the patience that its listener has for it.
     #[must_use]
     pub fn upload(&self, body: Incoming) -> Upload {
-        Upload::new(body, self.body_timeout, self.is_http2)
+        Upload::new(body, self.body_timeout, self.version == http::Version::HTTP_2)
     }
 
     /// Waits until the answer is written; then the stream, and what was read from it ahead. The

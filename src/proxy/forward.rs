@@ -10,12 +10,13 @@ use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::malformed::Malformed;
 use crate::http::respond::{self, full};
+use crate::http::serve::Hints;
 use crate::http::upload::Upload;
 use crate::outcome::{Ending, PerSide, Who, Why};
-use crate::upstream::client::{Body, Connection};
+use crate::upstream::client::{Body, Connection, on_interim};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Endpoint, Lease, Private, Upstream};
-use http::{Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
@@ -31,6 +32,7 @@ pub(super) async fn forward(
     upstream: &Arc<Upstream>,
     inbound: &Inbound,
     mut body: Upload,
+    hints: Option<Hints>,
     mut guard: Guard,
     watch: Watch,
 ) -> Result<Response<respond::Body>, (Failure, Guard)> {
@@ -48,7 +50,10 @@ pub(super) async fn forward(
         };
         let used = connection.used;
         let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
-        let request = inbound.for_upstream(route, None, body);
+        let mut request = inbound.for_upstream(route, None, body);
+        if let Some(hints) = hints.clone() {
+            on_interim(&mut request, move |status, headers| hint(&hints, status, headers));
+        }
         let failure = match attempts.exchange(&mut connection, request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Failure::Unasked,
             Ok(response) => match attempts.answered(lease, response.status()) {
@@ -64,6 +69,14 @@ pub(super) async fn forward(
             return Err((failure, guard));
         }
     }
+}
+
+/// Passes an interim answer on.
+fn hint(hints: &Hints, status: StatusCode, headers: &HeaderMap) {
+    let mut headers = headers.clone();
+    remove_hop_by_hop(&mut headers);
+    add_via(&mut headers, Version::HTTP_11);
+    hints.send(status, &headers);
 }
 
 /// Passes a response back; its report is made when its body has passed.

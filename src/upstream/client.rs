@@ -5,8 +5,8 @@ use super::ports::Port;
 use crate::drain::Watch;
 use crate::io::Stream;
 use crate::stall::timeout;
-use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -146,6 +146,18 @@ impl Connection {
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
+}
+
+/// Has interim answers (1xx) to a request told of (RFC 9110 15.2). A 100 is for this proxy, and a 101 is the
+/// answer.
+pub fn on_interim<F>(request: &mut Request<Body>, tell: F)
+where
+    F: Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
+{
+    hyper::ext::on_informational(request, move |response| match response.status() {
+        StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS => {}
+        status => tell(status, response.headers()),
+    });
 }
 
 /// A request whose body goes on whatever its method is: framing is independent of it (RFC 9112 6). hyper

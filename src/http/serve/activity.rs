@@ -5,7 +5,9 @@ use super::super::Settings;
 use super::super::respond::Body;
 use super::flush::Flush;
 use super::frames::Frames;
+use super::interim::Interim;
 use crate::io::Stream;
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Bytes, Frame, SizeHint};
 use std::io;
 use std::pin::Pin;
@@ -36,6 +38,7 @@ pub(super) struct Activity {
     /// It ended as the client took nothing.
     cut: Fate,
     pub(super) flush: Flush,
+    pub(super) interim: Interim,
 }
 
 /// What became of the connection that a request came over.
@@ -75,6 +78,7 @@ impl Activity {
             idle_since: zero(),
             cut: Fate::default(),
             flush: Flush::default(),
+            interim: Interim::default(),
         }
     }
 
@@ -133,11 +137,23 @@ impl Activity {
 
 /// A request under way, until its answer is written, or its tunnel over HTTP/2 ends.
 #[derive(Debug)]
-pub(super) struct Exchange(Weak<Activity>);
+pub(super) struct Exchange(Weak<Activity>, u64);
 
 impl Exchange {
     pub(super) fn fate(&self) -> Option<Fate> {
         self.0.upgrade().map(|activity| activity.cut.clone())
+    }
+
+    /// What passes interim answers to its client.
+    pub(super) fn hints(&self) -> Hints {
+        Hints { activity: Weak::clone(&self.0), exchange: self.1 }
+    }
+
+    /// It is answered.
+    pub(super) fn answered(&self) {
+        if let Some(activity) = self.0.upgrade() {
+            activity.interim.seal();
+        }
     }
 
     pub(super) fn begin(activity: &Arc<Activity>) -> Self {
@@ -145,7 +161,7 @@ impl Exchange {
         if activity.has_heads {
             activity.head_since.store(0, Ordering::Relaxed);
         }
-        Self(Arc::downgrade(activity))
+        Self(Arc::downgrade(activity), activity.interim.open())
     }
 }
 
@@ -154,6 +170,24 @@ impl Drop for Exchange {
         if let Some(activity) = self.0.upgrade() {
             activity.idle_since.store(activity.now(), Ordering::Relaxed);
             activity.exchanges.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Passes interim answers to the client of one exchange.
+#[derive(Clone, Debug)]
+pub struct Hints {
+    activity: Weak<Activity>,
+    exchange: u64,
+}
+
+impl Hints {
+    /// Passes one on. It is left out where the answer is there already, or the client takes nothing.
+    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(activity) = self.activity.upgrade()
+            && activity.interim.add(self.exchange, status, headers)
+        {
+            activity.flush.ask();
         }
     }
 }
@@ -250,6 +284,20 @@ pub(super) struct Watched {
     pub(super) frames: Option<Frames>,
 }
 
+impl Watched {
+    /// What must be done before hyper writes.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_interim(cx))?;
+        self.activity.interim.begins();
+        Poll::Ready(Ok(()))
+    }
+
+    fn write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, activity, .. } = self;
+        activity.interim.poll_write(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
+    }
+}
+
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let watched = self.get_mut();
@@ -264,6 +312,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -272,6 +321,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 
@@ -280,11 +330,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.activity.flush.flushed();
-        }
-        flushed
+        // hyper flushes when it has given all it had.
+        self.activity.interim.flushed();
+        ready!(self.write_interim(cx))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.activity.flush.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

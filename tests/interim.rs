@@ -1,0 +1,119 @@
+//! Interim answers (1xx) of an upstream: they reach a client of HTTP/1.1, and never the wrong place
+//! (RFC 9110 15.2).
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use holdline::outcome::Why;
+use http::Request;
+use support::http2::Http2;
+use support::{PATIENCE, Proxy, Puppet, route, upstream, with_listen};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Own\r\nX-Own: 1\r\n\r\n";
+const PASSED: &str = "http/1.1 103 early hints\r\nlink: </a.css>\r\nvia: 1.1 holdline\r\n\r\n";
+
+async fn before(puppet: &Puppet) -> Proxy {
+    let rest = format!("{}\n{}", route(""), upstream(&[puppet.address()], ""));
+    let listen = "address = \"127.0.0.1:0\"\nprotocols = [\"h1\", \"h2\"]";
+    Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await
+}
+
+#[tokio::test]
+async fn hints_come_before_the_answer_at_once() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(&puppet).await;
+    let mut client = proxy.connect().await;
+    client.write("GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    for number in 1..=2 {
+        server.head().await;
+        for _ in 0..2 {
+            server.write(HINTS).await;
+            assert_eq!(client.head().await.to_ascii_lowercase(), PASSED);
+        }
+        // A 100 answers an expectation, and there was none.
+        server.write("HTTP/1.1 100 Continue\r\n\r\n").await;
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
+        // Some come with the answer.
+        server.write(format!("{HINTS}{answer}")).await;
+        assert_eq!(client.head().await.to_ascii_lowercase(), PASSED);
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(client.bytes(1).await, number.to_string().as_bytes());
+        let report = proxy.report().await;
+        assert_eq!((report.0.status, report.1.ending.why), (200, Why::Done));
+    }
+}
+
+#[tokio::test]
+async fn hints_beside_an_expectation() {
+    let puppet = Puppet::new().await;
+    let proxy = before(&puppet).await;
+    let mut client = proxy.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    assert_eq!(client.ask(head).await, "HTTP/1.1 100 Continue\r\n\r\n");
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write(HINTS).await;
+    assert_eq!(client.head().await.to_ascii_lowercase(), PASSED);
+    client.write("hello").await;
+    assert_eq!(server.bytes(5).await, b"hello");
+    server.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 204"));
+}
+
+#[tokio::test]
+async fn an_upload_that_was_answered_early_gets_no_hints_of_the_next_request_into_its_answer() {
+    let puppet = Puppet::new().await;
+    let proxy = before(&puppet).await;
+    let mut client = proxy.connect().await;
+    client.write("POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    let body = "x".repeat(3_000_000);
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answered = tokio::spawn(async move {
+        server.write(answer).await;
+        server
+    });
+    client.head().await;
+    // It takes nothing of the answer yet, and asks for more.
+    client.write("lloGET /2 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let hinted = tokio::spawn(async move {
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write(format!("{HINTS}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
+        server
+    });
+    assert!(client.bytes(body.len()).await.iter().all(|&byte| byte == b'x'), "a message in a message");
+    let mut head = client.head().await;
+    if head.starts_with("HTTP/1.1 103 ") {
+        head = client.head().await;
+    }
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(client.bytes(2).await, b"ok");
+    drop((answered.await.unwrap(), hinted.await.unwrap()));
+}
+
+#[tokio::test]
+async fn who_cannot_have_them_gets_the_answer_alone() {
+    let puppet = Puppet::new().await;
+    let proxy = before(&puppet).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.0\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    server.write(format!("{HINTS}{answer}")).await;
+    assert!(client.head().await.contains(" 200 OK\r\n"));
+    assert_eq!(client.rest().await, b"ok");
+
+    let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+    let request = Request::get("http://x/a").body(()).unwrap();
+    let (response, _) = client.requests.send_request(request, true).unwrap();
+    server.head().await;
+    server.write(format!("{HINTS}{answer}")).await;
+    assert_eq!(timeout(PATIENCE, response).await.unwrap().unwrap().status(), 200);
+}
