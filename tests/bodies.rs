@@ -423,3 +423,22 @@ async fn a_client_of_http_1_0_gets_no_chunks() {
         assert_eq!(client.rest().await, b"ok", "the end of the connection is that of the answer");
     }
 }
+
+#[tokio::test]
+async fn the_end_of_an_upload_waits_for_nothing() {
+    let puppet = Puppet::new().await;
+    let proxy = before(&puppet, "").await;
+    for (announced, trailers) in [("", ""), ("", "X-T: 1\r\n"), ("Trailer: X-T\r\n", "X-T: 1\r\n")] {
+        let mut client = proxy.connect().await;
+        client.write(request("POST", &format!("{announced}{CHUNKED}"), "2\r\nhi\r\n")).await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        assert_eq!(server.bytes(7).await, b"2\r\nhi\r\n");
+        server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        client.head().await;
+        assert_eq!(client.bytes(2).await, b"ok");
+        client.write(format!("0\r\n{trailers}\r\n")).await;
+        assert_eq!(server.bytes(3).await, b"0\r\n", "{announced}{trailers}");
+        server.until_or_end(b"\r\n").await.unwrap();
+    }
+}

@@ -6,6 +6,7 @@ use super::respond;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,7 +25,8 @@ pub struct Upload<B = Incoming> {
     room: Option<u64>,
     /// Its end is a flag of its last frame, as in HTTP/2.
     is_flagged: bool,
-    failed: Failed,
+    /// `None` means that there is no body.
+    progress: Progress,
 }
 
 /// Why a request's body did not come to its end.
@@ -44,16 +46,29 @@ pub enum UploadError {
     Broken,
 }
 
-/// Why a body failed, for whoever sees only what followed from it: the exchange with the upstream
-/// breaks off then.
+/// What has become of a body, for whoever sees only what followed from it: where it fails, the exchange
+/// with the upstream breaks off.
 #[derive(Clone, Debug, Default)]
-pub struct Failed(Option<Arc<OnceLock<UploadError>>>);
+pub struct Progress(Option<Arc<State>>);
 
-impl Failed {
-    /// The reason. `None` means that the body has not failed.
+#[derive(Debug, Default)]
+struct State {
+    failure: OnceLock<UploadError>,
+    is_over: AtomicBool,
+    is_chunked: bool,
+}
+
+impl Progress {
+    /// Why it failed. `None` means that it has not.
     #[must_use]
-    pub fn why(&self) -> Option<&UploadError> {
-        self.0.as_ref().and_then(|failed| failed.get())
+    pub fn failure(&self) -> Option<&UploadError> {
+        self.0.as_ref().and_then(|state| state.failure.get())
+    }
+
+    /// Whether chunks of HTTP/1.1 are still to come, and trailers perhaps.
+    #[must_use]
+    pub fn is_amid_chunks(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.is_chunked && !state.is_over.load(Ordering::Relaxed))
     }
 }
 
@@ -70,9 +85,10 @@ impl<B: Body> Upload<B> {
     /// flag of its last frame, as in HTTP/2.
     #[must_use]
     pub fn new(body: B, patience: Option<Duration>, is_flagged: bool) -> Self {
-        // What has no body cannot fail.
-        let failed = Failed((!body.is_end_stream()).then(Arc::default));
-        Self { body, patience, timer: None, waits: false, room: None, is_flagged, failed }
+        let is_chunked = !is_flagged && body.size_hint().exact().is_none();
+        let progress = (!body.is_end_stream()).then(|| Arc::new(State { is_chunked, ..State::default() }));
+        let progress = Progress(progress);
+        Self { body, patience, timer: None, waits: false, room: None, is_flagged, progress }
     }
 
     /// Ends it with an error once it brings more bytes than these. `None` means any number.
@@ -87,10 +103,10 @@ impl<B: Body> Upload<B> {
         }
     }
 
-    /// What tells why it failed, after it has been given away.
+    /// What tells of it after it has been given away.
     #[must_use]
-    pub fn failed(&self) -> Failed {
-        self.failed.clone()
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Whether it has been waited for too long.
@@ -115,12 +131,14 @@ impl<B: Body> Upload<B> {
         Ok(frame)
     }
 
-    fn fail(&self, error: UploadError) -> UploadError {
-        if let Some(failed) = &self.failed.0 {
+    fn note(&self, next: Option<&Result<Frame<B::Data>, UploadError>>) {
+        let Some(state) = &self.progress.0 else { return };
+        let is_over = next.is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers));
+        state.is_over.fetch_or(is_over, Ordering::Relaxed);
+        if let Some(Err(error)) = next {
             // The first reason is the one that counts.
-            let _ = failed.set(error.clone());
+            let _ = state.failure.set(error.clone());
         }
-        error
     }
 }
 
@@ -148,7 +166,8 @@ where
                 next.map(|frame| frame.map_err(Into::into).and_then(|frame| self.admit(frame)))
             }
         };
-        Poll::Ready(next.map(|frame| frame.map_err(|error| self.fail(error))))
+        self.note(next.as_ref());
+        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -215,14 +234,16 @@ mod tests {
         let (send, pieces) = mpsc::channel(8);
         let mut upload = Upload::new(Pieces(pieces), None, false);
         upload.limit(Some(5)).unwrap();
-        let failed = upload.failed();
+        let progress = upload.progress();
         for piece in ["hello", "", "!"] {
             send.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
         }
         assert!(upload.frame().await.unwrap().is_ok() && upload.frame().await.unwrap().is_ok());
-        assert_eq!(failed.why(), None);
+        assert_eq!(progress.failure(), None);
+        assert!(progress.is_amid_chunks());
         assert_eq!(upload.frame().await.unwrap().unwrap_err(), UploadError::TooLarge);
-        assert_eq!(failed.why(), Some(&UploadError::TooLarge));
+        assert_eq!(progress.failure(), Some(&UploadError::TooLarge));
+        assert!(!progress.is_amid_chunks());
     }
 
     #[tokio::test]

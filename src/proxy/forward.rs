@@ -16,7 +16,8 @@ use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection, on_interim};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Endpoint, Lease, Private, Upstream};
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
@@ -93,6 +94,9 @@ pub(super) fn relay(
     add_via(&mut parts.headers, parts.version);
     route.set_response_headers(&mut parts.headers);
     own_version(&mut parts);
+    if guard.ends_connection() {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back) };
     Response::from_parts(parts, body.boxed_unsync())
 }

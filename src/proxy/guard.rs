@@ -4,7 +4,7 @@ use super::Proxy;
 use super::failure::{CLIENT_LEFT, Failure};
 use crate::drain::{Phase, Watch};
 use crate::http::serve::Fate;
-use crate::http::upload::{Failed, Upload};
+use crate::http::upload::{Progress, Upload};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
@@ -26,7 +26,7 @@ pub(super) struct Guard {
     /// What becomes of the connection that it came over.
     fate: Option<Fate>,
     /// Tells whether its request's body has failed.
-    upload: Failed,
+    upload: Progress,
 }
 
 impl Guard {
@@ -41,7 +41,7 @@ impl Guard {
             books: Arc::clone(&proxy.books),
             watch,
             fate,
-            upload: Failed::default(),
+            upload: Progress::default(),
         }
     }
 
@@ -101,14 +101,21 @@ impl Guard {
 
     /// Its request has this body.
     pub(super) fn follow_upload(&mut self, upload: &Upload) {
-        self.upload = upload.failed();
+        self.upload = upload.progress();
+    }
+
+    /// Whether the client's connection must end with the answer. hyper's server keeps the end of a body with
+    /// trailers to itself where the answer has ended before, until the next request comes.
+    #[must_use]
+    pub(super) fn ends_connection(&self) -> bool {
+        self.upload.is_amid_chunks()
     }
 
     /// The end of an exchange that its request's body took with it. `None` means that the body has not
     /// failed.
     #[must_use]
     pub(super) fn failed_upload(&self) -> Option<Ending> {
-        self.upload.why().map(|error| Failure::Body(error.clone()).ending())
+        self.upload.failure().map(|error| Failure::Body(error.clone()).ending())
     }
 
     /// Its tunnel has taken over: [`Books::write`] is to be told of its end.
@@ -163,7 +170,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
-                let failed = self.upload.why().map(|error| Failure::Body(error.clone()).logged_status());
+                let failed = self.upload.failure().map(|error| Failure::Body(error.clone()).logged_status());
                 report.status = failed.unwrap_or(CLIENT_LEFT).as_u16();
             }
             let ending = self.broken_off("client left before the answer");
