@@ -219,12 +219,12 @@ async fn uploads_over_http_2_end_by_their_flag_only() {
     let puppet = Puppet::new().await;
     let mut proxy = before(&puppet, "").await;
     for (announced, sent, reset, expected) in [
-        // The library resets the stream, so the request is gone before anybody can refuse it.
-        (Some("5"), "hello!", None, 499),
-        (Some("5"), "hell", None, 499),
-        (None, "hello", Some(Reason::CANCEL), 499),
+        // The library resets the stream, and hyper drops the request with it.
+        (Some("5"), "hello!", None, (400, Who::Proxy, Why::Refused)),
+        (Some("5"), "hell", None, (400, Who::Proxy, Why::Refused)),
+        (None, "hello", Some(Reason::CANCEL), (499, Who::Client, Why::Eof)),
         // hyper takes this one for the end of the body.
-        (None, "hello", Some(Reason::NO_ERROR), 499),
+        (None, "hello", Some(Reason::NO_ERROR), (499, Who::Client, Why::Eof)),
     ] {
         let mut client = http2(&proxy).await;
         let mut request = Request::post("http://x/a");
@@ -242,8 +242,9 @@ async fn uploads_over_http_2_end_by_their_flag_only() {
         // What the upstream got is not taken for a whole body.
         let rest = server.rest().await;
         assert!(!String::from_utf8_lossy(&rest).contains("0\r\n\r\n"), "{rest:?}");
-        let (status, who, _, reason) = end(&mut proxy).await;
-        assert_eq!((status, who), (expected, Who::Client), "{sent}: {reason}");
+        let (status, who, why, reason) = end(&mut proxy).await;
+        assert_eq!((status, who, why), expected, "{sent}: {reason}");
+        assert!(reason.contains("request's body"), "{reason}");
         drop(response);
     }
 }
@@ -440,5 +441,41 @@ async fn the_end_of_an_upload_waits_for_nothing() {
         client.write(format!("0\r\n{trailers}\r\n")).await;
         assert_eq!(server.bytes(3).await, b"0\r\n", "{announced}{trailers}");
         server.until_or_end(b"\r\n").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn answers_without_a_body_are_whole() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(&puppet, "").await;
+    let mut client = proxy.connect().await;
+    let mut over_http2 = http2(&proxy).await;
+    let mut kept = None;
+    for (method, answer) in [
+        ("HEAD", "200 OK\r\nTransfer-Encoding: chunked"),
+        ("HEAD", "200 OK\r\nContent-Length: 5"),
+        ("HEAD", "200 OK"),
+        ("GET", "204 No Content"),
+        ("GET", "304 Not Modified\r\nContent-Length: 5"),
+        ("GET", "200 OK\r\nContent-Length: 0"),
+    ] {
+        client.write(request(method, "", "")).await;
+        // The same connection serves all.
+        let server: &mut Raw = match &mut kept {
+            Some(server) => server,
+            kept => kept.insert(puppet.accept().await),
+        };
+        server.head().await;
+        server.write(format!("HTTP/1.1 {answer}\r\n\r\n")).await;
+        client.head().await;
+        let (_, who, why, reason) = end(&mut proxy).await;
+        assert_eq!((who, why), (Who::Upstream, Why::Done), "{method} {answer}: {reason}");
+        let ask = Request::builder().method(method).uri("http://x/a").body(()).unwrap();
+        let (response, _) = over_http2.requests.send_request(ask, true).unwrap();
+        server.head().await;
+        server.write(format!("HTTP/1.1 {answer}\r\n\r\n")).await;
+        assert!(timeout(PATIENCE, response).await.unwrap().is_ok());
+        let (_, who, why, reason) = end(&mut proxy).await;
+        assert_eq!((who, why), (Who::Upstream, Why::Done), "{method} {answer}: {reason}");
     }
 }

@@ -7,8 +7,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -56,6 +56,8 @@ struct State {
     failure: OnceLock<UploadError>,
     is_over: AtomicBool,
     is_chunked: bool,
+    /// The body, where a stream of HTTP/2 can end without anybody asking for more of it.
+    body: OnceLock<Weak<Mutex<Upload>>>,
 }
 
 impl Progress {
@@ -63,6 +65,17 @@ impl Progress {
     #[must_use]
     pub fn failure(&self) -> Option<&UploadError> {
         self.0.as_ref().and_then(|state| state.failure.get())
+    }
+
+    /// Looks why a stream ended that the body came over, for whoever is dropped with it. What comes of the body
+    /// is lost.
+    pub fn look(&self) {
+        let body = self.0.as_ref().filter(|state| !state.is_over.load(Ordering::Relaxed));
+        let Some(body) = body.and_then(|state| state.body.get()).and_then(Weak::upgrade) else { return };
+        // Who polls it now will see it.
+        let Ok(mut body) = body.try_lock() else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut *body).poll_frame(&mut cx) {}
     }
 
     /// Whether chunks of HTTP/1.1 are still to come, and trailers perhaps.
@@ -76,7 +89,42 @@ impl Upload {
     /// As the body of the request that goes on.
     #[must_use]
     pub fn boxed(self) -> respond::Body {
-        self.map_err(Into::into).boxed_unsync()
+        let Some(state) = self.progress.0.clone().filter(|_| self.is_flagged) else {
+            return self.map_err(Into::into).boxed_unsync();
+        };
+        let shared = Arc::new(Mutex::new(self));
+        // It is given away once.
+        let _ = state.body.set(Arc::downgrade(&shared));
+        Shared(shared).map_err(Into::into).boxed_unsync()
+    }
+}
+
+/// A body that can be looked at where it is.
+struct Shared(Arc<Mutex<Upload>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Upload> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Body for Shared {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        Pin::new(&mut *self.lock()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lock().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.lock().size_hint()
     }
 }
 

@@ -86,6 +86,7 @@ impl Guard {
     /// grace, its client has left.
     #[must_use]
     pub(super) fn broken_off(&self, by_client: &str) -> Ending {
+        self.upload.look();
         if let (false, Some(ending)) = (self.watch.phase() == Phase::Expired, self.failed_upload()) {
             return ending;
         }
@@ -170,6 +171,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
+                self.upload.look();
                 let failed = self.upload.failure().map(|error| Failure::Body(error.clone()).logged_status());
                 report.status = failed.unwrap_or(CLIENT_LEFT).as_u16();
             }
