@@ -2,6 +2,7 @@
 
 pub mod headers;
 pub mod malformed;
+pub mod names;
 pub mod respond;
 pub mod serve;
 pub mod upload;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub body_timeout: Option<Duration>,
     /// Largest head of a request, in bytes, 8 KiB at least (nginx, `large_client_header_buffers`).
     pub max_header_size: usize,
+    /// Whether headers of requests may have `_` in their names (nginx, `underscores_in_headers`).
+    pub underscores_in_headers: bool,
 }
 
 /// Versions of HTTP; one of them at least is spoken.

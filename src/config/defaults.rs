@@ -150,6 +150,9 @@ pub(super) const BODY_TIMEOUT: Option<Duration> = Some(secs(60));
 /// Cookies and tokens of real sites fit; nginx takes 4 buffers of 8 KiB.
 pub(super) const MAX_HEADER_SIZE: usize = 16 * 1024;
 
+/// As nginx. CGI, WSGI, Rack and PHP take `X_Real_IP` for `X-Real-IP` (RFC 3875 4.1.18).
+pub(super) const UNDERSCORES_IN_HEADERS: bool = false;
+
 /// A peer whose host is gone is noticed after 60 + 6 * 10 = 120 s where nothing else asks, and with
 /// `tcp_user_timeout` at the second probe. The kernel's own numbers make it 2 hours and 11 minutes.
 pub(super) const TCP_KEEPALIVE: Keepalive = Keepalive { time: secs(60), interval: secs(10), probes: 6 };

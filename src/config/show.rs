@@ -90,6 +90,7 @@ fn listen(out: &mut Out, listen: &Listen) {
     out.set("keepalive_timeout", time(listen.http.keepalive_timeout));
     out.set("body_timeout", or_off(listen.http.body_timeout, time));
     out.set("max_header_size", text(write_size(listen.http.max_header_size as u64)));
+    out.set("underscores_in_headers", listen.http.underscores_in_headers);
     tcp(out, &listen.socket.tcp);
     match &listen.socket.tls {
         Some(settings) => tls(out, settings),

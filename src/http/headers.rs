@@ -1,6 +1,7 @@
 //! Owns the headers that a proxy changes: hop-by-hop ones go, forwarding ones come.
 
 use super::Forwarded;
+use super::names::{is_alike, remove_alike};
 use crate::addr::ClientAddr;
 use crate::real_ip::Origin;
 use crate::tls::session::ClientCertificate;
@@ -34,17 +35,25 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Removes what concerns only the connection it came over, with all that `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        // A client may not have the proxy take away what tells the upstream whom it talks to.
-        .filter(|name| *name != HOST && !is_forwarding(name) && !CLIENT_CERTIFICATE.contains(name))
-        .collect();
+    let named = connection_options(headers);
     for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
+        remove_alike(headers, name);
     }
+}
+
+/// The headers that `Connection` names. A client may not have the proxy take away what tells the
+/// upstream whom it talks to.
+#[must_use]
+pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter();
+    let names = lines.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    names.filter(|name| !is_told_upstream(name)).collect()
+}
+
+fn is_told_upstream(name: &HeaderName) -> bool {
+    let forwarding = [HOST, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED];
+    forwarding.iter().chain(&CLIENT_CERTIFICATE).any(|told| is_alike(name, told))
 }
 
 /// Finds what two readers may frame differently: whoever stands behind would be smuggled the
@@ -71,6 +80,18 @@ pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'stat
     }
 }
 
+/// Writes the length of a body in its one spelling: `005` is 5 to one reader and 5 in base 8 to another.
+///
+/// # Errors
+/// It is no number of 64 bits.
+pub fn settle_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let Some(length) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
+    let number = std::str::from_utf8(length.as_bytes()).ok().and_then(|length| length.parse::<u64>().ok());
+    let number = number.ok_or("Content-Length is not one number")?;
+    headers.insert(CONTENT_LENGTH, number.into());
+    Ok(())
+}
+
 /// Says that a message came through here, as a proxy must (RFC 9110 7.6.3), behind those before it.
 pub fn add_via(headers: &mut HeaderMap, received: Version) {
     let version = match received {
@@ -78,7 +99,7 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
         Version::HTTP_2 => "2.0",
         _ => "1.1",
     };
-    append(headers, &VIA, &format!("{version} holdline"));
+    append(headers, &VIA, format!("{version} holdline").as_bytes());
 }
 
 /// Tells the upstream who a client has proved to be by its certificate: `X-SSL-Client-S-DN` (nginx,
@@ -88,7 +109,7 @@ pub fn set_client_certificate(headers: &mut HeaderMap, certificate: Option<&Clie
     let values = certificate.map(|found| [&found.subject, &found.serial, &found.sha256]);
     for (place, name) in CLIENT_CERTIFICATE.into_iter().enumerate() {
         headers.remove(&name);
-        values.iter().for_each(|values| set(headers, name.clone(), values[place]));
+        values.iter().for_each(|values| set(headers, name.clone(), values[place].as_bytes()));
     }
 }
 
@@ -101,10 +122,6 @@ const CLIENT_CERTIFICATE: [HeaderName; 3] = [
 /// `Expect: 100-continue` is answered here: the request is not held back towards the upstream.
 pub fn remove_expect(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
-}
-
-fn is_forwarding(name: &HeaderName) -> bool {
-    [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED].contains(name)
 }
 
 /// Tells the upstream whence a request came. The peer is appended to `X-Forwarded-For` and
@@ -123,11 +140,12 @@ pub fn add_forwarding(headers: &mut HeaderMap, mode: Forwarded, origin: &Origin,
         remove_claims(headers, mode);
     }
     if matches!(mode, Forwarded::X | Forwarded::Both) {
-        append(headers, &X_FORWARDED_FOR, &ip_text(origin.peer));
-        set(headers, X_REAL_IP, &ip_text(origin.client));
-        set(headers, X_FORWARDED_PROTO, origin.proto.as_ref().map_or(scheme, Scheme::as_str));
+        append(headers, &X_FORWARDED_FOR, ip_text(origin.peer).as_bytes());
+        set(headers, X_REAL_IP, ip_text(origin.client).as_bytes());
+        let proto = origin.proto.as_ref().map_or(scheme, Scheme::as_str);
+        set(headers, X_FORWARDED_PROTO, proto.as_bytes());
         match (&origin.host, &host) {
-            (Some(told), _) => set(headers, X_FORWARDED_HOST, told.as_str()),
+            (Some(told), _) => set(headers, X_FORWARDED_HOST, told.as_str().as_bytes()),
             (None, Some(asked)) => drop(headers.insert(X_FORWARDED_HOST, asked.clone())),
             (None, None) => {}
         }
@@ -152,27 +170,32 @@ fn ip_text(address: ClientAddr) -> String {
 }
 
 /// One element of `Forwarded` (RFC 7239 4); IPv6 and hosts with a port need quotes.
-fn forwarded_element(peer: ClientAddr, host: Option<&HeaderValue>, scheme: &str) -> String {
+fn forwarded_element(peer: ClientAddr, host: Option<&HeaderValue>, scheme: &str) -> Vec<u8> {
     let node = match peer.ip() {
         Some(IpAddr::V4(v4)) => v4.to_string(),
         Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
         None => "unknown".to_owned(),
     };
-    let mut element = format!("for={node};proto={scheme}");
-    if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\'])) {
-        element += &format!(";host=\"{host}\"");
+    let mut element = format!("for={node};proto={scheme}").into_bytes();
+    // A host that was let in has neither a quote nor a backslash.
+    if let Some(host) = host {
+        element.extend_from_slice(b";host=\"");
+        element.extend_from_slice(host.as_bytes());
+        element.push(b'"');
     }
     element
 }
 
-fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
-    let before: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    let list = before.into_iter().chain([value]).collect::<Vec<_>>().join(", ");
+/// Makes one line of a list and an element behind it. Bytes beyond ASCII pass as they came (RFC 9110 5.5).
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
+    let before = headers.get_all(name).iter().map(HeaderValue::as_bytes).filter(|line| !line.is_empty());
+    let list = before.chain([value]).collect::<Vec<_>>().join(&b", "[..]);
     set(headers, name.clone(), &list);
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+/// Values are made of those that came and of what fits into a header.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.insert(name, value);
     }
 }

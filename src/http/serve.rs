@@ -7,6 +7,7 @@ mod frames;
 mod h2;
 mod interim;
 
+use super::names::remove_invalid;
 use super::respond::{self, Body};
 use super::upload::Upload;
 use super::{Protocols, Settings};
@@ -78,12 +79,13 @@ pub async fn serve<F, A, R>(
     let activity = Arc::new(Activity::new(version == Version::Http1));
     let frames = (version == Version::Http2).then(Frames::default);
     let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity), frames });
-    let body_timeout = settings.body_timeout;
+    let ways = Ways { body_timeout: settings.body_timeout, underscores: settings.underscores_in_headers };
     let service = service_fn(|mut request: Request<Incoming>| {
         let exchange = Arc::new(Exchange::begin(&activity));
+        remove_invalid(request.headers_mut(), ways.underscores);
         let opens = version == Version::Http2 && h2::from_http2(&mut request);
         request.extensions_mut().insert(Arc::clone(&exchange));
-        request.extensions_mut().insert(BodyTimeout(body_timeout));
+        request.extensions_mut().insert(ways);
         let answer = answer(request);
         async move {
             let mut response = answer.await;
@@ -231,15 +233,18 @@ fn refusal(error: &hyper::Error) -> Option<Refusal> {
 }
 
 /// What a request is told of its listener.
-#[derive(Clone, Copy)]
-struct BodyTimeout(Option<Duration>);
+#[derive(Clone, Copy, Debug)]
+struct Ways {
+    body_timeout: Option<Duration>,
+    underscores: bool,
+}
 
 /// The connection, or the stream of HTTP/2, that a request came over: a tunnel once it is answered
 /// so.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     on: OnUpgrade,
-    body_timeout: Option<Duration>,
+    ways: Option<Ways>,
     version: http::Version,
     exchange: Option<Arc<Exchange>>,
 }
@@ -248,10 +253,10 @@ impl Upgrade {
     /// That of a request.
     #[must_use]
     pub fn of(request: &mut Request<Incoming>) -> Self {
-        let body_timeout = request.extensions_mut().remove().and_then(|BodyTimeout(limit)| limit);
+        let ways = request.extensions_mut().remove();
         Self {
             on: hyper::upgrade::on(&mut *request),
-            body_timeout,
+            ways,
             version: request.version(),
             exchange: request.extensions_mut().remove(),
         }
@@ -274,7 +279,11 @@ impl Upgrade {
     /// A request's body, with the patience that its listener has for it.
     #[must_use]
     pub fn upload(&self, body: Incoming) -> Upload {
-        Upload::new(body, self.body_timeout, self.version == http::Version::HTTP_2)
+        let is_flagged = self.version == http::Version::HTTP_2;
+        let Some(Ways { body_timeout, underscores }) = self.ways else {
+            return Upload::new(body, None, is_flagged);
+        };
+        Upload::new(body, body_timeout, is_flagged).with_underscores(underscores)
     }
 
     /// Waits until the answer is written; then the stream, and what was read from it ahead. The

@@ -2,7 +2,9 @@
 //! and why it did not come to its end.
 
 use super::malformed::Malformed;
+use super::names::clean_trailers;
 use super::respond;
+use http::HeaderName;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
@@ -27,6 +29,10 @@ pub struct Upload<B = Incoming> {
     is_flagged: bool,
     /// `None` means that there is no body.
     progress: Progress,
+    /// Whether names of its trailers may have `_`.
+    underscores: bool,
+    /// What its trailers may not hold, beside what no trailers may.
+    barred: Vec<HeaderName>,
 }
 
 /// Why a request's body did not come to its end.
@@ -136,7 +142,17 @@ impl<B: Body> Upload<B> {
         let is_chunked = !is_flagged && body.size_hint().exact().is_none();
         let progress = (!body.is_end_stream()).then(|| Arc::new(State { is_chunked, ..State::default() }));
         let progress = Progress(progress);
-        Self { body, patience, timer: None, waits: false, room: None, is_flagged, progress }
+        Self {
+            body,
+            patience,
+            timer: None,
+            waits: false,
+            room: None,
+            is_flagged,
+            progress,
+            underscores: false,
+            barred: Vec::new(),
+        }
     }
 
     /// Ends it with an error once it brings more bytes than these. `None` means any number.
@@ -155,6 +171,28 @@ impl<B: Body> Upload<B> {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress.clone()
+    }
+
+    /// The same, whose trailers may have `_` in their names or not.
+    #[must_use]
+    pub fn with_underscores(self, underscores: bool) -> Self {
+        Self { underscores, ..self }
+    }
+
+    /// The same, with what is removed from the headers kept out of the trailers too.
+    #[must_use]
+    pub fn barring(self, barred: Vec<HeaderName>) -> Self {
+        Self { barred, ..self }
+    }
+
+    /// A frame as it may pass. Trailers of which nothing is left are the end.
+    fn cleaned(&self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let mut trailers = match frame.into_trailers() {
+            Ok(trailers) => trailers,
+            Err(frame) => return Some(frame),
+        };
+        clean_trailers(&mut trailers, self.underscores, &self.barred);
+        (!trailers.is_empty()).then(|| Frame::trailers(trailers))
     }
 
     /// Whether it has been waited for too long.
@@ -211,7 +249,15 @@ where
             }
             Poll::Ready(next) => {
                 self.waits = false;
-                next.map(|frame| frame.map_err(Into::into).and_then(|frame| self.admit(frame)))
+                match next {
+                    // Trailers of which nothing is left are the end.
+                    Some(Ok(frame)) => match self.cleaned(frame) {
+                        Some(frame) => Some(self.admit(frame)),
+                        None => None,
+                    },
+                    Some(Err(error)) => Some(Err(error.into())),
+                    None => None,
+                }
             }
         };
         self.note(next.as_ref());

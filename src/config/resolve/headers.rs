@@ -2,6 +2,7 @@
 
 use crate::config::raw::{Table, Value};
 use crate::config::{foreign, value};
+use crate::http::names::is_alike;
 use http::{HeaderName, HeaderValue};
 
 /// What is set, sorted by name, and what is removed.
@@ -19,7 +20,7 @@ pub(super) struct Fields(pub(super) Vec<(HeaderName, HeaderValue)>);
 pub(super) fn request(table: &Table<'_>, base: &Headers) -> Headers {
     let set = table.get("set", |value| fields(value, foreign::instead_of)).unwrap_or_default();
     let removed = table.get("remove", removed).unwrap_or_default();
-    for (name, _) in set.0.iter().filter(|(name, _)| removed.contains(name)) {
+    for (name, _) in set.0.iter().filter(|(name, _)| names(&removed, name)) {
         table.error(
             table.place(),
             format!("found {name} in set and in remove"),
@@ -27,18 +28,23 @@ pub(super) fn request(table: &Table<'_>, base: &Headers) -> Headers {
         );
     }
     let mut headers = Headers { set: base.set.with(&set), remove: base.remove.clone() };
-    headers.remove.retain(|name| set.0.iter().all(|(set, _)| set != name));
-    headers.set.0.retain(|(name, _)| !removed.contains(name));
+    headers.remove.retain(|name| set.0.iter().all(|(set, _)| !is_alike(set, name)));
+    headers.set.0.retain(|(name, _)| !names(&removed, name));
     headers.remove.extend(removed);
     headers.remove.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     headers.remove.dedup();
     headers
 }
 
+/// A header is the same in every spelling, with `-` and with `_`.
+fn names(list: &[HeaderName], name: &HeaderName) -> bool {
+    list.iter().any(|listed| is_alike(listed, name))
+}
+
 impl Fields {
     /// These and `more`, which wins where both have a name.
     pub(super) fn with(&self, more: &Self) -> Self {
-        let kept = self.0.iter().filter(|(name, _)| more.0.iter().all(|(new, _)| new != name));
+        let kept = self.0.iter().filter(|(name, _)| more.0.iter().all(|(new, _)| !is_alike(new, name)));
         let mut all: Vec<_> = kept.chain(&more.0).cloned().collect();
         all.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         Self(all)
@@ -57,7 +63,7 @@ fn fields(value: &Value<'_>, hint: impl Fn(&str) -> Option<&'static str>) -> Opt
         let text = value::literal(&value, "expected a text", &hint);
         let Some(name) = header_name(name, &value) else { continue };
         let Some(content) = text.and_then(|text| header_value(&text, &value)) else { continue };
-        if fields.iter().any(|(known, _)| *known == name) {
+        if fields.iter().any(|(known, _)| is_alike(known, &name)) {
             value.refuse::<()>("found a second time", "expected each name once, in any case of its letters");
         } else {
             fields.push((name, content));
@@ -70,7 +76,7 @@ fn removed(value: &Value<'_>) -> Option<Vec<HeaderName>> {
     let names = value.list("expected a list of header names")?;
     let read = |value: &Value<'_>| {
         let name = header_name(value.text("expected a header name")?, value)?;
-        if name == http::header::HOST {
+        if is_alike(&name, &http::header::HOST) {
             return value.wrong("expected another header: every request has a Host");
         }
         Some(name)
@@ -96,7 +102,8 @@ fn header_value(text: &str, value: &Value<'_>) -> Option<HeaderValue> {
 /// Whether the proxy rules a header itself: those of one hop (RFC 9110 7.6.1), of the framing of
 /// messages (RFC 9112 6) and of the WebSocket handshake (RFC 6455 11.3).
 fn is_ruled(name: &HeaderName) -> bool {
-    name.as_str().starts_with("sec-websocket-") || RULED.contains(&name.as_str())
+    let name = name.as_str().replace('_', "-");
+    name.starts_with("sec-websocket-") || RULED.contains(&name.as_str())
 }
 
 const RULED: [&str; 8] = [

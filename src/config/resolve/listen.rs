@@ -55,6 +55,9 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
         keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
         body_timeout: table.get("body_timeout", off_or(duration)).unwrap_or(defaults::BODY_TIMEOUT),
         max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
+        underscores_in_headers: table
+            .get("underscores_in_headers", Value::boolean)
+            .unwrap_or(defaults::UNDERSCORES_IN_HEADERS),
     };
     let proxy_protocol = table.get("proxy_protocol", word(words::PROXY_PROTOCOL));
     let proxy_protocol = proxy_protocol.unwrap_or(defaults::ACCEPT_PROXY_PROTOCOL);
