@@ -23,6 +23,7 @@ use crate::limit::connections::Permit;
 use crate::limit::{Door, Limit, Refused};
 use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
+use crate::real_ip::Origin;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::report::{Asked, redact};
@@ -31,9 +32,9 @@ use crate::upstream::{NoEndpoint, Private};
 use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
 use guard::{Books, Guard};
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use request::Inbound;
 use session::Sessions;
 use snapshot::{Route, Snapshot, Target};
@@ -95,7 +96,10 @@ impl Proxy {
         let host = asked.or(parts.headers.get(HOST).map(HeaderValue::as_bytes)).unwrap_or_default();
         let host = without_userinfo(host);
         let snapshot = self.snapshot.load_full();
-        let origin = snapshot.real_ip.origin(connection.peer, &parts.headers);
+        let origin = match connection.peer_is_unknown {
+            true => Origin::direct(connection.peer),
+            false => snapshot.real_ip.origin(connection.peer, &parts.headers),
+        };
         let target = redact(parts.uri.path_and_query().map_or("", |target| target.as_str()));
         let tls = connection.tls.as_ref().map(|tls| tls.session.version);
         let (client, method) = (origin.client, parts.method.as_str());
@@ -103,10 +107,13 @@ impl Proxy {
         let asked = Asked { client, proxied_by, method, host, target: &target, tls };
         let mut guard = Guard::new(self, &asked, watch.clone(), upgrade.fate());
         guard.report().version = parts.version;
-        let inbound = match Inbound::read(parts, origin, Arc::clone(connection), Arc::clone(private)) {
+        let mut inbound = match Inbound::read(parts, origin, Arc::clone(connection), Arc::clone(private)) {
             Ok(inbound) => inbound,
             Err(failure) => return reject::with_status(&failure, guard),
         };
+        if inbound.ends_here() {
+            return answer_options(guard);
+        }
         match snapshot.route(&inbound.host, &inbound.path) {
             Some(route) => self.serve(&snapshot, route, inbound, body, upgrade, guard, watch).await,
             None => {
@@ -197,6 +204,7 @@ impl Proxy {
             Err(failure) => return reject::with_status(&failure, guard),
         };
         if wish == Wish::Http {
+            let body = if body.is_end_stream() { body } else { body.barring(inbound.barred(route)) };
             let hints = client.hints();
             return match forward::forward(route, upstream, &inbound, body, hints, guard, watch).await {
                 Ok(response) => response,
@@ -244,7 +252,7 @@ fn examine(inbound: Inbound, route: &Route, guard: &mut Guard) -> Result<(Inboun
     }
     let wish = asked?;
     if let (Wish::WebSocket, Some(allowed)) = (&wish, &route.allowed_origins) {
-        inbound.check_origin(allowed)?;
+        inbound.check_origin(route, allowed)?;
     }
     Ok((inbound.aimed(route)?, wish))
 }
@@ -257,6 +265,15 @@ fn without_userinfo(host: &[u8]) -> &[u8] {
 /// What a request wants to become of its connection.
 fn asked_for(inbound: &Inbound) -> Result<Wish, OpeningError> {
     wish(&inbound.parts.method, inbound.parts.version, &inbound.parts.headers)
+}
+
+/// The answer to an OPTIONS that may go no further (RFC 9110 7.6.2).
+fn answer_options(mut guard: Guard) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(reject::ALLOWED));
+    guard.report().status = response.status().as_u16();
+    guard.finish_http(Ending::new(Who::Proxy, Why::Done), PerSide::default());
+    response
 }
 
 /// The answer of a route that has one.

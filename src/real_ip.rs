@@ -115,8 +115,8 @@ impl Settings {
                 let (found, place) = self.walk(hops);
                 Origin {
                     client: found.and_then(|hop| hop.node).map_or(peer, ClientAddr::Tcp),
-                    proto: value_at(headers, &X_FORWARDED_PROTO, place).and_then(scheme),
-                    host: value_at(headers, &X_FORWARDED_HOST, place).and_then(authority),
+                    proto: value_at(headers, &X_FORWARDED_PROTO, place).and_then(text).and_then(scheme),
+                    host: value_at(headers, &X_FORWARDED_HOST, place).and_then(text).and_then(authority),
                     ..direct
                 }
             }
@@ -237,18 +237,24 @@ fn addresses<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Ite
 }
 
 /// The value of a header for the hop that is `place` hops from the end; the first where the list
-/// is shorter, for most proxies set one value and do not append.
-fn value_at<'a>(headers: &'a HeaderMap, name: &HeaderName, place: usize) -> Option<&'a str> {
-    let lines = headers.get_all(name).iter().rev().filter_map(|line| line.to_str().ok());
-    let values = lines.flat_map(|line| line.rsplit(',')).map(str::trim);
+/// is shorter, for most proxies set one value and do not append. A value keeps its place whatever its
+/// bytes are.
+fn value_at<'a>(headers: &'a HeaderMap, name: &HeaderName, place: usize) -> Option<&'a [u8]> {
+    let lines = headers.get_all(name).iter().rev();
+    let values = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
     values.filter(|value| !value.is_empty()).take(place + 1).last()
+}
+
+/// What is not UTF-8 names no scheme and no host.
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok()
 }
 
 /// An address, perhaps with a port; 0 stands for none. `obfuscated`: the port may be hidden (RFC
 /// 7239 6.3).
 fn node(text: &[u8], obfuscated: bool) -> Option<SocketAddr> {
     // A zone has a meaning on its own host only.
-    let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('%'))?;
+    let text = self::text(text).filter(|text| !text.contains('%'))?;
     let bracketed = |text: &str| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     let ip = |text: &str| text.parse().ok().or_else(|| bracketed(text));
     if let Some(ip) = ip(text) {

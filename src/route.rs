@@ -8,9 +8,9 @@
 
 mod pattern;
 
-pub use pattern::{HostPattern, PathPattern, PatternError};
+pub use pattern::{HostPattern, PathPattern, PathRegex, PatternError};
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -36,10 +36,10 @@ pub struct Table {
 /// The paths of one host.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<String, usize>,
+    exact: HashMap<Vec<u8>, usize>,
     /// Longest first.
     prefixes: Vec<(String, bool, usize)>,
-    regexes: Vec<(regex::Regex, usize)>,
+    regexes: Vec<(PathRegex, usize)>,
 }
 
 impl Table {
@@ -80,7 +80,8 @@ impl Table {
 
     /// The rule for a host (without port, in any case) and a normalised path.
     #[must_use]
-    pub fn find(&self, host: &str, path: &str) -> Option<usize> {
+    pub fn find(&self, host: &str, path: impl AsRef<[u8]>) -> Option<usize> {
+        let path = path.as_ref();
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let leading = self.leading.iter().filter(|(suffix, _)| is_below(&host, suffix));
         let trailing = self.trailing.iter().filter(|(prefix, _)| host.starts_with(prefix.as_str()));
@@ -100,7 +101,7 @@ impl Paths {
     fn add(&mut self, path: &PathPattern, index: usize) {
         match path {
             PathPattern::Exact(path) => {
-                self.exact.entry(path.clone()).or_insert(index);
+                self.exact.entry(path.clone().into_bytes()).or_insert(index);
             }
             PathPattern::Prefix { prefix, priority } => {
                 if self.prefixes.iter().all(|(known, ..)| known != prefix) {
@@ -112,11 +113,11 @@ impl Paths {
         }
     }
 
-    fn find(&self, path: &str) -> Option<usize> {
+    fn find(&self, path: &[u8]) -> Option<usize> {
         if let Some(&index) = self.exact.get(path) {
             return Some(index);
         }
-        let prefix = self.prefixes.iter().find(|(prefix, ..)| path.starts_with(prefix.as_str()));
+        let prefix = self.prefixes.iter().find(|(prefix, ..)| path.starts_with(prefix.as_bytes()));
         if let Some((_, true, index)) = prefix {
             return Some(*index);
         }
@@ -143,33 +144,37 @@ pub enum PathError {
 }
 
 /// A path as routes are matched on it (nginx, `location`): `%XX` decoded, `.` and `..` resolved,
-/// slashes merged. Bytes that are not UTF-8 are replaced.
+/// slashes merged. It need not be UTF-8.
 ///
 /// # Errors
 /// The path has no normal form.
-pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathError> {
+pub fn normalise(path: &str) -> Result<Cow<'_, [u8]>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::Relative);
     }
     if !path.contains('%') && !path.contains("//") && !path.contains("/.") {
-        return Ok(Cow::Borrowed(path));
+        return Ok(Cow::Borrowed(path.as_bytes()));
     }
-    let decoded = percent_decode_str(path).decode_utf8_lossy();
-    if decoded.contains('\0') {
+    let decoded = Cow::from(percent_decode_str(path));
+    if decoded.contains(&0) {
         return Err(PathError::Nul);
     }
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in decoded.split('/').skip(1) {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in decoded.split(|&byte| byte == b'/').skip(1) {
         match segment {
-            "" | "." => {}
-            ".." => segments.pop().map(drop).ok_or(PathError::AboveRoot)?,
+            b"" | b"." => {}
+            b".." => segments.pop().map(drop).ok_or(PathError::AboveRoot)?,
             name => segments.push(name),
         }
     }
-    let is_folder = ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end));
-    let mut normal = segments.iter().fold(String::new(), |path, segment| path + "/" + segment);
+    let is_folder = [&b"/"[..], b"/.", b"/.."].iter().any(|end| decoded.ends_with(end));
+    let mut normal = Vec::with_capacity(decoded.len());
+    for segment in segments {
+        normal.push(b'/');
+        normal.extend_from_slice(segment);
+    }
     if is_folder || normal.is_empty() {
-        normal.push('/');
+        normal.push(b'/');
     }
     Ok(Cow::Owned(normal))
 }
@@ -184,27 +189,33 @@ impl Rewrite {
     ///
     /// # Errors
     /// What was no `..` in the path is one behind what replaces its beginning: `/ws../x`, less `/ws`.
-    pub fn apply(&self, matched: &PathPattern, normal: &str) -> Result<String, PathError> {
-        let path = match matched {
-            PathPattern::Exact(_) => self.0.clone(),
-            PathPattern::Prefix { prefix, .. } => {
-                let rest = normal.strip_prefix(prefix.as_str()).unwrap_or(normal);
-                let joined = !self.0.ends_with('/') && !rest.starts_with('/') && prefix.ends_with('/');
-                if joined && !rest.is_empty() {
-                    format!("{}/{rest}", self.0)
-                } else if self.0.ends_with('/') {
-                    format!("{}{}", self.0, rest.trim_start_matches('/'))
-                } else {
-                    format!("{}{rest}", self.0)
-                }
-            }
-            PathPattern::Regex(regex) => regex.replace(normal, self.0.as_str()).into_owned(),
+    pub fn apply(&self, matched: &PathPattern, normal: impl AsRef<[u8]>) -> Result<String, PathError> {
+        let normal = normal.as_ref();
+        let mut path = match matched {
+            PathPattern::Exact(_) => self.0.clone().into_bytes(),
+            PathPattern::Prefix { prefix, .. } => self.in_place_of(prefix, normal),
+            PathPattern::Regex(regex) => regex.replace(normal, &self.0),
         };
-        let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        if !path.starts_with(b"/") {
+            path.insert(0, b'/');
+        }
+        if path.split(|&byte| byte == b'/').any(|segment| matches!(segment, b"." | b"..")) {
             return Err(PathError::LeadsOut);
         }
-        Ok(utf8_percent_encode(&path, PATH).to_string())
+        Ok(percent_encode(&path, PATH).to_string())
+    }
+
+    fn in_place_of(&self, prefix: &str, normal: &[u8]) -> Vec<u8> {
+        let rest = normal.strip_prefix(prefix.as_bytes()).unwrap_or(normal);
+        let joined = !self.0.ends_with('/') && !rest.starts_with(b"/") && prefix.ends_with('/');
+        if joined && !rest.is_empty() {
+            [self.0.as_bytes(), rest].join(&b'/')
+        } else if self.0.ends_with('/') {
+            let slashes = rest.iter().take_while(|&&byte| byte == b'/').count();
+            [self.0.as_bytes(), &rest[slashes..]].concat()
+        } else {
+            [self.0.as_bytes(), rest].concat()
+        }
     }
 }
 
@@ -301,7 +312,7 @@ mod tests {
             ("/", "/"),
         ];
         for (path, normal) in good {
-            assert_eq!(normalise(path).as_deref(), Ok(normal), "{path}");
+            assert_eq!(normalise(path).as_deref(), Ok(normal.as_bytes()), "{path}");
         }
         assert_eq!(normalise("/../etc"), Err(PathError::AboveRoot));
         assert_eq!(normalise("/%2e%2e/etc"), Err(PathError::AboveRoot));
@@ -311,7 +322,7 @@ mod tests {
 
     #[test]
     fn rewriting_replaces_what_matched() {
-        let to = |rewrite: &str, matched: &PathPattern, path| {
+        let to = |rewrite: &str, matched: &PathPattern, path: &str| {
             Rewrite(rewrite.into()).apply(matched, path).unwrap()
         };
         assert_eq!(to("/", &prefix("/ws/"), "/ws/room/1"), "/room/1");
@@ -324,12 +335,39 @@ mod tests {
         assert_eq!(to("/ws?r=$1", &regex, "/room/7"), "/ws%3Fr=7", "a query is not made here");
     }
 
+    #[test]
+    fn bytes_that_are_no_text_are_kept() {
+        let path = normalise("/pub/%ff%fe/%C3%A4").unwrap();
+        assert_eq!(&*path, b"/pub/\xff\xfe/\xc3\xa4");
+        let to =
+            |rewrite: &str, matched: &PathPattern| Rewrite(rewrite.into()).apply(matched, &path).unwrap();
+        assert_eq!(to("/", &prefix("/pub/")), "/%FF%FE/%C3%A4");
+        let regex = PathPattern::regex("^/pub/([^/]+)/(.*)$").unwrap();
+        assert_eq!(to("/$2/${1}x", &regex), "/%C3%A4/%FF%FEx");
+        let table = Table::new(&[rule(&[], prefix("/")), rule(&[], regex)]);
+        assert_eq!(table.find("x", &path), Some(1), "a regex does not lose a path for its bytes");
+        let letters = PathPattern::regex(r"^/pub/\p{L}").unwrap();
+        let table = Table::new(&[rule(&[], letters)]);
+        assert_eq!((table.find("x", b"/pub/\xff"), table.find("x", "/pub/ä")), (None, Some(0)));
+    }
+
     proptest! {
+        #[test]
+        fn every_byte_is_asked_for_as_it_was(bytes: Vec<u8>) {
+            let encoded = percent_encode(&bytes, percent_encoding::NON_ALPHANUMERIC).to_string();
+            if let Ok(normal) = normalise(&format!("/a/{encoded}")) {
+                let asked = Rewrite("/b/".into()).apply(&prefix("/a/"), &normal).unwrap_or_default();
+                if let Ok(again) = normalise(&asked) {
+                    prop_assert_eq!(again.strip_prefix(b"/b/"), normal.strip_prefix(b"/a/"));
+                }
+            }
+        }
+
         #[test]
         fn a_normal_path_has_no_dots_and_keeps_its_form(path in "/[a-c./%2e]{0,20}") {
             if let Ok(normal) = normalise(&path) {
-                prop_assert!(normal.starts_with('/') && !normal.contains("//"));
-                prop_assert!(!normal.split('/').any(|segment| segment == "." || segment == ".."));
+                prop_assert!(normal.starts_with(b"/") && !normal.windows(2).any(|two| two == b"//"));
+                prop_assert!(!normal.split(|&b| b == b'/').any(|segment| segment == b"." || segment == b".."));
             }
         }
     }

@@ -15,7 +15,7 @@ impl Witness {
     /// `client` is whoever limits take for one client, `target` the path without the query: anybody can make up
     /// queries.
     #[must_use]
-    pub fn new(client: impl Hash, target: &str) -> Self {
+    pub fn new(client: impl Hash, target: impl Hash) -> Self {
         let hash = |value: &dyn Fn(&mut DefaultHasher)| {
             let mut hasher = DefaultHasher::new();
             value(&mut hasher);

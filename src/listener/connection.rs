@@ -26,6 +26,9 @@ pub struct Connection {
     /// Who sends the requests: whoever connected, or whom a trusted one speaks for by the PROXY
     /// protocol.
     pub peer: ClientAddr,
+    /// A proxy in front sent no address by the PROXY protocol: then `peer` is that proxy, which writes no
+    /// HTTP headers, and nobody vouches for those that come.
+    pub peer_is_unknown: bool,
     /// Where it was connected to; `None`: a unix socket.
     pub local: Option<SocketAddr>,
     /// What its handshake settled; `None`: it is not TLS. In a box, for a plain tunnel keeps this too.
@@ -91,8 +94,13 @@ pub async fn ready(
     limit: Duration,
 ) -> Result<(Stream, Connection), NotReady> {
     let Accepted { mut stream, client, slot } = accepted;
-    let mut connection =
-        Connection { peer: client, local: stream.local_addr(), tls: None, slot: Arc::new(slot) };
+    let mut connection = Connection {
+        peer: client,
+        peer_is_unknown: false,
+        local: stream.local_addr(),
+        tls: None,
+        slot: Arc::new(slot),
+    };
     let mut waited = Duration::ZERO;
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
@@ -100,9 +108,12 @@ pub async fn ready(
         }
         let header = connection.slot.spare(&mut waited, proxy_header(&mut stream));
         let header = timeout(limit, header).await.map_err(|_| NotReady::TooSlow)???;
-        if let Header::Proxied { source, destination } = header {
-            connection.peer = real_ip.peer(client, Some(source));
-            connection.local = Some(destination);
+        match header {
+            Header::Proxied { source, destination } => {
+                connection.peer = real_ip.peer(client, Some(source));
+                connection.local = Some(destination);
+            }
+            Header::Local => connection.peer_is_unknown = true,
         }
     }
     if let (Some((config, handshakes)), Some(tls)) = (tls, &settings.tls) {

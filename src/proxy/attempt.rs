@@ -8,7 +8,7 @@ use super::snapshot::Route;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::drain::Watch;
 use crate::health::Witness;
-use crate::http::headers::check_framing;
+use crate::http::headers::{check_framing, settle_length};
 use crate::limit::ClientKey;
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::ConnectError;
@@ -186,10 +186,11 @@ impl<'a> Attempts<'a> {
             self.sent = (self.sent.0 + 1, self.tried.len());
         }
         let answer = connection.exchange(request, self.route.response_timeout).await;
-        let response = answer.map_err(Failure::of_exchange)?;
+        let mut response = answer.map_err(Failure::of_exchange)?;
         // Behind a 101 comes no body, whatever it says (RFC 9112 6.3).
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             check_framing(response.headers(), response.version()).map_err(Failure::AnswerFraming)?;
+            settle_length(response.headers_mut()).map_err(Failure::AnswerFraming)?;
         }
         Ok(response)
     }

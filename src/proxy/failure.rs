@@ -10,7 +10,7 @@ use crate::upstream::client::ExchangeError;
 use crate::upstream::connect::ConnectError;
 use crate::ws::close::CloseCode;
 use crate::ws::handshake::{AnswerError, OpeningError};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use std::time::Duration;
 
 /// Why a request is not passed on, or not answered by its upstream.
@@ -25,15 +25,27 @@ pub enum Failure {
     /// HTTP/1.1 wants one (RFC 9112 3.2).
     #[error("the request needs exactly one Host header")]
     Host,
+    /// RFC 9112 3.2; a name and a password in it are nobody's (RFC 9110 4.2.4).
+    #[error("the Host header names no host")]
+    BadHost,
+    /// Its target cannot be asked for once it is rewritten.
+    #[error("the target is over {MAX_TARGET} bytes once it is rewritten")]
+    TargetTooLong,
     /// Where its body ends can be read in two ways (RFC 9112 6.1, 6.3).
     #[error("the length of the request's body is ambiguous: {0}")]
     Framing(&'static str),
-    /// A tunnel by CONNECT is not what this proxy is for.
-    #[error("CONNECT is not served here")]
-    Connect,
+    /// A tunnel by CONNECT is not what this proxy is for; an answer to TRACE would show what the proxy
+    /// adds to requests (nginx, 405).
+    #[error("{0} is not served here")]
+    Method(Method),
     /// It comes from a page of another site.
-    #[error("pages of {0} may not open a WebSocket here")]
-    Origin(String),
+    #[error("pages of {origin} may not open a WebSocket here{}", own_site(own.as_deref()))]
+    Origin {
+        /// What it says of itself.
+        origin: String,
+        /// What `"self"` stands for, where it is allowed.
+        own: Option<String>,
+    },
     /// Its body did not come to its end.
     #[error("{0}")]
     Body(#[from] UploadError),
@@ -94,18 +106,19 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Opening(error) => error.status(),
-            Self::Path(_) | Self::Host | Self::Framing(_) => StatusCode::BAD_REQUEST,
+            Self::Path(_) | Self::Host | Self::BadHost | Self::Framing(_) => StatusCode::BAD_REQUEST,
             // A client that left with one half of its connection only still reads (RFC 9112 8).
             Self::Body(UploadError::Malformed(_) | UploadError::Broken) => StatusCode::BAD_REQUEST,
             Self::Body(UploadError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Body(UploadError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
-            Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Origin { .. } => StatusCode::FORBIDDEN,
             // What a client has to mend itself, and what it has not (nginx, `limit_conn_status`).
             Self::Limit(Refused { limit: Limit::MaxConnections | Limit::Connections, .. }) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotConnected(ConnectError::TimedOut(_)) | Self::NoAnswer(ExchangeError::TimedOut(_)) => {
@@ -179,9 +192,11 @@ impl Failure {
             Self::Opening(_)
             | Self::Path(_)
             | Self::Host
+            | Self::BadHost
+            | Self::TargetTooLong
             | Self::Framing(_)
-            | Self::Connect
-            | Self::Origin(_)
+            | Self::Method(_)
+            | Self::Origin { .. }
             | Self::NoRoute => (Who::Proxy, Why::Refused),
             Self::Limit(_) => (Who::Proxy, Why::Limit),
             Self::Body(UploadError::TooLarge) => (Who::Proxy, Why::TooBig),
@@ -211,6 +226,13 @@ pub enum Blame {
     /// The endpoint, or the request: that shows when others meet the same.
     Either,
 }
+
+fn own_site(own: Option<&str>) -> String {
+    own.map(|own| format!(", which is {own} itself")).unwrap_or_default()
+}
+
+/// The longest path and query that the `http` crate takes.
+const MAX_TARGET: usize = u16::MAX as usize - 1;
 
 /// nginx's status for a request whose client left before the answer; only in logs.
 pub(super) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {

@@ -24,6 +24,9 @@ use tokio::time::timeout;
 /// How long a client that is turned away may take to close.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What is passed on, as far as it has a name in RFC 9110 9.3 and RFC 5789.
+pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
+
 /// Refuses a request with a status.
 pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body> {
     let status = failure.status();
@@ -37,9 +40,7 @@ pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body>
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
     }
     if status == StatusCode::BAD_REQUEST {
         // What follows on the connection cannot be trusted to be a request.

@@ -1,22 +1,27 @@
 //! Owns a request on its way: what it asks for, and the form in which an upstream gets it.
 
 use super::failure::Failure;
-use super::snapshot::{Route, Target};
+use super::snapshot::Route;
 use crate::addr::ClientAddr;
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{
-    add_forwarding, add_via, check_framing, remove_expect, remove_hop_by_hop, set_client_certificate,
+    add_forwarding, add_via, check_framing, connection_options, remove_expect, remove_hop_by_hop,
+    set_client_certificate, settle_length,
 };
+use crate::http::names::{is_alike, remove_alike};
 use crate::listener::connection::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
-use crate::route::normalise;
+use crate::route::{HostPattern, normalise};
 use crate::upstream::Private;
 use crate::upstream::login::has_credentials;
 use crate::ws::origin::{AllowedOrigin, is_allowed};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Uri, Version};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use std::sync::Arc;
 
 /// A request, without its body.
@@ -33,8 +38,11 @@ pub(super) struct Inbound {
     /// The host asked for, without port.
     pub(super) host: String,
     /// The path asked for, in normal form.
-    pub(super) path: String,
+    pub(super) path: Vec<u8>,
 }
+
+/// The target of an OPTIONS that asks about the server as a whole (RFC 9112 3.2.4).
+const ASTERISK: &str = "*";
 
 impl Inbound {
     /// Reads what a request asks for.
@@ -47,10 +55,12 @@ impl Inbound {
         connection: Arc<Connection>,
         private: Arc<Private>,
     ) -> Result<Self, Failure> {
-        if parts.method == Method::CONNECT {
-            return Err(Failure::Connect);
+        // Servers there are that take methods in any case.
+        if [Method::CONNECT, Method::TRACE].iter().any(|m| is_method(&parts.method, m)) {
+            return Err(Failure::Method(parts.method));
         }
         check_framing(&parts.headers, parts.version).map_err(Failure::Framing)?;
+        settle_length(&mut parts.headers).map_err(Failure::Framing)?;
         // The authority of an absolute form is the host asked for (RFC 9112 3.2.2).
         let authority = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         if let Some(Ok(host)) = authority {
@@ -58,29 +68,74 @@ impl Inbound {
         }
         let mut hosts = parts.headers.get_all(HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
-            (Some(host), None) => host.to_str().ok().filter(|host| is_host(host)),
-            (None, _) if parts.version < Version::HTTP_11 => Some(""),
-            _ => None,
+            (Some(host), None) => std::str::from_utf8(host.as_bytes())
+                .ok()
+                .filter(|host| is_host(host))
+                .ok_or(Failure::BadHost)?,
+            (None, _) if parts.version < Version::HTTP_11 => "",
+            _ => return Err(Failure::Host),
         };
-        let Some(host) = host.map(without_port) else { return Err(Failure::Host) };
-        let path = normalise(parts.uri.path())?.into_owned();
+        let host = without_port(host);
+        // What is asked of the server as a whole is asked of the route for `/`.
+        let is_of_server = parts.method == Method::OPTIONS && parts.uri.path() == ASTERISK;
+        let path = if is_of_server { b"/".to_vec() } else { normalise(parts.uri.path())?.into_owned() };
         Ok(Self { host, path, origin, connection, private, parts })
+    }
+
+    /// Counts this proxy among those that an OPTIONS may pass (RFC 9110 7.6.2); whether it may pass
+    /// no other, and is answered here.
+    #[must_use]
+    pub(super) fn ends_here(&mut self) -> bool {
+        let headers = &mut self.parts.headers;
+        let left = headers.get(MAX_FORWARDS).filter(|_| self.parts.method == Method::OPTIONS);
+        let left = left.and_then(|left| std::str::from_utf8(left.as_bytes()).ok()?.parse::<u64>().ok());
+        match left {
+            Some(0) => true,
+            Some(left) => {
+                headers.insert(MAX_FORWARDS, (left - 1).into());
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The headers that do not pass on this route, for the trailers of the request.
+    #[must_use]
+    pub(super) fn barred(&self, route: &Route) -> Vec<HeaderName> {
+        let set = route.set_headers.iter().map(|(name, _)| name);
+        let named = connection_options(&self.parts.headers);
+        route.remove_headers.iter().chain(set).cloned().chain(named).collect()
+    }
+
+    /// The scheme that the client used: what the operator or a trusted proxy says of it, or else that
+    /// of the connection.
+    fn scheme<'a>(&'a self, route: &'a Route) -> &'a str {
+        let set = route.set_headers.iter().find(|(name, _)| is_alike(name, &X_FORWARDED_PROTO));
+        let set = set.and_then(|(_, scheme)| std::str::from_utf8(scheme.as_bytes()).ok());
+        set.or(self.origin.proto.as_ref().map(Scheme::as_str)).unwrap_or(self.own_scheme())
+    }
+
+    fn own_scheme(&self) -> &'static str {
+        if self.connection.tls.is_some() { "https" } else { "http" }
     }
 
     /// Whether its page, if there is one, may open a WebSocket.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn check_origin(&self, allowed: &[AllowedOrigin]) -> Result<(), Failure> {
+    pub(super) fn check_origin(&self, route: &Route, allowed: &[AllowedOrigin]) -> Result<(), Failure> {
         let headers = &self.parts.headers;
         let mut origins = headers.get_all(ORIGIN).iter();
-        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let origin = origins.next().map(text);
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        if origins.next().is_none() && is_allowed(allowed, origin.as_deref(), host) {
+        // One that is not ASCII is written so that it is no origin.
+        let origin = origins.next().map(|value| value.as_bytes().escape_ascii().to_string());
+        let (scheme, host) = (self.scheme(route), headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes));
+        // A Host that was let in is ASCII; there is none in HTTP/1.0, which opens no WebSocket.
+        let host = std::str::from_utf8(host).map_err(|_| Failure::BadHost)?;
+        if origins.next().is_none() && is_allowed(allowed, origin.as_deref(), scheme, host) {
             return Ok(());
         }
-        Err(Failure::Origin(origin.unwrap_or_default()))
+        let own = allowed.contains(&AllowedOrigin::Own).then(|| format!("{scheme}://{host}"));
+        Err(Failure::Origin { origin: origin.unwrap_or_default(), own })
     }
 
     /// Whether any success would open a tunnel, as it does in answer to HTTP/2's CONNECT (RFC 8441 5),
@@ -94,16 +149,21 @@ impl Inbound {
     /// The same with the path and query to ask the upstream for.
     ///
     /// # Errors
-    /// The route's rewrite leads elsewhere than it says.
+    /// The route's rewrite leads elsewhere than it says, or to what cannot be asked for.
     pub(super) fn aimed(mut self, route: &Route) -> Result<Self, Failure> {
+        if self.parts.uri.path() == ASTERISK {
+            self.parts.uri = Uri::from_static(ASTERISK);
+            return Ok(self);
+        }
         let query = self.parts.uri.query();
         let path = match &route.rewrite {
             Some(rewrite) => rewrite.apply(&route.rule.path, &self.path)?,
             None => self.parts.uri.path().to_owned(),
         };
         let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-        // The parts come from a URI, or percent-encoded.
-        self.parts.uri = target.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        // The parts come from a URI, or percent-encoded: nothing but the length can be wrong.
+        let target = PathAndQuery::try_from(target).map_err(|_| Failure::TargetTooLong)?;
+        self.parts.uri = target.into();
         Ok(self)
     }
 
@@ -129,22 +189,18 @@ impl Inbound {
         remove_hop_by_hop(headers);
         remove_expect(headers);
         add_via(headers, self.parts.version);
-        if let (false, Target::Upstream(name)) = (headers.contains_key(HOST), &route.target) {
-            // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not (nginx, `$proxy_host`).
-            headers.extend(HeaderValue::from_str(name).map(|name| (HOST, name)));
+        add_forwarding(headers, route.forwarded, &self.origin, self.own_scheme());
+        if !headers.contains_key(HOST) {
+            // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not.
+            headers.extend(self.own_name(route).map(|name| (HOST, name)));
         }
-        add_forwarding(
-            headers,
-            route.forwarded,
-            &self.origin,
-            if self.connection.tls.is_some() { "https" } else { "http" },
-        );
         let client = self.connection.tls.as_ref().and_then(|tls| tls.client.as_ref());
         set_client_certificate(headers, client);
         for name in &route.remove_headers {
-            headers.remove(name);
+            remove_alike(headers, name);
         }
         for (name, value) in &route.set_headers {
+            remove_alike(headers, name);
             headers.insert(name.clone(), value.clone());
         }
         if let Some(protocol) = upgrade {
@@ -152,6 +208,23 @@ impl Inbound {
             headers.insert(UPGRADE, protocol.clone());
         }
         request
+    }
+
+    /// Whom a client means that names no host: the route's first name (nginx, `$host`), or else what it
+    /// connected to (RFC 9112 3.3).
+    fn own_name(&self, route: &Route) -> Option<HeaderValue> {
+        let named = route.rule.hosts.iter().find_map(|host| match host {
+            HostPattern::Exact(host) if !host.starts_with('.') => Some(host.clone()),
+            _ => None,
+        });
+        let default = if self.connection.tls.is_some() { 443 } else { 80 };
+        let address = || {
+            let local = self.connection.local?;
+            let ip = if local.is_ipv6() { format!("[{}]", local.ip()) } else { local.ip().to_string() };
+            Some(if local.port() == default { ip } else { format!("{ip}:{}", local.port()) })
+        };
+        let name = named.or_else(address).unwrap_or_else(|| "localhost".to_owned());
+        HeaderValue::try_from(name).ok()
     }
 
     /// The header of the PROXY protocol that tells an upstream whom a connection is for.
@@ -180,23 +253,32 @@ impl Inbound {
         };
         let headers = &self.parts.headers;
         let value = match source {
-            Source::Path => Some(self.path.as_str()),
-            Source::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()),
-            Source::Query(name) => self.parts.uri.query().and_then(|query| pair(query, '&', name)),
+            Source::Path => Some(&*self.path),
+            Source::Header(name) => headers.get(name).map(HeaderValue::as_bytes),
+            Source::Query(name) => {
+                self.parts.uri.query().and_then(|query| pair(query.as_bytes(), b'&', name))
+            }
             Source::Cookie(name) => {
-                let mut lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-                lines.find_map(|line| pair(line, ';', name))
+                let mut lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+                lines.find_map(|line| pair(line, b';', name))
             }
         };
-        value.filter(|value| !value.is_empty()).map(|value| key_of(value.as_bytes()))
+        value.filter(|value| !value.is_empty()).map(key_of)
     }
 }
 
 /// The value of `name` among `name=value` pairs.
-fn pair<'a>(list: &'a str, separator: char, name: &str) -> Option<&'a str> {
-    let mut pairs = list.split(separator).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+fn pair<'a>(list: &'a [u8], separator: u8, name: &str) -> Option<&'a [u8]> {
+    let pairs = list.split(|&byte| byte == separator).map(<[u8]>::trim_ascii);
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    values.next()
 }
+
+fn is_method(method: &Method, named: &Method) -> bool {
+    method.as_str().eq_ignore_ascii_case(named.as_str())
+}
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// A host and perhaps a port, as RFC 3986 3.2.2 and 3.2.3 write them.
 fn is_host(text: &str) -> bool {
@@ -230,7 +312,13 @@ mod tests {
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1, "").try_take().unwrap();
-        let connection = Arc::new(Connection { peer: client, local: None, tls: None, slot: Arc::new(slot) });
+        let connection = Arc::new(Connection {
+            peer: client,
+            peer_is_unknown: false,
+            local: None,
+            tls: None,
+            slot: Arc::new(slot),
+        });
         let parts = request.body(()).unwrap().into_parts().0;
         Inbound::read(parts, Origin::direct(client), connection, Arc::default())
     }
@@ -248,20 +336,25 @@ mod tests {
             host(Request::get("/").header("host", "a").header("host", "b")),
             Err(Failure::Host)
         ));
-        assert!(matches!(host(Request::get("/").header("host", "a/b")), Err(Failure::Host)));
+        assert!(matches!(host(Request::get("/").header("host", "a/b")), Err(Failure::BadHost)));
+        assert!(matches!(host(Request::get("/").header("host", "user:secret@x")), Err(Failure::BadHost)));
+        assert!(matches!(host(Request::get("http://user:secret@x/")), Err(Failure::BadHost)));
     }
 
     #[test]
     fn keys_are_found_where_the_method_looks() {
         let request = Request::get("/ws//room?a=1&room=7")
             .header("host", "x")
-            .header("cookie", "a=b; sid=abc")
+            .header("cookie", "a=b; sid=abc; raw=\u{fc}1")
+            .header("x-raw", HeaderValue::from_bytes(b"\xff2").unwrap())
             .header("x-room", "9");
         let inbound = inbound(request).unwrap();
         let key = |source| inbound.balance_key(&Balance::Hash(source));
         assert_eq!(key(Source::Query("room".into())), Some(key_of(b"7")));
         assert_eq!(key(Source::Cookie("sid".into())), Some(key_of(b"abc")));
         assert_eq!(key(Source::Header("x-room".parse().unwrap())), Some(key_of(b"9")));
+        assert_eq!(key(Source::Cookie("raw".into())), Some(key_of("\u{fc}1".as_bytes())));
+        assert_eq!(key(Source::Header("x-raw".parse().unwrap())), Some(key_of(b"\xff2")));
         assert_eq!(key(Source::Path), Some(key_of(b"/ws/room")));
         assert_eq!(key(Source::Query("none".into())), None);
         assert_eq!(inbound.balance_key(&Balance::IpHash), Some(key_of(&[192, 0, 2])));

@@ -158,7 +158,7 @@ impl Snapshot {
 
     /// The route for a host and a normalised path.
     #[must_use]
-    pub fn route(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+    pub fn route(&self, host: &str, path: impl AsRef<[u8]>) -> Option<&Arc<Route>> {
         self.table.find(host, path).map(|index| &self.routes[index])
     }
 

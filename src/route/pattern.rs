@@ -1,6 +1,6 @@
 //! Owns one pattern of a route: how it is written and what it means.
 
-use regex::Regex;
+use regex::{Regex, bytes};
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,7 +30,51 @@ pub enum PathPattern {
         priority: bool,
     },
     /// Every path with a match (`~`; `(?i)` for `~*`).
-    Regex(Regex),
+    Regex(PathRegex),
+}
+
+/// A regex of paths. A path need not be UTF-8: then each of its bytes is a character, as to nginx.
+#[derive(Clone, Debug)]
+pub struct PathRegex {
+    text: Regex,
+    bytes: bytes::Regex,
+}
+
+impl PathRegex {
+    fn new(regex: &str) -> Result<Self, PatternError> {
+        let text = compile(regex)?;
+        let of_bytes = bytes::RegexBuilder::new(regex).unicode(false).build();
+        // Classes of characters beyond ASCII have no meaning among bytes.
+        let bytes = of_bytes.or_else(|_| bytes::Regex::new(regex)).map_err(|error| unreadable(&error))?;
+        Ok(Self { text, bytes })
+    }
+
+    /// Whether it has a match.
+    #[must_use]
+    pub fn is_match(&self, path: &[u8]) -> bool {
+        std::str::from_utf8(path).map_or_else(|_| self.bytes.is_match(path), |path| self.text.is_match(path))
+    }
+
+    /// The path with `with` in place of the first match; `$1` and its like stand for groups.
+    pub(super) fn replace(&self, path: &[u8], with: &str) -> Vec<u8> {
+        match std::str::from_utf8(path) {
+            Ok(path) => self.text.replace(path, with).into_owned().into_bytes(),
+            Err(_) => self.bytes.replace(path, with.as_bytes()).into_owned(),
+        }
+    }
+
+    /// Whether it has a group of this number or name.
+    #[must_use]
+    pub fn has_group(&self, name: &str) -> bool {
+        name.parse::<usize>().map_or_else(
+            |_| self.text.capture_names().flatten().any(|known| known == name),
+            |number| number < self.text.captures_len(),
+        )
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        self.text.as_str()
+    }
 }
 
 /// Why a text is no pattern.
@@ -152,7 +196,7 @@ impl PathPattern {
     /// # Errors
     /// Not a regular expression.
     pub fn regex(regex: &str) -> Result<Self, PatternError> {
-        compile(regex).map(Self::Regex)
+        PathRegex::new(regex).map(Self::Regex)
     }
 }
 
@@ -161,11 +205,13 @@ fn absolute(path: &str) -> Result<String, PatternError> {
 }
 
 fn compile(regex: &str) -> Result<Regex, PatternError> {
-    Regex::new(regex).map_err(|error| {
-        // The library draws the place over several lines; the last one says what is wrong.
-        let text = error.to_string();
-        PatternError::Regex(text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
-    })
+    Regex::new(regex).map_err(|error| unreadable(&error))
+}
+
+/// The library draws the place over several lines; the last one says what is wrong.
+fn unreadable(error: &regex::Error) -> PatternError {
+    let text = error.to_string();
+    PatternError::Regex(text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
 }
 
 /// Hosts have no case.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// Pages that may open a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedOrigin {
-    /// Those of the host and port that the opening itself asks for.
+    /// Those of the scheme, host and port that the opening itself asks for.
     Own,
     /// `null`: pages of no site, such as local files and sandboxed frames.
     Null,
@@ -30,10 +30,10 @@ pub struct Site {
 #[error("expected an origin like \"https://example.com\" or \"https://*.example.com\", \"self\" or \"null\"")]
 pub struct OriginError;
 
-/// Whether an opening may come from `origin`, the only value of its header; `host` is what its `Host`
-/// says. Without the header no browser has sent it, and no page is behind it.
+/// Whether an opening may come from `origin`, the only value of its header; `scheme` is what the client
+/// spoke, `host` what its `Host` says (RFC 6454 4). Without the header no browser has sent it, and no page is behind it.
 #[must_use]
-pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, host: &str) -> bool {
+pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, scheme: &str, host: &str) -> bool {
     let Some(origin) = origin else { return true };
     if origin == "null" {
         return allowed.contains(&AllowedOrigin::Null);
@@ -41,7 +41,7 @@ pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, host: &str) -
     let Some(site) = Site::read(origin) else { return false };
     allowed.iter().any(|allowed| match allowed {
         AllowedOrigin::Null => false,
-        AllowedOrigin::Own => Site::read(&format!("{}://{host}", site.scheme)).as_ref() == Some(&site),
+        AllowedOrigin::Own => Site::read(&format!("{scheme}://{host}")).as_ref() == Some(&site),
         AllowedOrigin::Exact(exact) => *exact == site,
         AllowedOrigin::Below(above) => {
             let below = site.host.strip_suffix(&*above.host).and_then(|below| below.strip_suffix('.'));
@@ -122,7 +122,7 @@ mod tests {
 
     fn allows(list: &[&str], origin: &str) -> bool {
         let list: Vec<AllowedOrigin> = list.iter().map(|text| text.parse().unwrap()).collect();
-        is_allowed(&list, Some(origin), "app.example.com:8443")
+        is_allowed(&list, Some(origin), "https", "app.example.com:8443")
     }
 
     #[test]
@@ -171,8 +171,14 @@ mod tests {
         assert!(allows(&["self"], "https://app.example.com:8443"));
         assert!(!allows(&["self"], "https://app.example.com"));
         assert!(!allows(&["self"], "null") && allows(&["null"], "null"));
-        assert!(is_allowed(&["self".parse().unwrap()], Some("http://a.test:80"), "a.test"));
-        assert!(is_allowed(&[], None, "a.test"), "no browser, no page");
+        for scheme in ["http", "ftp", "wss", "chrome-extension"] {
+            assert!(!allows(&["self"], &format!("{scheme}://app.example.com:8443")), "{scheme}");
+        }
+        let own = ["self".parse().unwrap()];
+        assert!(is_allowed(&own, Some("http://a.test:80"), "http", "a.test"));
+        assert!(is_allowed(&own, Some("https://A.test"), "https", "a.test:443"));
+        assert!(!is_allowed(&own, Some("http://a.test:443"), "https", "a.test"));
+        assert!(is_allowed(&[], None, "http", "a.test"), "no browser, no page");
     }
 
     #[test]
@@ -194,7 +200,7 @@ mod tests {
         #[test]
         fn no_origin_is_too_odd_to_be_refused(origin: String, host: String) {
             let list: Vec<AllowedOrigin> = ["self", "https://*.example.com"].map(|t| t.parse().unwrap()).into();
-            let _ = is_allowed(&list, Some(&origin), &host);
+            let _ = is_allowed(&list, Some(&origin), "https", &host);
         }
     }
 }

@@ -10,12 +10,11 @@ use crate::limit::Limits;
 use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
-use crate::route::{HostPattern, PathPattern, Rewrite, Rule};
+use crate::route::{HostPattern, PathPattern, PathRegex, Rewrite, Rule};
 use crate::telemetry::report::Names;
 use crate::tunnel::{self, OnViolation, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
-use regex::Regex;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -308,18 +307,13 @@ fn rewrite(table: &Table<'_>, path: Option<&PathPattern>, target: Option<&Target
 }
 
 /// What replaces a match: each group that it names is one of the regex.
-fn groups(text: &str, regex: &Regex, value: &Value<'_>) -> Option<String> {
+fn groups(text: &str, regex: &PathRegex, value: &Value<'_>) -> Option<String> {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('$') {
         rest = after.strip_prefix('$').unwrap_or(after);
         let Some(name) = foreign::variable(after).filter(|_| rest.len() == after.len()) else { continue };
         let name = name.trim_matches(['{', '}']);
-        let number = name.parse::<usize>();
-        let is_group = number.map_or_else(
-            |_| regex.capture_names().flatten().any(|known| known == name),
-            |number| number < regex.captures_len(),
-        );
-        if !is_group {
+        if !regex.has_group(name) {
             let digits = name.len() - name.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let remedy = match name.split_at(digits) {
                 ("", _) | (_, "") => {
