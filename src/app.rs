@@ -273,7 +273,7 @@ async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, 
         let private = Arc::clone(&private);
         async move { proxy.answer(request, &connection, &private, watch).await }
     };
-    let refused = |refusal| proxy.refused(refusal, connection.peer, watch.clone());
+    let refused = |refusal, told| proxy.refused(refusal, told, connection.peer, watch.clone());
     let http =
         http::Settings { protocols: protocols(&connection, listen.http.protocols), ..listen.http.clone() };
     // The certificates may be swapped while it lasts.

@@ -17,7 +17,7 @@ pub use failure::Failure;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::respond::{Body, full};
-use crate::http::serve::{Refusal, Upgrade};
+use crate::http::serve::{Refusal, Told, Upgrade};
 use crate::http::upload::Upload;
 use crate::limit::connections::Permit;
 use crate::limit::{Door, Limit, Refused};
@@ -137,8 +137,8 @@ impl Proxy {
         self.unasked(status, &error.to_string(), client, watch);
     }
 
-    /// Reports what a client sent instead of a request.
-    pub fn refused(&self, refusal: Refusal, client: ClientAddr, watch: Watch) {
+    /// Reports what a client sent instead of a request, and what could be read of it.
+    pub fn refused(&self, refusal: Refusal, told: Option<Told>, client: ClientAddr, watch: Watch) {
         let (status, reason) = match refusal {
             Refusal::Malformed => (StatusCode::BAD_REQUEST, "no valid HTTP request"),
             Refusal::TooLarge => {
@@ -151,13 +151,24 @@ impl Proxy {
                 (StatusCode::REQUEST_TIMEOUT, "nothing came of it, and others wanted its place")
             }
         };
-        self.unasked(status, reason, client, watch);
+        let Some(told) = told else { return self.unasked(status, reason, client, watch) };
+        let is_answered = matches!(refusal, Refusal::Malformed | Refusal::TooLarge);
+        let (status, reason) = match StatusCode::from_u16(told.status) {
+            Ok(status) if is_answered => (status, &*told.reason),
+            _ => (status, reason),
+        };
+        let target = told.target.as_deref().map_or_else(|| "-".into(), redact);
+        let method = told.method.as_deref().unwrap_or("-");
+        self.never_asked(status, reason, Asked { target: &target, method, ..unknown(client) }, watch);
+    }
+
+    /// Reports a connection of which nothing could be read.
+    fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
+        self.never_asked(status, reason, unknown(client), watch);
     }
 
     /// Reports what never became a request.
-    fn unasked(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
-        // Its method is not known: a dash, as logs have it.
-        let asked = Asked { client, proxied_by: None, method: "-", host: b"", target: "-", tls: None };
+    fn never_asked(&self, status: StatusCode, reason: &str, asked: Asked<'_>, watch: Watch) {
         let mut guard = Guard::new(self, &asked, watch, None);
         guard.is_unasked();
         guard.report().status = status.as_u16();
@@ -242,6 +253,11 @@ impl Proxy {
             None => reject::with_status(&failure, guard),
         }
     }
+}
+
+/// What is known of a client that asked for nothing: a dash, as logs have it.
+fn unknown<'a>(client: ClientAddr) -> Asked<'a> {
+    Asked { client, proxied_by: None, method: "-", host: b"", target: "-", tls: None }
 }
 
 /// The request as its endpoint is to see it, and what it wants to become of its connection.

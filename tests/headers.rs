@@ -6,11 +6,14 @@ mod support;
 
 use holdline::outcome::{Who, Why};
 use holdline::proxy_protocol::{Version, encode};
+use holdline::ws::frame::OpCode;
+use holdline::ws::mask::MaskKey;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Bytes;
 use std::net::SocketAddr;
 use support::http2::Http2;
 use support::{PATIENCE, Proxy, Puppet, Raw, opening, route, upstream, with_listen};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -394,4 +397,179 @@ async fn a_refusal_is_the_proxys_own_decision() {
     let report = proxy.report().await;
     assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Refused));
     assert_eq!(&*report.1.ending.reason, "TRACE is not served here");
+}
+
+#[tokio::test]
+async fn a_target_goes_on_with_what_only_programs_send() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::before(&[puppet.address()]).await;
+    for (target, expected) in [
+        (&b"/x/{\"a\":1}"[..], "/x/{\"a\":1}"),
+        (b"/x?f={\"a\":1}", "/x?f={%22a%22:1}"),
+        (b"/x?f=<a>", "/x?f=%3Ca%3E"),
+        (b"/x/<a>`b", "/x/%3Ca%3E%60b"),
+        (b"/x?f=a|b`[1]\\^", "/x?f=a|b`[1]\\^"),
+        (b"/x/\xff?\xfe", "/x/%FF?%FE"),
+    ] {
+        let mut client = proxy.connect().await;
+        // As the first request, as a later one, and as an opening.
+        let ask = |lines: &str| {
+            [b"GET ".as_slice(), target, b" HTTP/1.1\r\nHost: x\r\nX: <\"\r\n", lines.as_bytes(), b"\r\n"]
+                .concat()
+        };
+        for lines in ["", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", ""] {
+            let body = match lines {
+                "" => "",
+                "Content-Length: 3\r\n" => "<\">",
+                _ => "3\r\n<\">\r\n0\r\n\r\n",
+            };
+            client.write([ask(lines), body.into()].concat()).await;
+            let mut server = puppet.accept().await;
+            let head = server.head().await;
+            assert_eq!(head.split(' ').nth(1), Some(expected), "{lines}");
+            assert_eq!(value(&head, "x"), Some("<\""));
+            server.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 204"));
+        }
+        let upgrade = opening("/", "").replacen("GET / HTTP/1.1\r\nHost: example.com\r\n", "", 1);
+        client.write(ask(upgrade.trim_end_matches("\r\n")).as_slice()).await;
+        client.write("\r\n").await;
+        let (mut server, head) = puppet.open().await;
+        assert_eq!(head.split(' ').nth(1), Some(expected));
+        assert!(client.head().await.starts_with("HTTP/1.1 101"));
+        client.send(OpCode::Text, b"GET /<> HTTP/1.1\r\n").await;
+        assert_eq!(server.frame().await, (OpCode::Text, b"GET /<> HTTP/1.1\r\n".to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn frames_right_behind_an_opening_pass_as_they_are() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::before(&[puppet.address()]).await;
+    let mut client = proxy.connect().await;
+    // Longer by what is encoded than the buffer that it is read into.
+    let target = format!("/?{}", "<".repeat(2_500));
+    let text = "<\"".repeat(1_000);
+    let frame = support::frame(OpCode::Text, text.as_bytes(), Some(MaskKey([9, 8, 7, 6])));
+    client.write([opening(&target, "").as_bytes(), &frame].concat()).await;
+    let (mut server, head) = puppet.open().await;
+    assert_eq!(head.split(' ').nth(1), Some(&*target.replace('<', "%3C")));
+    assert_eq!(server.frame().await, (OpCode::Text, text.into_bytes()));
+}
+
+#[tokio::test]
+async fn who_sends_no_request_is_told_why() {
+    let puppet = Puppet::new().await;
+    let mut proxy = with("max_header_size = \"128k\"", "", "", puppet.address()).await;
+    let get = |lines: &str| format!("GET /a?b HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+    let many: String = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect();
+    for (request, status, reason, asked) in [
+        ("GET http://x/<a> HTTP/1.1\r\n\r\n".into(), 400, "the target has a \"<\"", ("GET", "http://x/<a>")),
+        ("GET /a b HTTP/1.1\r\n\r\n".into(), 400, "the target has a blank", ("-", "-")),
+        ("\x16\x03\x01\x02".to_owned(), 400, "TLS was spoken to a port of plain HTTP", ("-", "-")),
+        (get("X : y\r\n"), 400, "the header name \"X \" has a \" \"", ("GET", "/a?b")),
+        (get("Content-Length: +5\r\n"), 400, "Content-Length is not one number", ("GET", "/a?b")),
+        (
+            get(&format!("X: {}\r\n", "x".repeat(200_000))),
+            431,
+            "the request's head is over max_header_size",
+            ("GET", "/a?b"),
+        ),
+        (get(&many), 431, "the request has over 100 headers", ("GET", "/a?b")),
+        (
+            get("").replace("/a?b", &format!("/{}", "a".repeat(66_000))),
+            414,
+            "the target is over 64 KiB",
+            ("", ""),
+        ),
+    ] {
+        // Alone, and behind another request.
+        for before in [0, 1] {
+            let mut client = proxy.connect().await;
+            if before == 1 {
+                client.write(get("")).await;
+                let mut server = puppet.accept().await;
+                server.head().await;
+                server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+                client.head().await;
+                assert_eq!(client.bytes(2).await, b"ok");
+                proxy.report().await;
+            }
+            // The proxy may refuse before it has read all.
+            // The proxy may refuse before it has read all.
+            let _ = client.stream.write_all(request.as_bytes()).await;
+            let answer = String::from_utf8(client.rest().await).unwrap();
+            let report = proxy.report().await;
+            assert_eq!((report.0.status, &*report.1.ending.reason), (status, reason));
+            if asked.0.is_empty() {
+                assert!(report.0.target().starts_with("/aaa"));
+            } else {
+                assert_eq!((report.0.method(), report.0.target()), asked, "{reason}");
+            }
+            // What was not read may have made a reset of the end.
+            if request.len() < 4_096 {
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+                assert!(answer.ends_with(&format!("{reason}\n")), "{answer}");
+                let length = answer.split_once("\r\n\r\n").unwrap().1.len().to_string();
+                assert_eq!(value(&answer, "content-length"), Some(&*length));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_told_apart() {
+    let puppet = Puppet::new().await;
+    let proxy = Proxy::before(&[puppet.address()]).await;
+    let mut client = proxy.connect().await;
+    client.write("GET /<1> HTTP/1.1\r\nHost: x\r\n\r\nGET /<2> HTTP/1.1\r\nHost: x\r\n\r\nGET <3> HTTP/1.1\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    // An answer that looks like one of the proxy's own.
+    let body = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    for target in ["/%3C1%3E", "/%3C2%3E"] {
+        assert_eq!(server.head().await.split(' ').nth(1), Some(target));
+        server.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        assert_eq!(client.bytes(body.len()).await, body.as_bytes());
+    }
+    let answer = String::from_utf8(client.rest().await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.ends_with("the target has a \"<\"\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn two_lengths_are_refused_wherever_they_come() {
+    let puppet = Puppet::new().await;
+    let mut proxy = Proxy::before(&[puppet.address()]).await;
+    let chunked = "Transfer-Encoding: chunked";
+    let before = ["", "Content-Length: 2\r\n", "Transfer-Encoding: chunked\r\n"];
+    for (first, second) in [
+        (chunked, "Content-Length: 5"),
+        ("Content-Length: 0", chunked),
+        ("transfer-encoding:CHUNKED", "CONTENT-length:31"),
+        ("Content-Length: 5", "TRANSFER-ENCODING: \t chunked "),
+    ] {
+        for framing in before {
+            let mut client = proxy.connect().await;
+            let body = match framing {
+                "" => "",
+                "Content-Length: 2\r\n" => "hi",
+                _ => "2\r\nhi\r\n0\r\n\r\n",
+            };
+            client.write(format!("POST /1 HTTP/1.1\r\nHost: x\r\n{framing}\r\n{body}")).await;
+            let mut server = puppet.accept().await;
+            server.head().await;
+            server.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+            client.head().await;
+            proxy.report().await;
+            let head = format!("POST /2 HTTP/1.1\r\nHost: x\r\n{first}\r\nX: y\r\n{second}\r\n\r\n");
+            client.write(format!("{head}0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+            let answer = String::from_utf8(client.rest().await).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+            assert!(!answer[1..].contains("HTTP/1.1 "), "one answer, and the end: {answer}");
+            let report = proxy.report().await;
+            let reason =
+                "the length of the request's body is ambiguous: both Transfer-Encoding and Content-Length";
+            assert_eq!((&*report.1.ending.reason, report.0.tries), (reason, 0));
+        }
+    }
 }

@@ -19,14 +19,25 @@ pub fn full(text: impl Into<Bytes>) -> Body {
 /// A plain answer: the status in words, and what is to be said of it.
 #[must_use]
 pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let mut response = Response::new(full(format!("{} {title}\n{explanation}\n", status.as_u16())));
+    let mut response = Response::new(full(body_of(status, explanation)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         retry_after(&mut response, RETRY_AFTER_DEFAULT);
     }
     response
+}
+
+/// The body of a plain answer.
+#[must_use]
+pub(super) fn body_of(status: StatusCode, explanation: &str) -> String {
+    format!("{} {}\n{explanation}\n", status.as_u16(), title(status))
+}
+
+/// A status in words.
+#[must_use]
+pub(super) fn title(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("Error")
 }
 
 /// Says when a client that was refused for now may ask again (RFC 9110 10.2.3), in whole seconds.

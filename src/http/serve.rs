@@ -2,9 +2,11 @@
 //! end.
 
 mod activity;
+mod along;
 mod flush;
 mod frames;
 mod h2;
+mod heads;
 mod interim;
 
 use super::names::remove_invalid;
@@ -16,8 +18,11 @@ use crate::io::{Arrivals, Layered, Stream};
 use crate::stall::{is_late, timeout};
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
 pub use activity::{Fate, Hints};
+use along::{Along, Shared};
 use flush::Flush;
 use frames::Frames;
+pub use heads::Told;
+use http::header::CONTENT_LENGTH;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -44,12 +49,12 @@ const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Requests at once over one connection (nginx, `http2_max_concurrent_streams`).
 const MAX_STREAMS: u32 = 128;
 
-/// Why what a client sent did not become a request. What answer it gets is hyper's doing.
+/// Why what a client sent did not become a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is no HTTP that is spoken here: 400.
     Malformed,
-    /// Its head is over `max_header_size`: 431.
+    /// Its head is over `max_header_size`, or holds too many headers: 431; or its target is over 64 KiB: 414.
     TooLarge,
     /// Its head did not come to its end within `header_timeout`; there is no answer.
     TooSlow,
@@ -58,7 +63,8 @@ pub enum Refusal {
 }
 
 /// Serves the requests of a connection until it ends, becomes a tunnel or drains. It costs some 10 KB
-/// from here on: its first byte should be there. `refused` is told of what did not become a request;
+/// from here on: its first byte should be there. `refused` is told of what did not become a request, and
+/// over HTTP/1 what could be read of it;
 /// `wanted` tells whether one that keeps the proxy waiting is to go for others' sake, and since when it
 /// has to wait for that.
 pub async fn serve<F, A, R>(
@@ -71,17 +77,23 @@ pub async fn serve<F, A, R>(
 ) where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>> + Send + 'static,
-    R: Fn(Refusal),
+    R: Fn(Refusal, Option<Told>),
 {
     let (patience, wanted) = wanted;
     let version = timeout(settings.header_timeout, version(&mut stream, settings.protocols)).await;
     let Ok(Ok(version)) = version else { return };
     let activity = Arc::new(Activity::new(version == Version::Http1));
     let frames = (version == Version::Http2).then(Frames::default);
-    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity), frames });
+    let shared = (version == Version::Http1).then(|| Arc::new(Shared::default()));
+    let along = shared.clone().map(Along::new);
+    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity), frames, along });
     let ways = Ways { body_timeout: settings.body_timeout, underscores: settings.underscores_in_headers };
     let service = service_fn(|mut request: Request<Incoming>| {
         let exchange = Arc::new(Exchange::begin(&activity));
+        if shared.as_ref().is_some_and(|shared| shared.is_request()) {
+            // hyper keeps the coding and takes the length away: with both, the request is to be refused.
+            request.headers_mut().insert(CONTENT_LENGTH, 0.into());
+        }
         remove_invalid(request.headers_mut(), ways.underscores);
         let opens = version == Version::Http2 && h2::from_http2(&mut request);
         request.extensions_mut().insert(Arc::clone(&exchange));
@@ -117,7 +129,20 @@ pub async fn serve<F, A, R>(
             Box::pin(drive(connection, shut_down, &judge, flush, settings, watch, version)).await
         }
     };
-    ended.into_iter().for_each(refused);
+    if let Some(refusal) = ended {
+        refused(refusal, shared.map(|shared| shared.told(refusal.status())));
+    }
+}
+
+impl Refusal {
+    /// What it is reported with, unless hyper's own answer had another.
+    fn status(self) -> u16 {
+        match self {
+            Self::Malformed => 400,
+            Self::TooLarge => 431,
+            Self::TooSlow | Self::GaveWay => 408,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +170,9 @@ async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Versio
 fn http1(settings: &Settings, keep_alive: bool) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.keep_alive(keep_alive);
-    builder.preserve_header_case(true).max_buf_size(settings.max_header_size);
+    // The size of the buffer holds only for heads that come in pieces.
+    builder.max_buf_size(settings.max_header_size).max_header_size(settings.max_header_size);
+    builder.preserve_header_case(true);
     builder
 }
 
@@ -293,7 +320,11 @@ impl Upgrade {
     /// The client left before.
     pub async fn into_stream(self) -> Result<(Stream, Vec<u8>), hyper::Error> {
         Ok(match self.on.await?.downcast::<TokioIo<Watched>>() {
-            Ok(parts) => (parts.io.into_inner().stream, parts.read_buf.to_vec()),
+            Ok(parts) => {
+                let Watched { stream, along, .. } = parts.io.into_inner();
+                let held = along.map(Along::into_held).unwrap_or_default();
+                (stream, [&parts.read_buf[..], &held].concat())
+            }
             Err(upgraded) => {
                 let io = TokioIo::new(upgraded);
                 (Stream::Layered(Box::new(OverHttp2 { io, _exchange: self.exchange })), Vec::new())

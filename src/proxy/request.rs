@@ -88,6 +88,7 @@ impl Inbound {
     pub(super) fn ends_here(&mut self) -> bool {
         let headers = &mut self.parts.headers;
         let left = headers.get(MAX_FORWARDS).filter(|_| self.parts.method == Method::OPTIONS);
+        let left = left.filter(|left| left.as_bytes().iter().all(u8::is_ascii_digit));
         let left = left.and_then(|left| std::str::from_utf8(left.as_bytes()).ok()?.parse::<u64>().ok());
         match left {
             Some(0) => true,

@@ -3,6 +3,7 @@
 
 use super::super::Settings;
 use super::super::respond::Body;
+use super::along::Along;
 use super::flush::Flush;
 use super::frames::Frames;
 use super::interim::Interim;
@@ -282,6 +283,25 @@ pub(super) struct Watched {
     pub(super) activity: Arc<Activity>,
     /// Of HTTP/2.
     pub(super) frames: Option<Frames>,
+    /// Of HTTP/1.
+    pub(super) along: Option<Along>,
+}
+
+impl Watched {
+    /// Writes the answer that stands for hyper's own, if that is what hyper writes.
+    fn poll_answer(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        loop {
+            let along = self.along.as_mut()?;
+            let answer = along.answer(bytes)?;
+            match Pin::new(&mut self.stream).poll_write(cx, answer) {
+                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(count)) if along.wrote(count) => return Some(Poll::Ready(Ok(bytes.len()))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+    }
 }
 
 impl Watched {
@@ -301,10 +321,16 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let watched = self.get_mut();
+        if watched.along.as_mut().is_some_and(|along| along.give(into)) {
+            return Poll::Ready(Ok(()));
+        }
         let before = into.filled().len();
         let read = Pin::new(&mut watched.stream).poll_read(cx, into);
         if let came @ [_, ..] = &into.filled()[before..] {
             watched.activity.bytes_came(came, &mut watched.frames);
+            if let Some(along) = &mut watched.along {
+                along.came(into, before);
+            }
         }
         read
     }
@@ -313,6 +339,9 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if let Some(written) = self.poll_answer(cx, bytes) {
+            return written;
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -322,6 +351,9 @@ impl AsyncWrite for Watched {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
+        if let Some(written) = bytes.first().and_then(|first| self.poll_answer(cx, first)) {
+            return written;
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 
@@ -329,7 +361,11 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
+    /// hyper flushes when all that it had to write is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(along) = self.along.as_ref().filter(|_| !self.activity.is_busy()) {
+            along.shared.is_idle();
+        }
         // hyper flushes when it has given all it had.
         self.activity.interim.flushed();
         ready!(self.write_interim(cx))?;
