@@ -214,8 +214,8 @@ impl Proxy {
             Ok(examined) => examined,
             Err(failure) => return reject::with_status(&failure, guard),
         };
+        let body = if body.is_end_stream() { body } else { body.barring(inbound.barred(route)) };
         if wish == Wish::Http {
-            let body = if body.is_end_stream() { body } else { body.barring(inbound.barred(route)) };
             let hints = client.hints();
             return match forward::forward(route, upstream, &inbound, body, hints, guard, watch).await {
                 Ok(response) => response,

@@ -25,6 +25,17 @@ const IMPURE: [&str; 3] = ["tokio", "tracing", "Instant::now"];
 const REPEATABLE: &str = "tunnel/relay";
 const RANDOM: [&str; 2] = ["rand::", "::random"];
 
+/// Rooms that handle bytes of strangers. A function of text loses or changes what is no text: there it
+/// is a decision, with its reason here.
+const OF_STRANGERS: [&str; 9] =
+    ["http", "proxy", "real_ip", "route", "ws", "upstream", "listener", "tunnel", "proxy_protocol"];
+const TEXT_FUNCTIONS: [&str; 2] = [".to_str()", "_lossy("];
+const DECISIONS: [(&str, usize, &str); 3] = [
+    ("proxy/upgrade", 1, "for the record; the header itself passes as it came"),
+    ("ws/close", 1, "for the record; the frame itself passes as it came"),
+    ("ws/handshake", 3, "what is no text is no subprotocol, and an extension that nobody knows"),
+];
+
 fn rank(module: &str) -> u32 {
     let found = RANKS.iter().find(|(_, modules)| modules.contains(&module));
     found.unwrap_or_else(|| panic!("{module} has no rank: give it one here and in lib.rs")).0
@@ -113,6 +124,24 @@ fn repeatable_files_draw_nothing_at_random() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn bytes_of_strangers_stay_bytes() {
+    let mut faults = Vec::new();
+    for (name, text) in files() {
+        if !OF_STRANGERS.contains(&name.split('/').next().unwrap()) {
+            continue;
+        }
+        let is_text = |line: &str| TEXT_FUNCTIONS.iter().any(|function| line.contains(function));
+        let found: Vec<_> = code(&text).filter(|(_, line)| is_text(line)).collect();
+        let decided = DECISIONS.iter().find(|(file, ..)| *file == name).map_or(0, |(_, count, _)| *count);
+        if found.len() > decided {
+            let lines: Vec<_> = found.iter().map(|(number, line)| format!("{number}: {line}")).collect();
+            faults.push(format!("src/{name}.rs: {decided} decided, found\n  {}", lines.join("\n  ")));
+        }
+    }
+    assert!(faults.is_empty(), "take bytes as bytes, refuse, or give a reason:\n{}", faults.join("\n"));
 }
 
 #[test]
