@@ -50,3 +50,30 @@ pub enum Forwarded {
     /// None is added; what the client sent passes as it came.
     Off,
 }
+
+/// Which messages say that they came through here, by `Via` (RFC 9110 7.6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// All of them.
+    On,
+    /// Requests.
+    Request,
+    /// Responses.
+    Response,
+    /// None.
+    Off,
+}
+
+impl Via {
+    /// Whether requests do.
+    #[must_use]
+    pub fn is_on_requests(self) -> bool {
+        matches!(self, Self::On | Self::Request)
+    }
+
+    /// Whether responses do.
+    #[must_use]
+    pub fn is_on_responses(self) -> bool {
+        matches!(self, Self::On | Self::Response)
+    }
+}

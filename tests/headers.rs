@@ -573,3 +573,23 @@ async fn two_lengths_are_refused_wherever_they_come() {
         }
     }
 }
+
+#[tokio::test]
+async fn via_can_be_left_out() {
+    for (word, on_request, on_response) in
+        [("on", true, true), ("request", true, false), ("response", false, true), ("off", false, false)]
+    {
+        let puppet = Puppet::new().await;
+        let proxy = with("", "", &format!("via = \"{word}\""), puppet.address()).await;
+        let mut client = proxy.connect().await;
+        client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut server = puppet.accept().await;
+        assert_eq!(value(&server.head().await, "via").is_some(), on_request, "{word}");
+        server.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(value(&client.head().await, "via").is_some(), on_response, "{word}");
+        client.write(opening("/", "")).await;
+        let (_server, head) = puppet.open().await;
+        assert_eq!(value(&head, "via").is_some(), on_request, "{word}");
+        assert_eq!(value(&client.head().await, "via").is_some(), on_response, "{word}");
+    }
+}

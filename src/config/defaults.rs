@@ -5,7 +5,7 @@
 use super::words::{Ask, RetryOn};
 use crate::balance::Method;
 use crate::health::{EarlyEnd, Percent};
-use crate::http::{Forwarded, Protocols};
+use crate::http::{Forwarded, Protocols, Via};
 use crate::io::Keepalive;
 use crate::limit::Limits;
 use crate::limit::rate::Rate;
@@ -203,6 +203,10 @@ pub(super) const ACCESS_LOG: bool = true;
 
 /// What most applications read.
 pub(super) const FORWARDED: Forwarded = Forwarded::X;
+
+/// RFC 9110 7.6.3 wants it of a proxy. nginx adds none, and where it stands behind, it compresses nothing
+/// for requests that have it (`gzip_proxied off`).
+pub(super) const VIA: Via = Via::On;
 
 /// A prefix without `^~` gives way to a regex, as in nginx.
 pub(super) const PRIORITY: bool = false;

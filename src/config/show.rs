@@ -150,6 +150,7 @@ fn route(out: &mut Out, route: &Route) {
     out.set("headers", format!("{{ set = {}, remove = {removed} }}", fields(&route.set_headers)));
     out.set("response_headers", fields(&route.response_headers));
     out.set("forwarded", text(word_for(words::FORWARDED, &route.forwarded)));
+    out.set("via", text(word_for(words::VIA, &route.via)));
 }
 
 fn limits(limits: &Limits) -> String {

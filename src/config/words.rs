@@ -2,7 +2,7 @@
 //! of them is the default.
 
 use crate::balance::Method;
-use crate::http::Forwarded;
+use crate::http::{Forwarded, Via};
 use crate::proxy::snapshot::RejectWith;
 use crate::proxy_protocol::Version;
 use crate::telemetry::{AccessTarget, Facility, Format};
@@ -72,6 +72,9 @@ pub(super) const FORWARDED: &[(&str, Forwarded)] = &[
     ("both", Forwarded::Both),
     ("off", Forwarded::Off),
 ];
+
+pub(super) const VIA: &[(&str, Via)] =
+    &[("on", Via::On), ("request", Via::Request), ("response", Via::Response), ("off", Via::Off)];
 
 /// A table `{ hash = ... }` is the one method without a word.
 pub(super) const BALANCE: &[(&str, Method)] = &[

@@ -91,7 +91,9 @@ pub(super) fn relay(
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
-    add_via(&mut parts.headers, parts.version);
+    if route.via.is_on_responses() {
+        add_via(&mut parts.headers, parts.version);
+    }
     route.set_response_headers(&mut parts.headers);
     own_version(&mut parts);
     if guard.ends_connection() {

@@ -189,7 +189,9 @@ impl Inbound {
         }
         remove_hop_by_hop(headers);
         remove_expect(headers);
-        add_via(headers, self.parts.version);
+        if route.via.is_on_requests() {
+            add_via(headers, self.parts.version);
+        }
         add_forwarding(headers, route.forwarded, &self.origin, self.own_scheme());
         if !headers.contains_key(HOST) {
             // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not.

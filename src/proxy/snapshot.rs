@@ -1,7 +1,7 @@
 //! Owns what one request sees: routes and upstreams, swapped whole. The next snapshot is built from
 //! the previous one, so endpoints keep their counts and standing.
 
-use crate::http::Forwarded;
+use crate::http::{Forwarded, Via};
 use crate::limit::{Door, Limits};
 use crate::route::{Rewrite, Rule, Table};
 use crate::telemetry::report::Names;
@@ -62,6 +62,8 @@ pub struct Route {
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// Which headers tell the upstream whence a request came.
     pub forwarded: Forwarded,
+    /// Which messages say that they came through here.
+    pub via: Via,
 }
 
 impl Route {

@@ -179,7 +179,9 @@ fn accept(
     remove_hop_by_hop(&mut parts.headers);
     // Some servers send one, which RFC 9110 8.6 forbids: HTTP/2 would hold the tunnel's bytes against it.
     parts.headers.remove(CONTENT_LENGTH);
-    add_via(&mut parts.headers, parts.version);
+    if opening.route.via.is_on_responses() {
+        add_via(&mut parts.headers, parts.version);
+    }
     opening.route.set_response_headers(&mut parts.headers);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     parts.headers.extend(protocol.map(|protocol| (UPGRADE, protocol)));

@@ -5,7 +5,7 @@ use crate::config::error::nearest;
 use crate::config::raw::{Table, Value};
 use crate::config::value::{self, duration, integer, list, off_or, parsed, size, word, write_duration};
 use crate::config::{defaults, foreign, hint, words};
-use crate::http::Forwarded;
+use crate::http::{Forwarded, Via};
 use crate::limit::Limits;
 use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
@@ -33,6 +33,7 @@ pub(super) struct Settings {
     headers: Headers,
     response_headers: Fields,
     forwarded: Forwarded,
+    via: Via,
 }
 
 impl Default for Settings {
@@ -49,6 +50,7 @@ impl Default for Settings {
             headers: Headers::default(),
             response_headers: Fields::default(),
             forwarded: defaults::FORWARDED,
+            via: defaults::VIA,
         }
     }
 }
@@ -71,6 +73,7 @@ pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
             .get("response_headers", headers::response)
             .map_or_else(|| base.response_headers.clone(), |more| base.response_headers.with(&more)),
         forwarded: table.get("forwarded", word(words::FORWARDED)).unwrap_or(base.forwarded),
+        via: table.get("via", word(words::VIA)).unwrap_or(base.via),
     }
 }
 
@@ -218,6 +221,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Opti
         remove_headers: settings.headers.remove,
         response_headers: settings.response_headers.0,
         forwarded: settings.forwarded,
+        via: settings.via,
     })
 }
 
