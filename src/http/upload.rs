@@ -251,10 +251,7 @@ where
                 self.waits = false;
                 match next {
                     // Trailers of which nothing is left are the end.
-                    Some(Ok(frame)) => match self.cleaned(frame) {
-                        Some(frame) => Some(self.admit(frame)),
-                        None => None,
-                    },
+                    Some(Ok(frame)) => self.cleaned(frame).map(|frame| self.admit(frame)),
                     Some(Err(error)) => Some(Err(error.into())),
                     None => None,
                 }
