@@ -24,8 +24,8 @@ pub use token::{Secret, Token, TokenError};
 
 use crate::addr::ListenAddr;
 use crate::http::Protocols;
-use crate::listener::slots::Slots;
 use crate::proxy::Proxy;
+use crate::slots::Slots;
 use crate::tls::server::Config as TlsConfig;
 use answer::{Answer, Problem};
 use arc_swap::{ArcSwap, ArcSwapOption};

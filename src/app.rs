@@ -20,11 +20,11 @@ use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
 use crate::http::{self, Protocols};
 use crate::listener::connection::{Connection, ready};
-use crate::listener::slots::{PATIENCE, Slots};
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
 use crate::proxy::snapshot::Snapshot;
+use crate::slots::Slots;
 use crate::telemetry::access_log::{AccessLog, OpenError};
 use crate::telemetry::log::LogControl;
 use crate::telemetry::metrics::tell_bursts;
@@ -278,8 +278,7 @@ async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, 
         http::Settings { protocols: protocols(&connection, listen.http.protocols), ..listen.http.clone() };
     // The certificates may be swapped while it lasts.
     drop(settings);
-    let wanted = (PATIENCE, || connection.slot.is_wanted());
-    serve(stream, &http, watch.clone(), answer, refused, wanted).await;
+    serve(stream, &http, watch.clone(), answer, refused, &connection.slot).await;
 }
 
 /// The versions of HTTP that may come over a connection, of those that its listener speaks: over TLS

@@ -5,13 +5,12 @@
 pub mod accept;
 pub mod connection;
 pub mod handshakes;
-pub mod slots;
 pub mod socket;
 
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::{Stream, TcpOptions};
+use crate::slots::Slot;
 use crate::tls;
-use slots::Slot;
 use std::time::Duration;
 
 /// One listening socket (nginx, `listen`).

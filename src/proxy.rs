@@ -31,6 +31,7 @@ use crate::tunnel::engine::Engine;
 use crate::upstream::{NoEndpoint, Private};
 use crate::ws::handshake::{OpeningError, Wish, wish};
 use arc_swap::ArcSwap;
+use attempt::make_room;
 use guard::{Books, Guard};
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -217,7 +218,11 @@ impl Proxy {
         let body = if body.is_end_stream() { body } else { body.barring(inbound.barred(route)) };
         if wish == Wish::Http {
             let hints = client.hints();
-            return match forward::forward(route, upstream, &inbound, body, hints, guard, watch).await {
+            let answered = match make_room(&client, route, &inbound).await {
+                Ok(()) => forward::forward(route, upstream, &inbound, body, hints, guard, watch).await,
+                Err(failure) => Err((failure, guard)),
+            };
+            return match answered {
                 Ok(response) => response,
                 Err((failure, guard)) => reject::with_status(&failure, guard),
             };
@@ -249,7 +254,10 @@ impl Proxy {
             Err(failed) => failed,
         };
         match reject::close_code(&failure, route).filter(|_| *wish == Wish::WebSocket) {
-            Some(code) => reject::with_close(&failure, code, &inbound.parts.headers, spare, guard),
+            Some(code) => {
+                let slot = Arc::clone(&inbound.connection.slot);
+                reject::with_close(&failure, code, &inbound.parts.headers, spare, slot, guard)
+            }
             None => reject::with_status(&failure, guard),
         }
     }

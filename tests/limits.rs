@@ -101,3 +101,26 @@ async fn a_page_is_told_by_a_close() {
     let close = proxy.open("/").await.close().await;
     assert_eq!((close.code.0, &*close.text), (1013, "over the limit connections_per_ip"));
 }
+
+#[tokio::test]
+async fn an_opening_that_gets_another_answer_counts_while_that_lasts() {
+    let puppet = support::Puppet::new().await;
+    let settings = "limits = { connections_per_ip = 1 }";
+    let mut proxy = Proxy::start(&config("", settings, puppet.address())).await;
+    let mut first = proxy.connect().await;
+    first.write(opening("/", "")).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
+    assert!(first.head().await.starts_with("HTTP/1.1 200"));
+    assert!(ask(&proxy).await.1.starts_with("HTTP/1.1 429"));
+    proxy.report().await;
+    server.write("k").await;
+    assert_eq!(first.bytes(2).await, b"ok");
+    // Its place is free when its end is written.
+    proxy.report().await;
+    let mut next = proxy.connect().await;
+    next.write(opening("/", "")).await;
+    puppet.open().await;
+    assert!(next.head().await.starts_with("HTTP/1.1 101"));
+}

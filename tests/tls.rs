@@ -6,8 +6,8 @@ mod support;
 
 use holdline::app::ReloadError;
 use holdline::config::Config;
-use holdline::listener::slots::PATIENCE;
 use holdline::outcome::{Who, Why};
+use holdline::slots::PATIENCE;
 use holdline::telemetry::metrics::Format;
 use holdline::tls::certs::Pair;
 use http::Request;

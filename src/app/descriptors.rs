@@ -1,7 +1,7 @@
 //! Owns the limit of open files: raised as far as the system allows, and told in connections.
 
 use crate::config::Process;
-use crate::listener::slots::Slots;
+use crate::slots::Slots;
 use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

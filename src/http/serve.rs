@@ -8,6 +8,8 @@ mod frames;
 mod h2;
 mod heads;
 mod interim;
+#[cfg(test)]
+mod tests;
 
 use super::names::remove_invalid;
 use super::respond::{self, Body};
@@ -15,6 +17,7 @@ use super::upload::Upload;
 use super::{Protocols, Settings};
 use crate::drain::{Phase, Watch};
 use crate::io::{Arrivals, Layered, Stream};
+use crate::slots::{PATIENCE, Slot, Wanted};
 use crate::stall::{is_late, timeout};
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
 pub use activity::{Fate, Hints};
@@ -64,24 +67,27 @@ pub enum Refusal {
 
 /// Serves the requests of a connection until it ends, becomes a tunnel or drains. It costs some 10 KB
 /// from here on: its first byte should be there. `refused` is told of what did not become a request, and
-/// over HTTP/1 what could be read of it;
-/// `wanted` tells whether one that keeps the proxy waiting is to go for others' sake, and since when it
-/// has to wait for that.
+/// over HTTP/1 what could be read of it. One that keeps the proxy waiting gives its place, `slot`, to those who
+/// wait for one.
 pub async fn serve<F, A, R>(
     mut stream: Stream,
     settings: &Settings,
     watch: Watch,
     answer: F,
     refused: R,
-    wanted: (Duration, impl Fn() -> bool),
+    slot: &Slot,
 ) where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>> + Send + 'static,
     R: Fn(Refusal, Option<Told>),
 {
-    let (patience, wanted) = wanted;
-    let version = timeout(settings.header_timeout, version(&mut stream, settings.protocols)).await;
-    let Ok(Ok(version)) = version else { return };
+    let mut waited = Duration::ZERO;
+    let version = slot.spare(&mut waited, version(&mut stream, settings.protocols));
+    let version = match timeout(settings.header_timeout, version).await {
+        Ok(Ok(Ok(version))) => version,
+        Ok(Err(Wanted)) => return refused(Refusal::GaveWay, None),
+        Ok(Ok(Err(_))) | Err(_) => return,
+    };
     let activity = Arc::new(Activity::new(version == Version::Http1));
     let frames = (version == Version::Http2).then(Frames::default);
     let shared = (version == Version::Http1).then(|| Arc::new(Shared::default()));
@@ -111,10 +117,7 @@ pub async fn serve<F, A, R>(
     });
     // What was accepted while the proxy ends has its one request served.
     let draining = watch.phase() != Phase::Serving;
-    let judge = || match activity.verdict(settings) {
-        Verdict::Fine | Verdict::Idle if activity.waits_since(patience) && wanted() => Verdict::GivesWay,
-        verdict => verdict,
-    };
+    let judge = || judge(&activity, settings, slot);
     let flush = &activity.flush;
     let ended = match version {
         Version::Http1 => {
@@ -142,6 +145,19 @@ impl Refusal {
             Self::TooLarge => 431,
             Self::TooSlow | Self::GaveWay => 408,
         }
+    }
+}
+
+/// What is to become of a connection now. Whoever is told that it gives way ends it.
+fn judge(activity: &Activity, settings: &Settings, slot: &Slot) -> Verdict {
+    let verdict = activity.verdict(settings);
+    let may_go = matches!(verdict, Verdict::Fine | Verdict::Idle) && activity.waits_for(PATIENCE);
+    match may_go.then(|| slot.claim()).flatten() {
+        Some(claim) => {
+            claim.give();
+            Verdict::GivesWay
+        }
+        None => verdict,
     }
 }
 
@@ -228,9 +244,11 @@ where
                 let late = due.elapsed();
                 excused = !excused && is_late(late);
                 due = Instant::now() + if excused { late.min(check) } else { check };
+                if excused {
+                    // Some of what came may not even have been heard of.
+                    continue;
+                }
                 match judge() {
-                    // Some of it may not even have been heard of.
-                    _ if excused => {}
                     Verdict::Fine => told = None,
                     // Of HTTP/2 the end is waited for, which not every client cares to answer.
                     Verdict::Idle if told.is_some_and(|told| told.elapsed() >= settings.header_timeout) => {
@@ -301,6 +319,14 @@ impl Upgrade {
     pub fn hints(&self) -> Option<Hints> {
         let exchange = self.exchange.as_ref().filter(|_| self.version == http::Version::HTTP_11);
         exchange.map(|exchange| exchange.hints())
+    }
+
+    /// Waits until there is room for a connection to an upstream. It is kept until the exchange is over, or its
+    /// tunnel.
+    pub async fn make_room(&self, slot: &Slot) {
+        if let Some(exchange) = &self.exchange {
+            exchange.make_room(slot).await;
+        }
     }
 
     /// A request's body, with the patience that its listener has for it.

@@ -1,10 +1,10 @@
 //! Owns the accept loop.
 
 use super::Accepted;
-use super::slots::Slots;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::{Stream, TcpOptions};
+use crate::slots::Slots;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::future::{Future, poll_fn};
 use std::io;

@@ -2,12 +2,12 @@
 //! requests.
 
 use super::handshakes::Handshakes;
-use super::slots::{Slot, Wanted};
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
 use crate::io::{Arrivals, Layered, Stream};
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
+use crate::slots::{Slot, Wanted};
 use crate::stall::timeout;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::server::{self, HandshakeError, NotTls};

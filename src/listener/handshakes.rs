@@ -1,7 +1,7 @@
 //! Owns how many handshakes of TLS are under way at once on a listener, and that their signatures
 //! leave the CPUs to tunnels. It must not know TLS.
 
-use super::slots::{Slot, Slots, Wanted};
+use crate::slots::{Slot, Slots, Wanted};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -100,7 +100,7 @@ async fn woken() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::slots::PATIENCE;
+    use crate::slots::PATIENCE;
     use std::future::pending;
     use tokio::sync::oneshot;
     use tokio::task::{JoinHandle, yield_now};

@@ -9,7 +9,10 @@ use crate::addr::{ClientAddr, EndpointAddr};
 use crate::drain::Watch;
 use crate::health::Witness;
 use crate::http::headers::{check_framing, settle_length};
+use crate::http::serve::Upgrade;
 use crate::limit::ClientKey;
+use crate::slots::Slot;
+use crate::stall::timeout;
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::{Lease, Private, Suspect, Upstream};
@@ -31,6 +34,8 @@ pub(super) struct Attempts<'a> {
     witness: Witness,
     /// Whom it is for, and the connections that are this client's alone; `None`: it may not have one.
     private: Option<(ClientAddr, Arc<Private>)>,
+    /// The place of the client, which knows of descriptors.
+    slot: &'a Slot,
     tried: Vec<EndpointAddr>,
     /// How many it was sent to, and how many had been tried at the last of them.
     sent: (u32, usize),
@@ -78,7 +83,7 @@ impl<'a> Attempts<'a> {
     pub(super) fn new(
         route: &'a Route,
         upstream: &'a Arc<Upstream>,
-        inbound: &Inbound,
+        inbound: &'a Inbound,
         has_body: bool,
     ) -> Self {
         let key = inbound.balance_key(&upstream.settings().balance);
@@ -91,6 +96,7 @@ impl<'a> Attempts<'a> {
             is_repeatable: !has_body && is_idempotent(&inbound.parts.method),
             witness: Witness::new(ClientKey::from(inbound.origin.client), &inbound.path),
             private: inbound.may_use_private().then(|| (inbound.origin.client, Arc::clone(&inbound.private))),
+            slot: &inbound.connection.slot,
             tried: Vec::new(),
             sent: (0, 0),
             suspects: Vec::new(),
@@ -137,10 +143,10 @@ impl<'a> Attempts<'a> {
             }
             let (limit, first) = (self.route.connect_timeout, self.announcement.as_deref());
             let began = Instant::now();
-            let error = match self.upstream.connect(&lease, limit, first).await {
-                Ok((stream, port)) => {
+            let error = match self.upstream.connect(&lease, limit, first, self.slot.files()).await {
+                Ok((stream, taken)) => {
                     guard.metrics().connected(&self.upstream.settings().name, began.elapsed());
-                    return Ok((lease, Connection::new(stream, port, watch.clone()).await?));
+                    return Ok((lease, Connection::new(stream, taken, watch.clone()).await?));
                 }
                 Err(error) => error,
             };
@@ -149,12 +155,14 @@ impl<'a> Attempts<'a> {
                 ConnectError::TimedOut(_) => Miss::ConnectTimedOut,
                 _ => Miss::NotConnected,
             };
+            let is_exhausted = error.is_exhausted();
             let failure = Failure::from(error);
             if failure.blame() == Blame::Endpoint {
                 lease.failed(&failure);
             }
             drop(lease);
-            if !self.go_on(miss) {
+            // What one endpoint cannot be connected to for want of, no other can.
+            if is_exhausted || !self.go_on(miss) {
                 return Err(failure);
             }
         }
@@ -275,6 +283,17 @@ impl Drop for Attempts<'_> {
             self.suspects.drain(..).for_each(|suspect| suspect.charge(self.witness));
         }
     }
+}
+
+/// Waits until there is room for a connection to an endpoint. The first request of a connection has it at once;
+/// those of HTTP/2 that are under way beside it may have to wait.
+///
+/// # Errors
+/// There was none within `connect_timeout`.
+pub(super) async fn make_room(client: &Upgrade, route: &Route, inbound: &Inbound) -> Result<(), Failure> {
+    let limit = route.connect_timeout;
+    let room = timeout(limit, client.make_room(&inbound.connection.slot)).await;
+    room.map_err(|_| ConnectError::NoRoom(limit).into())
 }
 
 /// RFC 9110 9.2.2.

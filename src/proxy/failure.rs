@@ -124,8 +124,8 @@ impl Failure {
             Self::NotConnected(ConnectError::TimedOut(_)) | Self::NoAnswer(ExchangeError::TimedOut(_)) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Self::NotConnected(ConnectError::NoPort(_)) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotConnected(ConnectError::Io(_) | ConnectError::Tls(_) | ConnectError::Source(..))
+            Self::NotConnected(error) if error.is_shortage() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotConnected(_)
             | Self::NoAnswer(ExchangeError::Http(_))
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)
@@ -157,9 +157,8 @@ impl Failure {
     #[must_use]
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
-            Self::NoEndpoint(_) | Self::Limit(_) | Self::NotConnected(ConnectError::NoPort(_)) => {
-                Some(CloseCode::TRY_AGAIN_LATER)
-            }
+            Self::NoEndpoint(_) | Self::Limit(_) => Some(CloseCode::TRY_AGAIN_LATER),
+            Self::NotConnected(error) if error.is_shortage() => Some(CloseCode::TRY_AGAIN_LATER),
             Self::NotConnected(_)
             | Self::NoAnswer(_)
             | Self::BadAnswer(_)
@@ -174,6 +173,7 @@ impl Failure {
     #[must_use]
     pub fn public(&self) -> String {
         match self {
+            Self::NotConnected(error) if error.is_exhausted() => "too many connections at once".to_owned(),
             Self::NotConnected(_) => "the upstream cannot be reached".to_owned(),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => "the upstream did not answer in time".to_owned(),
             Self::NoAnswer(_) => "the upstream gave no answer".to_owned(),

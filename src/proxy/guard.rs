@@ -5,6 +5,7 @@ use super::failure::{CLIENT_LEFT, Failure};
 use crate::drain::{Phase, Watch};
 use crate::http::serve::Fate;
 use crate::http::upload::{Progress, Upload};
+use crate::limit::connections::Permit;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
@@ -27,6 +28,8 @@ pub(super) struct Guard {
     fate: Option<Fate>,
     /// Tells whether its request's body has failed.
     upload: Progress,
+    /// Of an opening that got another answer than a tunnel: it counts while that lasts.
+    permit: Option<Permit>,
 }
 
 impl Guard {
@@ -42,6 +45,7 @@ impl Guard {
             watch,
             fate,
             upload: Progress::default(),
+            permit: None,
         }
     }
 
@@ -119,6 +123,11 @@ impl Guard {
         self.upload.failure().map(|error| Failure::Body(error.clone()).ending())
     }
 
+    /// The opening gets another answer than a tunnel, and counts until that has passed.
+    pub(super) fn keep(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
     /// Its tunnel has taken over: [`Books::write`] is to be told of its end.
     #[must_use]
     pub(super) fn hand_over(mut self) -> (Arc<Books>, Watch) {
@@ -136,6 +145,8 @@ impl Guard {
         for side in Side::BOTH {
             traffic[side] = Traffic { bytes: sent[side], ..Traffic::default() };
         }
+        // When the end is written its place is free.
+        self.permit = None;
         let duration = self.started.elapsed();
         let idle = PerSide::default();
         let outcome = Outcome { ending, traffic, duration, idle, blind: None, ended: None };

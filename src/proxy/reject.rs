@@ -7,6 +7,7 @@ use super::snapshot::{RejectWith, Route};
 use crate::http::respond::{Body, full, plain, retry_after};
 use crate::http::serve::Upgrade;
 use crate::outcome::PerSide;
+use crate::slots::Slot;
 use crate::tunnel::CloseCodes;
 use crate::ws::close::{self, CloseCode};
 use crate::ws::frame::{OpCode, encode};
@@ -17,6 +18,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::body::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -58,12 +60,13 @@ pub(super) fn close_code(failure: &Failure, route: &Route) -> Option<CloseCode> 
     failure.close_code().filter(|_| route.reject_with == RejectWith::Close).map(|code| codes.apply(code))
 }
 
-/// Accepts an opening and closes it.
+/// Accepts an opening and closes it. Its connection keeps its place until it has gone.
 pub(super) fn with_close(
     failure: &Failure,
     code: CloseCode,
     opening: &HeaderMap,
     client: Upgrade,
+    slot: Arc<Slot>,
     mut guard: Guard,
 ) -> Response<Body> {
     let mut response = Response::new(full(Bytes::new()));
@@ -83,6 +86,8 @@ pub(super) fn with_close(
     tokio::spawn(async move {
         say_farewell(client, &frame).await;
         guard.finish_http(ending, PerSide::<u64>::default());
+        // Only now is the socket closed.
+        drop(slot);
     });
     response
 }

@@ -310,7 +310,7 @@ fn without_port(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::slots::Slots;
+    use crate::slots::Slots;
 
     fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());

@@ -2,7 +2,7 @@
 //! so that every failure still has a status.
 
 use super::Proxy;
-use super::attempt::{Attempts, Verdict};
+use super::attempt::{Attempts, Verdict, make_room};
 use super::failure::Failure;
 use super::forward::{self, GiveBack};
 use super::guard::{Books, Guard};
@@ -18,8 +18,8 @@ use crate::http::upload::Upload;
 use crate::io::Stream;
 use crate::limit::ClientKey;
 use crate::limit::connections::Permit;
-use crate::listener::slots::Slot;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
+use crate::slots::Slot;
 use crate::telemetry::metrics::Kind;
 use crate::telemetry::report::Report;
 use crate::tunnel::control::Control;
@@ -28,7 +28,7 @@ use crate::tunnel::engine::{Engine, Wire};
 use crate::tunnel::pump::{Opened, Pump, run};
 use crate::tunnel::relay::BadAnswer;
 use crate::tunnel::{Blind, Framing, Observer, Settings};
-use crate::upstream::ports::Port;
+use crate::upstream::connect::Taken;
 use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, Wish};
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -76,7 +76,7 @@ pub(super) async fn open(
     mut body: Upload,
     mut guard: Guard,
 ) -> Result<Response<respond::Body>, (Failure, Guard)> {
-    let Opening { route, upstream, inbound, wish, .. } = &opening;
+    let &Opening { route, upstream, inbound, wish, .. } = &opening;
     let websocket = HeaderValue::from_static("websocket");
     let protocol = match wish {
         Wish::Other(tokens) => tokens,
@@ -88,6 +88,9 @@ pub(super) async fn open(
     guard.follow_upload(&body);
     let mut attempts = Attempts::new(route, upstream, inbound, !body.is_end_stream());
     let mut body = Some(body);
+    if let Err(failure) = make_room(&opening.client, route, inbound).await {
+        return Err((failure, guard));
+    }
     loop {
         // Always a connection of its own, or of this client: the tunnel will keep it.
         let connected = attempts.connect(&mut guard, false, &opening.watch).await;
@@ -108,7 +111,7 @@ pub(super) async fn open(
                             continue;
                         };
                         drop(attempts);
-                        return Ok(accept(opening, response, lease, connection.into_port(), guard));
+                        return Ok(accept(opening, response, lease, connection.into_taken(), guard));
                     }
                     Err(error) => error.into(),
                 }
@@ -121,6 +124,7 @@ pub(super) async fn open(
                 Verdict::Pass(lease) => {
                     let give_back =
                         GiveBack::new(connection, upstream, inbound, response.status(), &opening.watch);
+                    guard.keep(opening.permit);
                     return Ok(forward::relay(response, route, lease, guard, give_back));
                 }
             },
@@ -145,7 +149,7 @@ fn accept(
     opening: Opening<'_>,
     mut response: Response<Incoming>,
     lease: Lease,
-    port: Option<Port>,
+    taken: Taken,
     mut guard: Guard,
 ) -> Response<respond::Body> {
     let upstream = hyper::upgrade::on(&mut response);
@@ -188,7 +192,7 @@ fn accept(
     forward::own_version(&mut parts);
     let settings = Arc::clone(&opening.route.tunnel);
     let slot = Arc::clone(&opening.inbound.connection.slot);
-    let held = Held { lease, port, place, permit: opening.permit, slot };
+    let held = Held { lease, taken, place, permit: opening.permit, slot };
     let engine = opening.proxy.engine.clone();
     tokio::spawn(switch(opening.client, upstream, settings, framing, engine, held, guard));
     Response::from_parts(parts, full(Bytes::new()))
@@ -274,7 +278,7 @@ fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
 /// What is free again when a tunnel ends.
 struct Held {
     lease: Lease,
-    port: Option<Port>,
+    taken: Taken,
     place: Place,
     permit: Permit,
     /// The place of the client's connection.
@@ -284,10 +288,10 @@ struct Held {
 impl Held {
     /// Frees all but the place of the client's connection, which is free when the end is written.
     fn release(self, outcome: &Outcome) -> (Report, Arc<Slot>) {
-        let Self { mut lease, port, place, permit, slot } = self;
+        let Self { mut lease, taken, place, permit, slot } = self;
         let report = place.session.report.clone();
         lease.ended(outcome, || witness(&report));
-        drop((lease, port, place, permit));
+        drop((lease, taken, place, permit));
         (report, slot)
     }
 }
@@ -384,6 +388,6 @@ mod tests {
     #[test]
     fn the_end_of_a_tunnel_is_small() {
         // Each idle tunnel keeps one.
-        assert!(size_of::<End>() <= 112, "{}", size_of::<End>());
+        assert!(size_of::<End>() <= 120, "{}", size_of::<End>());
     }
 }

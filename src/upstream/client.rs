@@ -1,9 +1,10 @@
 //! Owns one HTTP/1.1 exchange over a connection to an endpoint.
 
+use super::connect::Taken;
 use super::login;
-use super::ports::Port;
 use crate::drain::Watch;
 use crate::io::Stream;
+use crate::slots::File;
 use crate::stall::timeout;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -62,7 +63,7 @@ pub struct Connection {
     sender: http1::SendRequest<Body>,
     /// It has served an exchange before: the endpoint may be closing it just now.
     pub used: bool,
-    port: Option<Port>,
+    taken: Taken,
     /// A login is bound to it: it is its client's alone.
     is_private: bool,
     /// It was asked to become something else, and what it is now only its server knows.
@@ -73,27 +74,33 @@ pub struct Connection {
 const SETTLING: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Makes HTTP of a stream, which has taken a port.
+    /// Makes HTTP of a stream, and holds what it takes.
     ///
     /// # Errors
     /// The stream broke.
-    pub async fn new(stream: Stream, port: Option<Port>, watch: Watch) -> Result<Self, ExchangeError> {
+    pub async fn new(stream: Stream, taken: Taken, watch: Watch) -> Result<Self, ExchangeError> {
         let mut builder = http1::Builder::new();
         // Some servers look for `Sec-WebSocket-Key` in just this case.
         builder.preserve_header_case(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let file = taken.file.clone();
         tokio::spawn(async move {
-            let _permit = watch;
+            let _held = (watch, file);
             // Its errors reach whoever waits for the answer or its body.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Self { sender, used: false, port, is_private: false, was_asked_to_upgrade: false })
+        Ok(Self { sender, used: false, taken, is_private: false, was_asked_to_upgrade: false })
     }
 
-    /// Its port, for what it becomes.
+    /// What it takes, for what it becomes.
     #[must_use]
-    pub fn into_port(self) -> Option<Port> {
-        self.port
+    pub fn into_taken(self) -> Taken {
+        self.taken
+    }
+
+    /// Its descriptor, if those are counted.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.taken.file.as_deref()
     }
 
     /// Sends a request and waits for the head of its answer, for `limit` at most (nginx,

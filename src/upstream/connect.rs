@@ -4,11 +4,14 @@ use super::ports::{Port, or_any};
 use super::{Lease, Upstream};
 use crate::addr::EndpointAddr;
 use crate::io::Stream;
+use crate::slots::{File, Files};
 use crate::stall::timeout;
 use crate::tls::client;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use rustix::io::Errno;
 use std::io::{self, ErrorKind::AddrNotAvailable};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -22,6 +25,11 @@ pub enum ConnectError {
     /// A source address cannot be used.
     #[error("connect from {0}: {1}")]
     Source(IpAddr, #[source] io::Error),
+    /// No descriptor became free in time.
+    #[error(
+        "connect: no room for another connection within {0:?}, the limit of open files is reached; raise LimitNOFILE"
+    )]
+    NoRoom(Duration),
     /// All ports of all source addresses are taken.
     #[error(
         "connect: no local port is left to it, {0} are taken; name more addresses in the upstream's source, \
@@ -40,14 +48,43 @@ impl ConnectError {
     /// Whether this machine is at fault, and no endpoint.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        matches!(self, Self::Source(..) | Self::NoPort(_))
+        matches!(self, Self::Source(..) | Self::NoPort(_)) || self.is_exhausted()
     }
+
+    /// Whether another time may be better, for what is missing comes back.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::NoPort(_)) || self.is_exhausted()
+    }
+
+    /// Whether this machine, or this process, has nothing left to connect to any endpoint with.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        match self {
+            Self::NoRoom(_) => true,
+            Self::Io(error) | Self::Source(_, error) => {
+                [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+                    .iter()
+                    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What a connection takes of what there is so much of, as long as it is open.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// `None`: it is a unix socket.
+    pub port: Option<Port>,
+    /// Two hold it: who uses the connection, and the task that closes it. `None`: nobody counts.
+    pub(super) file: Option<Arc<File>>,
 }
 
 impl Upstream {
     /// Connects to the endpoint of a lease, within `limit` (nginx, `proxy_connect_timeout`), sends what the
-    /// connection is to begin with, and shakes hands. With the stream comes its port, to be held as long as
-    /// it is open; `None`: it is a unix socket.
+    /// connection is to begin with, and shakes hands. With the stream comes what it takes, to be held as long as
+    /// it is open; a descriptor is one of `files`, which is waited for.
     ///
     /// # Errors
     /// The endpoint refuses, cannot be reached, or does not answer in time.
@@ -56,7 +93,15 @@ impl Upstream {
         lease: &Lease,
         limit: Duration,
         first: Option<&[u8]>,
-    ) -> Result<(Stream, Option<Port>), ConnectError> {
+        files: Option<&Files>,
+    ) -> Result<(Stream, Taken), ConnectError> {
+        let file = match files {
+            Some(files) => match timeout(limit, files.take()).await {
+                Ok(file) => Some(Arc::new(file)),
+                Err(_) => return Err(ConnectError::NoRoom(limit)),
+            },
+            None => None,
+        };
         let attempt = async {
             let (mut stream, port) = match lease.endpoint().address() {
                 EndpointAddr::Tcp(address) => {
@@ -76,7 +121,7 @@ impl Upstream {
                     Stream::Layered(Box::new(Box::pin(client::connect(stream, name, config)).await?))
                 }
             };
-            Ok((stream, port))
+            Ok((stream, Taken { port, file }))
         };
         timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
     }

@@ -1,7 +1,10 @@
-//! Owns the idle HTTP connections to one endpoint: bounded, and not for long.
+//! Owns the idle HTTP connections to one endpoint: bounded, and not for long. They are the first to go where
+//! descriptors run short.
 
 use super::client::Connection;
 use crate::drain::Watch;
+use crate::slots::{self, File};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -20,11 +23,14 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: Mutex<Vec<Idle>>,
+    /// Those who want descriptors know of it.
+    is_offered: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Idle {
     connection: Connection,
+    since: Instant,
     until: Instant,
 }
 
@@ -43,11 +49,19 @@ impl Pool {
         if limits.connections == 0 || connection.is_closed() || !connection.is_anybodys() {
             return;
         }
+        if let Some(file) = connection.file()
+            && !self.is_offered.swap(true, Ordering::Relaxed)
+        {
+            file.offer(Arc::downgrade(self) as Weak<dyn slots::Idle>);
+        }
         let mut idle = self.lock();
         let first = idle.is_empty();
-        idle.push(Idle { connection, until: Instant::now() + limits.timeout });
+        let since = Instant::now();
+        idle.push(Idle { connection, since, until: since + limits.timeout });
         let surplus = idle.len().saturating_sub(limits.connections);
         idle.drain(..surplus);
+        // Whoever began to wait before it was here has not seen it.
+        idle.pop_if(|idle| idle.connection.file().is_some_and(File::is_wanted));
         if first {
             tokio::spawn(sweep(Arc::downgrade(self), watch.clone()));
         }
@@ -62,6 +76,19 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl slots::Idle for Pool {
+    fn since(&self) -> Option<Instant> {
+        self.lock().first().map(|idle| idle.since)
+    }
+
+    fn close_one(&self) {
+        let mut idle = self.lock();
+        if !idle.is_empty() {
+            idle.remove(0);
+        }
     }
 }
 

@@ -5,11 +5,18 @@ use super::client::Connection;
 use super::endpoint::Endpoint;
 use super::{Lease, Upstream};
 use crate::addr::ClientAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::slots::{self, File};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::time::Instant;
 
 /// Those of one connection of a client, while none of its requests uses them.
 #[derive(Debug, Default)]
-pub struct Private(Mutex<Vec<Idle>>);
+pub struct Private {
+    idle: Mutex<Vec<Idle>>,
+    /// Those who want descriptors know of it.
+    is_offered: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Idle {
@@ -17,6 +24,7 @@ struct Idle {
     client: ClientAddr,
     endpoint: Arc<Endpoint>,
     connection: Connection,
+    since: Instant,
 }
 
 /// Most that are kept: a client has one for each upstream that wants a login, and over HTTP/2 some more.
@@ -36,16 +44,36 @@ impl Private {
     }
 
     /// Keeps a connection whose exchange has ended; the oldest goes if there are too many.
-    pub fn keep(&self, client: ClientAddr, endpoint: &Arc<Endpoint>, connection: Connection) {
+    pub fn keep(self: &Arc<Self>, client: ClientAddr, endpoint: &Arc<Endpoint>, connection: Connection) {
+        if let Some(file) = connection.file()
+            && !self.is_offered.swap(true, Ordering::Relaxed)
+        {
+            file.offer(Arc::downgrade(self) as Weak<dyn slots::Idle>);
+        }
         let mut idle = self.lock();
         idle.retain(|idle| !idle.connection.is_closed());
         if idle.len() == MOST {
             idle.remove(0);
         }
-        idle.push(Idle { client, endpoint: Arc::clone(endpoint), connection });
+        idle.push(Idle { client, endpoint: Arc::clone(endpoint), connection, since: Instant::now() });
+        // Whoever began to wait before it was here has not seen it.
+        idle.pop_if(|idle| idle.connection.file().is_some_and(File::is_wanted));
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl slots::Idle for Private {
+    fn since(&self) -> Option<Instant> {
+        self.lock().first().map(|idle| idle.since)
+    }
+
+    fn close_one(&self) {
+        let mut idle = self.lock();
+        if !idle.is_empty() {
+            idle.remove(0);
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Owns what a connection is doing, as far as its timeouts are concerned: which requests are under
 //! way, since when a head is coming, since when nothing is asked.
+//!
+//! The clock of a connection that asks nothing runs from the end of its last request, whatever comes
+//! over it: only a request stops it.
 
 use super::super::Settings;
 use super::super::respond::Body;
@@ -8,38 +11,43 @@ use super::flush::Flush;
 use super::frames::Frames;
 use super::interim::Interim;
 use crate::io::Stream;
+use crate::slots::{More, Slot};
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Bytes, Frame, SizeHint};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// What a connection is doing, as far as timeouts are concerned: shared by its stream, which sees
 /// bytes come, and its exchanges. Moments are milliseconds since it was accepted.
 #[derive(Debug)]
 pub(super) struct Activity {
-    /// Heads come one behind the other, and the first bytes of one end the idle time. Those of HTTP/2
-    /// come beside requests under way.
-    pub(super) has_heads: bool,
+    /// Heads come one behind the other, and the first byte of one ends the idle time, once. Of HTTP/2 no
+    /// byte does that, for not every byte is of a request.
+    is_http1: bool,
     accepted: Instant,
     exchanges: AtomicU32,
     /// How many of them wait for the client to take what is there of an answer.
     stalled: AtomicU32,
     /// When one of them last went on.
     moved: AtomicU64,
-    /// When a head began to come; 0: none is coming.
-    head_since: AtomicU64,
+    /// When a head began to come, or a frame of HTTP/2 that takes no time; 0: none is coming. A client of
+    /// HTTP/2 can make it begin again, frame by frame.
+    begun: AtomicU64,
     /// 0: nothing was ever asked.
     idle_since: AtomicU64,
     /// It ended as the client took nothing.
     cut: Fate,
     pub(super) flush: Flush,
     pub(super) interim: Interim,
+    /// The room for an upstream connection that its place brings along.
+    own: Arc<Semaphore>,
 }
 
 /// What became of the connection that a request came over.
@@ -67,19 +75,20 @@ pub(super) enum Verdict {
 }
 
 impl Activity {
-    pub(super) fn new(has_heads: bool) -> Self {
+    pub(super) fn new(is_http1: bool) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            has_heads,
+            is_http1,
             accepted: Instant::now(),
             exchanges: AtomicU32::new(0),
             stalled: AtomicU32::new(0),
             moved: zero(),
-            head_since: zero(),
+            begun: zero(),
             idle_since: zero(),
             cut: Fate::default(),
             flush: Flush::default(),
             interim: Interim::default(),
+            own: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -89,16 +98,16 @@ impl Activity {
     }
 
     fn bytes_came(&self, bytes: &[u8], frames: &mut Option<Frames>) {
-        let is_coming = || self.head_since.load(Ordering::Relaxed) > 0;
+        let is_coming = || self.begun.load(Ordering::Relaxed) > 0;
         if let Some(frames) = frames {
             let was_whole = frames.pass(bytes);
             match frames.is_half() {
-                false => self.head_since.store(0, Ordering::Relaxed),
-                true if was_whole || !is_coming() => self.head_since.store(self.now(), Ordering::Relaxed),
+                false => self.begun.store(0, Ordering::Relaxed),
+                true if was_whole || !is_coming() => self.begun.store(self.now(), Ordering::Relaxed),
                 true => {}
             }
         } else if !self.is_busy() && !is_coming() {
-            self.head_since.store(self.now(), Ordering::Relaxed);
+            self.begun.store(self.now(), Ordering::Relaxed);
         }
     }
 
@@ -110,27 +119,30 @@ impl Activity {
         let read = |moment: &AtomicU64| moment.load(Ordering::Relaxed);
         let over = |since: u64, limit: Duration| self.now().saturating_sub(since) >= limit.as_millis() as u64;
         let exchanges = self.exchanges.load(Ordering::Relaxed);
-        let idle_since = read(&self.idle_since);
-        let patience = if idle_since == 0 { settings.header_timeout } else { settings.keepalive_timeout };
-        match read(&self.head_since) {
-            0 if exchanges == 0 && over(idle_since, patience) => Verdict::Idle,
-            0 if exchanges == 0 => Verdict::Fine,
-            since if since > 0 && over(since, settings.header_timeout) => Verdict::TooSlow,
-            _ if exchanges > 0 && self.stalled.load(Ordering::Relaxed) >= exchanges => {
-                let limit = settings.body_timeout;
-                let is_over = limit.is_some_and(|limit| over(read(&self.moved), limit));
-                self.cut.0.store(is_over, Ordering::Relaxed);
-                if is_over { Verdict::Stalled } else { Verdict::Fine }
-            }
-            _ => Verdict::Fine,
+        let begun = read(&self.begun);
+        if begun > 0 && over(begun, settings.header_timeout) {
+            return Verdict::TooSlow;
         }
+        if exchanges == 0 {
+            let idle_since = read(&self.idle_since);
+            let patience = if idle_since == 0 { settings.header_timeout } else { settings.keepalive_timeout };
+            let is_asking = self.is_http1 && begun > 0;
+            return if !is_asking && over(idle_since, patience) { Verdict::Idle } else { Verdict::Fine };
+        }
+        if self.stalled.load(Ordering::Relaxed) >= exchanges {
+            let limit = settings.body_timeout;
+            let is_over = limit.is_some_and(|limit| over(read(&self.moved), limit));
+            self.cut.0.store(is_over, Ordering::Relaxed);
+            return if is_over { Verdict::Stalled } else { Verdict::Fine };
+        }
+        Verdict::Fine
     }
 
-    /// Whether nothing but the client has been waited for, for so long.
-    pub(super) fn waits_since(&self, patience: Duration) -> bool {
-        let since = match self.head_since.load(Ordering::Relaxed) {
-            0 => self.idle_since.load(Ordering::Relaxed),
-            since => since,
+    /// Whether nothing but a request has been waited for, for so long.
+    pub(super) fn waits_for(&self, patience: Duration) -> bool {
+        let since = match self.begun.load(Ordering::Relaxed) {
+            begun if begun > 0 && self.is_http1 => begun,
+            _ => self.idle_since.load(Ordering::Relaxed),
         };
         !self.is_busy() && self.now().saturating_sub(since) >= patience.as_millis() as u64
     }
@@ -138,37 +150,64 @@ impl Activity {
 
 /// A request under way, until its answer is written, or its tunnel over HTTP/2 ends.
 #[derive(Debug)]
-pub(super) struct Exchange(Weak<Activity>, u64);
+pub(super) struct Exchange {
+    activity: Weak<Activity>,
+    /// Its number, for interim answers.
+    number: u64,
+    room: OnceLock<Room>,
+}
+
+/// Room for a connection to an upstream.
+#[derive(Debug)]
+enum Room {
+    /// What the connection's place brings along.
+    Own { _own: OwnedSemaphorePermit },
+    /// More than that.
+    More { _more: More },
+}
 
 impl Exchange {
     pub(super) fn fate(&self) -> Option<Fate> {
-        self.0.upgrade().map(|activity| activity.cut.clone())
+        self.activity.upgrade().map(|activity| activity.cut.clone())
     }
 
     /// What passes interim answers to its client.
     pub(super) fn hints(&self) -> Hints {
-        Hints { activity: Weak::clone(&self.0), exchange: self.1 }
+        Hints { activity: Weak::clone(&self.activity), exchange: self.number }
     }
 
     /// It is answered.
     pub(super) fn answered(&self) {
-        if let Some(activity) = self.0.upgrade() {
+        if let Some(activity) = self.activity.upgrade() {
             activity.interim.seal();
         }
     }
 
     pub(super) fn begin(activity: &Arc<Activity>) -> Self {
         activity.exchanges.fetch_add(1, Ordering::Relaxed);
-        if activity.has_heads {
-            activity.head_since.store(0, Ordering::Relaxed);
+        if activity.is_http1 {
+            activity.begun.store(0, Ordering::Relaxed);
         }
-        Self(Arc::downgrade(activity), activity.interim.open())
+        let number = activity.interim.open();
+        Self { activity: Arc::downgrade(activity), number, room: OnceLock::new() }
+    }
+
+    /// Waits until there is room for a connection to an upstream, which is kept until the end.
+    pub(super) async fn make_room(&self, slot: &Slot) {
+        let Some(own) = self.activity.upgrade().map(|activity| Arc::clone(&activity.own)) else { return };
+        let room = tokio::select! {
+            biased;
+            Ok(own) = own.acquire_owned() => Room::Own { _own: own },
+            more = slot.more() => Room::More { _more: more },
+        };
+        // It is asked once.
+        let _ = self.room.set(room);
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(activity) = self.0.upgrade() {
+        if let Some(activity) = self.activity.upgrade() {
             activity.idle_since.store(activity.now(), Ordering::Relaxed);
             activity.exchanges.fetch_sub(1, Ordering::Relaxed);
         }
@@ -221,14 +260,16 @@ impl Counted {
 
     /// Gives the error back once all that came before it is written. The client is waited for meanwhile.
     fn poll_failed(&mut self, cx: &Context<'_>) -> Poll<Option<Error>> {
-        if let (Some(failed), Some(activity)) = (&self.failed, self.exchange.0.upgrade()) {
+        if let (Some(failed), Some(activity)) = (&self.failed, self.exchange.activity.upgrade()) {
             ready!(activity.flush.poll_done(failed.flush, cx));
         }
         Poll::Ready(self.failed.take().map(|failed| failed.error))
     }
 
     fn waits_for_client(&mut self, waits: bool) {
-        let Some(activity) = self.exchange.0.upgrade().filter(|_| waits != self.stalled) else { return };
+        let Some(activity) = self.exchange.activity.upgrade().filter(|_| waits != self.stalled) else {
+            return;
+        };
         self.stalled = waits;
         activity.moved.store(activity.now(), Ordering::Relaxed);
         match waits {
@@ -258,7 +299,7 @@ impl hyper::body::Body for Counted {
         self.waits_for_client(false);
         let next = Pin::new(&mut self.body).poll_frame(cx);
         self.waits_for_client(matches!(next, Poll::Ready(Some(_))));
-        match (next, self.exchange.0.upgrade()) {
+        match (next, self.exchange.activity.upgrade()) {
             (Poll::Ready(Some(Err(error))), Some(activity)) => {
                 self.failed = Some(Failed { error, flush: activity.flush.ask() });
                 self.poll_failed(cx).map(|error| error.map(Err))

@@ -1,0 +1,152 @@
+use super::*;
+use crate::slots::Slots;
+use std::sync::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::{advance, sleep};
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// The end of a frame and the beginning of the next: a WINDOW_UPDATE of the connection (RFC 9113 6.9).
+const FIRST_HALF: &[u8] = b"\x00\x00\x04\x08\x00\x00";
+const SECOND_HALF: &[u8] = b"\x00\x00\x00\x00\x00\x00\x01";
+
+fn settings(http1: bool, http2: bool) -> Settings {
+    Settings {
+        protocols: Protocols { http1, http2 },
+        header_timeout: HEADER_TIMEOUT,
+        keepalive_timeout: KEEPALIVE_TIMEOUT,
+        body_timeout: None,
+        max_header_size: 32 * 1024,
+        underscores_in_headers: false,
+    }
+}
+
+/// A client of one that answers each request with 204.
+struct Client {
+    stream: UnixStream,
+    refused: Arc<Mutex<Option<Refusal>>>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Client {
+    /// Takes one of the places.
+    async fn new(slots: &Slots, http2: bool) -> Self {
+        let (stream, theirs) = UnixStream::pair().unwrap();
+        let refused: Arc<Mutex<Option<Refusal>>> = Arc::default();
+        let slot = slots.take().await;
+        let settings = settings(!http2, http2);
+        let told = Arc::clone(&refused);
+        let served = tokio::spawn(async move {
+            let (_trigger, watch) = crate::drain::channel();
+            let answer = |_| async {
+                let mut response = Response::new(respond::full(""));
+                *response.status_mut() = http::StatusCode::NO_CONTENT;
+                response
+            };
+            let refused = |refusal, _| *told.lock().unwrap() = Some(refusal);
+            serve(Stream::Unix(theirs), &settings, watch, answer, refused, &slot).await;
+        });
+        Self { stream, refused, served }
+    }
+
+    fn refused(&self) -> Option<Refusal> {
+        *self.refused.lock().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_tick_forgets_nobody_who_waits() {
+    for http2 in [false, true] {
+        let slots = Slots::new(1, "");
+        let client = Client::new(&slots, http2).await;
+        let waiting = tokio::spawn({
+            let slots = slots.clone();
+            async move { slots.take().await }
+        });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+            // Half a second late, as under load.
+            advance(HEADER_TIMEOUT / 4 + Duration::from_millis(500)).await;
+            if client.served.is_finished() {
+                break;
+            }
+        }
+        drop(waiting.await.unwrap());
+        assert_eq!(client.refused(), Some(Refusal::GaveWay));
+    }
+}
+
+/// Sends half frames of HTTP/2 until the connection ends; how long that took.
+async fn straddle(client: &mut Client, every: Duration) -> Duration {
+    let began = Instant::now();
+    client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let next = [SECOND_HALF, FIRST_HALF].concat();
+    let mut bytes = FIRST_HALF;
+    while client.stream.write_all(bytes).await.is_ok() {
+        bytes = &next;
+        sleep(every).await;
+    }
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_straddle_do_not_hold_a_connection() {
+    let slots = Slots::new(1, "");
+    let mut client = Client::new(&slots, true).await;
+    let lasted = straddle(&mut client, Duration::from_millis(900)).await;
+    // It is told to go, and then has as long again.
+    let checks = HEADER_TIMEOUT / 4 * 2;
+    assert!((HEADER_TIMEOUT..=HEADER_TIMEOUT * 2 + checks).contains(&lasted), "{lasted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_straddle_do_not_hold_a_place_that_is_wanted() {
+    let slots = Slots::new(1, "");
+    let mut client = Client::new(&slots, true).await;
+    let waiting = tokio::spawn({
+        let slots = slots.clone();
+        async move { slots.take().await }
+    });
+    let lasted = straddle(&mut client, Duration::from_millis(900)).await;
+    assert!(lasted <= PATIENCE + HEADER_TIMEOUT / 4, "{lasted:?}");
+    assert_eq!(client.refused(), Some(Refusal::GaveWay));
+    waiting.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_preface_does_not_hold_a_place_that_is_wanted() {
+    let slots = Slots::new(1, "");
+    let (mut stream, theirs) = UnixStream::pair().unwrap();
+    let (_trigger, watch) = crate::drain::channel();
+    let slot = slots.take().await;
+    stream.write_all(b"PRI").await.unwrap();
+    let began = Instant::now();
+    let served = tokio::spawn(async move {
+        let settings = settings(true, true);
+        let refused = |refusal, _| assert_eq!(refusal, Refusal::GaveWay);
+        let answer = |_| async { Response::new(respond::full("")) };
+        serve(Stream::Unix(theirs), &settings, watch, answer, refused, &slot).await;
+    });
+    slots.take().await;
+    assert!(began.elapsed().abs_diff(PATIENCE) < Duration::from_millis(10));
+    served.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_drops_has_its_time_and_no_more() {
+    let slots = Slots::new(1, "");
+    let mut client = Client::new(&slots, false).await;
+    let mut head = [0; 256];
+    client.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let length = client.stream.read(&mut head).await.unwrap();
+    assert!(head[..length].starts_with(b"HTTP/1.1 204"));
+    // At the last moment of the idle time.
+    sleep(KEEPALIVE_TIMEOUT - HEADER_TIMEOUT / 4).await;
+    let began = Instant::now();
+    while client.stream.write_all(b"G").await.is_ok() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!((HEADER_TIMEOUT..=HEADER_TIMEOUT * 5 / 4 + Duration::from_secs(2)).contains(&began.elapsed()));
+    assert_eq!(client.refused(), Some(Refusal::TooSlow));
+}

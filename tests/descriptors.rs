@@ -1,0 +1,199 @@
+//! The limit of open files: one budget for clients and upstreams, and a reserve for the operator. Each test runs the
+//! proxy in a process of its own, which may open few files.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use http::{Request, StatusCode};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::http2::Http2;
+use support::operator::Operator;
+use support::{PATIENCE, Puppet, Raw, echo, nobody, opening, upstream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// A proxy that may open so many files.
+struct Small {
+    child: Child,
+    address: SocketAddr,
+    operator: Operator,
+    log: Arc<Mutex<String>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Small {
+    fn start(files: u32, rest: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("proxy.toml");
+        let text = format!(
+            "[log]\naccess = \"off\"\n[admin]\naddress = \"127.0.0.1:0\"\n[process]\nworkers = 1\n\
+             [[listen]]\naddress = \"127.0.0.1:0\"\nprotocols = [\"h1\", \"h2\"]\n{rest}"
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" run --config \"$1\""));
+        command.arg(env!("CARGO_BIN_EXE_holdline")).arg(&config).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut started = String::new();
+        while !started.contains("serving") {
+            started += &lines.next().expect("it starts");
+            started += "\n";
+        }
+        let local_of = |what: &str| {
+            let line = started.lines().find(|line| line.contains(what)).unwrap();
+            line.split("local=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let (address, operator) = (local_of("listening"), Operator::at(local_of("admin endpoint")));
+        let log = Arc::new(Mutex::new(started.clone()));
+        let more = Arc::clone(&log);
+        std::thread::spawn(move || lines.for_each(|line| *more.lock().unwrap() += &(line + "\n")));
+        Self { child, address, operator, log, _folder: folder }
+    }
+
+    async fn connect(&self) -> Raw {
+        Raw::new(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// Waits until the log says so.
+    async fn says(&self, text: &str) {
+        let said = async {
+            while !self.log.lock().unwrap().contains(text) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("{text:?} in {}", self.log.lock().unwrap()));
+    }
+
+    /// It never wanted more than it may have.
+    fn was_content(&self) {
+        let log = self.log.lock().unwrap();
+        assert!(!log.contains("cannot accept") && !log.contains("Too many open files"), "{log}");
+    }
+
+    /// What its endpoints were charged with.
+    async fn failures(&self) -> Vec<u64> {
+        let status = self.operator.value("/api/status").await;
+        let upstreams = status["upstreams"].as_array().unwrap().clone();
+        let endpoints = upstreams.iter().flat_map(|upstream| upstream["endpoints"].as_array().unwrap());
+        endpoints.map(|endpoint: &Value| endpoint["failures"].as_u64().unwrap()).collect()
+    }
+}
+
+/// A server of HTTP that answers each request with 204 and keeps its connections.
+async fn web() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let mut raw = Raw::new(listener.accept().await.unwrap().0);
+            tokio::spawn(async move {
+                while !raw.head_or_end().await.is_empty() {
+                    raw.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+                }
+            });
+        }
+    });
+    address
+}
+
+const ROUTE: &str = "[[route]]\npath = \"/\"\nupstream = \"up\"\nconnect_timeout = \"1s\"\n";
+
+#[tokio::test]
+async fn a_refusal_by_close_keeps_its_place_until_its_client_has_gone() {
+    let rest = format!("{ROUTE}reject_with = \"close\"\n{}", upstream(&[nobody().await], ""));
+    // There is room for 14.
+    let proxy = Small::start(40, &rest);
+    let mut refused = Vec::new();
+    for _ in 0..14 {
+        let mut client = proxy.connect().await;
+        assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
+        assert_eq!(client.close().await.code.0, 1014);
+        refused.push(client);
+    }
+    let mut next = proxy.connect().await;
+    next.write(opening("/", "")).await;
+    proxy.says("accepting pauses").await;
+    refused.pop();
+    assert!(next.head().await.starts_with("HTTP/1.1 101"), "its turn comes when one leaves");
+    proxy.was_content();
+}
+
+#[tokio::test]
+async fn idle_connections_to_upstreams_make_room_for_those_that_are_wanted() {
+    let mut servers = Vec::new();
+    for _ in 0..8 {
+        servers.push(web().await);
+    }
+    // There is room for 190 clients, and a connection to an upstream for each.
+    let proxy = Small::start(512, &format!("{ROUTE}{}", upstream(&servers, "")));
+    let mut clients = Vec::new();
+    for _ in 0..190 {
+        clients.push(proxy.connect().await);
+    }
+    for request in
+        ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"]
+    {
+        let mut asked = JoinSet::new();
+        for mut client in clients.drain(..) {
+            asked.spawn(async move { (client.ask(request).await, client) });
+        }
+        for (head, client) in asked.join_all().await {
+            assert!(head.starts_with("HTTP/1.1 204"), "{head}");
+            clients.push(client);
+        }
+    }
+    proxy.was_content();
+    assert_eq!(proxy.failures().await, [0; 8]);
+}
+
+#[tokio::test]
+async fn streams_of_a_few_leave_room_for_others() {
+    let (puppet, echo) = (Puppet::new().await, echo().await);
+    let poll = format!(
+        "[[route]]\npath = \"/poll\"\nupstream = \"poll\"\nconnect_timeout = \"1s\"\n\
+         [upstream.poll]\nservers = [\"{}\"]\n",
+        puppet.address()
+    );
+    let proxy = Small::start(128, &format!("{ROUTE}{poll}{}", upstream(&[echo], "")));
+    let mut polls = JoinSet::new();
+    let mut greedy = Vec::new();
+    for _ in 0..2 {
+        let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+        for _ in 0..60 {
+            let request = Request::get("http://example.com/poll").body(()).unwrap();
+            let (answer, _) = client.requests.send_request(request, true).unwrap();
+            polls.spawn(async move { answer.await.map(|answer| answer.status()) });
+        }
+        greedy.push(client);
+    }
+    // Of 96, half are for streams beside the first of each connection.
+    let mut held = Vec::new();
+    for _ in 0..48 {
+        held.push(puppet.accept().await);
+    }
+    for _ in 0..20 {
+        let mut client = proxy.connect().await;
+        assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
+        client.echo("served").await;
+    }
+    assert_eq!(proxy.operator.get("/readyz").await.status, 200);
+    // Those that found no room within `connect_timeout` are told to come again.
+    let refused = timeout(PATIENCE, polls.join_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(refused.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+    proxy.was_content();
+    assert_eq!(proxy.failures().await, [0, 0]);
+}
