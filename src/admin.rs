@@ -30,6 +30,7 @@ use crate::tls::server::Config as TlsConfig;
 use answer::{Answer, Problem};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use events::Ticker;
+use http::HeaderMap;
 use router::Asked;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -135,6 +136,11 @@ impl Admin {
     /// The end has begun: whoever asks whether the proxy is ready hears no.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether who sends this may ask for all there is.
+    fn is_known(&self, headers: &HeaderMap) -> bool {
+        self.token.load().as_deref().is_none_or(|token| access::known(headers, token).is_ok())
     }
 
     fn is_draining(&self) -> bool {

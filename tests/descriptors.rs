@@ -16,7 +16,7 @@ use support::operator::Operator;
 use support::{PATIENCE, Puppet, Raw, echo, nobody, opening, upstream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A proxy that may open so many files.
 struct Small {
@@ -196,4 +196,22 @@ async fn streams_of_a_few_leave_room_for_others() {
     assert_eq!(refused.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     proxy.was_content();
     assert_eq!(proxy.failures().await, [0, 0]);
+}
+
+#[tokio::test]
+async fn whoever_is_silent_at_the_admin_endpoint_gives_way_to_a_health_check() {
+    let proxy = Small::start(512, &format!("{ROUTE}{}", upstream(&[echo().await], "")));
+    let support::operator::Place::Tcp(address) = proxy.operator.place else { unreachable!() };
+    let mut viewer = proxy.operator.events("/api/events").await;
+    let mut silent = Vec::new();
+    for _ in 0..130 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert_eq!(proxy.operator.get("/healthz").await.status, 200);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    assert!(viewer.next().await.is_some(), "who has asked stays");
+    proxy.was_content();
 }

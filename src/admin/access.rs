@@ -59,7 +59,11 @@ pub(super) fn check(parts: &Parts, way: Way, token: Option<&Token>, is_open: boo
     }
 }
 
-fn known(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
+/// Whether a request shows the token.
+///
+/// # Errors
+/// It does not.
+pub(super) fn known(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
     let Some(sent) = headers.get(AUTHORIZATION) else {
         let error = "a token is needed; send it as `Authorization: Bearer ...`";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, error));

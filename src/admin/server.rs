@@ -5,10 +5,13 @@ use super::access::Asker;
 use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
 use crate::drain::Watch;
+use crate::http::respond::Body;
 use crate::io::{Stream, TcpOptions};
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind_for_group};
 use crate::listener::{self, Accepted, accept};
-use crate::slots::Slots;
+use crate::slots::{Slot, Slots};
+use hyper::Request;
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,12 +20,12 @@ use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// A socket for the operator.
 #[derive(Debug)]
@@ -76,11 +79,12 @@ impl Bound {
                 () = ending.draining() => {}
             }
         };
+        let connections = CONNECTIONS.min(admin.slots.own() / 2);
         let (admin, watch) = (Arc::clone(admin), watch.clone());
         let give = move |accepted: Accepted| {
             tokio::spawn(serve_one(accepted, Arc::clone(&admin), watch.clone()));
         };
-        let slots = Slots::new(CONNECTIONS, "it is the admin endpoint's own bound");
+        let slots = Slots::new(connections, "it is the admin endpoint's own bound");
         tokio::spawn(accept::run(socket, address.clone(), slots, TcpOptions::default, until, give));
         Serving { address, local, _stop: stop }
     }
@@ -88,12 +92,18 @@ impl Bound {
 
 /// One connection, to its end.
 async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
-    let Accepted { stream, slot: _slot, client } = accepted;
+    let Accepted { stream, slot, client } = accepted;
     let asker = Asker::of(&stream, client);
     let ending = watch.clone();
-    let service = service_fn(move |request| {
+    let quiet = Arc::new(Quiet::default());
+    let asked = Arc::clone(&quiet);
+    let service = service_fn(move |request: Request<Incoming>| {
         let (admin, asker, ending) = (Arc::clone(&admin), asker.clone(), ending.clone());
-        async move { Ok::<_, Infallible>(router::answer(&admin, asker, request, ending).await) }
+        let busy = admin.is_known(request.headers()).then(|| Busy::begin(&asked));
+        async move {
+            let answer = router::answer(&admin, asker, request, ending).await;
+            Ok::<_, Infallible>(answer.map(|body| UnderWay { body, _busy: busy }))
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
@@ -110,7 +120,87 @@ async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
                 connection.as_mut().graceful_shutdown();
             }
             () = end.expired() => return,
+            () = quiet.gives_way(&slot) => return,
         }
+    }
+}
+
+/// Since when a connection has asked for nothing that it may ask for.
+#[derive(Debug)]
+struct Quiet(Mutex<Asking>);
+
+#[derive(Debug)]
+struct Asking {
+    requests: usize,
+    quiet_since: Instant,
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+struct Busy(Arc<Quiet>);
+
+impl Default for Quiet {
+    fn default() -> Self {
+        Self(Mutex::new(Asking { requests: 0, quiet_since: Instant::now() }))
+    }
+}
+
+impl Quiet {
+    /// Waits until somebody wants the place of a connection that is quiet, and gives it.
+    async fn gives_way(&self, slot: &Slot) {
+        loop {
+            let claim = slot.wanted(PATIENCE).await;
+            let asking = self.lock();
+            if asking.requests == 0 && asking.quiet_since.elapsed() >= PATIENCE {
+                claim.give();
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asking> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Busy {
+    fn begin(quiet: &Arc<Quiet>) -> Self {
+        quiet.lock().requests += 1;
+        Self(Arc::clone(quiet))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut asking = self.0.lock();
+        asking.requests -= 1;
+        asking.quiet_since = Instant::now();
+    }
+}
+
+/// An answer's body: it is under way until this is dropped.
+struct UnderWay {
+    body: Body,
+    _busy: Option<Busy>,
+}
+
+impl hyper::body::Body for UnderWay {
+    type Data = Bytes;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -155,8 +245,12 @@ impl AsyncWrite for Patient {
 /// Connections at once: some viewers of the page, each with a browser's few, a scraper, health checks.
 const CONNECTIONS: usize = 64;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 64;
+/// Connections that may wait to be accepted. Of more, the kernel would let some wait for a second.
+const BACKLOG: u32 = 1024;
+
+/// How long a connection may be quiet while others want its place: from the opening, or the last answer, to a
+/// request that is answered, and shows the token where there is one. It is short, for a health check waits for it.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// From the opening, or the end of the last answer, to the end of a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
