@@ -16,7 +16,11 @@ const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X
 const PASSED: &str = "http/1.1 103 early hints\r\nlink: </a.css>\r\nvia: 1.1 holdline\r\n\r\n";
 
 async fn before(puppet: &Puppet) -> Proxy {
-    let rest = format!("{}\n{}", route(""), upstream(&[puppet.address()], ""));
+    before_with(puppet, "").await
+}
+
+async fn before_with(puppet: &Puppet, settings: &str) -> Proxy {
+    let rest = format!("{}\n{}", route(""), upstream(&[puppet.address()], settings));
     let listen = "address = \"127.0.0.1:0\"\nprotocols = [\"h1\", \"h2\"]";
     Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await
 }
@@ -67,7 +71,8 @@ async fn hints_beside_an_expectation() {
 #[tokio::test]
 async fn an_upload_that_was_answered_early_gets_no_hints_of_the_next_request_into_its_answer() {
     let puppet = Puppet::new().await;
-    let proxy = before(&puppet).await;
+    // Each request comes over a connection of its own, whether the upload ended in time or not.
+    let proxy = before_with(&puppet, "keepalive = \"off\"").await;
     let mut client = proxy.connect().await;
     client.write("POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe").await;
     let mut server = puppet.accept().await;
