@@ -158,8 +158,8 @@ impl Proxy {
             Ok(status) if is_answered => (status, &*told.reason),
             _ => (status, reason),
         };
-        let target = told.target.as_deref().map_or_else(|| "-".into(), redact);
-        let method = told.method.as_deref().unwrap_or("-");
+        let target = told.target.as_deref().map_or_else(|| "".into(), redact);
+        let method = told.method.as_deref().unwrap_or_default();
         self.never_asked(status, reason, Asked { target: &target, method, ..unknown(client) }, watch);
     }
 
@@ -263,9 +263,9 @@ impl Proxy {
     }
 }
 
-/// What is known of a client that asked for nothing: a dash, as logs have it.
+/// What is known of a client that asked for nothing. Logs in text have a dash for what is empty.
 fn unknown<'a>(client: ClientAddr) -> Asked<'a> {
-    Asked { client, proxied_by: None, method: "-", host: b"", target: "-", tls: None }
+    Asked { client, proxied_by: None, method: "", host: b"", target: "", tls: None }
 }
 
 /// The request as its endpoint is to see it, and what it wants to become of its connection.

@@ -464,8 +464,8 @@ async fn who_sends_no_request_is_told_why() {
     let many: String = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect();
     for (request, status, reason, asked) in [
         ("GET http://x/<a> HTTP/1.1\r\n\r\n".into(), 400, "the target has a \"<\"", ("GET", "http://x/<a>")),
-        ("GET /a b HTTP/1.1\r\n\r\n".into(), 400, "the target has a blank", ("-", "-")),
-        ("\x16\x03\x01\x02".to_owned(), 400, "TLS was spoken to a port of plain HTTP", ("-", "-")),
+        ("GET /a b HTTP/1.1\r\n\r\n".into(), 400, "the target has a blank", ("", "")),
+        ("\x16\x03\x01\x02".to_owned(), 400, "TLS was spoken to a port of plain HTTP", ("", "")),
         (get("X : y\r\n"), 400, "the header name \"X \" has a \" \"", ("GET", "/a?b")),
         (get("Content-Length: +5\r\n"), 400, "Content-Length is not one number", ("GET", "/a?b")),
         (
@@ -495,12 +495,11 @@ async fn who_sends_no_request_is_told_why() {
                 proxy.report().await;
             }
             // The proxy may refuse before it has read all.
-            // The proxy may refuse before it has read all.
             let _ = client.stream.write_all(request.as_bytes()).await;
             let answer = String::from_utf8(client.rest().await).unwrap();
             let report = proxy.report().await;
             assert_eq!((report.0.status, &*report.1.ending.reason), (status, reason));
-            if asked.0.is_empty() {
+            if status == 414 {
                 assert!(report.0.target().starts_with("/aaa"));
             } else {
                 assert_eq!((report.0.method(), report.0.target()), asked, "{reason}");
