@@ -74,13 +74,22 @@ class Names:
 
 
 class Shaky(asyncio.Protocol):
-    """A server that takes connections and closes them at once; how many there were."""
+    """A server whose 101 answers no key, which no client can cause; how many connections it took."""
 
     taken = 0
 
     def connection_made(self, transport):
         Shaky.taken += 1
-        transport.abort()
+        self.transport, self.head = transport, b""
+
+    def data_received(self, data):
+        self.head += data
+        if b"\r\n\r\n" in self.head:
+            self.transport.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n"
+            )
+            self.transport.close()
 
 
 class Stage:
