@@ -55,7 +55,7 @@ fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
             assert!(padding < 3 && !digits.is_empty() && digits.iter().all(is_digit), "base64");
         }
         Ok(Wish::Other(tokens)) => {
-            assert!(asks && version >= Version::HTTP_11 && !body);
+            assert!(asks && version >= Version::HTTP_11);
             let other = HeaderMap::from_iter([(http::header::UPGRADE, tokens.clone())]);
             let asked = members(&other, "upgrade");
             assert!(!asked.is_empty(), "another protocol has a name");

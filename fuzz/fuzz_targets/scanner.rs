@@ -99,6 +99,7 @@ fn note(scan: &mut Scan, scanner: &Scanner, found: &Found, length: usize) {
             let ended = true;
             scan.frames.push(Frame { header, payload: 0, ended, ends_message: false, message_size: 0 });
         }
+        Found::BadPong(..) | Found::BadPayload => panic!("nobody asked for Pongs that break a rule"),
     }
 }
 
