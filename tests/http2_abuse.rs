@@ -8,23 +8,15 @@ use h2::Reason;
 use http::Request;
 use std::net::SocketAddr;
 use std::time::Duration;
+use support::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, frame, get, literal, next_of, raw,
+};
 use support::http2::Http2;
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
 use tokio::io::{AsyncWriteExt as _, copy, sink};
 use tokio::net::TcpStream;
 use tokio::time::{interval, sleep, timeout};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 /// One with short timeouts, and a client that goes on through whatever another does.
 async fn before(server: SocketAddr) -> Proxy {
@@ -32,41 +24,6 @@ async fn before(server: SocketAddr) -> Proxy {
                   keepalive_timeout = \"60s\"\nbody_timeout = \"400ms\"";
     let rest = format!("{}\n{}", route(""), upstream(&[server], ""));
     Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// The fields of a GET, as literals (RFC 7541 6.2.2).
-fn get() -> Vec<u8> {
-    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "example.com"), (":path", "/")];
-    fields.iter().flat_map(|field| literal(field.0, field.1)).collect()
-}
-
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let length = |text: &str| u8::try_from(text.len()).unwrap();
-    [&[0, length(name)][..], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
-}
-
-/// A connection on which the preface and these settings were sent.
-async fn raw(proxy: &Proxy, settings: &[u8]) -> Raw {
-    let mut client = proxy.connect().await;
-    client.write([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await;
-    client
-}
-
-/// The next frame of these kinds: its kind, stream and payload; `None`: the connection ended.
-async fn next_of(client: &mut Raw, kinds: &[u8]) -> Option<(u8, u32, Vec<u8>)> {
-    loop {
-        let head = client.bytes_or_end(9).await?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let payload = client.bytes_or_end(length).await?;
-        if kinds.contains(&head[3]) {
-            return Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload));
-        }
-    }
 }
 
 /// Waits for the end of a connection; what its GOAWAY said, if there was one.

@@ -28,6 +28,9 @@ pub enum Failure {
     /// RFC 9112 3.2; a name and a password in it are nobody's (RFC 9110 4.2.4).
     #[error("the Host header names no host")]
     BadHost,
+    /// RFC 9113 8.3.1. h2 lets it pass.
+    #[error(":scheme is empty")]
+    Scheme,
     /// Its target cannot be asked for once it is rewritten.
     #[error("the target is over {MAX_TARGET} bytes once it is rewritten")]
     TargetTooLong,
@@ -106,7 +109,9 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Opening(error) => error.status(),
-            Self::Path(_) | Self::Host | Self::BadHost | Self::Framing(_) => StatusCode::BAD_REQUEST,
+            Self::Path(_) | Self::Host | Self::BadHost | Self::Scheme | Self::Framing(_) => {
+                StatusCode::BAD_REQUEST
+            }
             // A client that left with one half of its connection only still reads (RFC 9112 8).
             Self::Body(UploadError::Malformed(_) | UploadError::Broken) => StatusCode::BAD_REQUEST,
             Self::Body(UploadError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -193,6 +198,7 @@ impl Failure {
             | Self::Path(_)
             | Self::Host
             | Self::BadHost
+            | Self::Scheme
             | Self::TargetTooLong
             | Self::Framing(_)
             | Self::Method(_)

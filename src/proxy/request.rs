@@ -59,6 +59,9 @@ impl Inbound {
         if [Method::CONNECT, Method::TRACE].iter().any(|m| is_method(&parts.method, m)) {
             return Err(Failure::Method(parts.method));
         }
+        if parts.uri.scheme_str().is_some_and(str::is_empty) {
+            return Err(Failure::Scheme);
+        }
         check_framing(&parts.headers, parts.version).map_err(Failure::Framing)?;
         settle_length(&mut parts.headers).map_err(Failure::Framing)?;
         // The authority of an absolute form is the host asked for (RFC 9112 3.2.2).

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "tests; each file uses its part")]
 
 pub mod certificates;
+pub mod frames;
 pub mod http2;
 pub mod operator;
 

@@ -97,7 +97,7 @@ impl Activity {
         self.accepted.elapsed().as_millis() as u64 + 1
     }
 
-    fn bytes_came(&self, bytes: &[u8], frames: &mut Option<Frames>) {
+    fn bytes_came(&self, bytes: &mut [u8], frames: &mut Option<Frames>) {
         let is_coming = || self.begun.load(Ordering::Relaxed) > 0;
         if let Some(frames) = frames {
             let was_whole = frames.pass(bytes);
@@ -367,7 +367,7 @@ impl AsyncRead for Watched {
         }
         let before = into.filled().len();
         let read = Pin::new(&mut watched.stream).poll_read(cx, into);
-        if let came @ [_, ..] = &into.filled()[before..] {
+        if let came @ [_, ..] = &mut into.filled_mut()[before..] {
             watched.activity.bytes_came(came, &mut watched.frames);
             if let Some(along) = &mut watched.along {
                 along.came(into, before);
