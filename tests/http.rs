@@ -7,7 +7,7 @@ use holdline::outcome::{Who, Why};
 use std::time::Duration;
 use support::{PATIENCE, Proxy, Puppet, nobody, route, upstream, with_listen};
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_request_and_its_response_pass() {
@@ -470,6 +470,18 @@ async fn an_answer_that_is_not_taken_is_held_no_longer_than_body_timeout() {
     }
 }
 
+/// Waits until another client's body, which stops only now, was waited for as long as bodies are.
+async fn outlast_body_timeout(proxy: &Proxy, puppet: &Puppet) {
+    // Whoever waited before is looked at once more, at the latest, before the second one is cut.
+    for _ in 0..2 {
+        let mut other = proxy.connect().await;
+        other.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun").await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        assert!(other.head().await.starts_with("HTTP/1.1 408"));
+    }
+}
+
 #[tokio::test]
 async fn an_upstream_that_takes_its_time_is_not_the_clients_fault() {
     let puppet = Puppet::new().await;
@@ -478,10 +490,10 @@ async fn an_upstream_that_takes_its_time_is_not_the_clients_fault() {
     client.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi").await;
     let mut server = puppet.accept().await;
     server.head().await;
-    sleep(Duration::from_millis(900)).await;
+    outlast_body_timeout(&proxy, &puppet).await;
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbe").await;
     assert!(client.head().await.starts_with("HTTP/1.1 200"));
-    sleep(Duration::from_millis(900)).await;
+    outlast_body_timeout(&proxy, &puppet).await;
     server.write("en").await;
     assert_eq!(client.bytes(4).await, b"been");
 }

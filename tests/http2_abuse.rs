@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, frame, get, literal, next_of, raw,
+    WINDOW_UPDATE, block, frame, get, literal, next_of, raw,
 };
 use support::http2::Http2;
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
 use tokio::io::{AsyncWriteExt as _, copy, sink};
 use tokio::net::TcpStream;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, timeout};
 
 /// One with short timeouts, and a client that goes on through whatever another does.
 async fn before(server: SocketAddr) -> Proxy {
@@ -242,6 +242,18 @@ async fn a_tunnel_beside_an_answer_that_nobody_takes_stays() {
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
     server.write(vec![b'x'; 200_000]).await;
     let _unread = timeout(PATIENCE, pending).await.unwrap().unwrap();
-    sleep(Duration::from_millis(800)).await;
+    // Where there is no tunnel beside it, the connection is cut, though its answer began to wait later. The first is
+    // looked at once more, at the latest, before the second of these is cut.
+    for _ in 0..2 {
+        let mut alone = raw(&proxy, &[0, 4, 0, 0, 0, 0]).await;
+        let fields =
+            [(":method", "GET"), (":scheme", "http"), (":authority", "example.com"), (":path", "/slow/")];
+        alone.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields))).await;
+        let mut server = puppet.accept().await;
+        server.head().await;
+        server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
+        server.write([b'x'; 1000]).await;
+        assert_eq!(end(&mut alone).await, None);
+    }
     socket.echo("still here").await;
 }

@@ -119,6 +119,7 @@ impl fmt::Display for AllowedOrigin {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use regex::Regex;
 
     fn allows(list: &[&str], origin: &str) -> bool {
         let list: Vec<AllowedOrigin> = list.iter().map(|text| text.parse().unwrap()).collect();
@@ -198,9 +199,22 @@ mod tests {
         }
 
         #[test]
-        fn no_origin_is_too_odd_to_be_refused(origin: String, host: String) {
-            let list: Vec<AllowedOrigin> = ["self", "https://*.example.com"].map(|t| t.parse().unwrap()).into();
-            let _ = is_allowed(&list, Some(&origin), "https", &host);
+        fn an_origin_is_allowed_only_where_the_list_says_so(origin in odd_origin()) {
+            let list = ["self", "https://*.example.com"].map(|text| text.parse().unwrap());
+            let expected = Regex::new(
+                r"(?i-u)\Ahttps://(self\.test|[a-z0-9._*-]+\.example\.com)(:\+?0*443)?\z"
+            ).unwrap();
+            let found = is_allowed(&list, Some(&origin), "https", "self.test");
+            prop_assert_eq!(found, expected.is_match(&origin), "{}", origin);
         }
+    }
+
+    /// Any text, and more often one that is nearly an origin of the list.
+    fn odd_origin() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "\\PC*",
+            "(https?|HTTPS|wss)://([a-zA-Z0-9.*-]{0,8}\\.)?(example|EXAMPLE|an-example)\\.com(:[0-9+]{0,4})?.?",
+            "https://(user@)?self\\.test\\.?(:(443|0443|80|))?/?",
+        ]
     }
 }
