@@ -22,7 +22,6 @@ use crate::stall::{is_late, timeout};
 use activity::{Activity, Counted, Exchange, Verdict, Watched};
 pub use activity::{Fate, Hints};
 use along::{Along, Shared};
-use flush::Flush;
 use frames::Frames;
 pub use heads::Told;
 use http::header::CONTENT_LENGTH;
@@ -117,19 +116,17 @@ pub async fn serve<F, A, R>(
     });
     // What was accepted while the proxy ends has its one request served.
     let draining = watch.phase() != Phase::Serving;
-    let judge = || judge(&activity, settings, slot);
-    let flush = &activity.flush;
     let ended = match version {
         Version::Http1 => {
             let connection = http1(settings, !draining).serve_connection(io, service).with_upgrades();
             let shut_down = http1::UpgradeableConnection::graceful_shutdown;
-            drive(connection, shut_down, &judge, flush, settings, watch, version).await
+            drive(connection, shut_down, &activity, slot, settings, watch, version).await
         }
         Version::Http2 => {
             let connection = http2(settings).serve_connection(io, service);
             let shut_down = http2::Connection::graceful_shutdown;
             // In a box: what it takes, every connection of HTTP/1.1 would have room for too.
-            Box::pin(drive(connection, shut_down, &judge, flush, settings, watch, version)).await
+            Box::pin(drive(connection, shut_down, &activity, slot, settings, watch, version)).await
         }
     };
     if let Some(refusal) = ended {
@@ -148,17 +145,9 @@ impl Refusal {
     }
 }
 
-/// What is to become of a connection now. Whoever is told that it gives way ends it.
-fn judge(activity: &Activity, settings: &Settings, slot: &Slot) -> Verdict {
-    let verdict = activity.verdict(settings);
-    let may_go = matches!(verdict, Verdict::Fine | Verdict::Idle) && activity.waits_for(PATIENCE);
-    match may_go.then(|| slot.claim()).flatten() {
-        Some(claim) => {
-            claim.give();
-            Verdict::GivesWay
-        }
-        None => verdict,
-    }
+/// Whether the connection gives its place to somebody who wants one.
+fn may_go(activity: &Activity, settings: &Settings) -> bool {
+    matches!(activity.verdict(settings), Verdict::Fine | Verdict::Idle) && activity.waits_for(PATIENCE)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,12 +194,19 @@ fn http2(settings: &Settings) -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// Often enough for whichever timeout runs, and for those who wait for a place; rarely enough to cost nothing.
+fn check_every(settings: &Settings) -> Duration {
+    let shortest = settings.header_timeout.min(settings.keepalive_timeout);
+    let shortest = settings.body_timeout.map_or(shortest, |body| body.min(shortest));
+    (shortest / 4).clamp(Duration::from_millis(10), 2 * PATIENCE)
+}
+
 /// Carries a connection to its end; what it was refused for, if it was.
 async fn drive<C>(
     connection: C,
     shut_down: impl Fn(Pin<&mut C>),
-    judge: impl Fn() -> Verdict,
-    flush: &Flush,
+    activity: &Activity,
+    slot: &Slot,
     settings: &Settings,
     mut watch: Watch,
     version: Version,
@@ -220,14 +216,14 @@ where
 {
     let mut draining = watch.phase() != Phase::Serving && version == Version::Http1;
     tokio::pin!(connection);
-    // Often enough for whichever timeout runs, rarely enough to cost nothing.
-    let shortest = settings.header_timeout.min(settings.keepalive_timeout);
-    let shortest = settings.body_timeout.map_or(shortest, |body| body.min(shortest));
-    let check = (shortest / 4).max(Duration::from_millis(10));
+    let check = check_every(settings);
     let (mut due, mut excused) = (Instant::now() + check, false);
     // When the client was told that it may go.
     let mut told: Option<Instant> = None;
     let mut end = watch.clone();
+    // Then it gives its place as soon as somebody wants it. At the next check would be too late: those that came
+    // together are checked together, and only one of them gives its place at a time.
+    let mut may_be_asked = false;
     loop {
         tokio::select! {
             // What has come is read before it is judged to be late.
@@ -239,7 +235,15 @@ where
             }
             () = end.expired() => return None,
             // Polled again, the connection writes what the answer that fails has given before.
-            () = flush.asked() => {}
+            () = activity.flush.asked() => {}
+            claim = slot.wanted(Duration::ZERO), if may_be_asked => {
+                if may_go(activity, settings) {
+                    claim.give();
+                    return Some(Refusal::GaveWay);
+                }
+                // Another one is asked.
+                may_be_asked = false;
+            }
             () = sleep_until(due) => {
                 let late = due.elapsed();
                 excused = !excused && is_late(late);
@@ -248,7 +252,7 @@ where
                     // Some of what came may not even have been heard of.
                     continue;
                 }
-                match judge() {
+                match activity.verdict(settings) {
                     Verdict::Fine => told = None,
                     // Of HTTP/2 the end is waited for, which not every client cares to answer.
                     Verdict::Idle if told.is_some_and(|told| told.elapsed() >= settings.header_timeout) => {
@@ -259,10 +263,10 @@ where
                         shut_down(connection.as_mut());
                     }
                     Verdict::TooSlow => return Some(Refusal::TooSlow),
-                    Verdict::GivesWay => return Some(Refusal::GaveWay),
                     // Its requests have reports of their own.
                     Verdict::Stalled => return None,
                 }
+                may_be_asked = may_go(activity, settings);
             }
         }
     }

@@ -68,8 +68,6 @@ pub(super) enum Verdict {
     Idle,
     /// A head did not come to its end within `header_timeout`.
     TooSlow,
-    /// It keeps the proxy waiting, and others want its place.
-    GivesWay,
     /// Answers were not taken for `body_timeout`, and there is nothing else.
     Stalled,
 }

@@ -7,6 +7,8 @@ use tokio::time::{advance, sleep};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// The preface, and empty SETTINGS.
+const OPENED: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// The end of a frame and the beginning of the next: a WINDOW_UPDATE of the connection (RFC 9113 6.9).
 const FIRST_HALF: &[u8] = b"\x00\x00\x04\x08\x00\x00";
 const SECOND_HALF: &[u8] = b"\x00\x00\x00\x00\x00\x00\x01";
@@ -80,7 +82,7 @@ async fn a_late_tick_forgets_nobody_who_waits() {
 /// Sends half frames of HTTP/2 until the connection ends; how long that took.
 async fn straddle(client: &mut Client, every: Duration) -> Duration {
     let began = Instant::now();
-    client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    client.stream.write_all(OPENED).await.unwrap();
     let next = [SECOND_HALF, FIRST_HALF].concat();
     let mut bytes = FIRST_HALF;
     while client.stream.write_all(bytes).await.is_ok() {
@@ -109,9 +111,62 @@ async fn frames_that_straddle_do_not_hold_a_place_that_is_wanted() {
         async move { slots.take().await }
     });
     let lasted = straddle(&mut client, Duration::from_millis(900)).await;
-    assert!(lasted <= PATIENCE + HEADER_TIMEOUT / 4, "{lasted:?}");
+    assert!(lasted <= 4 * PATIENCE, "{lasted:?}");
     assert_eq!(client.refused(), Some(Refusal::GaveWay));
     waiting.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_came_together_give_way_as_fast_as_others_come() {
+    for http2 in [false, true] {
+        let slots = Slots::new(8, "");
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let mut client = Client::new(&slots, http2).await;
+            let first: &[u8] = if http2 { OPENED } else { b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" };
+            client.stream.write_all(first).await.unwrap();
+            clients.push(client);
+        }
+        let began = Instant::now();
+        let mut others = Vec::new();
+        for _ in 0..8 {
+            others.push(slots.take().await);
+        }
+        assert!(began.elapsed() <= 4 * PATIENCE, "{:?}", began.elapsed());
+        drop(others);
+        for client in clients {
+            client.served.await.unwrap();
+            assert_eq!(*client.refused.lock().unwrap(), Some(Refusal::GaveWay));
+        }
+    }
+}
+
+/// Who has a request under way is not asked, and keeps nobody from asking others.
+#[tokio::test(start_paused = true)]
+async fn who_asks_again_keeps_its_place() {
+    let slots = Slots::new(2, "");
+    let mut busy = Client::new(&slots, false).await;
+    sleep(Duration::from_millis(100)).await;
+    let idle = Client::new(&slots, false).await;
+    let keep_asking = async {
+        let mut head = [0; 256];
+        // Until after a check that finds it idle.
+        sleep(PATIENCE * 5 / 2).await;
+        loop {
+            busy.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert!(busy.stream.read(&mut head).await.unwrap() > 0);
+            sleep(PATIENCE / 2).await;
+        }
+    };
+    let other = async {
+        sleep(PATIENCE * 13 / 4).await;
+        slots.take().await
+    };
+    tokio::select! {
+        () = keep_asking => {}
+        _other = other => {}
+    }
+    assert_eq!((busy.refused(), idle.refused()), (None, Some(Refusal::GaveWay)));
 }
 
 #[tokio::test(start_paused = true)]
