@@ -35,6 +35,7 @@ from peers import (
 from pongs import check_pongs
 from ports import check_ports
 from refusals import check_refusals
+from slots import check_admin, check_straddle, check_streams
 
 # -- idle -----------------------------------------------------------------------------------------
 
@@ -466,6 +467,9 @@ CHECKS = {
     "refusals": (check_refusals, "refusals: {openings} openings of each kind"),
     "ports": (check_ports, "ports: local ports to the upstream, and no more of them"),
     "abuse": (check_abuse, "abuse: {tunnels} tunnels, and what strangers do at the front door"),
+    "straddle": (check_straddle, "straddle: half frames of HTTP/2, and slots that others want"),
+    "streams": (check_streams, "streams: 9 clients of HTTP/2 with 120 streams each, and 1,024 open files"),
+    "admin": (check_admin, "admin: 130 silent connections at the admin endpoint"),
     "blackhole": (check_blackhole, "blackhole: peers that vanish from the network without a word"),
 }
 
@@ -529,6 +533,8 @@ def command_line():
             add("--half-open", type=int, default=10_000, help="connections that say nothing, or half a ClientHello")
             add("--together", action="store_true", help="all these kinds in one phase")
             add("--drips", type=int, default=500, help="connections of each other kind")
+        if name in ("straddle", "streams", "admin"):
+            add("--seconds", type=float, default=10, help="that others are watched for")
         if name == "pongs":
             add("--seconds", type=float, default=9, help="for each number")
         if name == "fairness":
