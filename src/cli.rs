@@ -107,6 +107,12 @@ pub fn execute() -> ExitCode {
     }
 }
 
+/// The command line, with which the manual is checked.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Reads a configuration.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ pub(super) fn word(key: &str) -> Option<String> {
     of("nginx", NGINX).or_else(|| of("HAProxy", HAPROXY))
 }
 
-/// Words of nginx, as the table "From nginx" of the README tells them.
+/// Words of nginx, as the table of `docs/from-nginx.md` has them.
 const NGINX: &[(&str, &str)] = &[
     ("access_log", "`log.access` for all, `access_log = false` on a route for none"),
     ("add_header", "`response_headers = { Name = \"value\" }`"),
@@ -188,7 +188,7 @@ pub(super) fn syntax(text: &str) -> Option<&'static str> {
     };
     if count(&is_nginx) > 0 {
         return Some(
-            "this looks like nginx's syntax; README's \"From nginx\" tells what to write, in TOML: key = \"value\"",
+            "this looks like nginx's syntax; docs/from-nginx.md says what to write, in TOML: key = \"value\"",
         );
     }
     if text.trim_start().starts_with('{') {

@@ -1,4 +1,4 @@
-//! Owns the metrics' names, help and labels. The README's table is this file's.
+//! Owns the metrics' names, help and labels. The table of `docs/metrics.md` is this file's.
 
 use super::encode::{Family, Labels, Values, counters, gauges, histograms};
 use super::{Metrics, Route, Tallies};
