@@ -64,28 +64,32 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         let mut turns = Vec::new();
+        let mut patience = None;
         while !self.stopped {
             events.clear();
-            let patience = self.patience();
             // It fails when a signal comes in between.
             let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), patience.as_ref());
             for event in &events {
                 self.on_event(event);
             }
-            self.wake_up();
             std::mem::swap(&mut turns, &mut self.due);
+            let mut now = None;
             for index in turns.drain(..) {
-                self.turn(index);
+                self.turn(index, *now.insert(Instant::now()));
             }
+            // Behind the turns, so that those whose time has come have theirs behind a look at their sockets.
+            let now = now.unwrap_or_else(Instant::now) - self.began;
+            self.wake_up(now);
+            patience = self.patience(now);
         }
     }
 
     /// How long there may be nothing to do.
-    fn patience(&self) -> Option<Timespec> {
+    fn patience(&self, now: Duration) -> Option<Timespec> {
         if !self.due.is_empty() {
             return Some(Timespec::default());
         }
-        let patience = begin_of(self.wheel.next()?).saturating_sub(self.began.elapsed());
+        let patience = begin_of(self.wheel.next()?).saturating_sub(now);
         Some(Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() })
     }
 
@@ -152,9 +156,9 @@ impl Worker {
     }
 
     /// Gives those their turn whose time has come.
-    fn wake_up(&mut self) {
+    fn wake_up(&mut self, now: Duration) {
         let Some(next) = self.wheel.next() else { return };
-        let now = self.began.elapsed().as_millis() as u64 / SLOT;
+        let now = now.as_millis() as u64 / SLOT;
         if next > now {
             return;
         }
@@ -169,7 +173,7 @@ impl Worker {
         }
     }
 
-    fn turn(&mut self, index: u32) {
+    fn turn(&mut self, index: u32, now: Instant) {
         let (began, mut nobody) = (self.began, Context::from_waker(Waker::noop()));
         let Some(session) = self.places.get_mut(index as usize).and_then(|place| place.session.as_mut())
         else {
@@ -178,7 +182,7 @@ impl Worker {
         session.join.is_due = false;
         // A defect that one tunnel meets is not to be the end of all others.
         let turn = catch_unwind(AssertUnwindSafe(|| {
-            let next = session.join.turn(session.join.control().now(), &mut nobody);
+            let next = session.join.turn(session.join.control().tick(now), &mut nobody);
             if session.join.has_bad_answer() {
                 session.tell_of_answers();
             }
