@@ -1,5 +1,5 @@
 //! Owns what is held of the scanner: the same events for every chunking of the same bytes, all bytes
-//! in the events or held, and little held.
+//! in the events or held, and little held; and the same by the short way of data.
 //!
 //! The first byte of an input chooses the rules, the second says how many of the following are the
 //! lengths of chunks (used in turn, 0 standing for the rest); what is left is the wire.
@@ -7,7 +7,7 @@
 #![no_main]
 
 use holdline::ws::frame::{Header, MAX_CONTROL_FRAME, Violation};
-use holdline::ws::scanner::{Found, Rules, Scanner};
+use holdline::ws::scanner::{Data, Found, Rules, Scanner};
 use libfuzzer_sys::fuzz_target;
 
 /// What a scan found, payload by payload joined: chunks split those, and nothing else.
@@ -30,7 +30,7 @@ struct Frame {
     message_size: u64,
 }
 
-fn scan(wire: &[u8], lengths: &[u8], rules: Rules) -> Scan {
+fn scan(wire: &[u8], lengths: &[u8], rules: Rules, shortly: bool) -> Scan {
     let mut scanner = Scanner::new(rules);
     let (mut scan, mut rest, mut turn) = (Scan::default(), wire, 0);
     while !rest.is_empty() && scan.violation.is_none() {
@@ -40,6 +40,13 @@ fn scan(wire: &[u8], lengths: &[u8], rules: Rules) -> Scan {
         rest = &rest[chunk.len()..];
         let mut input = chunk;
         loop {
+            if shortly && let Some(data) = scanner.take_data(input, u64::MAX) {
+                assert!(data.taken > 0 && data.taken <= input.len(), "data takes some input");
+                scan.bytes.extend_from_slice(&input[..data.taken]);
+                note_data(&mut scan, &scanner, &data);
+                input = &input[data.taken..];
+                continue;
+            }
             match scanner.next(input) {
                 Ok(Some(event)) => {
                     assert!(event.taken > 0 && event.taken <= input.len(), "an event takes some input");
@@ -71,6 +78,22 @@ fn scan(wire: &[u8], lengths: &[u8], rules: Rules) -> Scan {
         }
     }
     scan
+}
+
+fn note_data(scan: &mut Scan, scanner: &Scanner, data: &Data) {
+    assert_eq!(data.ends_frame, scanner.at_boundary());
+    let mut payload = data.taken;
+    if let Some(header) = data.header {
+        let mut wire = Vec::new();
+        header.encode(&mut wire);
+        payload -= wire.len();
+        let message_size = scanner.message_size();
+        scan.frames.push(Frame { header, payload: 0, ended: false, ends_message: false, message_size });
+    }
+    let frame = scan.frames.last_mut().expect("a payload stands behind its header");
+    assert!(!frame.ended && !frame.header.opcode.is_control());
+    frame.payload += payload;
+    (frame.ended, frame.ends_message) = (data.ends_frame, data.ends_message);
 }
 
 fn note(scan: &mut Scan, scanner: &Scanner, found: &Found, length: usize) {
@@ -107,8 +130,11 @@ fuzz_target!(|input: &[u8]| {
     let [rules, count, rest @ ..] = input else { return };
     let rules = Rules { masked: rules & 1 != 0, deflate: rules & 2 != 0 };
     let (lengths, wire) = rest.split_at(usize::from(*count).min(rest.len()));
-    let whole = scan(wire, &[], rules);
+    let whole = scan(wire, &[], rules, false);
     assert_eq!(whole.bytes, wire, "bytes out are bytes in");
-    assert_eq!(scan(wire, lengths, rules), whole);
-    assert_eq!(scan(wire, &[1], rules), whole);
+    for shortly in [false, true] {
+        for lengths in [lengths, &[], &[1]] {
+            assert_eq!(scan(wire, lengths, rules, shortly), whole);
+        }
+    }
 });

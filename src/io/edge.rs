@@ -69,6 +69,7 @@ impl Arrivals for Edge {
 }
 
 impl AsyncRead for Edge {
+    #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,

@@ -197,10 +197,15 @@ impl Control {
         drop(left);
     }
 
+    /// Whether there may be something to collect: nearly never. A plain load, as an exchange on every turn would
+    /// own the cache line for nothing.
+    #[inline]
+    pub(super) fn has_mail(&self) -> bool {
+        self.counters.has_mail.load(Ordering::Relaxed)
+    }
+
     pub(super) fn collect(&self) -> Option<Box<Mail>> {
-        // A plain load first: an exchange on every turn would own the cache line for nothing.
-        let pending = &self.counters.has_mail;
-        if !pending.load(Ordering::Relaxed) || !pending.swap(false, Ordering::Acquire) {
+        if !self.counters.has_mail.swap(false, Ordering::Acquire) {
             return None;
         }
         let mut letters = self.lock();

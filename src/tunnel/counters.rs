@@ -84,8 +84,8 @@ impl Counters {
         add(&self.sides[side].bytes, bytes as u64);
     }
 
-    pub(super) fn message(&self, side: Side) {
-        add(&self.sides[side].messages, 1);
+    pub(super) fn messages(&self, side: Side, more: u64) {
+        add(&self.sides[side].messages, more);
     }
 
     pub(super) fn ping(&self, side: Side) {
@@ -149,7 +149,7 @@ mod tests {
         let counters = Counters::counting_into(Arc::default());
         counters.arrived(Side::Client, at(7));
         counters.received(Side::Client, 9);
-        counters.message(Side::Client);
+        counters.messages(Side::Client, 1);
         counters.ping(Side::Upstream);
         counters.ping(Side::Upstream);
         counters.pong(Side::Upstream, at(10), at(40));

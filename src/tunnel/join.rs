@@ -16,8 +16,8 @@ use super::{Framing, Settings};
 use crate::io::Arrivals;
 use crate::outcome::{Outcome, PerSide, Side, Why};
 use crate::stall::{is_late, is_stall};
-use leg::Leg;
 pub use leg::Opened;
+use leg::{Leg, unread, why};
 use output::{Both, Tapped};
 use std::cell::RefCell;
 use std::io;
@@ -80,9 +80,8 @@ pub(super) enum Next {
     Wait,
 }
 
-/// What the relay is fed.
-enum Input<'a> {
-    Bytes(Side, &'a [u8]),
+/// What the relay is fed that is no bytes.
+enum Input {
     Eof(Side),
     Gone(Side, Why),
     Tick,
@@ -114,7 +113,9 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     /// Does all that can be done at `now`, or as much of it as is fair.
     pub(super) fn turn(&mut self, now: Tick, cx: &mut Context<'_>) -> Next {
         self.again = false;
-        if let Some(mail) = self.control().collect() {
+        if self.control().has_mail()
+            && let Some(mail) = self.control().collect()
+        {
             let cut = mail.cut;
             self.read_mail(*mail, now);
             if let Some(why) = cut {
@@ -157,9 +158,11 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     /// The moment of the wake-up, where it must come earlier than the driver has been told, if it has been
     /// told any. A wake-up that comes too early costs a turn; it need never be put off.
     pub(super) fn arm(&mut self) -> Option<Tick> {
-        let has_moved = self.relay.has_moved_forward();
-        if let Some(armed) = self.armed.filter(|_| !has_moved) {
-            debug_assert!(self.relay.next_tick().is_none_or(|next| next >= armed), "a timer moved unheard");
+        if !self.relay.has_moved_forward() {
+            debug_assert!(
+                self.relay.next_tick().is_none_or(|next| self.armed.is_some_and(|armed| next >= armed)),
+                "a timer moved unheard"
+            );
             return None;
         }
         let next = self.relay.next_tick()?;
@@ -225,23 +228,42 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         self.settle(now, cx);
     }
 
-    /// Feeds the relay; how many frames that were, where it was bytes.
-    fn feed(&mut self, input: Input<'_>, now: Tick, cx: &mut Context<'_>) -> usize {
-        let Self { relay, legs, taps, bad_answers, .. } = self;
-        let mut out = Both::new(legs, bad_answers, cx);
-        let frames = match taps {
-            // A relay of its own for those who are watched: of the others none looks for watchers.
-            None => give(relay, input, now, &mut out),
-            Some(watchers) => {
-                let frames = give(relay, input, now, &mut Tapped::new(&mut out, watchers, now));
-                if watchers.is_empty() {
-                    *taps = None;
-                }
-                frames
-            }
-        };
+    /// Feeds the relay bytes; how many frames that were.
+    fn feed_bytes(&mut self, from: Side, bytes: &[u8], now: Tick, cx: &mut Context<'_>) -> usize {
+        // A relay of its own for those who are watched: of the others none looks for watchers.
+        if self.taps.is_some() {
+            return self.feed_watched(now, cx, |relay, mut out| relay.on_bytes(from, bytes, now, &mut out));
+        }
+        let mut out = Both::new(&mut self.legs, &mut self.bad_answers, cx);
+        let frames = self.relay.on_bytes(from, bytes, now, &mut out);
         out.write_gathered();
         frames
+    }
+
+    /// Feeds the relay what is no bytes.
+    #[inline(never)]
+    fn feed(&mut self, input: Input, now: Tick, cx: &mut Context<'_>) {
+        if self.taps.is_some() {
+            return self.feed_watched(now, cx, |relay, mut out| give(relay, input, now, &mut out));
+        }
+        let mut out = Both::new(&mut self.legs, &mut self.bad_answers, cx);
+        give(&mut self.relay, input, now, &mut out);
+        out.write_gathered();
+    }
+
+    #[inline(never)]
+    fn feed_watched<T>(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        give: impl FnOnce(&mut Relay<Counting>, Tapped<'_, Both<'_, '_, S>>) -> T,
+    ) -> T {
+        let watchers = self.taps.get_or_insert_default();
+        let mut out = Both::new(&mut self.legs, &mut self.bad_answers, cx);
+        let given = give(&mut self.relay, Tapped::new(&mut out, watchers, now));
+        out.write_gathered();
+        self.taps.take_if(|watchers| watchers.is_empty());
+        given
     }
 
     /// Moves bytes both ways until neither side has more, or it is others' turn.
@@ -276,24 +298,45 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
             return false;
         }
         let leg = &mut self.legs[from];
-        let input = match (leg.read(buffer, cx), leg.broken) {
-            (Poll::Ready(Ok(0)), None) => Input::Eof(from),
-            (Poll::Ready(Ok(length)), _) if length > 0 => Input::Bytes(from, &buffer[..length]),
+        match leg.read(buffer, cx) {
+            Poll::Ready(Ok(length)) if length > 0 => {
+                *frames += self.feed_bytes(from, &buffer[..length], now, cx);
+                self.legs[from].may_read()
+            }
+            Poll::Pending if leg.broken.is_none() => false,
+            nothing => self.read_nothing(from, nothing, now, cx),
+        }
+    }
+
+    /// What follows a read that found no bytes; whether there may be more to do.
+    #[cold]
+    fn read_nothing(
+        &mut self,
+        from: Side,
+        read: Poll<io::Result<usize>>,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let input = match (read, self.legs[from].broken) {
             (Poll::Ready(Err(error)), _) => Input::Gone(from, unread(error.kind())),
             // Nothing more to hear from a side that cannot be written to.
             (_, Some(kind)) => Input::Gone(from, why(kind)),
+            (Poll::Ready(Ok(_)), None) => Input::Eof(from),
             (Poll::Pending, None) => return false,
-            (Poll::Ready(Ok(_)), None) => return true,
         };
-        let is_bytes = matches!(input, Input::Bytes(..));
-        *frames += self.feed(input, now, cx);
-        !is_bytes || self.legs[from].may_read()
+        self.feed(input, now, cx);
+        true
     }
 
+    #[inline]
     fn write_waiting(&mut self, now: Tick, cx: &mut Context<'_>) {
-        if Side::BOTH.into_iter().all(|side| self.legs[side].waiting.is_none()) {
-            return;
+        if self.legs.client.waiting.is_some() || self.legs.upstream.waiting.is_some() {
+            self.write_more(now, cx);
         }
+    }
+
+    #[inline(never)]
+    fn write_more(&mut self, now: Tick, cx: &mut Context<'_>) {
         for side in Side::BOTH {
             let leg = &mut self.legs[side];
             if self.relay.is_dead(side) && leg.waiting.take().is_some() {
@@ -340,33 +383,10 @@ impl<S> Drop for Join<S> {
     }
 }
 
-fn give(relay: &mut Relay<Counting>, input: Input<'_>, now: Tick, out: &mut impl Output) -> usize {
+fn give(relay: &mut Relay<Counting>, input: Input, now: Tick, out: &mut impl Output) {
     match input {
-        Input::Bytes(from, bytes) => return relay.on_bytes(from, bytes, now, out),
         Input::Eof(from) => relay.on_eof(from, now, out),
         Input::Gone(side, why) => relay.on_gone(side, why, now, out),
         Input::Tick => relay.on_tick(now, out),
-    }
-    0
-}
-
-/// What an error of reading says of its peer.
-fn unread(kind: io::ErrorKind) -> Why {
-    match kind {
-        // HTTP/2 without END_STREAM: the connection ended. A socket says so only when it is written to.
-        io::ErrorKind::BrokenPipe => Why::Eof,
-        _ => why(kind),
-    }
-}
-
-/// What an error of a socket says of its peer.
-fn why(kind: io::ErrorKind) -> Why {
-    match kind {
-        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            Why::TcpTimeout
-        }
-        // TLS without close_notify.
-        io::ErrorKind::UnexpectedEof => Why::Eof,
-        _ => Why::Reset,
     }
 }

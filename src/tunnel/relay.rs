@@ -125,7 +125,7 @@ impl Leg {
             sealed: false,
             eof: false,
             dead: false,
-            moved_forward: false,
+            moved_forward: true,
         }
     }
 }
@@ -212,14 +212,20 @@ impl<C: AsRef<Counters>> Relay<C> {
             self.pass(from.other(), input, out);
             return 0;
         }
-        self.scan(from, input, now, out)
+        let (at, found) = self.pass_data(from, input, out);
+        if at < input.len() {
+            return found + self.scan(from, input, at, now, out);
+        }
+        self.pass(from.other(), input, out);
+        found
     }
 
-    /// Reads the frames of `input`. What passes unchanged passes in one piece: `run` is where the
-    /// piece begins that is to be sent next.
-    fn scan(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) -> usize {
+    /// Reads the frames of `input` from `at` on; what is before it passes. What passes unchanged passes in one
+    /// piece: `run` is where the piece begins that is to be sent next.
+    #[inline(never)]
+    fn scan(&mut self, from: Side, input: &[u8], mut at: usize, now: Tick, out: &mut impl Output) -> usize {
         let to = from.other();
-        let (mut run, mut at, mut found) = (0, 0, 0);
+        let (mut run, mut found) = (0, 0);
         loop {
             let event = match self.legs[from].scanner.next(&input[at..]) {
                 Ok(Some(event)) => event,
@@ -238,9 +244,6 @@ impl<C: AsRef<Counters>> Relay<C> {
             let start = at;
             at += event.taken;
             let is_whole = event.is_contiguous();
-            if is_whole && self.passes_unjudged(from, &event, out) {
-                continue;
-            }
             let course = self.admit(from, &event, &input[start..], now, out);
             if course != Ok(Course::Passes) || !is_whole {
                 self.gather(to, &input[run..start], out);
@@ -261,26 +264,34 @@ impl<C: AsRef<Counters>> Relay<C> {
                 run = at;
                 self.inject_queued(to, now, out);
             }
+            let (size, frames) = self.pass_data(from, &input[at..], out);
+            (at, found) = (at + size, found + frames);
         }
     }
 
-    /// The short way of most frames: data within the limits, with nothing waiting to be injected.
-    fn passes_unjudged(&mut self, from: Side, event: &Event, out: &mut impl Output) -> bool {
-        if self.has_queued(from.other()) {
-            return false;
+    /// The short way of most bytes: data within the limits, with nothing waiting to be injected. How many bytes
+    /// that is from the start of `input`, and how many frames.
+    #[inline]
+    fn pass_data(&mut self, from: Side, input: &[u8], out: &mut impl Output) -> (usize, usize) {
+        if self.has_queued(from.other()) || !self.is_open() {
+            return (0, 0);
         }
-        match &event.found {
-            Found::Data(header) if !self.too_big(from) => {
-                out.see(Seen::from(from, header, true));
-                self.on_data(from, header);
-                true
+        let most = self.settings.max_message_size.unwrap_or(u64::MAX);
+        let leg = &mut self.legs[from];
+        let (mut at, mut frames, mut messages) = (0, 0, 0);
+        while at < input.len()
+            && let Some(data) = leg.scanner.take_data(&input[at..], most)
+        {
+            if let Some(header) = data.header {
+                out.see(Seen::from(from, &header, true));
             }
-            Found::Payload { ends_frame, ends_message } => {
-                self.on_payload(from, *ends_frame, *ends_message);
-                true
-            }
-            _ => false,
+            leg.mid_frame = !data.ends_frame;
+            (at, frames, messages) = (at + data.taken, frames + 1, messages + u64::from(data.ends_message));
         }
+        if messages > 0 {
+            self.counters().messages(from, messages);
+        }
+        (at, frames)
     }
 
     /// Takes note of an event; what becomes of its bytes. Nothing is sent.
@@ -329,7 +340,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         let leg = &mut self.legs[from];
         leg.mid_frame = header.length > 0;
         if header.length == 0 && header.fin {
-            self.counters().message(from);
+            self.counters().messages(from, 1);
         }
     }
 
@@ -337,7 +348,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         let leg = &mut self.legs[from];
         leg.mid_frame = !ends_frame;
         if ends_message && self.is_open() {
-            self.counters().message(from);
+            self.counters().messages(from, 1);
         }
     }
 

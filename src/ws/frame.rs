@@ -129,6 +129,7 @@ impl Header {
     /// # Errors
     /// Whatever is wrong with the header by itself; breaches that need memory of earlier frames
     /// are the [scanner](super::scanner::Scanner)'s to find.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
         let &[first, second, ..] = bytes else { return Ok(None) };
         if first & 0x30 != 0 {
@@ -203,6 +204,7 @@ pub fn encode(opcode: OpCode, payload: &[u8], mask: Option<MaskKey>) -> Vec<u8> 
     frame
 }
 
+#[inline]
 fn check_control(fin: bool, rsv1: bool) -> Result<(), Violation> {
     if rsv1 {
         Err(Violation::ReservedBits)
@@ -214,6 +216,7 @@ fn check_control(fin: bool, rsv1: bool) -> Result<(), Violation> {
 }
 
 /// Holds a length against the opcode, and against the least that a length of its size is for.
+#[inline]
 fn check_length(opcode: OpCode, length: u64, least: u64) -> Result<(), Violation> {
     if length >> 63 != 0 {
         Err(Violation::LengthTooLarge)
@@ -227,6 +230,7 @@ fn check_length(opcode: OpCode, length: u64, least: u64) -> Result<(), Violation
 }
 
 /// The key in a header of `size` bytes.
+#[inline]
 fn decode_mask(bytes: &[u8], size: usize) -> Option<MaskKey> {
     (bytes[1] & 0x80 != 0).then(|| {
         let mut key = [0; 4];
@@ -236,6 +240,7 @@ fn decode_mask(bytes: &[u8], size: usize) -> Option<MaskKey> {
 }
 
 /// The size of a header, told by its second byte.
+#[inline]
 pub(super) fn header_size(second: u8) -> usize {
     let extended = match second & 0x7f {
         126 => 2,
@@ -246,6 +251,7 @@ pub(super) fn header_size(second: u8) -> usize {
 }
 
 /// Reads the payload length from the second byte on, and the least that is written in so many bytes.
+#[inline]
 fn decode_length(bytes: &[u8]) -> (u64, u64) {
     match bytes[0] & 0x7f {
         126 => (u64::from(u16::from_be_bytes([bytes[1], bytes[2]])), 126),

@@ -49,6 +49,19 @@ pub enum Found {
     BadPayload,
 }
 
+/// What [`Scanner::take_data`] took.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Data {
+    /// Of the frame that begins with it.
+    pub header: Option<Header>,
+    /// How many bytes of the input.
+    pub taken: usize,
+    /// The frame ends here.
+    pub ends_frame: bool,
+    /// And its message with it.
+    pub ends_message: bool,
+}
+
 /// Finds frame boundaries in one direction of a connection.
 ///
 /// Payloads of data frames pass chunk by chunk. A header, and a whole control frame, is held back
@@ -139,6 +152,32 @@ impl Scanner {
         self.held.take()
     }
 
+    /// Takes the data at the start of `input`: the rest of a frame, or a frame as far as it has come. `None`: the
+    /// next event is something else, or breaks a rule, or makes a message longer than `most`.
+    #[inline]
+    pub fn take_data(&mut self, input: &[u8], most: u64) -> Option<Data> {
+        let (mut header, mut size) = (None, 0);
+        if self.owed == 0 {
+            let (next, length) = Header::decode(input).ok()??;
+            if self.held.is_some() || next.opcode.is_control() || self.check(&next).is_err() {
+                return None;
+            }
+            let before = if self.in_message { self.message } else { 0 };
+            if before.saturating_add(next.length) > most {
+                return None;
+            }
+            self.begin_data(&next);
+            (header, size) = (Some(next), length);
+        } else if self.owes_bad_payload || input.is_empty() {
+            return None;
+        }
+        let payload = self.owed.min((input.len() - size) as u64);
+        self.owed -= payload;
+        let ends_frame = self.owed == 0;
+        let taken = size + payload as usize;
+        Some(Data { header, taken, ends_frame, ends_message: ends_frame && self.last_fragment })
+    }
+
     /// Finds the next event in `input`. `None` when all of it was held back or it is empty.
     ///
     /// # Errors
@@ -154,19 +193,6 @@ impl Scanner {
         if self.held.is_some() {
             return self.resume(input);
         }
-        // The short way of most frames.
-        if let Ok(Some((header, size))) = Header::decode(input)
-            && !header.opcode.is_control()
-            && self.check(&header).is_ok()
-        {
-            return Ok(Some(Event { found: self.begin_data(header), taken: size, held: None }));
-        }
-        self.next_unit(input)
-    }
-
-    /// What is no whole header of data.
-    #[inline(never)]
-    fn next_unit(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
         let Some(unit) = self.identify(input)? else { return Ok(self.hold(input)) };
         if input.len() < unit.size {
             return Ok(self.hold(input));
@@ -274,10 +300,15 @@ impl Scanner {
             }
             return Found::BadPong(*header, *violation);
         }
-        if header.opcode.is_control() { Found::Control(*header) } else { self.begin_data(*header) }
+        if header.opcode.is_control() {
+            return Found::Control(*header);
+        }
+        self.begin_data(header);
+        Found::Data(*header)
     }
 
-    fn begin_data(&mut self, header: Header) -> Found {
+    #[inline]
+    fn begin_data(&mut self, header: &Header) {
         if !self.in_message {
             self.message = 0;
         }
@@ -286,7 +317,6 @@ impl Scanner {
         self.in_message = !header.fin;
         self.last_fragment = header.fin;
         self.in_bad_pong = false;
-        Found::Data(header)
     }
 }
 
@@ -334,12 +364,32 @@ mod tests {
     const CLIENT: Rules = Rules { masked: true, deflate: false };
     const SERVER: Rules = Rules { masked: false, deflate: false };
 
-    /// Scans `wire` in chunks of `chunk` bytes; the headers found, and all bytes as events gave them.
+    /// Scans `wire` in chunks of `chunk` bytes, both ways; the headers found, and all bytes as they were taken.
     fn scan(wire: &[u8], chunk: usize, rules: Rules) -> Result<(Vec<Header>, Vec<u8>), Violation> {
+        let (events, shortly) =
+            (scan_one_way(wire, chunk, rules, false), scan_one_way(wire, chunk, rules, true));
+        assert_eq!(events, shortly);
+        shortly
+    }
+
+    /// By [`Scanner::take_data`] where it takes something, or without it.
+    fn scan_one_way(
+        wire: &[u8],
+        chunk: usize,
+        rules: Rules,
+        short: bool,
+    ) -> Result<(Vec<Header>, Vec<u8>), Violation> {
         let mut scanner = Scanner::new(rules);
         let (mut headers, mut bytes) = (Vec::new(), Vec::new());
         for mut input in wire.chunks(chunk) {
-            while let Some(event) = scanner.next(input)? {
+            loop {
+                if short && let Some(data) = scanner.take_data(input, u64::MAX) {
+                    bytes.extend_from_slice(&input[..data.taken]);
+                    headers.extend(data.header);
+                    input = &input[data.taken..];
+                    continue;
+                }
+                let Some(event) = scanner.next(input)? else { break };
                 bytes.extend_from_slice(event.bytes(input));
                 input = &input[event.taken..];
                 if let Found::Data(header) | Found::Control(header) = event.found {
@@ -410,6 +460,21 @@ mod tests {
         let event = scanner.next(&[0x02, 1]).unwrap().unwrap();
         assert!(matches!(event.found, Found::Data(Header { length: 2, .. })));
         assert!(!scanner.at_boundary());
+    }
+
+    #[test]
+    fn data_is_taken_up_to_the_size_of_a_message() {
+        let mut scanner = Scanner::new(SERVER);
+        let first = scanner.take_data(&[0x01, 2, 7, 7], 3).unwrap();
+        assert_eq!((first.taken, first.ends_frame, first.ends_message), (4, true, false));
+        assert_eq!(scanner.take_data(&[0x80, 2, 7, 7], 3), None, "a message of 4 bytes");
+        let last = scanner.take_data(&[0x80, 2, 7], 4).unwrap();
+        assert_eq!((last.taken, last.ends_frame, last.ends_message), (3, false, false));
+        let rest = Data { header: None, taken: 1, ends_frame: true, ends_message: true };
+        assert_eq!(scanner.take_data(&[7, 0x89, 0], 0), Some(rest));
+        assert_eq!(scanner.take_data(&[0x89, 0], 4), None, "a Ping");
+        assert!(scanner.next(&[0x82]).unwrap().is_none());
+        assert_eq!(scanner.take_data(&[0x82, 0], 4), None, "something is held back");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Owns one side's stream of a tunnel, and what waits for it. It must not know the other side.
 
 use crate::io::Arrivals;
+use crate::outcome::Why;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -39,16 +40,22 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
         Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
     }
 
+    #[inline]
     pub(super) fn read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Some(ahead) = self.ahead.take() {
-            let (now, later) = ahead.split_at(ahead.len().min(buffer.len()));
-            buffer[..now.len()].copy_from_slice(now);
-            self.ahead = (!later.is_empty()).then(|| Box::new(later.to_vec()));
-            return Poll::Ready(Ok(now.len()));
+            return Poll::Ready(Ok(self.read_ahead(&ahead, buffer)));
         }
         let mut into = ReadBuf::new(buffer);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
+    }
+
+    #[cold]
+    fn read_ahead(&mut self, ahead: &[u8], buffer: &mut [u8]) -> usize {
+        let (now, later) = ahead.split_at(ahead.len().min(buffer.len()));
+        buffer[..now.len()].copy_from_slice(now);
+        self.ahead = (!later.is_empty()).then(|| Box::new(later.to_vec()));
+        now.len()
     }
 
     /// Whether another read may find something.
@@ -104,8 +111,10 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
     }
 
     /// Flushes what a layer below may hold, and ends the stream if that is wanted.
+    #[inline]
     pub(super) fn flush(&mut self, shut: bool, cx: &mut Context<'_>) {
-        if self.broken.is_some() || self.waiting.is_some() {
+        let has_more = self.unflushed || (shut && !self.shut);
+        if !has_more || self.broken.is_some() || self.waiting.is_some() {
             return;
         }
         if self.unflushed {
@@ -115,5 +124,26 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
             // An error says that the peer is gone, which reading says as well.
             self.shut = Pin::new(&mut self.stream).poll_shutdown(cx).is_ready();
         }
+    }
+}
+
+/// What an error of reading says of its peer.
+pub(super) fn unread(kind: io::ErrorKind) -> Why {
+    match kind {
+        // HTTP/2 without END_STREAM: the connection ended. A socket says so only when it is written to.
+        io::ErrorKind::BrokenPipe => Why::Eof,
+        _ => why(kind),
+    }
+}
+
+/// What an error of a socket says of its peer.
+pub(super) fn why(kind: io::ErrorKind) -> Why {
+    match kind {
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Why::TcpTimeout
+        }
+        // TLS without close_notify.
+        io::ErrorKind::UnexpectedEof => Why::Eof,
+        _ => Why::Reset,
     }
 }

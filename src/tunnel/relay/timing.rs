@@ -73,8 +73,9 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.timers().map(|(at, _)| at).min()
     }
 
-    /// Whether [`Relay::next_tick`] may have moved earlier since this was last asked. Data that passes
-    /// only puts timers off, and so costs no look at them.
+    /// Whether [`Relay::next_tick`] may have moved earlier since this was last asked, or was never asked for
+    /// since the opening or the last [`Relay::on_tick`]. Data that passes only puts timers off, and so costs no
+    /// look at them.
     pub fn has_moved_forward(&mut self) -> bool {
         Side::BOTH
             .into_iter()
@@ -88,6 +89,7 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// Does what is due by `now`.
     pub fn on_tick(&mut self, now: Tick, out: &mut impl Output) {
+        self.move_forward();
         // An end stops the other timers, so each is looked up anew.
         while let Some(timer) = self.due(now) {
             match timer {
