@@ -158,6 +158,56 @@ fn every_default_is_as_it_is_described() {
     assert_eq!(without, expected);
 }
 
+/// The words that a setting may be, as the message about a wrong one has them.
+fn words_of(table: &str, name: &str) -> Vec<String> {
+    let line = match table.strip_suffix("servers[]") {
+        Some(_) => format!("  {{ address = \"c:1\", {name} = \"?\" }},"),
+        None => format!("{name} = \"?\""),
+    };
+    let text = EVERYTHING.replace(&format!("#{table}\n"), &format!("{line}\n"));
+    let message =
+        Config::parse(&text, "docs.toml").err().map(|errors| errors.to_string()).unwrap_or_default();
+    let expected = message.split_once("found \"?\", expected ").map_or("", |(_, expected)| expected);
+    let list = expected.split(" or a table").next().unwrap();
+    if !list.starts_with('"') || list.contains("like") || list.contains(':') {
+        return Vec::new();
+    }
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_word_of_a_setting_is_described() {
+    let mut count = 0;
+    for (table, row) in rows() {
+        for name in quoted(&row[0]) {
+            let words = words_of(table, &name);
+            count += words.len();
+            let missing: Vec<_> =
+                words.iter().filter(|word| !row[1..].concat().contains(&format!("\"{word}\""))).collect();
+            assert!(missing.is_empty(), "{table}.{name} may be {missing:?} as well");
+        }
+    }
+    assert!(count > 40, "{count}");
+}
+
+#[test]
+fn every_method_of_balancing_is_one() {
+    let methods = Page::read("docs/load-balancing.md").table("## Methods");
+    let mut seen = BTreeSet::new();
+    for written in methods.iter().flat_map(|row| quoted(&row[0])) {
+        let value = match written.trim_matches('"') {
+            table if table.starts_with('{') => table.to_owned(),
+            source if written.starts_with('"') => format!("{{ hash = \"{source}\" }}"),
+            word => format!("\"{word}\""),
+        };
+        parsed(&EVERYTHING.replace("#upstream.NAME\n", &format!("balance = {value}\n")));
+        seen.insert(written);
+    }
+    let missing: Vec<_> =
+        words_of("upstream.NAME", "balance").into_iter().filter(|word| !seen.contains(word)).collect();
+    assert!(missing.is_empty(), "load-balancing.md lacks {missing:?}");
+}
+
 /// Where the page of timeouts says whose a timeout is, by words in its cell.
 fn key_of(cell: &str) -> String {
     let name = quoted(cell)[0].clone();

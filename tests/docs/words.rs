@@ -3,7 +3,7 @@
 use crate::page::{Page, manual, quoted};
 use crate::shell;
 use crate::support::{self, Proxy};
-use holdline::admin::routes;
+use holdline::admin::{OPENAPI, routes};
 use holdline::outcome::{Who, Why};
 use holdline::telemetry::metrics::Format;
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,6 +137,16 @@ fn every_path_of_the_admin_endpoint_is_described_and_nothing_else() {
     let there: BTreeSet<String> = routes().map(|(method, path)| format!("{method} {path}")).collect();
     let described = first_cells("docs/admin-api.md", "## Paths").into_iter().collect();
     assert_eq!(there, described);
+}
+
+#[test]
+fn every_state_of_an_endpoint_is_described_and_nothing_else() {
+    let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+    let states = &document["components"]["schemas"]["Endpoint"]["properties"]["standing"]["enum"];
+    let states: BTreeSet<String> =
+        states.as_array().unwrap().iter().map(|state| state.as_str().unwrap().to_owned()).collect();
+    let page = "docs/load-balancing.md";
+    assert_eq!(states, first_cells(page, "## When an endpoint is taken out").into_iter().collect());
 }
 
 #[test]
