@@ -5,6 +5,7 @@
 mod blocks;
 mod figures;
 mod links;
+mod map;
 mod page;
 mod settings;
 mod shell;
