@@ -1,6 +1,7 @@
 //! Owns the HTTP server side of a connection. It must not know proxying.
 
 pub mod headers;
+pub mod incoming;
 pub mod malformed;
 pub mod names;
 pub mod respond;

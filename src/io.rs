@@ -93,6 +93,14 @@ impl Stream {
         }
     }
 
+    /// Limits what the kernel may hold unsent before it takes more, in bytes (TCP_NOTSENT_LOWAT). `None` means the
+    /// system's own limit. It fails only where the kernel does not know it, which then has none.
+    pub fn limit_unsent(&mut self, limit: Option<u32>) {
+        if let Some(Self::Tcp(stream)) = self.socket() {
+            let _ = SockRef::from(&*stream).set_tcp_notsent_lowat(limit.unwrap_or(0));
+        }
+    }
+
     /// Where it was connected to; `None`: a unix socket, or a layer.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
@@ -165,8 +173,7 @@ pub trait Arrivals {
         false
     }
 
-    /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect on others:
-    /// a stream of HTTP/2 that was upgraded ends with END_STREAM in hyper when it is dropped.
+    /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect on others.
     fn break_off(&mut self) {}
 }
 

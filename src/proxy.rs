@@ -16,6 +16,7 @@ pub use failure::Failure;
 
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
+use crate::http::incoming::Incoming;
 use crate::http::respond::{Body, full};
 use crate::http::serve::{Refusal, Told, Upgrade};
 use crate::http::upload::Upload;
@@ -35,7 +36,7 @@ use attempt::make_room;
 use guard::{Books, Guard};
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use request::Inbound;
 use session::Sessions;
 use snapshot::{Route, Snapshot, Target};

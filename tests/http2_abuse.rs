@@ -5,18 +5,19 @@
 mod support;
 
 use h2::Reason;
+use holdline::outcome::{Who, Why};
 use http::Request;
 use std::net::SocketAddr;
 use std::time::Duration;
 use support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, block, frame, get, literal, next_of, raw,
+    WINDOW_UPDATE, frame, get, literal, next_of, raw,
 };
 use support::http2::Http2;
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
-use tokio::io::{AsyncWriteExt as _, copy, sink};
-use tokio::net::TcpStream;
-use tokio::time::{interval, timeout};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 /// One with short timeouts, and a client that goes on through whatever another does.
 async fn before(server: SocketAddr) -> Proxy {
@@ -206,24 +207,127 @@ async fn who_floods_with_what_is_to_be_answered_and_reads_nothing_is_not_read_an
     }
 }
 
-#[tokio::test]
-async fn an_answer_that_nobody_takes_ends_its_connection() {
-    let puppet = Puppet::new().await;
-    let proxy = before(puppet.address()).await;
-    // SETTINGS_INITIAL_WINDOW_SIZE 0: no byte of an answer may be sent.
-    let mut client = raw(&proxy, &[0, 4, 0, 0, 0, 0]).await;
-    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
-    let mut server = puppet.accept().await;
+/// The head of an answer of a million bytes, and the first of them.
+async fn begin_large(server: &mut Raw) {
     server.head().await;
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
     server.write([b'x'; 1000]).await;
+}
+
+/// SETTINGS_INITIAL_WINDOW_SIZE 0: no byte of an answer may be sent before its window is opened.
+const SHUT: &[u8] = &[0, 4, 0, 0, 0, 0];
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_loses_its_stream_only() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(puppet.address()).await;
+    let mut client = raw(&proxy, SHUT).await;
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
+    let mut server = puppet.accept().await;
+    begin_large(&mut server).await;
     assert_eq!(next_of(&mut client, &[HEADERS]).await.expect("the head").1, 1);
-    assert_eq!(end(&mut client).await, None);
+    let (_, stream, code) = next_of(&mut client, &[RST_STREAM]).await.expect("a reset");
+    assert_eq!((stream, &code[..]), (1, &8_u32.to_be_bytes()[..]), "CANCEL");
     assert_eq!(server.rest().await, b"", "the upstream is left as well");
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    // The connection is as good as before.
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 3, &get())).await;
+    let mut server = puppet.accept().await;
+    begin_large(&mut server).await;
+    assert_eq!(next_of(&mut client, &[HEADERS]).await.expect("the head").1, 3);
 }
 
 #[tokio::test]
-async fn a_tunnel_beside_an_answer_that_nobody_takes_stays() {
+async fn the_end_of_an_answer_must_be_taken_too() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = raw(&proxy, SHUT).await;
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await;
+    server.write([b'x'; 1000]).await;
+    // All but the last byte.
+    client.write(frame(WINDOW_UPDATE, 0, 1, &999_u32.to_be_bytes())).await;
+    assert_eq!(next_of(&mut client, &[DATA]).await.expect("data").2.len(), 999);
+    assert_eq!(next_of(&mut client, &[RST_STREAM]).await.expect("a reset").1, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_little_at_a_time_gets_all() {
+    const FIRST: usize = 70_000;
+    const PIECE: u8 = 100;
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = raw(&proxy, SHUT).await;
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
+    // Quick at first, then slow: 2 s for 1,600 bytes, five times the timeout.
+    client.write(frame(WINDOW_UPDATE, 0, 1, &(FIRST as u32).to_be_bytes())).await;
+    client.write(frame(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes())).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    let length = FIRST + 16 * usize::from(PIECE);
+    server.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).await;
+    server.write(vec![b'x'; length]).await;
+    let mut taken = 0;
+    while taken < length {
+        if taken >= FIRST {
+            sleep(Duration::from_millis(125)).await;
+            client.write(frame(WINDOW_UPDATE, 0, 1, &u32::from(PIECE).to_be_bytes())).await;
+        }
+        let (kind, _, data) = next_of(&mut client, &[DATA, RST_STREAM]).await.expect("a frame");
+        assert_eq!(kind, DATA, "reset after {taken} bytes");
+        taken += data.len();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_all() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    for http2 in [false, true] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 * 1024).unwrap();
+        let mut client = Raw::new(socket.connect(proxy.address).await.unwrap());
+        if http2 {
+            // Windows of 8 MiB: only the socket is in the way.
+            let settings = [0, 4, 0, 0x80, 0, 0];
+            client.write([PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()).await;
+            client.write(frame(WINDOW_UPDATE, 0, 0, &(8_u32 << 20).to_be_bytes())).await;
+            client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
+        } else {
+            client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        }
+        let mut server = puppet.accept().await;
+        server.head().await;
+        const LENGTH: usize = 6 << 20;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        let writer = tokio::spawn(async move {
+            let whole = [head.as_bytes(), &vec![b'x'; LENGTH]].concat();
+            // It fails where the client is cut.
+            server.stream.write_all(&whole).await
+        });
+        // For five times the timeout, then as fast as it goes.
+        let (mut taken, began) = (0, Instant::now());
+        while taken < LENGTH {
+            if began.elapsed() < Duration::from_secs(2) {
+                sleep(Duration::from_millis(50)).await;
+            }
+            let mut some = [0; 8192];
+            let length = timeout(PATIENCE, client.stream.read(&mut some)).await.expect("bytes in time");
+            match length {
+                Ok(length @ 1..) => taken += length,
+                end => panic!("{end:?} after {taken} bytes, HTTP/2: {http2}"),
+            }
+        }
+        writer.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_are_given_up_beside_a_tunnel_that_lives() {
+    const STALLED: usize = 10;
     let echo = echo().await;
     let puppet = Puppet::new().await;
     let other = format!(
@@ -235,25 +339,27 @@ async fn a_tunnel_beside_an_answer_that_nobody_takes_stays() {
     let proxy = Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await;
     let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
     let mut socket = client.open("/").await;
-    let request = Request::get("http://example.com/slow/").body(()).unwrap();
-    let (pending, _) = client.requests.send_request(request, true).unwrap();
-    let mut server = puppet.accept().await;
-    server.head().await;
-    server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
-    server.write(vec![b'x'; 200_000]).await;
-    let _unread = timeout(PATIENCE, pending).await.unwrap().unwrap();
-    // Where there is no tunnel beside it, the connection is cut, though its answer began to wait later. The first is
-    // looked at once more, at the latest, before the second of these is cut.
-    for _ in 0..2 {
-        let mut alone = raw(&proxy, &[0, 4, 0, 0, 0, 0]).await;
-        let fields =
-            [(":method", "GET"), (":scheme", "http"), (":authority", "example.com"), (":path", "/slow/")];
-        alone.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields))).await;
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        let request = Request::get("http://example.com/slow/").body(()).unwrap();
+        let (pending, _) = client.requests.send_request(request, true).unwrap();
         let mut server = puppet.accept().await;
         server.head().await;
         server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
-        server.write([b'x'; 1000]).await;
-        assert_eq!(end(&mut alone).await, None);
+        server.write(vec![b'x'; 70_000]).await;
+        stalled.push((timeout(PATIENCE, pending).await.unwrap().unwrap(), server));
+        socket.echo("meanwhile").await;
+    }
+    for (answer, mut server) in stalled {
+        assert_eq!(server.rest().await, b"", "the upstream is left");
+        let mut body = answer.into_body();
+        let error = loop {
+            match timeout(PATIENCE, body.data()).await.expect("an end in time").expect("no end but a reset") {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.reason(), Some(Reason::CANCEL));
     }
     socket.echo("still here").await;
 }

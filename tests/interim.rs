@@ -1,12 +1,14 @@
-//! Interim answers (1xx) of an upstream: they reach a client of HTTP/1.1, and never the wrong place
+//! Interim answers (1xx) of an upstream: they reach a client, and never the wrong place
 //! (RFC 9110 15.2).
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
+use h2::client::ResponseFuture;
 use holdline::outcome::Why;
-use http::Request;
+use http::{Request, Response, StatusCode};
+use std::future::poll_fn;
 use support::http2::Http2;
 use support::{PATIENCE, Proxy, Puppet, route, upstream, with_listen};
 use tokio::net::TcpStream;
@@ -114,11 +116,46 @@ async fn who_cannot_have_them_gets_the_answer_alone() {
     server.write(format!("{HINTS}{answer}")).await;
     assert!(client.head().await.contains(" 200 OK\r\n"));
     assert_eq!(client.rest().await, b"ok");
+}
 
+/// The next interim answer, and those who wait for the answer itself.
+async fn hint(response: &mut ResponseFuture) -> Response<()> {
+    timeout(PATIENCE, poll_fn(|cx| response.poll_informational(cx))).await.unwrap().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn hints_come_before_the_answer_over_http_2() {
+    let puppet = Puppet::new().await;
+    let proxy = before(&puppet).await;
     let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
     let request = Request::get("http://x/a").body(()).unwrap();
-    let (response, _) = client.requests.send_request(request, true).unwrap();
+    let (mut response, _) = client.requests.send_request(request, true).unwrap();
+    let mut server = puppet.accept().await;
     server.head().await;
-    server.write(format!("{HINTS}{answer}")).await;
+    server.write(HINTS).await;
+    let hint = hint(&mut response).await;
+    assert_eq!(
+        (hint.status(), &hint.headers()["link"]),
+        (StatusCode::EARLY_HINTS, &"</a.css>".parse().unwrap())
+    );
+    assert_eq!(hint.headers().get("x-own"), None);
+    server.write(format!("{HINTS}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
     assert_eq!(timeout(PATIENCE, response).await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn who_waits_for_100_gets_it_over_http_2() {
+    let puppet = Puppet::new().await;
+    let proxy = before(&puppet).await;
+    let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+    let request = Request::post("http://x/a").header("expect", "100-continue").body(()).unwrap();
+    let (mut response, mut body) = client.requests.send_request(request, false).unwrap();
+    assert_eq!(hint(&mut response).await.status(), StatusCode::CONTINUE);
+    body.send_data("hello".into(), true).unwrap();
+    let mut server = puppet.accept().await;
+    let head = server.head().await.to_ascii_lowercase();
+    assert!(head.contains("transfer-encoding: chunked\r\n") && !head.contains("expect"), "{head}");
+    assert_eq!(server.bytes(15).await, b"5\r\nhello\r\n0\r\n\r\n");
+    server.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(timeout(PATIENCE, response).await.unwrap().unwrap().status(), 204);
 }

@@ -22,10 +22,6 @@ impl Malformed {
             if let Some(error) = error.downcast_ref::<io::Error>() {
                 return of_chunks(error);
             }
-            if let Some(error) = error.downcast_ref::<h2::Error>() {
-                // Found by the library, not announced by the peer (RFC 9113 8.1.1).
-                return error.is_library().then(|| Self::Framing(error.to_string()));
-            }
             cause = error.source();
         }
         None

@@ -1,12 +1,13 @@
 //! Owns a request's body on its way in: how long its client may keep it waiting, how large it may be,
 //! and why it did not come to its end.
 
+use super::incoming::Incoming;
 use super::malformed::Malformed;
 use super::names::clean_trailers;
 use super::respond;
 use http::HeaderName;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -243,10 +244,6 @@ where
         let next = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending if self.is_late(cx) => Some(Err(UploadError::TooSlow)),
             Poll::Pending => return Poll::Pending,
-            // hyper takes RST_STREAM with NO_ERROR for the end. What was cut off is not whole.
-            Poll::Ready(None) if self.is_flagged && !self.body.is_end_stream() => {
-                Some(Err(UploadError::Broken))
-            }
             Poll::Ready(next) => {
                 self.waits = false;
                 match next {
@@ -335,15 +332,5 @@ mod tests {
         assert_eq!(upload.frame().await.unwrap().unwrap_err(), UploadError::TooLarge);
         assert_eq!(progress.failure(), Some(&UploadError::TooLarge));
         assert!(!progress.is_amid_chunks());
-    }
-
-    #[tokio::test]
-    async fn an_end_without_its_flag_is_none() {
-        for (is_flagged, expected) in [(false, None), (true, Some(UploadError::Broken))] {
-            let (send, pieces) = mpsc::channel(8);
-            drop(send);
-            let mut upload = Upload::new(Pieces(pieces), None, is_flagged);
-            assert_eq!(upload.frame().await.map(Result::unwrap_err), expected);
-        }
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn with_close(
 /// Sends the Close and waits for the client to go.
 async fn say_farewell(client: Upgrade, frame: &[u8]) {
     let farewell = async {
-        let (mut stream, _) = client.into_stream().await.ok()?;
+        let (mut stream, _) = client.into_stream().await?;
         stream.write_all(frame).await.ok()?;
         stream.shutdown().await.ok()?;
         let mut scratch = [0; 512];

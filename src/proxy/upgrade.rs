@@ -232,7 +232,7 @@ async fn switch(
             Outcome { ending, traffic, duration: answered.elapsed(), idle, blind: None, ended: None };
         End::new(held, guard).finish(outcome);
     };
-    let Ok((stream, ahead)) = client.into_stream().await else {
+    let Some((stream, ahead)) = client.into_stream().await else {
         return unopened(held, guard, Who::Client, "client left before the tunnel opened");
     };
     let client = Opened { stream, ahead };

@@ -5,22 +5,12 @@
 //! over it: only a request stops it.
 
 use super::super::Settings;
-use super::super::respond::Body;
-use super::along::Along;
-use super::flush::Flush;
-use super::frames::Frames;
-use super::interim::Interim;
-use crate::io::Stream;
+use super::hints::Hints;
+use super::http1::{Flush, Interim};
 use crate::slots::{More, Slot};
-use http::{HeaderMap, StatusCode};
-use hyper::body::{Bytes, Frame, SizeHint};
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -33,9 +23,9 @@ pub(super) struct Activity {
     is_http1: bool,
     accepted: Instant,
     exchanges: AtomicU32,
-    /// How many of them wait for the client to take what is there of an answer.
-    stalled: AtomicU32,
-    /// When one of them last went on.
+    /// Of HTTP/1: the client is waited for to take what is there of an answer.
+    is_waiting: AtomicBool,
+    /// When that began, or when the client last took something.
     moved: AtomicU64,
     /// When a head began to come, or a frame of HTTP/2 that takes no time; 0: none is coming. A client of
     /// HTTP/2 can make it begin again, frame by frame.
@@ -50,7 +40,7 @@ pub(super) struct Activity {
     own: Arc<Semaphore>,
 }
 
-/// What became of the connection that a request came over.
+/// What became of the connection, or the stream of HTTP/2, that a request came over.
 #[derive(Clone, Debug, Default)]
 pub struct Fate(Arc<AtomicBool>);
 
@@ -60,6 +50,10 @@ impl Fate {
     pub fn is_stalled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    pub(super) fn stall(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 pub(super) enum Verdict {
@@ -68,7 +62,7 @@ pub(super) enum Verdict {
     Idle,
     /// A head did not come to its end within `header_timeout`.
     TooSlow,
-    /// Answers were not taken for `body_timeout`, and there is nothing else.
+    /// Of HTTP/1: nothing of the answer was taken for `body_timeout`.
     Stalled,
 }
 
@@ -79,7 +73,7 @@ impl Activity {
             is_http1,
             accepted: Instant::now(),
             exchanges: AtomicU32::new(0),
-            stalled: AtomicU32::new(0),
+            is_waiting: AtomicBool::new(false),
             moved: zero(),
             begun: zero(),
             idle_since: zero(),
@@ -95,21 +89,36 @@ impl Activity {
         self.accepted.elapsed().as_millis() as u64 + 1
     }
 
-    fn bytes_came(&self, bytes: &mut [u8], frames: &mut Option<Frames>) {
-        let is_coming = || self.begun.load(Ordering::Relaxed) > 0;
-        if let Some(frames) = frames {
-            let was_whole = frames.pass(bytes);
-            match frames.is_half() {
-                false => self.begun.store(0, Ordering::Relaxed),
-                true if was_whole || !is_coming() => self.begun.store(self.now(), Ordering::Relaxed),
-                true => {}
-            }
-        } else if !self.is_busy() && !is_coming() {
+    /// Bytes of HTTP/1 came.
+    pub(super) fn bytes_came(&self) {
+        if !self.is_busy() && self.begun.load(Ordering::Relaxed) == 0 {
             self.begun.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    fn is_busy(&self) -> bool {
+    /// Bytes of HTTP/2 came: whether a frame is half there now, and whether none was in between.
+    pub(super) fn frames_came(&self, is_half: bool, was_whole: bool) {
+        if !is_half {
+            self.begun.store(0, Ordering::Relaxed);
+        } else if was_whole || self.begun.load(Ordering::Relaxed) == 0 {
+            self.begun.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// The client of HTTP/1 is waited for from now on, or not any more.
+    pub(super) fn waits_for_client(&self, waits: bool) {
+        self.moved.store(self.now(), Ordering::Relaxed);
+        self.is_waiting.store(waits, Ordering::Relaxed);
+    }
+
+    /// The client of HTTP/1 took some bytes.
+    pub(super) fn bytes_went(&self) {
+        if self.is_waiting.load(Ordering::Relaxed) {
+            self.moved.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
         self.exchanges.load(Ordering::Relaxed) > 0
     }
 
@@ -127,11 +136,10 @@ impl Activity {
             let is_asking = self.is_http1 && begun > 0;
             return if !is_asking && over(idle_since, patience) { Verdict::Idle } else { Verdict::Fine };
         }
-        if self.stalled.load(Ordering::Relaxed) >= exchanges {
-            let limit = settings.body_timeout;
-            let is_over = limit.is_some_and(|limit| over(read(&self.moved), limit));
-            self.cut.0.store(is_over, Ordering::Relaxed);
-            return if is_over { Verdict::Stalled } else { Verdict::Fine };
+        let is_over = |limit| over(read(&self.moved), limit);
+        if self.is_waiting.load(Ordering::Relaxed) && settings.body_timeout.is_some_and(is_over) {
+            self.cut.stall();
+            return Verdict::Stalled;
         }
         Verdict::Fine
     }
@@ -150,8 +158,8 @@ impl Activity {
 #[derive(Debug)]
 pub(super) struct Exchange {
     activity: Weak<Activity>,
-    /// Its number, for interim answers.
-    number: u64,
+    fate: Fate,
+    hints: Hints,
     room: OnceLock<Room>,
 }
 
@@ -165,13 +173,28 @@ enum Room {
 }
 
 impl Exchange {
-    pub(super) fn fate(&self) -> Option<Fate> {
-        self.activity.upgrade().map(|activity| activity.cut.clone())
+    /// One of HTTP/1.
+    pub(super) fn over_http1(activity: &Arc<Activity>) -> Self {
+        activity.begun.store(0, Ordering::Relaxed);
+        let number = activity.interim.open();
+        let hints = Hints::over_http1(Arc::downgrade(activity), number);
+        Self::begin(activity, activity.cut.clone(), hints)
+    }
+
+    /// One that may be cut by itself.
+    pub(super) fn begin(activity: &Arc<Activity>, fate: Fate, hints: Hints) -> Self {
+        activity.exchanges.fetch_add(1, Ordering::Relaxed);
+        let activity = Arc::downgrade(activity);
+        Self { activity, fate, hints, room: OnceLock::new() }
+    }
+
+    pub(super) fn fate(&self) -> Fate {
+        self.fate.clone()
     }
 
     /// What passes interim answers to its client.
     pub(super) fn hints(&self) -> Hints {
-        Hints { activity: Weak::clone(&self.activity), exchange: self.number }
+        self.hints.clone()
     }
 
     /// It is answered.
@@ -181,13 +204,9 @@ impl Exchange {
         }
     }
 
-    pub(super) fn begin(activity: &Arc<Activity>) -> Self {
-        activity.exchanges.fetch_add(1, Ordering::Relaxed);
-        if activity.is_http1 {
-            activity.begun.store(0, Ordering::Relaxed);
-        }
-        let number = activity.interim.open();
-        Self { activity: Arc::downgrade(activity), number, room: OnceLock::new() }
+    /// Its connection.
+    pub(super) fn activity(&self) -> Option<Arc<Activity>> {
+        self.activity.upgrade()
     }
 
     /// Waits until there is room for a connection to an upstream, which is kept until the end.
@@ -209,211 +228,5 @@ impl Drop for Exchange {
             activity.idle_since.store(activity.now(), Ordering::Relaxed);
             activity.exchanges.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Passes interim answers to the client of one exchange.
-#[derive(Clone, Debug)]
-pub struct Hints {
-    activity: Weak<Activity>,
-    exchange: u64,
-}
-
-impl Hints {
-    /// Passes one on. It is left out where the answer is there already, or the client takes nothing.
-    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
-        if let Some(activity) = self.activity.upgrade()
-            && activity.interim.add(self.exchange, status, headers)
-        {
-            activity.flush.ask();
-        }
-    }
-}
-
-/// An answer's body; when it is written or given up, the exchange is over. It is asked for more when
-/// the client has taken what there was, so that between a piece and the next question it is the
-/// client who is waited for.
-pub(super) struct Counted {
-    body: Body,
-    exchange: Arc<Exchange>,
-    stalled: bool,
-    /// It has failed. The client gets what came before, and then learns of it.
-    failed: Option<Failed>,
-}
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// Why an answer's body failed, and the flush before it.
-struct Failed {
-    error: Error,
-    flush: u64,
-}
-
-impl Counted {
-    pub(super) fn new(body: Body, exchange: Arc<Exchange>) -> Self {
-        let mut counted = Self { body, exchange, stalled: false, failed: None };
-        counted.waits_for_client(true);
-        counted
-    }
-
-    /// Gives the error back once all that came before it is written. The client is waited for meanwhile.
-    fn poll_failed(&mut self, cx: &Context<'_>) -> Poll<Option<Error>> {
-        if let (Some(failed), Some(activity)) = (&self.failed, self.exchange.activity.upgrade()) {
-            ready!(activity.flush.poll_done(failed.flush, cx));
-        }
-        Poll::Ready(self.failed.take().map(|failed| failed.error))
-    }
-
-    fn waits_for_client(&mut self, waits: bool) {
-        let Some(activity) = self.exchange.activity.upgrade().filter(|_| waits != self.stalled) else {
-            return;
-        };
-        self.stalled = waits;
-        activity.moved.store(activity.now(), Ordering::Relaxed);
-        match waits {
-            true => activity.stalled.fetch_add(1, Ordering::Relaxed),
-            false => activity.stalled.fetch_sub(1, Ordering::Relaxed),
-        };
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.waits_for_client(false);
-    }
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.failed.is_some() {
-            return self.poll_failed(cx).map(|error| error.map(Err));
-        }
-        self.waits_for_client(false);
-        let next = Pin::new(&mut self.body).poll_frame(cx);
-        self.waits_for_client(matches!(next, Poll::Ready(Some(_))));
-        match (next, self.exchange.activity.upgrade()) {
-            (Poll::Ready(Some(Err(error))), Some(activity)) => {
-                self.failed = Some(Failed { error, flush: activity.flush.ask() });
-                self.poll_failed(cx).map(|error| error.map(Err))
-            }
-            (next, _) => next,
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A client's stream that takes note of the first byte of each request.
-#[derive(Debug)]
-pub(super) struct Watched {
-    pub(super) stream: Stream,
-    pub(super) activity: Arc<Activity>,
-    /// Of HTTP/2.
-    pub(super) frames: Option<Frames>,
-    /// Of HTTP/1.
-    pub(super) along: Option<Along>,
-}
-
-impl Watched {
-    /// Writes the answer that stands for hyper's own, if that is what hyper writes.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
-        loop {
-            let along = self.along.as_mut()?;
-            let answer = along.answer(bytes)?;
-            match Pin::new(&mut self.stream).poll_write(cx, answer) {
-                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(count)) if along.wrote(count) => return Some(Poll::Ready(Ok(bytes.len()))),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
-                Poll::Pending => return Some(Poll::Pending),
-            }
-        }
-    }
-}
-
-impl Watched {
-    /// What must be done before hyper writes.
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.write_interim(cx))?;
-        self.activity.interim.begins();
-        Poll::Ready(Ok(()))
-    }
-
-    fn write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, activity, .. } = self;
-        activity.interim.poll_write(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let watched = self.get_mut();
-        if watched.along.as_mut().is_some_and(|along| along.give(into)) {
-            return Poll::Ready(Ok(()));
-        }
-        let before = into.filled().len();
-        let read = Pin::new(&mut watched.stream).poll_read(cx, into);
-        if let came @ [_, ..] = &mut into.filled_mut()[before..] {
-            watched.activity.bytes_came(came, &mut watched.frames);
-            if let Some(along) = &mut watched.along {
-                along.came(into, before);
-            }
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_interim(cx))?;
-        if let Some(written) = self.poll_answer(cx, bytes) {
-            return written;
-        }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_interim(cx))?;
-        if let Some(written) = bytes.first().and_then(|first| self.poll_answer(cx, first)) {
-            return written;
-        }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    /// hyper flushes when all that it had to write is written.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(along) = self.along.as_ref().filter(|_| !self.activity.is_busy()) {
-            along.shared.is_idle();
-        }
-        // hyper flushes when it has given all it had.
-        self.activity.interim.flushed();
-        ready!(self.write_interim(cx))?;
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.activity.flush.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,8 +1,8 @@
 //! Owns what stands between hyper and a client's socket: it has the heads read along, and gives the
 //! answers that hyper writes itself a body that tells why.
 
-use super::super::respond::{body_of, date, plain, title};
 use super::heads::{Heads, Told};
+use crate::http::respond::{body_of, date, plain, title};
 use http::{Response, StatusCode};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 
 /// What a connection of HTTP/1 shares with its requests.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(in crate::http::serve) struct Shared {
     heads: Mutex<Heads>,
     /// A request was made since all that was to be written had been written: what hyper writes may be its
     /// answer. If not, it is an answer of hyper's own.
@@ -27,18 +27,18 @@ impl Shared {
     }
 
     /// hyper has made a request of a head; whether it came with two lengths, of which hyper shows one.
-    pub(super) fn is_request(&self) -> bool {
+    pub(in crate::http::serve) fn is_request(&self) -> bool {
         self.is_asked.store(true, Ordering::Relaxed);
         self.heads().is_request()
     }
 
     /// All that hyper had to write is written, and no request is under way.
-    pub(super) fn is_idle(&self) {
+    pub(in crate::http::serve) fn is_idle(&self) {
         self.is_asked.store(false, Ordering::Relaxed);
     }
 
     /// What can be told of a head that did not become a request; `status` where hyper gave no answer.
-    pub(super) fn told(&self, status: u16) -> Told {
+    pub(in crate::http::serve) fn told(&self, status: u16) -> Told {
         let answered = self.status.load(Ordering::Relaxed);
         self.heads().told(if answered == 0 { status } else { answered })
     }
@@ -46,8 +46,8 @@ impl Shared {
 
 /// The way of bytes between hyper and a socket.
 #[derive(Debug)]
-pub(super) struct Along {
-    pub(super) shared: Arc<Shared>,
+pub(in crate::http::serve) struct Along {
+    pub(in crate::http::serve) shared: Arc<Shared>,
     /// What came, as hyper is to see it, and did not fit into its buffer.
     held: Vec<u8>,
     /// The answer in place of hyper's own, and how much of it is written.
@@ -55,12 +55,12 @@ pub(super) struct Along {
 }
 
 impl Along {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(in crate::http::serve) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, held: Vec::new(), answer: None }
     }
 
     /// Gives what is held; whether there was any.
-    pub(super) fn give(&mut self, into: &mut ReadBuf<'_>) -> bool {
+    pub(in crate::http::serve) fn give(&mut self, into: &mut ReadBuf<'_>) -> bool {
         let given = self.held.len().min(into.remaining());
         into.put_slice(&self.held[..given]);
         self.held.drain(..given);
@@ -68,12 +68,12 @@ impl Along {
     }
 
     /// What was held and never given.
-    pub(super) fn into_held(self) -> Vec<u8> {
+    pub(in crate::http::serve) fn into_held(self) -> Vec<u8> {
         self.held
     }
 
     /// Follows what was read into a buffer that had `before` bytes.
-    pub(super) fn came(&mut self, into: &mut ReadBuf<'_>, before: usize) {
+    pub(in crate::http::serve) fn came(&mut self, into: &mut ReadBuf<'_>, before: usize) {
         let Some(changed) = self.shared.heads().pass(&into.filled()[before..]) else { return };
         into.set_filled(before);
         let (fits, rest) = changed.split_at(changed.len().min(into.remaining()));
@@ -82,7 +82,7 @@ impl Along {
     }
 
     /// What is still to be written in place of hyper's own answer, if that is what it writes.
-    pub(super) fn answer(&mut self, bytes: &[u8]) -> Option<&[u8]> {
+    pub(in crate::http::serve) fn answer(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         if self.answer.is_none() {
             let status = own_status(bytes).filter(|_| !self.shared.is_asked.load(Ordering::Relaxed))?;
             self.shared.status.store(status.as_u16(), Ordering::Relaxed);
@@ -92,7 +92,7 @@ impl Along {
     }
 
     /// So much of the answer is written; whether that is all of it.
-    pub(super) fn wrote(&mut self, count: usize) -> bool {
+    pub(in crate::http::serve) fn wrote(&mut self, count: usize) -> bool {
         let Some((answer, written)) = &mut self.answer else { return true };
         *written += count;
         let is_all = *written >= answer.len();

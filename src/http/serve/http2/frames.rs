@@ -1,5 +1,5 @@
 //! Owns where a client's stream of HTTP/2 stands between its frames, as far as timeouts want to know:
-//! bytes in, no clock. What frames say is hyper's affair, but for two that h2 takes for something else
+//! bytes in, no clock. What frames say is h2's affair, but for two that h2 takes for something else
 //! than RFC 9113 does: their type is changed before h2 sees it.
 
 /// The stream so far.

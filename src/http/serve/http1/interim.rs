@@ -15,7 +15,7 @@ const MOST: usize = 16 * 1024;
 
 /// Those of one connection, whose exchanges come one behind the other.
 #[derive(Debug, Default)]
-pub(super) struct Interim {
+pub(in crate::http::serve) struct Interim {
     /// Looked at for each write.
     is_waiting: AtomicBool,
     /// Bytes of hyper's own may be on their way.
@@ -36,14 +36,14 @@ struct State {
 
 impl Interim {
     /// An exchange begins: its number.
-    pub(super) fn open(&self) -> u64 {
+    pub(in crate::http::serve) fn open(&self) -> u64 {
         let mut state = self.lock();
         (state.exchange, state.is_open) = (state.exchange + 1, true);
         state.exchange
     }
 
     /// It is answered: nothing may be written behind the beginning of that.
-    pub(super) fn seal(&self) {
+    pub(in crate::http::serve) fn seal(&self) {
         let mut state = self.lock();
         state.is_open = false;
         // What hyper has not written yet may be followed by the answer without a gap.
@@ -53,7 +53,7 @@ impl Interim {
     }
 
     /// Adds an interim answer of an exchange. Whether there is something to write now.
-    pub(super) fn add(&self, exchange: u64, status: StatusCode, headers: &HeaderMap) -> bool {
+    pub(in crate::http::serve) fn add(&self, exchange: u64, status: StatusCode, headers: &HeaderMap) -> bool {
         let head = encode(status, headers);
         let mut state = self.lock();
         let fits = state.bytes.len() + head.len() <= MOST;
@@ -66,7 +66,7 @@ impl Interim {
     }
 
     /// Writes what waits, if this is a place for it. Nothing else may be written before it is ready.
-    pub(super) fn poll_write(
+    pub(in crate::http::serve) fn poll_write(
         &self,
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
@@ -88,12 +88,12 @@ impl Interim {
     }
 
     /// hyper writes.
-    pub(super) fn begins(&self) {
+    pub(in crate::http::serve) fn begins(&self) {
         self.is_amid.store(true, Ordering::Relaxed);
     }
 
     /// hyper has written all it had.
-    pub(super) fn flushed(&self) {
+    pub(in crate::http::serve) fn flushed(&self) {
         self.is_amid.store(false, Ordering::Relaxed);
     }
 

@@ -1,12 +1,12 @@
 //! Owns the two forms of an opening: HTTP/2's extended CONNECT (RFC 8441) comes in and is made the
 //! GET of RFC 6455 that all stages know; its answer goes back in the form of HTTP/2.
 
-use super::super::headers::remove_hop_by_hop;
-use super::super::respond::Body;
+use crate::http::headers::remove_hop_by_hop;
+use crate::http::respond::Body;
 use crate::ws::handshake::new_key;
+use h2::ext::Protocol;
 use http::header::{CONNECTION, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::ext::Protocol;
 
 /// A request as HTTP/1.1 would have it; whether it was an extended CONNECT for a WebSocket.
 pub(super) fn from_http2<B>(request: &mut Request<B>) -> bool {
@@ -50,8 +50,8 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::respond::full;
     use super::*;
+    use crate::http::respond::full;
     use crate::ws::handshake::{Wish, wish};
     use http::Version;
 

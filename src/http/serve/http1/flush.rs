@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 /// Tells the bodies of a connection when it has written all that they have given so far. Only bodies that
 /// fail ask.
 #[derive(Debug, Default)]
-pub(super) struct Flush {
+pub(in crate::http::serve) struct Flush {
     asked: AtomicU64,
     /// The last one for which the connection is polled once more. What is asked for during a poll may
     /// have come too late for that poll's writes.
@@ -21,14 +21,14 @@ pub(super) struct Flush {
 
 impl Flush {
     /// Asks for a flush: its number.
-    pub(super) fn ask(&self) -> u64 {
+    pub(in crate::http::serve) fn ask(&self) -> u64 {
         let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.ask.notify_one();
         number
     }
 
     /// Whether a flush that was asked for is done.
-    pub(super) fn poll_done(&self, number: u64, cx: &Context<'_>) -> Poll<()> {
+    pub(in crate::http::serve) fn poll_done(&self, number: u64, cx: &Context<'_>) -> Poll<()> {
         let is_done = || self.done.load(Ordering::SeqCst) >= number;
         if is_done() {
             return Poll::Ready(());
@@ -39,13 +39,13 @@ impl Flush {
     }
 
     /// Waits until a flush is asked for. Then the connection is to be polled.
-    pub(super) async fn asked(&self) {
+    pub(in crate::http::serve) async fn asked(&self) {
         self.ask.notified().await;
         self.begun.store(self.asked.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// The connection has written all it had.
-    pub(super) fn flushed(&self) {
+    pub(in crate::http::serve) fn flushed(&self) {
         let begun = self.begun.load(Ordering::SeqCst);
         if self.done.load(Ordering::SeqCst) < begun {
             self.done.store(begun, Ordering::SeqCst);
