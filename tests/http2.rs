@@ -223,6 +223,16 @@ async fn a_refusal_by_close_works_too() {
 }
 
 #[tokio::test]
+async fn an_answer_to_head_has_no_body_whoever_gives_it() {
+    let proxy = before(nobody().await, "").await;
+    let mut client = client(&proxy).await;
+    let response = client.ask(Request::head("http://example.com/").body(()).unwrap()).await;
+    assert_eq!(response.status(), 502);
+    assert_ne!(response.headers()["content-length"], "0");
+    assert!(response.into_body().is_end_stream());
+}
+
+#[tokio::test]
 async fn other_connects_are_not_served() {
     let proxy = before(nobody().await, "").await;
     let mut client = client(&proxy).await;

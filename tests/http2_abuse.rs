@@ -241,7 +241,7 @@ async fn an_answer_that_nobody_takes_loses_its_stream_only() {
 #[tokio::test]
 async fn the_end_of_an_answer_must_be_taken_too() {
     let puppet = Puppet::new().await;
-    let proxy = before(puppet.address()).await;
+    let mut proxy = before(puppet.address()).await;
     let mut client = raw(&proxy, SHUT).await;
     client.write(frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await;
     let mut server = puppet.accept().await;
@@ -252,6 +252,133 @@ async fn the_end_of_an_answer_must_be_taken_too() {
     client.write(frame(WINDOW_UPDATE, 0, 1, &999_u32.to_be_bytes())).await;
     assert_eq!(next_of(&mut client, &[DATA]).await.expect("data").2.len(), 999);
     assert_eq!(next_of(&mut client, &[RST_STREAM]).await.expect("a reset").1, 1);
+    let report = proxy.report().await;
+    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+}
+
+/// A client with windows of 8 MiB, whose socket takes little.
+async fn narrow(proxy: &Proxy) -> Raw {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    let mut client = Raw::new(socket.connect(proxy.address).await.unwrap());
+    client.write([PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0x80, 0, 0])].concat()).await;
+    client.write(frame(WINDOW_UPDATE, 0, 0, &(8_u32 << 20).to_be_bytes())).await;
+    client
+}
+
+/// Asks over a stream; the upstream's answer of so many bytes.
+async fn answer(client: &mut Raw, puppet: &Puppet, stream: u32, length: usize) -> Raw {
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, stream, &get())).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")).await;
+    server.write(vec![b'x'; length]).await;
+    server
+}
+
+#[tokio::test]
+async fn answers_that_wait_in_a_connection_end_with_it() {
+    let puppet = Puppet::new().await;
+    let listen = "address = \"127.0.0.1:0\"\nprotocols = [\"h2\"]\nbody_timeout = \"off\"";
+    let rest = format!("{}\n{}", route(""), upstream(&[puppet.address()], ""));
+    let mut proxy = Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await;
+    let mut client = narrow(&proxy).await;
+    let _blocks = answer(&mut client, &puppet, 1, 400_000).await;
+    let mut waiting = Vec::new();
+    for stream in [3, 5, 7] {
+        // It has all come, and waits for its turn behind the first one.
+        waiting.push(answer(&mut client, &puppet, stream, 20_000).await);
+    }
+    for server in &mut waiting {
+        assert_eq!(server.rest().await, b"");
+    }
+    drop(client);
+    for _ in 0..4 {
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Eof));
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_its_turn_on_a_slow_connection_is_not_cut() {
+    const STREAMS: u32 = 30;
+    const LENGTH: usize = 50_000;
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = narrow(&proxy).await;
+    let mut servers = Vec::new();
+    for stream in 0..STREAMS {
+        servers.push(answer(&mut client, &puppet, 2 * stream + 1, LENGTH).await);
+    }
+    // A turn of all streams takes more than a second here, and the timeout is 0.4 s.
+    let mut taken = 0;
+    while taken < STREAMS as usize * LENGTH {
+        if taken < STREAMS as usize * LENGTH / 2 {
+            sleep(Duration::from_millis(30)).await;
+        }
+        let (kind, stream, data) = next_of(&mut client, &[DATA, RST_STREAM]).await.expect("a frame");
+        assert_eq!(kind, DATA, "stream {stream} was reset");
+        taken += data.len();
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_sends_all_the_time_does_not_hold_up_the_timeout() {
+    let puppet = Puppet::new().await;
+    let mut proxy = before(puppet.address()).await;
+    let mut client = narrow(&proxy).await;
+    // The socket is full.
+    let _blocks = answer(&mut client, &puppet, 1, 4_000_000).await;
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 3, &get())).await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let events = async {
+        while server.stream.write_all(b"1\r\nx\r\n").await.is_ok() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(Duration::from_secs(4), events).await.expect("a cut in time");
+    for _ in 0..2 {
+        let report = proxy.report().await;
+        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    }
+}
+
+#[tokio::test]
+async fn a_full_socket_does_not_hold_up_a_shutdown() {
+    let puppet = Puppet::new().await;
+    let proxy = before(puppet.address()).await;
+    let mut client = narrow(&proxy).await;
+    let _blocks = answer(&mut client, &puppet, 1, 4_000_000).await;
+    let running = proxy.running;
+    // keepalive_timeout is 60 s.
+    timeout(PATIENCE, running.shut_down(std::future::pending())).await.expect("an end in time");
+}
+
+#[tokio::test]
+async fn an_upload_behind_its_answer_keeps_its_connection() {
+    let puppet = Puppet::new().await;
+    let listen = "address = \"127.0.0.1:0\"\nprotocols = [\"h2\"]\nheader_timeout = \"100ms\"\nkeepalive_timeout = \"100ms\"";
+    let rest = format!("{}\n{}", route(""), upstream(&[puppet.address()], ""));
+    let proxy = Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await;
+    let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+    let request = Request::post("http://example.com/").body(()).unwrap();
+    let (response, mut upload) = client.requests.send_request(request, false).unwrap();
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let mut answer = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
+    while let Some(data) = answer.data().await {
+        data.unwrap();
+    }
+    // Idle ones are sent away meanwhile, one behind the other.
+    for _ in 0..4 {
+        let idle = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+        timeout(PATIENCE, idle.connection).await.expect("an end in time").unwrap().unwrap();
+    }
+    upload.send_data("hello".into(), true).unwrap();
+    assert_eq!(server.bytes(15).await, b"5\r\nhello\r\n0\r\n\r\n");
 }
 
 #[tokio::test]

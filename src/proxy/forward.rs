@@ -99,7 +99,8 @@ pub(super) fn relay(
     if guard.ends_connection() {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let body = Relayed { body, bytes: 0, guard: Some(guard), lease, give_back: Some(give_back) };
+    let give_back = Some(give_back);
+    let body = Relayed { body, bytes: 0, has_ended: false, guard: Some(guard), lease, give_back };
     Response::from_parts(parts, body.boxed_unsync())
 }
 
@@ -112,6 +113,8 @@ pub(super) fn own_version(parts: &mut http::response::Parts) {
 struct Relayed {
     body: Incoming,
     bytes: u64,
+    /// All of it has come. The client may not have taken it.
+    has_ended: bool,
     guard: Option<Guard>,
     /// The endpoint is busy with it until it has passed.
     lease: Lease,
@@ -152,9 +155,9 @@ impl GiveBack {
 }
 
 impl Relayed {
-    /// All of it has passed.
-    fn done(&mut self) {
-        self.finish(Ending::new(Who::Upstream, Why::Done));
+    /// All of it has come: the connection is free for the next request.
+    fn ended(&mut self) {
+        self.has_ended = true;
         if let Some(give_back) = self.give_back.take() {
             give_back.give(self.lease.endpoint());
         }
@@ -194,7 +197,7 @@ impl hyper::body::Body for Relayed {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             None => {
-                self.done();
+                self.ended();
                 None
             }
             Some(Ok(mut frame)) => {
@@ -202,14 +205,14 @@ impl hyper::body::Body for Relayed {
                 if let Some(trailers) = frame.trailers_mut() {
                     remove_hop_by_hop(trailers);
                     // They are the end: nobody asks for what is behind them.
-                    self.done();
+                    self.ended();
                 }
                 Some(Ok(frame))
             }
             // The body is whole, so the client gets it, without trailers (RFC 9110 6.5.1).
             Some(Err(error)) if matches!(Malformed::of(&error), Some(Malformed::Trailers(_))) => {
                 self.give_back = None;
-                self.done();
+                self.ended();
                 None
             }
             Some(Err(error)) => {
@@ -231,13 +234,13 @@ impl hyper::body::Body for Relayed {
 impl Drop for Relayed {
     fn drop(&mut self) {
         if self.body.is_end_stream() {
-            self.done();
-        } else {
-            let ending = self
-                .guard
-                .as_ref()
-                .map(|guard| guard.broken_off("client left before the end of the response"));
-            ending.into_iter().for_each(|ending| self.finish(ending));
+            self.ended();
         }
+        let Some(guard) = &self.guard else { return };
+        let ending = match self.has_ended && !guard.lost_its_client() {
+            true => Ending::new(Who::Upstream, Why::Done),
+            false => guard.broken_off("client left before the end of the response"),
+        };
+        self.finish(ending);
     }
 }

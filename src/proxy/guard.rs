@@ -86,6 +86,12 @@ impl Guard {
         &self.books.metrics
     }
 
+    /// Whether the client left, or took nothing, before it had all of an answer that was whole.
+    #[must_use]
+    pub(super) fn lost_its_client(&self) -> bool {
+        self.fate.as_ref().is_some_and(Fate::is_lost)
+    }
+
     /// The end of an exchange that is dropped before its end: unless the proxy itself has run out of
     /// grace, its client has left.
     #[must_use]

@@ -6,26 +6,31 @@ use h2::RecvStream;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
+use std::any::Any;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 
 /// A request's body. It ends with END_STREAM only: a reset, whatever its code, is an error.
-#[derive(Debug)]
 pub struct Received {
     stream: RecvStream,
     /// Bytes that are still to come by its `Content-Length`, to which `h2` holds it (RFC 9113 8.1.1).
     left: Option<u64>,
     /// Says 100 (Continue) when the body is first waited for, to a client that waits for that (RFC 9110 10.1.1).
     invite: Option<mpsc::Sender<Response<()>>>,
+    /// Its request is under way while it comes, though the answer may have ended.
+    _request: Arc<dyn Any + Send + Sync>,
 }
 
 impl Received {
-    /// `interim` takes answers that go ahead of the answer.
+    /// `interim` takes answers that go ahead of the answer. `request` is kept until the body is dropped.
     pub(in crate::http) fn new(
         stream: RecvStream,
         headers: &HeaderMap,
         interim: &mpsc::Sender<Response<()>>,
+        request: Arc<dyn Any + Send + Sync>,
     ) -> Self {
         // h2 has found that it is digits (RFC 9113 8.1.1).
         let digits = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
@@ -34,7 +39,7 @@ impl Received {
         let left = digits.and_then(|digits| digits.iter().try_fold(0, add));
         let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         let invite = headers.get(EXPECT).filter(|value| expects(value)).map(|_| interim.clone());
-        Self { stream, left, invite }
+        Self { stream, left, invite, _request: request }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
@@ -44,6 +49,15 @@ impl Received {
             Ok(None) => Some(Err(UploadError::Broken)),
             Err(error) => Some(Err(error.into())),
         })
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("stream", &self.stream)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::Settings;
 use super::hints::Hints;
 use super::http1::{Flush, Interim};
 use crate::slots::{More, Slot};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +32,8 @@ pub(super) struct Activity {
     begun: AtomicU64,
     /// 0: nothing was ever asked.
     idle_since: AtomicU64,
+    /// Of HTTP/2: since when the socket takes nothing of what is written; 0: it does.
+    blocked: AtomicU64,
     /// It ended as the client took nothing.
     cut: Fate,
     pub(super) flush: Flush,
@@ -42,17 +44,31 @@ pub(super) struct Activity {
 
 /// What became of the connection, or the stream of HTTP/2, that a request came over.
 #[derive(Clone, Debug, Default)]
-pub struct Fate(Arc<AtomicBool>);
+pub struct Fate(Arc<AtomicU8>);
+
+const LEFT: u8 = 1;
+const STALLED: u8 = 2;
 
 impl Fate {
     /// It was cut, as the client took nothing of what there was for `body_timeout`.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) == STALLED
+    }
+
+    /// It ended before the client had taken all of the answer. Of HTTP/1, that is not known where all of the answer
+    /// had come.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn stall(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(STALLED, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.store(LEFT, Ordering::Relaxed);
     }
 }
 
@@ -62,7 +78,7 @@ pub(super) enum Verdict {
     Idle,
     /// A head did not come to its end within `header_timeout`.
     TooSlow,
-    /// Of HTTP/1: nothing of the answer was taken for `body_timeout`.
+    /// Nothing of the answer was taken for `body_timeout`; of HTTP/2, nothing at all, and no request is left.
     Stalled,
 }
 
@@ -77,6 +93,7 @@ impl Activity {
             moved: zero(),
             begun: zero(),
             idle_since: zero(),
+            blocked: zero(),
             cut: Fate::default(),
             flush: Flush::default(),
             interim: Interim::default(),
@@ -102,6 +119,15 @@ impl Activity {
             self.begun.store(0, Ordering::Relaxed);
         } else if was_whole || self.begun.load(Ordering::Relaxed) == 0 {
             self.begun.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// The socket of HTTP/2 takes something, or nothing.
+    pub(super) fn is_written(&self, takes: bool) {
+        if takes {
+            self.blocked.store(0, Ordering::Relaxed);
+        } else if self.blocked.load(Ordering::Relaxed) == 0 {
+            self.blocked.store(self.now(), Ordering::Relaxed);
         }
     }
 
@@ -131,6 +157,10 @@ impl Activity {
             return Verdict::TooSlow;
         }
         if exchanges == 0 {
+            let blocked = read(&self.blocked);
+            if blocked > 0 && settings.body_timeout.is_some_and(|limit| over(blocked, limit)) {
+                return Verdict::Stalled;
+            }
             let idle_since = read(&self.idle_since);
             let patience = if idle_since == 0 { settings.header_timeout } else { settings.keepalive_timeout };
             let is_asking = self.is_http1 && begun > 0;

@@ -36,8 +36,8 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Requests at once over one connection (nginx, `http2_max_concurrent_streams`).
 const MAX_STREAMS: u32 = 128;
-/// Interim answers that wait for the task of a stream. More are left out: nobody needs one.
-const MAX_INTERIM: usize = 4;
+/// Interim answers to a request. More are left out: nobody needs one, and `h2` queues them without a bound.
+const MAX_INTERIM: usize = 8;
 
 /// A connection. As a future it ends with the connection, whose errors are those of its requests, which have
 /// reports of their own.
@@ -62,7 +62,7 @@ where
 {
     /// `answer` is asked for each request.
     pub(super) fn new(stream: Stream, settings: &Settings, activity: Arc<Activity>, answer: F) -> Self {
-        let sent = Arc::new(Sent::default());
+        let sent = Arc::new(Sent::new());
         let watched = Watched::new(stream, Arc::clone(&activity), Arc::clone(&sent));
         let handshake = Builder::new()
             .enable_connect_protocol()
@@ -87,8 +87,10 @@ where
     fn begin(&mut self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
         let fate = Fate::default();
         let (send, interim) = mpsc::channel(MAX_INTERIM);
-        let (mut request, tunnel) = take_apart(request, &send);
-        let exchange = Arc::new(Exchange::begin(&self.activity, fate.clone(), Hints::over_http2(send)));
+        let hints = Hints::over_http2(send.clone());
+        let exchange = Arc::new(Exchange::begin(&self.activity, fate.clone(), hints));
+        let is_head = *request.method() == Method::HEAD;
+        let (mut request, tunnel) = take_apart(request, &send, &exchange);
         let opens = translate::from_http2(&mut request);
         let answer = (self.answer)(request, exchange);
         let answer = async move {
@@ -100,6 +102,7 @@ where
             sent: Arc::clone(&self.sent),
             body_timeout: self.body_timeout,
             fate,
+            is_head,
             tunnel,
             interim,
         };
@@ -111,10 +114,11 @@ where
 fn take_apart(
     request: Request<RecvStream>,
     interim: &mpsc::Sender<Response<()>>,
+    exchange: &Arc<Exchange>,
 ) -> (Request<Incoming>, Option<stream::Promise>) {
     let (mut parts, stream) = request.into_parts();
     if parts.method != Method::CONNECT {
-        let received = Received::new(stream, &parts.headers, interim);
+        let received = Received::new(stream, &parts.headers, interim, Arc::clone(exchange) as _);
         return (Request::from_parts(parts, Incoming::Http2(received)), None);
     }
     let (tunnel, opened) = oneshot::channel();

@@ -3,6 +3,7 @@
 //! whatever else its connection carries goes on.
 
 use super::super::activity::{Exchange, Fate};
+use super::MAX_INTERIM;
 use super::sent::{Followed, Sent};
 use super::tunnel::Tunnel;
 use crate::http::respond::Body;
@@ -16,20 +17,21 @@ use hyper::body::{Body as _, Frame};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context as Cx, Poll, ready};
+use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What is given to `h2` at once, in bytes: the most that a frame holds, unless its client allows more
-/// (RFC 9113 6.5.2, SETTINGS_MAX_FRAME_SIZE).
-const PIECE: usize = 16 * 1024;
+/// Pieces of an answer that may wait in `h2`, which bounds their bytes, and not what each of them takes beside those.
+const MAX_UNTAKEN: usize = 64;
 
 /// What a request needs beside its answer.
 pub(super) struct Context {
     pub(super) sent: Arc<Sent>,
     pub(super) body_timeout: Option<Duration>,
     pub(super) fate: Fate,
+    /// Its answer has no body, whatever its head says (RFC 9110 9.3.2).
+    pub(super) is_head: bool,
     /// Of a CONNECT.
     pub(super) tunnel: Option<Promise>,
     /// Interim answers.
@@ -58,7 +60,9 @@ pub(super) async fn run<A>(mut reply: SendResponse<Bytes>, answer: A, mut contex
 where
     A: Future<Output = (Response<Body>, Arc<Exchange>)>,
 {
-    let Some((response, exchange)) = answered(&mut reply, answer, &mut context.interim).await else { return };
+    let mut interim = Interim { taken: None, count: 0 };
+    let answered = interim.pass_until(&mut reply, answer, &mut context).await;
+    let Some((response, exchange)) = answered else { return };
     let (parts, body) = response.into_parts();
     let mut head = Response::from_parts(parts, ());
     if let Some(Promise { stream, tunnel }) = context.tunnel.filter(|_| head.status().is_success()) {
@@ -70,43 +74,59 @@ where
         }
         return;
     }
-    if body.is_end_stream() {
+    let length = body.size_hint().exact().filter(|_| !body.is_end_stream());
+    if let Some(length) = length {
+        head.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    if context.is_head || body.is_end_stream() {
         // It fails only where the client has left.
         let _ = reply.send_response(head, true);
         return;
     }
-    if let Some(length) = body.size_hint().exact() {
-        head.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
-    }
-    let taken = context.sent.follow(reply.stream_id().into());
+    let taken = interim.taken.unwrap_or_else(|| context.sent.follow(reply.stream_id().into()));
     if let Ok(send) = reply.send_response(head, false) {
         let patience = Patience::new(context.body_timeout);
-        Answer { send, body, taken, patience, given: 0 }.send(&context.fate).await;
+        let answer = Answer { send, body, taken, patience, heads: interim.count + 1, given: 0, untaken: 0 };
+        answer.send(&context.fate).await;
         // It is over when all of it is sent.
         drop(exchange);
     }
 }
 
-/// The answer. `None` means that the client left before it.
-async fn answered<A>(
-    reply: &mut SendResponse<Bytes>,
-    answer: A,
-    interim: &mut mpsc::Receiver<Response<()>>,
-) -> Option<(Response<Body>, Arc<Exchange>)>
-where
-    A: Future<Output = (Response<Body>, Arc<Exchange>)>,
-{
-    let mut answer = pin!(answer);
-    loop {
-        tokio::select! {
-            biased;
-            // What announces an answer goes ahead of it.
-            Some(head) = interim.recv() => {
-                // It fails only where the client has left.
-                let _ = reply.send_informational(head);
+/// The interim answers of a request.
+struct Interim {
+    /// Followed from the first one on, so that its head is not taken for that of the answer.
+    taken: Option<Followed>,
+    count: u32,
+}
+
+impl Interim {
+    /// Passes them on until the answer comes. `None` means that the client left before it.
+    async fn pass_until<A>(
+        &mut self,
+        reply: &mut SendResponse<Bytes>,
+        answer: A,
+        context: &mut Context,
+    ) -> Option<A::Output>
+    where
+        A: Future,
+    {
+        let mut answer = pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                _ = poll_fn(|cx| reply.poll_reset(cx)) => return None,
+                // What announces an answer goes ahead of it.
+                Some(head) = context.interim.recv() => {
+                    if self.count < MAX_INTERIM as u32 {
+                        self.taken.get_or_insert_with(|| context.sent.follow(reply.stream_id().into()));
+                        self.count += 1;
+                        // It fails only where the client has left.
+                        let _ = reply.send_informational(head);
+                    }
+                }
+                answer = &mut answer => return Some(answer),
             }
-            response = &mut answer => return Some(response),
-            _ = poll_fn(|cx| reply.poll_reset(cx)) => return None,
         }
     }
 }
@@ -117,23 +137,28 @@ struct Answer {
     body: Body,
     taken: Followed,
     patience: Patience,
+    /// Heads that were given to `h2`, those of interim answers among them.
+    heads: u32,
     /// Bytes of the body that were given to `h2`.
     given: u64,
+    /// Pieces of it since the client last had taken all.
+    untaken: usize,
 }
 
 impl Answer {
     async fn send(mut self, fate: &Fate) {
         match self.pass().await {
-            Ok(()) | Err(Broken::Left) => {}
+            Ok(()) => {}
+            // The report looks at it when the body is dropped.
+            Err(Broken::Left) => fate.leave(),
             Err(Broken::Stalled) => {
-                // The report looks at it when the body is dropped.
                 fate.stall();
                 self.send.send_reset(Reason::CANCEL);
             }
             Err(Broken::Body) => {
                 // A reset would drop what waits to be written.
-                let given = self.given;
-                let _ = self.until(|taken| taken.has(given)).await;
+                let (heads, given) = (self.heads, self.given);
+                let _ = self.until(|taken| taken.has_heads(heads) && taken.has_bytes(given)).await;
                 self.send.send_reset(Reason::INTERNAL_ERROR);
             }
         }
@@ -151,19 +176,28 @@ impl Answer {
                 }
             };
         }
-        self.until(|taken| taken.has_ended()).await
+        self.until(Followed::has_ended).await
     }
 
-    /// What comes next of the body. The upstream is waited for.
+    /// What comes next of the body. The upstream is waited for, and the client for what it has not taken.
     async fn next(&mut self) -> Result<Option<Frame<Bytes>>, Broken> {
         poll_fn(|cx| {
             if self.send.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Left));
             }
-            let next = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            Poll::Ready(next.transpose().map_err(|_| Broken::Body))
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(next) => Poll::Ready(next.transpose().map_err(|_| Broken::Body)),
+                Poll::Pending if !self.taken.has_bytes(self.given) && self.is_stalled(cx) => {
+                    Poll::Ready(Err(Broken::Stalled))
+                }
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
+    }
+
+    fn is_stalled(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.patience.is_over(self.taken.last(self.given), cx)
     }
 
     /// Passes a part of the body on. Whether it was the last.
@@ -191,7 +225,11 @@ impl Answer {
             return self.give(data, is_last);
         }
         while !data.is_empty() {
-            let piece = self.room(data.len().min(PIECE)).await?;
+            if self.untaken >= MAX_UNTAKEN {
+                let given = self.given;
+                self.until(|taken| taken.has_bytes(given)).await?;
+            }
+            let piece = self.room(data.len()).await?;
             let piece = data.split_to(piece);
             self.give(piece, is_last && data.is_empty())?;
         }
@@ -199,42 +237,56 @@ impl Answer {
     }
 
     fn give(&mut self, data: Bytes, is_last: bool) -> Result<(), Broken> {
+        if self.taken.has_bytes(self.given) {
+            self.untaken = 0;
+            self.taken.gives(self.given);
+            self.patience.begin();
+        }
+        self.untaken += 1;
         self.given += data.len() as u64;
         self.send.send_data(data, is_last).map_err(|_| Broken::Left)
     }
 
     /// Waits for the client's window to have room, for `most` bytes at most.
     async fn room(&mut self, most: usize) -> Result<usize, Broken> {
-        let Self { send, taken, patience, .. } = self;
-        send.reserve_capacity(most);
-        patience.begin();
+        self.send.reserve_capacity(most);
+        if self.taken.has_bytes(self.given) {
+            self.patience.begin();
+        }
         poll_fn(|cx| {
-            while send.capacity() == 0 {
-                match send.poll_capacity(cx) {
+            loop {
+                // Asked once: a window can shrink in between.
+                let room = self.send.capacity();
+                if room > 0 {
+                    return Poll::Ready(Ok(room.min(most)));
+                }
+                match self.send.poll_capacity(cx) {
                     Poll::Ready(Some(Ok(_))) => {}
                     Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Broken::Left)),
-                    Poll::Pending if patience.is_over(taken.last(), cx) => {
-                        return Poll::Ready(Err(Broken::Stalled));
-                    }
+                    Poll::Pending if self.is_stalled(cx) => return Poll::Ready(Err(Broken::Stalled)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            Poll::Ready(Ok(send.capacity().min(most)))
         })
         .await
     }
 
-    /// Waits until the client has taken so much.
+    /// Waits until the client has taken so much, of what its window has room for: only its turn is waited for.
     async fn until(&mut self, has: impl Fn(&Followed) -> bool) -> Result<(), Broken> {
         let Self { send, taken, patience, .. } = self;
-        patience.begin();
         while !has(taken) {
-            let mut changed = pin!(taken.changed.notified());
-            poll_fn(|cx| match changed.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Ok(())),
-                Poll::Pending if send.poll_reset(cx).is_ready() => Poll::Ready(Err(Broken::Left)),
-                Poll::Pending if patience.is_over(taken.last(), cx) => Poll::Ready(Err(Broken::Stalled)),
-                Poll::Pending => Poll::Pending,
+            let mut changed = pin!(taken.changed());
+            poll_fn(|cx| {
+                let has_changed = changed.as_mut().poll(cx).is_ready();
+                if taken.is_gone() || send.poll_reset(cx).is_ready() {
+                    Poll::Ready(Err(Broken::Left))
+                } else if has_changed {
+                    Poll::Ready(Ok(()))
+                } else if patience.is_over(taken.last(u64::MAX), cx) {
+                    Poll::Ready(Err(Broken::Stalled))
+                } else {
+                    Poll::Pending
+                }
             })
             .await?;
         }

@@ -32,7 +32,12 @@ impl Tunnel {
     /// Waits until the client's window has room, for `most` bytes at most.
     fn poll_room(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.send.reserve_capacity(most);
-        while self.send.capacity() == 0 {
+        loop {
+            // Asked once: a window can shrink in between.
+            let room = self.send.capacity();
+            if room > 0 {
+                return Poll::Ready(Ok(room.min(most)));
+            }
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
@@ -40,7 +45,6 @@ impl Tunnel {
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
-        Poll::Ready(Ok(self.send.capacity().min(most)))
     }
 }
 

@@ -53,6 +53,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.activity.is_written(written.is_ready());
         if let Poll::Ready(Ok(length)) = written {
             self.wrote(&bytes[..length]);
         }
@@ -65,6 +66,7 @@ impl AsyncWrite for Watched {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.activity.is_written(written.is_ready());
         if let Poll::Ready(Ok(mut left)) = written {
             for slice in slices {
                 let length = left.min(slice.len());
