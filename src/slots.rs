@@ -12,8 +12,10 @@
 //! nginx reuses connections that wait for a request when `worker_connections` are used up).
 
 mod files;
+mod log_limit;
 
 pub use files::{File, Files, Idle};
+pub use log_limit::LogLimit;
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +49,8 @@ struct Room {
     demand: Mutex<Demand>,
     /// Those whose places may be asked for, in the order in which they came to that.
     asked: Notify,
+    /// Lines that say that requests wait.
+    lines: LogLimit,
 }
 
 /// Those who wait for a place, and how many of them somebody is making room for.
@@ -95,6 +99,7 @@ impl Slots {
             own: OWN,
             demand: Mutex::default(),
             asked: Notify::new(),
+            lines: LogLimit::default(),
         })
     }
 
@@ -116,6 +121,7 @@ impl Slots {
             own,
             demand: Mutex::default(),
             asked: Notify::new(),
+            lines: LogLimit::default(),
         })
     }
 
@@ -183,6 +189,10 @@ impl Slot {
 
     /// Room for another connection to an upstream, when there is some; in the order of asking.
     pub async fn more(&self) -> More {
+        if self.room.is_short() && self.room.lines.take() {
+            let bound = self.room.bound;
+            tracing::warn!("requests over HTTP/2 wait for room for connections to upstreams: {bound}");
+        }
         let Ok(more) = self.room.more.acquire().await else { pending().await };
         let room = self.room.acquire(1).await;
         more.forget();
@@ -291,6 +301,11 @@ impl Drop for Claim<'_> {
 // === impl Room ===
 
 impl Room {
+    /// Whether who wants one more must wait for it.
+    fn is_short(&self) -> bool {
+        self.more.available_permits() == 0 || self.free.available_permits() == 0
+    }
+
     async fn acquire(&self, cost: u32) -> SemaphorePermit<'_> {
         if let Ok(permit) = self.free.try_acquire_many(cost) {
             return permit;
@@ -383,6 +398,59 @@ mod tests {
         assert!(is_free(&mut Box::pin(first.more())).await);
         drop((first, streams));
         assert_eq!((slots.0.free.available_permits(), slots.taken()), (30, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_hears_once_a_minute_that_requests_wait() {
+        let (log, lines) = captured();
+        let _log = tracing::subscriber::set_default(log);
+        let (bound, slots) = ("raise LimitNOFILE", Slots::within(40));
+        let first = slots.take().await;
+        let wait = async |count: usize| {
+            for _ in 0..count {
+                assert!(timeout(Duration::from_secs(1), first.more()).await.is_err());
+            }
+        };
+        let streams: Vec<_> = (0..15).map(|_| first.more()).collect();
+        let mut taken = Vec::new();
+        for stream in streams {
+            taken.push(stream.await);
+        }
+        assert_eq!(lines().matches(bound).count(), 0);
+        wait(10).await;
+        assert_eq!(lines().matches(bound).count(), 1, "{}", lines());
+        advance(Duration::from_secs(60)).await;
+        wait(10).await;
+        assert_eq!(lines().matches(bound).count(), 2, "{}", lines());
+        // Idle connections give their descriptors at once: only who gets none of them is a reason for a line.
+        drop(taken);
+        let files = first.files().unwrap();
+        let open: Vec<_> = std::iter::from_fn(|| files.try_take()).collect();
+        assert!(timeout(Duration::from_millis(100), files.take()).await.is_err());
+        assert_eq!(lines().matches(bound).count(), 2, "{}", lines());
+        for _ in 0..3 {
+            assert!(timeout(Duration::from_secs(1), files.take()).await.is_err());
+        }
+        assert_eq!(lines().matches(bound).count(), 3, "{}", lines());
+        drop(open);
+    }
+
+    /// What is logged, as text.
+    fn captured() -> (impl tracing::Subscriber + Send + Sync, impl Fn() -> String) {
+        #[derive(Clone, Default)]
+        struct Written(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let written = Written::default();
+        let text = written.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || written.clone()).finish();
+        (log, move || String::from_utf8_lossy(&text.0.lock().unwrap()).into_owned())
     }
 
     /// A client that never says a word; `gone` counts those whose places were wanted.

@@ -4,19 +4,17 @@ use super::Accepted;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::io::{Stream, TcpOptions};
-use crate::slots::Slots;
+use crate::slots::{LogLimit, Slots};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// The pause after an error that the next accept would meet again.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// The log is told of a lasting error once in this time.
-const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Accepts connections while there is room for them, and gives each to `serve`, until `stop` is
 /// ready; then those that already wait in the kernel's queue are served as well, for their clients
@@ -29,14 +27,14 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut serve: impl FnMut(Accepted),
 ) {
-    let mut complained: Option<Instant> = None;
+    let lines = LogLimit::default();
     let mut heritage = Heritage::new(options(), &bound, &address);
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&bound, &address, &slots, &mut complained, &mut heritage) => accepted,
+            accepted = accept(&bound, &address, &slots, &lines, &mut heritage) => accepted,
         };
         match accepted {
             Ok(accepted) => {
@@ -52,7 +50,7 @@ pub async fn run(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if may_complain(&mut complained) {
+                if lines.take() {
                     tracing::error!(listen = %address, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
                 }
                 sleep(BACKOFF).await;
@@ -126,13 +124,13 @@ async fn accept(
     bound: &Bound,
     address: &ListenAddr,
     slots: &Slots,
-    complained: &mut Option<Instant>,
+    lines: &LogLimit,
     heritage: &mut Heritage,
 ) -> io::Result<Accepted> {
     let slot = match slots.try_take() {
         Some(slot) => slot,
         None => {
-            if may_complain(complained) {
+            if lines.take() {
                 let connections = slots.all();
                 let bound = slots.bound();
                 tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: {bound}");
@@ -163,15 +161,6 @@ async fn accept(
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
-}
-
-/// Whether it is time to say again what lasts.
-fn may_complain(complained: &mut Option<Instant>) -> bool {
-    let may = complained.is_none_or(|last| last.elapsed() >= COMPLAIN);
-    if may {
-        *complained = Some(Instant::now());
-    }
-    may
 }
 
 #[cfg(test)]

@@ -1,18 +1,14 @@
 //! Owns how many handshakes of TLS are under way at once on a listener, and that their signatures
 //! leave the CPUs to tunnels. It must not know TLS.
 
-use crate::slots::{Slot, Slots, Wanted};
+use crate::slots::{LogLimit, Slot, Slots, Wanted};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
-
-/// The log is told that places are taken once in this time.
-const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Handshakes that compute at once, of all listeners: one for each CPU. A signature takes up to some
 /// milliseconds (RSA with 4096 bits) in which a thread does nothing else. Were thousands of them
@@ -24,14 +20,14 @@ static TURNS: LazyLock<Semaphore> =
 #[derive(Clone, Debug)]
 pub struct Handshakes {
     places: Slots,
-    complained: Arc<Mutex<Option<Instant>>>,
+    lines: Arc<LogLimit>,
 }
 
 impl Handshakes {
     /// So many at once.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { places: Slots::new(most, "max_handshakes"), complained: Arc::default() }
+        Self { places: Slots::new(most, "max_handshakes"), lines: Arc::default() }
     }
 
     /// How many there may be at once.
@@ -70,20 +66,11 @@ impl Handshakes {
         if let Some(place) = self.places.try_take() {
             return place;
         }
-        if self.may_complain() {
+        if self.lines.take() {
             let handshakes = self.most();
             tracing::warn!(handshakes, "more TLS handshakes at once than max_handshakes: they wait");
         }
         self.places.take().await
-    }
-
-    fn may_complain(&self) -> bool {
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| last.elapsed() >= COMPLAIN);
-        if may {
-            *last = Some(Instant::now());
-        }
-        may
     }
 }
 
@@ -104,7 +91,7 @@ mod tests {
     use std::future::pending;
     use tokio::sync::oneshot;
     use tokio::task::{JoinHandle, yield_now};
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
     /// Leads a handshake in a task of its own.
     fn begin(
@@ -162,12 +149,5 @@ mod tests {
         assert_eq!(begin(&handshakes, async {}).await.unwrap(), Ok(()));
         assert!(began.elapsed().abs_diff(PATIENCE) < Duration::from_millis(110), "{:?}", began.elapsed());
         assert_eq!(drip.await.unwrap(), Err(Wanted));
-    }
-
-    #[test]
-    fn the_log_is_told_once_a_minute() {
-        let handshakes = Handshakes::new(0);
-        let told: Vec<_> = (0..3).map(|_| handshakes.may_complain()).collect();
-        assert_eq!(told, [true, false, false]);
     }
 }

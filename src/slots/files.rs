@@ -1,6 +1,7 @@
 //! Owns how many descriptors connections have open, to clients and to upstreams, and that idle ones are
 //! closed when others want theirs.
 
+use super::LogLimit;
 use std::fmt::Debug;
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -19,6 +20,8 @@ struct Shared {
     /// How many wait for one.
     waiting: AtomicUsize,
     idle: Mutex<Vec<Weak<dyn Idle>>>,
+    /// Lines that say that some wait.
+    lines: LogLimit,
 }
 
 /// A descriptor, or room for one; there is room for another when this is dropped.
@@ -37,7 +40,8 @@ pub trait Idle: Debug + Send + Sync {
 impl Files {
     pub(super) fn new(all: usize) -> Self {
         let free = Semaphore::new(all);
-        Self(Arc::new(Shared { free, waiting: AtomicUsize::new(0), idle: Mutex::default() }))
+        let (waiting, idle, lines) = (AtomicUsize::new(0), Mutex::default(), LogLimit::default());
+        Self(Arc::new(Shared { free, waiting, idle, lines }))
     }
 
     /// One, if there is one.
@@ -65,6 +69,9 @@ impl Files {
                 }
                 // It is never closed.
                 Ok(Err(_)) => pending().await,
+                Err(_) if self.0.lines.take() => {
+                    tracing::warn!("connections wait for descriptors, and none is idle: raise LimitNOFILE");
+                }
                 Err(_) => {}
             }
         }
