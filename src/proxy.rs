@@ -27,7 +27,7 @@ use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::real_ip::Origin;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::report::{Asked, redact};
+use crate::telemetry::report::{Asked, redact, redact_bytes};
 use crate::tunnel::engine::Engine;
 use crate::upstream::{NoEndpoint, Private};
 use crate::ws::handshake::{OpeningError, Wish, wish};
@@ -106,7 +106,7 @@ impl Proxy {
         let tls = connection.tls.as_ref().map(|tls| tls.session.version);
         let (client, method) = (origin.client, parts.method.as_str());
         let proxied_by = (connection.peer != client).then_some(connection.peer);
-        let asked = Asked { client, proxied_by, method, host, target: &target, tls };
+        let asked = Asked { client, proxied_by, method, host, target: target.as_bytes(), tls };
         let mut guard = Guard::new(self, &asked, watch.clone(), upgrade.fate());
         guard.report().version = parts.version;
         let mut inbound = match Inbound::read(parts, origin, Arc::clone(connection), Arc::clone(private)) {
@@ -159,7 +159,7 @@ impl Proxy {
             Ok(status) if is_answered => (status, &*told.reason),
             _ => (status, reason),
         };
-        let target = told.target.as_deref().map_or_else(|| "".into(), redact);
+        let target = told.target.as_deref().map(redact_bytes).unwrap_or_default();
         let method = told.method.as_deref().unwrap_or_default();
         self.never_asked(status, reason, Asked { target: &target, method, ..unknown(client) }, watch);
     }
@@ -266,7 +266,7 @@ impl Proxy {
 
 /// What is known of a client that asked for nothing. Logs in text have a dash for what is empty.
 fn unknown<'a>(client: ClientAddr) -> Asked<'a> {
-    Asked { client, proxied_by: None, method: "", host: b"", target: "", tls: None }
+    Asked { client, proxied_by: None, method: "", host: b"", target: b"", tls: None }
 }
 
 /// The request as its endpoint is to see it, and what it wants to become of its connection.

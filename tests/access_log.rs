@@ -192,6 +192,37 @@ async fn no_client_writes_a_field_of_the_line_or_commands_a_terminal() {
 }
 
 #[tokio::test]
+async fn what_a_refused_head_holds_is_escaped_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for (format, expected) in [
+        ("text", [r" GET /\x01\xFF\x5Cx01?pin=*** 400 ", r#" reason="the target has a byte 0x01" "#]),
+        ("json", [r#""path":"/\u0001\\xFF\\x01?pin=***""#, r#""reason":"the target has a byte 0x01""#]),
+    ] {
+        let path = folder.path().join(format);
+        let log = format!("access = \"{}\"\nformat = \"{format}\"", path.display());
+        let proxy = Proxy::with(&configuration(&log, "127.0.0.1:1".parse().unwrap())).await;
+        for head in [
+            &b"GET /\x01\xff\\x01?pin=\xfe HTTP/1.1\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\n\x1b[31m\"\xff\r\n\r\n",
+        ] {
+            let mut client = proxy.connect().await;
+            client.write(head).await;
+            let answer = String::from_utf8(client.rest().await).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400") && !answer.contains('\x1b'), "{answer:?}");
+        }
+        proxy.running.proxy.log.close();
+        let written = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<&str> = written.lines().collect();
+        expected.iter().for_each(|part| assert!(lines[0].contains(part), "{part} in {written}"));
+        let line = match format {
+            "text" => r#"reason="the header line \x22\x1B[31m\x22\xEF\xBF\xBD\x22 has no colon""#,
+            _ => r#""reason":"the header line \"\u001b[31m\"\uFFFD\" has no colon""#,
+        };
+        assert!(lines[1].contains(&line.replace("\\uFFFD", "\u{fffd}")), "{line} in {written}");
+    }
+}
+
+#[tokio::test]
 async fn a_reload_leads_lines_to_another_target_and_those_before_to_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");

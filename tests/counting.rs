@@ -18,7 +18,7 @@ async fn a_live_tunnel_is_counted_and_its_end_takes_nothing_back() {
     let mut client = proxy.open("/room?token=secret").await;
     client.echo("hello").await;
     let session = proxy.running.proxy.sessions.all().pop().unwrap();
-    assert_eq!((session.report.target(), session.report.tries), ("/room?token=***", 1));
+    assert_eq!((session.report.target(), session.report.tries), (&b"/room?token=***"[..], 1));
     assert_eq!(session.report.status, 101);
     let traffic = Side::BOTH.map(|side| session.control.counters().traffic(side));
     assert_eq!(traffic.map(|side| (side.bytes, side.messages)), [(2 + 4 + 5, 1), (2 + 5, 1)]);

@@ -53,7 +53,7 @@ async fn a_plain_request_is_one_of_http_1_to_the_upstream() {
     assert_eq!(&response.into_body().data().await.unwrap().unwrap()[..], b"ok");
     let report = proxy.report().await;
     assert_eq!((report.0.protocol(), report.0.status, report.1.ending.why), ("h2", 201, Why::Done));
-    assert_eq!((report.0.host(), report.0.target()), (&b"example.com"[..], "/a?b"));
+    assert_eq!((report.0.host(), report.0.target()), (&b"example.com"[..], &b"/a?b"[..]));
 }
 
 /// RFC 9110 8.6 forbids it, and some servers send it all the same.

@@ -344,8 +344,7 @@ impl Observer for End {
 
 /// By whom the end of a tunnel was met.
 fn witness(report: &Report) -> Witness {
-    let path = report.target().split('?').next().unwrap_or_default();
-    Witness::new(ClientKey::from(report.client()), path)
+    Witness::new(ClientKey::from(report.client()), report.path_text())
 }
 
 /// A tunnel and its end: one small task for each connection.

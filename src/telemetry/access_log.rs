@@ -155,7 +155,7 @@ mod tests {
 
     fn write_one(log: &AccessLog, id: u64) {
         let (client, proxied_by) = (ClientAddr::Unix, None);
-        let asked = Asked { client, proxied_by, method: "GET", host: b"", target: "/", tls: None };
+        let asked = Asked { client, proxied_by, method: "GET", host: b"", target: b"/", tls: None };
         let report = Report::new(ConnectionId(id), SystemTime::UNIX_EPOCH, &asked);
         let outcome = Outcome {
             ending: Ending::new(Who::Proxy, Why::Refused),

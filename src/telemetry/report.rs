@@ -2,7 +2,7 @@
 
 mod texts;
 
-pub use super::secrets::redact;
+pub use super::secrets::{redact, redact_bytes};
 pub use texts::Asked;
 
 use super::secrets;
@@ -69,7 +69,7 @@ struct Line<'a> {
     peer: Option<String>,
     method: &'a str,
     host: Cow<'a, str>,
-    path: &'a str,
+    path: Cow<'a, str>,
     route: Option<&'a str>,
     upstream: Option<&'a str>,
     endpoint: Option<String>,
@@ -178,8 +178,20 @@ impl Report {
 
     /// The path and query asked for, secrets removed.
     #[must_use]
-    pub fn target(&self) -> &str {
+    pub fn target(&self) -> &[u8] {
         self.texts.target()
+    }
+
+    /// The path and query asked for, as a text.
+    #[must_use]
+    pub fn target_text(&self) -> Cow<'_, str> {
+        escape::text(self.target())
+    }
+
+    /// The path asked for, as a text.
+    #[must_use]
+    pub fn path_text(&self) -> Cow<'_, str> {
+        escape::text(self.target().split(|&byte| byte == b'?').next().unwrap_or_default())
     }
 
     /// The version of TLS; `None`: there was none.
@@ -243,7 +255,7 @@ impl Report {
     pub fn text(&self, outcome: &Outcome, left_out: u64) -> String {
         use fmt::Write as _;
         let line = self.line(outcome, left_out);
-        let asked = HostAndTarget { host: self.host(), target: line.path.as_bytes() };
+        let asked = HostAndTarget { host: self.host(), target: self.target() };
         let method = Token(line.method.as_bytes());
         let mut text = format!("{} {} {} {method} {asked} {}", line.time, line.id, line.client, line.status);
         let mut pair = |key: &str, value: &dyn fmt::Display| {
@@ -292,7 +304,7 @@ impl Report {
             peer: self.texts.proxied_by().map(|peer| peer.to_string()),
             method: self.method(),
             host: self.host_text(),
-            path: self.target(),
+            path: self.target_text(),
             route: self.route().map(|name| &**name),
             upstream: self.upstream().map(|name| &**name),
             endpoint: self.endpoint.as_ref().map(ToString::to_string),
@@ -346,7 +358,7 @@ mod tests {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let target = redact("/ws?token=abc&room=1");
         let (method, host, proxied_by, tls) = ("GET", &b"example.com"[..], None, None);
-        let asked = Asked { client, proxied_by, method, host, target: &target, tls };
+        let asked = Asked { client, proxied_by, method, host, target: target.as_bytes(), tls };
         let names = Names { route: "chat".into(), upstream: Some("chat".into()) };
         Report {
             names: Some(Arc::new(names)),
@@ -409,7 +421,8 @@ mod tests {
             name in "[^\n]{1,9}",
         ) {
             let (client, proxied_by, tls) = (ClientAddr::Unix, None, None);
-            let asked = Asked { client, proxied_by, method: &method, host: &host, target: &target, tls };
+            let target_bytes = target.as_bytes();
+            let asked = Asked { client, proxied_by, method: &method, host: &host, target: target_bytes, tls };
             let names = Names { route: name.as_str().into(), upstream: Some(name.as_str().into()) };
             let names = Some(Arc::new(names));
             let report = Report { names, ..Report::new(ConnectionId(1), SystemTime::UNIX_EPOCH, &asked) };

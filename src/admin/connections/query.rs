@@ -99,7 +99,7 @@ impl Query {
             By::Endpoint => Some(session.endpoint.address().to_string()),
             By::Client => Some(client_name(report.client())),
             By::Host => Some(report.host_text().into_owned()),
-            By::Path => Some(report.target().split('?').next().unwrap_or_default().to_owned()),
+            By::Path => Some(report.path_text().into_owned()),
             By::Protocol => Some(report.protocol().to_owned()),
         };
         self.by.iter().map(|(_, by)| key(*by)).collect()
@@ -162,7 +162,7 @@ fn holds(live: &Live<'_>, text: &str) -> bool {
     let report = &live.session.report;
     let has = |found: &str| found.to_lowercase().contains(text);
     has(&report.host_text())
-        || has(report.target())
+        || has(&report.target_text())
         || has(live.session.route())
         || has(&report.id.to_string())
         || has(&report.client().to_string())

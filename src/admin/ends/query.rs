@@ -172,7 +172,7 @@ impl Query {
             By::Endpoint => report.endpoint.as_ref().map(ToString::to_string),
             By::Client => Some(client_name(report.client())),
             By::Host => Some(report.host_text().into_owned()),
-            By::Path => Some(report.target().split('?').next().unwrap_or_default().to_owned()),
+            By::Path => Some(report.path_text().into_owned()),
             By::Minute => outcome.ended.map(minute),
         };
         self.by.iter().map(|(_, by)| key(*by)).collect()

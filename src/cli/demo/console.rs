@@ -80,7 +80,7 @@ fn connection(session: &Session) -> Value {
     };
     json!({
         "id": report.id.to_string(),
-        "path": report.target(),
+        "path": report.target_text(),
         "route": session.route(),
         "endpoint": endpoint.address().to_string(),
         "age": control.now().elapsed().as_secs_f64(),

@@ -15,7 +15,7 @@ pub struct Asked<'a> {
     /// The host asked for, as it was sent.
     pub host: &'a [u8],
     /// The path and query asked for, secrets removed.
-    pub target: &'a str,
+    pub target: &'a [u8],
     /// The version of TLS; `None`: there was none.
     pub tls: Option<&'a str>,
 }
@@ -40,7 +40,7 @@ const THERE: &str = "+";
 impl Texts {
     pub(super) fn new(asked: &Asked<'_>, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
         let Asked { client, proxied_by, method, host, target, tls } = *asked;
-        let always = [method.as_bytes(), host, target.as_bytes()].map(|text| ("", text));
+        let always = [method.as_bytes(), host, target].map(|text| ("", text));
         let perhaps = [tls, subprotocol, extensions];
         // A request has mostly none of the last.
         let there = perhaps.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
@@ -95,8 +95,8 @@ impl Texts {
         self.bytes(HOST)
     }
 
-    pub(super) fn target(&self) -> &str {
-        self.line(TARGET)
+    pub(super) fn target(&self) -> &[u8] {
+        self.bytes(TARGET)
     }
 
     pub(super) fn tls(&self) -> Option<&str> {
@@ -221,7 +221,7 @@ mod tests {
             proxied_by in proptest::option::of(addresses()),
             method in "[A-Z-]{0,7}",
             host in prop::collection::vec(any::<u8>().prop_filter("a line", |byte| *byte != b'\n'), 0..20),
-            target in "[^\n]{0,20}",
+            target in prop::collection::vec(any::<u8>().prop_filter("a line", |byte| *byte != b'\n'), 0..20),
             tls in proptest::option::of("TLSv1.[23]"),
             subprotocol in proptest::option::of("[ -~\t]{0,9}"),
             extensions in proptest::option::of("[ -~\t]{0,9}"),

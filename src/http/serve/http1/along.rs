@@ -2,6 +2,7 @@
 //! answers that hyper writes itself a body that tells why.
 
 use super::heads::{Heads, Told};
+use crate::escape;
 use crate::http::respond::{body_of, date, plain, title};
 use http::{Response, StatusCode};
 use std::io::{self, Write as _};
@@ -112,9 +113,11 @@ fn own_status(bytes: &[u8]) -> Option<StatusCode> {
 }
 
 fn written(told: &Told, status: StatusCode) -> io::Result<Vec<u8>> {
-    let mut response: Response<_> = plain(status, &told.reason);
+    // It may quote what the client sent.
+    let reason = escape::terminal(&told.reason);
+    let mut response: Response<_> = plain(status, &reason);
     date(&mut response);
-    let body = body_of(status, &told.reason);
+    let body = body_of(status, &reason);
     let mut bytes = Vec::new();
     write!(bytes, "HTTP/1.1 {} {}\r\n", status.as_u16(), title(status))?;
     for (name, value) in response.headers() {

@@ -32,7 +32,7 @@ impl Journal {
         let endpoint = report.endpoint.as_ref().map(ToString::to_string);
         let (id, client) = (report.id.to_string(), report.client().to_string());
         let host = Token(report.host()).to_string();
-        let path = Token(report.target().as_bytes()).to_string();
+        let path = Token(report.target()).to_string();
         let left_out = Some(line.left_out).filter(|&lines| lines > 0);
         let fields: [(&str, Option<Value<'_>>); 12] = [
             ("HOLDLINE_WHO", Some(ending.who.as_str().to_value())),

@@ -4,7 +4,7 @@
 use super::is_token;
 use http::Uri;
 
-/// What could be read of a head, and what is wrong with it.
+/// What could be read of a head, and what is wrong with it. Nothing in it is escaped: that is for whoever writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The status it is answered with.
@@ -12,7 +12,7 @@ pub struct Told {
     /// Its method, if its request line could be read.
     pub method: Option<String>,
     /// Its target, likewise.
-    pub target: Option<String>,
+    pub target: Option<Vec<u8>>,
     /// What is wrong.
     pub reason: String,
 }
@@ -36,11 +36,10 @@ pub(super) fn explain(seen: &[u8], status: u16, fields: u32) -> Told {
         }
     };
     let known = read.filter(|read| read.is_http());
-    let text = |bytes: &[u8]| bytes.escape_ascii().to_string().replace("\\\"", "\"");
     Told {
         status,
-        method: known.map(|read| text(read.method)),
-        target: known.map(|read| text(read.target)),
+        method: known.map(|read| token(read.method)),
+        target: known.map(|read| read.target.to_vec()),
         reason,
     }
 }
@@ -112,7 +111,7 @@ fn fault_of_target(target: &[u8], is_whole: bool) -> Option<String> {
     };
     let bad = target.iter().enumerate().find(|&(at, &byte)| is_bad(at, byte));
     match bad {
-        Some((_, &byte)) => Some(format!("the target has a {}", shown(&[byte]))),
+        Some((_, &byte)) => Some(format!("the target has a {}", shown_byte(byte))),
         None if is_whole && Uri::try_from(target).is_err() => {
             Some("the target is neither a path nor a URI".to_owned())
         }
@@ -138,10 +137,10 @@ fn fault_of_field(line: &[u8], read: &Option<RequestLine<'_>>) -> Option<String>
         return Some("a header has no name".to_owned());
     }
     if let Some(&byte) = name.iter().find(|byte| !is_token(**byte)) {
-        return Some(format!("the header name {} has a {}", shown(name), shown(&[byte])));
+        return Some(format!("the header name {} has a {}", shown(name), shown_byte(byte)));
     }
     if let Some(&byte) = value.iter().find(|byte| (**byte < b' ' && **byte != b'\t') || **byte == 0x7f) {
-        return Some(format!("the header {} has a {}", name.escape_ascii(), shown(&[byte])));
+        return Some(format!("the header {} has a {}", token(name), shown_byte(byte)));
     }
     if name.eq_ignore_ascii_case(b"content-length")
         && !value.iter().all(u8::is_ascii_digit) | value.is_empty()
@@ -157,11 +156,24 @@ fn fault_of_field(line: &[u8], read: &Option<RequestLine<'_>>) -> Option<String>
     None
 }
 
-/// Some bytes in quotes, so that a line of a log can hold them.
+/// A token (RFC 9110 5.6.2), which is ASCII.
+fn token(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+/// The beginning of some bytes in quotes. What is not UTF-8 becomes U+FFFD.
 fn shown(bytes: &[u8]) -> String {
     const MOST: usize = 32;
     let more = if bytes.len() > MOST { "..." } else { "" };
-    format!("\"{}{more}\"", bytes[..bytes.len().min(MOST)].escape_ascii()).replace("\\\"", "\"")
+    format!("\"{}{more}\"", String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]))
+}
+
+/// A byte in quotes, or its number where a reader would not see it.
+fn shown_byte(byte: u8) -> String {
+    match byte {
+        b' '..=b'~' => format!("\"{}\"", char::from(byte)),
+        _ => format!("byte 0x{byte:02X}"),
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +185,7 @@ mod tests {
         for (head, reason) in [
             ("GET http://x/<a> HTTP/1.1\r\n", "the target has a \"<\""),
             ("GET http://x/?\" HTTP/1.1\r\n", "the target has a \"\"\""),
-            ("GET /\x01 HTTP/1.1\r\n", "the target has a \"\\x01\""),
+            ("GET /\x01 HTTP/1.1\r\n", "the target has a byte 0x01"),
             ("GET /a b HTTP/1.1\r\n", "the target has a blank"),
             ("GET a/b HTTP/1.1\r\n", "the target is neither a path nor a URI"),
             ("GET  HTTP/1.1\r\n", "the request line has no target"),
@@ -186,7 +198,7 @@ mod tests {
             ("GET /a HTTP/1.1\r\nX : y\r\n", "the header name \"X \" has a \" \""),
             ("GET /a HTTP/1.1\r\n: y\r\n", "a header has no name"),
             ("GET /a HTTP/1.1\r\nX: y\r\n z\r\n", "a header line begins with a blank"),
-            ("GET /a HTTP/1.1\r\nX: a\0b\r\n", "the header X has a \"\\x00\""),
+            ("GET /a HTTP/1.1\r\nX: a\0b\r\n", "the header X has a byte 0x00"),
             ("GET /a HTTP/1.1\r\nContent-Length: 5a\r\n", "Content-Length is not one number"),
             ("GET /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding in HTTP/1.0"),
             ("GET /a HTTP/1.1\r\nTransfer-Encoding: x\r\n", "a Transfer-Encoding other than chunked"),
@@ -208,8 +220,8 @@ mod tests {
             let told = explain(head.as_bytes(), 400, 0);
             told.method.zip(told.target)
         };
-        let both = |method: &str, target: &str| Some((method.to_owned(), target.to_owned()));
-        assert_eq!(told("GET /a?\"<\r\x01> HTTP/1.1\r\n"), both("GET", "/a?\"<\\r\\x01>"));
+        let both = |method: &str, target: &str| Some((method.to_owned(), target.into()));
+        assert_eq!(told("GET /a?\"<\r\x01> HTTP/1.1\r\n"), both("GET", "/a?\"<\r\x01>"));
         assert_eq!(told("GET /a HTTP/1.1\r\nHost"), both("GET", "/a"));
         assert_eq!(told("PUT /unfinished"), both("PUT", "/unfinished"));
         for head in
