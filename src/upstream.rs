@@ -380,4 +380,4 @@ fn first_tier<'a>(free: &[&'a Member], now: std::time::Instant) -> Option<Vec<&'
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -382,11 +382,81 @@ impl Drop for Tunnel {
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::Sessions;
     use super::*;
+    use crate::addr::ClientAddr;
+    use crate::drain;
+    use crate::limit::Limits;
+    use crate::limit::connections::Connections;
+    use crate::slots::Slots;
+    use crate::telemetry::access_log::AccessLog;
+    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::report::Asked;
+    use crate::telemetry::{AccessTarget, Facility, Format, Settings as LogSettings};
+    use crate::upstream::tests::{server, upstream};
+    use std::thread;
+    use std::time::Duration;
+    use tracing::level_filters::LevelFilter;
 
     #[test]
     fn the_end_of_a_tunnel_is_small() {
         // Each idle tunnel keeps one.
         assert!(size_of::<End>() <= 120, "{}", size_of::<End>());
+    }
+
+    fn books(metrics: &Arc<Metrics>) -> Arc<Books> {
+        let (level, format, access) = (LevelFilter::INFO, Format::Text, AccessTarget::Off);
+        let settings = LogSettings { level, format, access, facility: Facility(23), sample_above: None };
+        Arc::new(Books::new(Arc::new(AccessLog::open(&settings).unwrap()), Arc::clone(metrics)))
+    }
+
+    /// Whoever reads of an end may count on the limits, the endpoint and the table of tunnels having room. The
+    /// client's connection is still open then: its descriptor is taken until the end is written.
+    #[tokio::test]
+    async fn an_end_is_written_between_what_it_frees_and_the_place_of_the_connection() {
+        let (upstream, slots) = (upstream(vec![server(1)]), Slots::new(1, ""));
+        let (sessions, connections) = (Arc::new(Sessions::default()), Arc::new(Connections::default()));
+        let metrics = Arc::new(Metrics::default());
+        let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
+        let (method, host, target) = ("GET", &b"x"[..], &b"/"[..]);
+        let asked = Asked { client, proxied_by: None, method, host, target, tls: None };
+        let lease = upstream.pick(None, &[]).unwrap();
+        let endpoint = Arc::clone(lease.endpoint());
+        let session = Session {
+            report: Report::new(sessions.next_id(), SystemTime::now(), &asked),
+            endpoint: Arc::clone(&endpoint),
+            opened: SystemTime::now().into(),
+            control: Arc::new(Control::new(Counters::default())),
+        };
+        let held = Held {
+            lease,
+            taken: Taken::default(),
+            place: sessions.add(session),
+            permit: connections.admit(client.into(), &Limits::default()).unwrap(),
+            slot: Arc::new(slots.take().await),
+        };
+        let (_trigger, watch) = drain::channel();
+        let end = End { held, books: books(&metrics), watch };
+        let (traffic, idle) = (PerSide::default(), PerSide::default());
+        let ending = Ending::new(Who::Client, Why::Eof);
+        let duration = Duration::from_secs(1);
+        let outcome = Outcome { ending, traffic, duration, idle, blind: None, ended: None };
+        let left = || (endpoint.active(), sessions.count(), connections.total());
+        assert_eq!((left(), slots.taken()), ((1, 1, 1), 1));
+        thread::scope(|scope| {
+            // It cannot be written meanwhile.
+            let unwritten = metrics.hold();
+            let finished = scope.spawn(|| end.finish(outcome));
+            let began = std::time::Instant::now();
+            while left() != (0, 0, 0) && began.elapsed() < Duration::from_secs(5) {
+                thread::yield_now();
+            }
+            let (left, taken) = (left(), slots.taken());
+            thread::sleep(Duration::from_millis(10));
+            let still_taken = slots.taken();
+            drop(unwritten);
+            finished.join().unwrap();
+            assert_eq!((left, taken, still_taken, slots.taken()), ((0, 0, 0), 1, 1, 0));
+        });
     }
 }

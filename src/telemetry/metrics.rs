@@ -267,6 +267,12 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// Nothing is counted as long as this is held.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.lock()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Tallies> {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,7 +6,7 @@ use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn server(port: u16) -> Server {
+pub(crate) fn server(port: u16) -> Server {
     Server {
         address: ServerAddr::Ip(([127, 0, 0, 1], port).into()),
         weight: 1,
@@ -37,7 +37,7 @@ fn settings(servers: Vec<Server>) -> Settings {
     }
 }
 
-fn upstream(servers: Vec<Server>) -> Upstream {
+pub(crate) fn upstream(servers: Vec<Server>) -> Upstream {
     Upstream::new(settings(servers), None)
 }
 
