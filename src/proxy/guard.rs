@@ -178,7 +178,7 @@ impl Books {
     pub(super) fn write(&self, kind: Kind, report: Report, outcome: Outcome) {
         let end = Arc::new((report, Outcome { ended: Some(SystemTime::now()), ..outcome }));
         // Whoever reads of the end finds it counted.
-        self.metrics.ended(kind, Arc::clone(&end));
+        self.metrics.ended(kind, &end);
         self.log.write(kind, end);
     }
 }

@@ -11,7 +11,7 @@ pub use families::{EndpointState, Live, STANDINGS};
 
 use super::bursts::{Burst, Bursts};
 use super::history::History;
-use super::recent::{End, Recent};
+use super::recent::{End, Packed, Recent};
 use super::report::Report;
 use super::tally::{
     DURATION_EDGES, HANDSHAKE_EDGES, Histogram, LIMITS, RoundTrips, SILENCE_EDGES, TRIES_EDGES, limit_of,
@@ -162,10 +162,12 @@ impl Metrics {
     }
 
     /// Something ended, and is reported.
-    pub fn ended(&self, kind: Kind, end: End) {
+    pub fn ended(&self, kind: Kind, end: &End) {
         let at = self.since.elapsed();
+        let (report, outcome) = &**end;
+        let is_kept = matches!(kind, Kind::Opening | Kind::Tunnel);
+        let kept = is_kept.then(|| Packed::of(end));
         let mut tallies = self.lock();
-        let (report, outcome) = &*end;
         let route = tallies.route(report.route());
         match kind {
             Kind::Http | Kind::Unasked => return *route.requests.entry(report.status).or_default() += 1,
@@ -179,7 +181,7 @@ impl Metrics {
                 }
             }
         }
-        tallies.recent.add(end);
+        kept.into_iter().for_each(|end| tallies.recent.add(end));
     }
 
     /// An opening of this route was refused by the limit of that name.

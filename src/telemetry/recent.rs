@@ -1,7 +1,12 @@
-//! Owns the last ends, for whoever looks at them: so many, and so many bytes of them.
+//! Owns the last ends, for whoever looks at them: so many, and so many bytes of them. They stand one behind the
+//! other in a few blocks of memory, so that a mass disconnect leaves no small allocations all over the heap.
 
-use super::report::Report;
+mod packed;
+
+use super::report::{Names, Report};
+use crate::addr::EndpointAddr;
 use crate::outcome::Outcome;
+pub(super) use packed::Packed;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,35 +14,57 @@ use std::sync::Arc;
 pub type End = Arc<(Report, Outcome)>;
 
 /// The last ends.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Recent {
-    ends: VecDeque<End>,
+    ends: VecDeque<Kept>,
+    blocks: VecDeque<Vec<u8>>,
+    /// Where the oldest end begins in the first block.
+    start: usize,
+    /// Bytes of the blocks.
     bytes: usize,
+    /// The reasons of tunnels whose frames are not read: a handful of texts of the program.
+    blind: Vec<&'static str>,
     /// How many there ever were: the number of the next one.
     count: u64,
+}
+
+/// What an end shares with others, and the size of what it does not.
+#[derive(Clone, Debug)]
+struct Kept {
+    names: Option<Arc<Names>>,
+    endpoint: Option<Arc<EndpointAddr>>,
+    size: u32,
+    /// Where its reason stands; `None` means that its frames were read.
+    blind: Option<u8>,
+}
+
+/// No end is in two blocks.
+const BLOCK: usize = 64 << 10;
+
+impl Default for Recent {
+    fn default() -> Self {
+        let (ends, blocks) = (VecDeque::new(), VecDeque::new());
+        Self { ends, blocks, start: 0, bytes: 0, blind: Vec::new(), count: 0 }
+    }
 }
 
 impl Recent {
     /// Most ends that are kept: a mass disconnect of a few thousand clients is to be told whole.
     pub const MOST: usize = 10_000;
-    /// Most bytes of them, for paths may be long.
-    pub const MOST_BYTES: usize = 6 << 20;
+    /// Most bytes of them: some 180 for each, and paths may be long.
+    pub const MOST_BYTES: usize = 2 << 20;
 
     /// Adds one; the oldest go if there are too many.
-    pub fn add(&mut self, end: End) {
-        self.bytes += size(&end);
+    pub(super) fn add(&mut self, end: Packed) {
         self.count += 1;
-        self.ends.push_back(end);
-        while self.ends.len() > Self::MOST || self.bytes > Self::MOST_BYTES {
-            let Some(oldest) = self.ends.pop_front() else { return };
-            self.bytes -= size(&oldest);
+        let Ok(size) = u32::try_from(end.bytes.len()) else { return };
+        self.ends.reserve_exact((Self::MOST + 1).saturating_sub(self.ends.len()));
+        let blind = end.blind.map(|reason| self.reason(reason));
+        self.ends.push_back(Kept { names: end.names, endpoint: end.endpoint, size, blind });
+        self.append(&end.bytes);
+        while self.ends.len() > Self::MOST || (self.size() > Self::MOST_BYTES && self.ends.len() > 1) {
+            self.remove_oldest();
         }
-    }
-
-    /// The last `most` of them, the newest first.
-    #[must_use]
-    pub fn newest(&self, most: usize) -> Vec<End> {
-        self.ends.iter().rev().take(most).cloned().collect()
     }
 
     /// How many there ever were; to be asked for what came since.
@@ -45,9 +72,111 @@ impl Recent {
     pub fn count(&self) -> u64 {
         self.count
     }
+
+    /// The last `most` of them, the newest first.
+    #[must_use]
+    pub fn newest(&self, most: usize) -> Vec<End> {
+        let (mut blocks, mut at) = (self.blocks.iter(), self.start);
+        let mut block = blocks.next();
+        let mut found = Vec::with_capacity(self.ends.len().min(most));
+        for (number, kept) in self.ends.iter().enumerate() {
+            if block.is_some_and(|block| at >= block.len()) {
+                (block, at) = (blocks.next(), 0);
+            }
+            let next = at + kept.size as usize;
+            if self.ends.len() - number <= most {
+                let bytes = block.and_then(|block| block.get(at..next)).unwrap_or_default();
+                let blind = kept.blind.and_then(|number| self.blind.get(usize::from(number)).copied());
+                // Whole ends were written.
+                found.extend(
+                    packed::unpack(bytes, kept.names.clone(), kept.endpoint.clone(), blind).map(Arc::new),
+                );
+            }
+            at = next;
+        }
+        found.reverse();
+        found
+    }
+
+    /// The memory that they take.
+    fn size(&self) -> usize {
+        self.bytes + self.ends.capacity() * size_of::<Kept>()
+    }
+
+    fn append(&mut self, end: &[u8]) {
+        let fits = |block: &&mut Vec<u8>| block.capacity() - block.len() >= end.len();
+        if let Some(block) = self.blocks.back_mut().filter(fits) {
+            return block.extend_from_slice(end);
+        }
+        let mut block = Vec::with_capacity(end.len().max(BLOCK));
+        block.extend_from_slice(end);
+        self.bytes += block.capacity();
+        self.blocks.push_back(block);
+    }
+
+    fn remove_oldest(&mut self) {
+        let Some(kept) = self.ends.pop_front() else { return };
+        self.start += kept.size as usize;
+        if self.blocks.front().is_some_and(|block| self.start >= block.len()) {
+            self.bytes -= self.blocks.pop_front().map_or(0, |block| block.capacity());
+            self.start = 0;
+        }
+    }
+
+    fn reason(&mut self, reason: &'static str) -> u8 {
+        let known = self.blind.iter().position(|known| *known == reason);
+        let number = known.unwrap_or_else(|| {
+            self.blind.push(reason);
+            self.blind.len() - 1
+        });
+        u8::try_from(number).unwrap_or(u8::MAX)
+    }
 }
 
-fn size(end: &End) -> usize {
-    let (report, outcome) = &**end;
-    size_of::<(Report, Outcome)>() + report.text_size() + outcome.ending.reason.len()
+#[cfg(test)]
+mod tests {
+    use super::packed::tests::end;
+    use super::*;
+
+    fn add(recent: &mut Recent, number: u64, target: &str) -> End {
+        let end = Arc::new(end(number, target));
+        recent.add(Packed::of(&end));
+        end
+    }
+
+    #[track_caller]
+    fn assert_are(found: &[End], expected: impl Iterator<Item = End>) {
+        let json = |end: &End| end.0.json(&end.1, 0);
+        let expected: Vec<_> = expected.map(|end| json(&end)).collect();
+        assert_eq!(found.iter().map(json).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn ten_thousand_ends_take_two_megabytes() {
+        let mut recent = Recent::default();
+        for number in 0..3 * Recent::MOST as u64 {
+            add(&mut recent, number, "/rooms/a-usual-name?token=***&lang=de");
+            assert!(recent.size() <= Recent::MOST_BYTES + BLOCK, "{}", recent.size());
+        }
+        assert_eq!((recent.ends.len(), recent.count()), (Recent::MOST, 3 * Recent::MOST as u64));
+        let each = recent.size() / Recent::MOST;
+        assert!(each <= 190, "{each} bytes an end");
+        assert_eq!(recent.newest(1)[0].0.id.0, 3 * Recent::MOST as u64 - 1);
+        assert_eq!(recent.newest(usize::MAX).last().unwrap().0.id.0, 2 * Recent::MOST as u64);
+    }
+
+    #[test]
+    fn the_last_ones_are_found_whole_whatever_their_sizes() {
+        let (mut recent, mut all) = (Recent::default(), Vec::new());
+        assert!(recent.newest(5).is_empty());
+        for number in 0..200 {
+            let length = [3, 40_000, 400, 70_000, 20][number as usize % 5];
+            all.push(add(&mut recent, number, &format!("/{}", "x".repeat(length))));
+            assert!(recent.size() <= Recent::MOST_BYTES + BLOCK, "{}", recent.size());
+        }
+        let kept = recent.ends.len();
+        assert!((20..200).contains(&kept), "{kept}");
+        assert_are(&recent.newest(3), all.iter().rev().take(3).cloned());
+        assert_are(&recent.newest(usize::MAX), all.iter().rev().take(kept).cloned());
+    }
 }

@@ -124,10 +124,19 @@ impl Report {
     /// Of a request that arrived at `time`.
     #[must_use]
     pub fn new(id: ConnectionId, time: SystemTime, asked: &Asked<'_>) -> Self {
+        Self::of(id, time, Texts::new(asked, None, None))
+    }
+
+    /// Of texts that [`Report::texts`] gave.
+    pub(super) fn of_texts(id: ConnectionId, time: SystemTime, texts: &[u8]) -> Self {
+        Self::of(id, time, texts.into())
+    }
+
+    fn of(id: ConnectionId, time: SystemTime, texts: Texts) -> Self {
         Self {
             id,
             time: time.into(),
-            texts: Texts::new(asked, None, None),
+            texts,
             names: None,
             endpoint: None,
             tries: 0,
@@ -224,9 +233,9 @@ impl Report {
         self.names.as_ref().and_then(|names| names.upstream.as_ref())
     }
 
-    /// Bytes of memory that its texts take.
-    pub(super) fn text_size(&self) -> usize {
-        self.texts.len()
+    /// Its texts as they are kept.
+    pub(super) fn texts(&self) -> &[u8] {
+        self.texts.as_bytes()
     }
 
     /// The word for the version of HTTP.

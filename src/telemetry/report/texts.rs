@@ -111,9 +111,8 @@ impl Texts {
         self.line(EXTENSIONS).strip_prefix(THERE)
     }
 
-    /// Their size in bytes.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     fn line(&self, number: usize) -> &str {
@@ -127,6 +126,13 @@ impl Texts {
         take(&mut rest);
         take(&mut rest);
         rest.split(|&byte| byte == b'\n').nth(number).unwrap_or_default()
+    }
+}
+
+impl From<&[u8]> for Texts {
+    /// From what [`Texts::as_bytes`] gave.
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.into())
     }
 }
 
