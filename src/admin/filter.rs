@@ -7,11 +7,12 @@ use crate::telemetry::report::Report;
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Which clients are meant.
 #[derive(Debug)]
-pub(super) enum Clients {
+enum Clients {
     /// Those of a network, or of one address.
     Net(IpNet),
     /// Those of unix sockets, which have no address.
@@ -19,10 +20,10 @@ pub(super) enum Clients {
 }
 
 impl Clients {
-    pub(super) const EXPECTED: &str = "an address, a network like 10.0.0.0/8, or unix:";
+    const EXPECTED: &str = "an address, a network like 10.0.0.0/8, or unix:";
 
     /// `None`: it is none of these.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         if text == "unix:" {
             return Some(Self::Unix);
         }
@@ -30,11 +31,64 @@ impl Clients {
         Some(Self::Net(net))
     }
 
-    pub(super) fn have(&self, client: ClientAddr) -> bool {
+    fn have(&self, client: ClientAddr) -> bool {
         match self {
             Self::Unix => client.ip().is_none(),
             Self::Net(net) => client.ip().is_some_and(|ip| net.contains(&ip)),
         }
+    }
+}
+
+/// Whose connections, or whose ends, are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    route: Option<String>,
+    upstream: Option<String>,
+    endpoint: Option<String>,
+    client: Option<Clients>,
+}
+
+impl Scope {
+    pub(super) const KNOWN: [&str; 4] = ["route", "upstream", "endpoint", "client"];
+
+    /// Takes a parameter; whether it is one of these.
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<bool, Problem> {
+        match key {
+            "route" => self.route = Some(value.to_owned()),
+            "upstream" => self.upstream = Some(value.to_owned()),
+            "endpoint" => self.endpoint = Some(value.to_owned()),
+            "client" => {
+                let clients = Clients::parse(value).ok_or_else(|| wrong(key, value, Clients::EXPECTED))?;
+                self.client = Some(clients);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// What it names that is neither in use nor in `reports`, and what there is. An empty name is that of what no
+    /// route served.
+    pub(super) fn unknown<'a>(
+        &self,
+        mut names: Names,
+        reports: impl Iterator<Item = &'a Report>,
+    ) -> Option<String> {
+        if self.route.is_some() || self.upstream.is_some() || self.endpoint.is_some() {
+            reports.for_each(|report| names.add(report));
+        }
+        let route = self.route.as_ref().filter(|name| !name.is_empty());
+        names.unknown(route, self.upstream.as_ref(), self.endpoint.as_ref())
+    }
+
+    pub(super) fn matches(&self, report: &Report) -> bool {
+        let is = |wanted: &Option<String>, found: Option<&Arc<str>>| {
+            wanted.as_ref().is_none_or(|wanted| wanted == found.map_or("", |name| name))
+        };
+        let endpoint = || report.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
+        is(&self.route, report.route())
+            && is(&self.upstream, report.upstream())
+            && self.endpoint.as_ref().is_none_or(|wanted| *wanted == endpoint())
+            && self.client.as_ref().is_none_or(|clients| clients.have(report.client()))
     }
 }
 
@@ -64,9 +118,9 @@ pub(super) fn unknown(key: &str, known: &[&str]) -> Problem {
 /// Names that can be asked for.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    pub(super) routes: BTreeSet<String>,
-    pub(super) upstreams: BTreeSet<String>,
-    pub(super) endpoints: BTreeSet<String>,
+    routes: BTreeSet<String>,
+    upstreams: BTreeSet<String>,
+    endpoints: BTreeSet<String>,
 }
 
 impl Names {
@@ -85,7 +139,7 @@ impl Names {
     }
 
     /// Those of a request, which a reload may have taken away since.
-    pub(super) fn add(&mut self, report: &Report) {
+    fn add(&mut self, report: &Report) {
         let insert = |names: &mut BTreeSet<String>, name: Option<&str>| {
             if let Some(name) = name.filter(|name| !names.contains(*name)) {
                 names.insert(name.to_owned());
@@ -97,7 +151,7 @@ impl Names {
     }
 
     /// What is not among them of what is asked for, and what there is instead; `None`: all is.
-    pub(super) fn unknown(
+    fn unknown(
         &self,
         route: Option<&String>,
         upstream: Option<&String>,

@@ -2,7 +2,7 @@
 
 use super::Live;
 use crate::admin::answer::Problem;
-use crate::admin::filter::{Clients, Names, SPAN, client_name, span, unknown, words, wrong};
+use crate::admin::filter::{Names, SPAN, Scope, client_name, span, unknown, words, wrong};
 use crate::outcome::Side;
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -10,10 +10,7 @@ use std::time::Duration;
 /// A question.
 #[derive(Debug, Default)]
 pub(super) struct Query {
-    route: Option<String>,
-    upstream: Option<String>,
-    endpoint: Option<String>,
-    client: Option<Clients>,
+    scope: Scope,
     /// In small letters.
     text: Option<String>,
     min_age: Option<Duration>,
@@ -50,13 +47,7 @@ impl Query {
     fn set(&mut self, key: &str, value: &str) -> Result<(), Problem> {
         let wrong = |expected: &str| wrong(key, value, expected);
         match key {
-            "route" => self.route = Some(value.to_owned()),
-            "upstream" => self.upstream = Some(value.to_owned()),
-            "endpoint" => self.endpoint = Some(value.to_owned()),
             "q" => self.text = Some(value.to_lowercase()),
-            "client" => {
-                self.client = Some(Clients::parse(value).ok_or_else(|| wrong(Clients::EXPECTED))?);
-            }
             "min_age" => self.min_age = Some(span(value).ok_or_else(|| wrong(SPAN))?),
             "max_age" => self.max_age = Some(span(value).ok_or_else(|| wrong(SPAN))?),
             "sort" => {
@@ -76,18 +67,16 @@ impl Query {
                 self.limit = limit.ok_or_else(|| wrong("a whole number, 1 to 500"))?;
             }
             "by" => self.by = words(key, value, BY)?,
-            _ => return Err(unknown(key, &KNOWN)),
+            _ if self.scope.set(key, value)? => {}
+            _ => return Err(unknown(key, &[&Scope::KNOWN[..], &KNOWN].concat())),
         }
         Ok(())
     }
 
     /// What it asks for that is neither in use nor of a connection that is open, and what there is. A page that shows
     /// such a list goes on when a reload takes a name away: it is no mistake.
-    pub(super) fn unknown(&self, mut names: Names, open: &[Live<'_>]) -> Option<String> {
-        if self.route.is_some() || self.upstream.is_some() || self.endpoint.is_some() {
-            open.iter().for_each(|live| names.add(&live.session.report));
-        }
-        names.unknown(self.route.as_ref(), self.upstream.as_ref(), self.endpoint.as_ref())
+    pub(super) fn unknown(&self, names: Names, open: &[Live<'_>]) -> Option<String> {
+        self.scope.unknown(names, open.iter().map(|live| &live.session.report))
     }
 
     /// What a connection is counted by.
@@ -106,12 +95,7 @@ impl Query {
     }
 
     pub(super) fn matches(&self, live: &Live<'_>) -> bool {
-        let (session, report) = (live.session, &live.session.report);
-        let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-        self.client.as_ref().is_none_or(|clients| clients.have(report.client()))
-            && is(&self.route, session.route())
-            && is(&self.upstream, report.upstream().map_or("", |name| name))
-            && self.endpoint.as_ref().is_none_or(|wanted| session.endpoint.address().to_string() == *wanted)
+        self.scope.matches(&live.session.report)
             && self.min_age.is_none_or(|least| live.age >= least)
             && self.max_age.is_none_or(|most| live.age <= most)
             && self.text.as_ref().is_none_or(|text| holds(live, text))
@@ -177,10 +161,7 @@ const SORTS: &[(&str, Sort)] = &[
     ("rtt", Sort::Rtt),
 ];
 
-const KNOWN: [&str; 12] = [
-    "route", "upstream", "endpoint", "client", "q", "min_age", "max_age", "by", "sort", "order", "offset",
-    "limit",
-];
+const KNOWN: [&str; 8] = ["q", "min_age", "max_age", "by", "sort", "order", "offset", "limit"];
 
 /// By what connections are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Owns what is asked of the latest ends: which ones, how many, and by what they are counted together.
 
 use crate::admin::answer::Problem;
-use crate::admin::filter::{Clients, Names, SPAN, client_name, span, unknown, words, wrong};
+use crate::admin::filter::{Names, SPAN, Scope, client_name, span, unknown, words, wrong};
 use crate::outcome::{Outcome, Who, Why};
 use crate::telemetry::recent::{End, Recent};
 use crate::telemetry::report::Report;
@@ -13,10 +13,7 @@ pub(super) struct Query {
     who: Option<Who>,
     why: Option<Why>,
     code: Option<Codes>,
-    route: Option<String>,
-    upstream: Option<String>,
-    endpoint: Option<String>,
-    client: Option<Clients>,
+    scope: Scope,
     since: Option<SystemTime>,
     until: Option<SystemTime>,
     /// Empty: they are listed one by one.
@@ -66,8 +63,7 @@ const BY: &[(&str, By)] = &[
     ("minute", By::Minute),
 ];
 
-const KNOWN: [&str; 11] =
-    ["who", "why", "code", "route", "upstream", "endpoint", "client", "since", "until", "by", "limit"];
+const KNOWN: [&str; 7] = ["who", "why", "code", "since", "until", "by", "limit"];
 
 /// Ends, or groups of them, unless it is said otherwise.
 const DEFAULT: usize = 100;
@@ -81,10 +77,7 @@ impl Query {
             who: None,
             why: None,
             code: None,
-            route: None,
-            upstream: None,
-            endpoint: None,
-            client: None,
+            scope: Scope::default(),
             since: None,
             until: None,
             by: Vec::new(),
@@ -102,12 +95,6 @@ impl Query {
             "who" => self.who = Some(word(&Who::ALL, Who::as_str, value).map_err(|all| expected(&all))?),
             "why" => self.why = Some(word(&Why::ALL, Why::as_str, value).map_err(|all| expected(&all))?),
             "code" => self.code = Some(codes(value).ok_or_else(|| expected(CODES))?),
-            "route" => self.route = Some(value.to_owned()),
-            "upstream" => self.upstream = Some(value.to_owned()),
-            "endpoint" => self.endpoint = Some(value.to_owned()),
-            "client" => {
-                self.client = Some(Clients::parse(value).ok_or_else(|| expected(Clients::EXPECTED))?);
-            }
             "since" => {
                 self.since = Some(moment(value, now).ok_or_else(|| expected(&format!("{SPAN}, {TIME}")))?)
             }
@@ -119,28 +106,21 @@ impl Query {
                 let limit = value.parse().ok().filter(|limit| (1..=MOST).contains(limit));
                 self.limit = limit.ok_or_else(|| expected("limit, 1 to 1000"))?;
             }
-            _ => return Err(unknown(key, &KNOWN)),
+            _ if self.scope.set(key, value)? => {}
+            _ => return Err(unknown(key, &[&Scope::KNOWN[..], &KNOWN].concat())),
         }
         Ok(())
     }
 
-    /// Whether the names it asks for are known: in use, or of an end that is kept. No name at all is that of what no
-    /// route served.
-    pub(super) fn check_names(&self, mut names: Names, kept: &[End]) -> Result<(), Problem> {
-        if self.route.is_some() || self.upstream.is_some() || self.endpoint.is_some() {
-            kept.iter().for_each(|end| names.add(&end.0));
-        }
-        let route = self.route.as_ref().filter(|name| !name.is_empty());
-        let unknown = names.unknown(route, self.upstream.as_ref(), self.endpoint.as_ref());
+    /// Whether the names it asks for are known: in use, or of an end that is kept.
+    pub(super) fn check_names(&self, names: Names, kept: &[End]) -> Result<(), Problem> {
+        let unknown = self.scope.unknown(names, kept.iter().map(|end| &end.0));
         unknown.map_or(Ok(()), |what| Err(Problem::malformed(what)))
     }
 
     pub(super) fn matches(&self, (report, outcome): &(Report, Outcome)) -> bool {
         let ending = &outcome.ending;
         let code = ending.code.map(|code| code.0);
-        let is = |wanted: &Option<String>, found: Option<&str>| {
-            wanted.as_ref().is_none_or(|wanted| wanted == found.unwrap_or_default())
-        };
         self.who.is_none_or(|who| ending.who == who)
             && self.why.is_none_or(|why| ending.why == why)
             && self.code.as_ref().is_none_or(|codes| match codes {
@@ -148,12 +128,7 @@ impl Query {
                 Codes::One(one) => code == Some(*one),
                 Codes::Thousand(first) => code.is_some_and(|code| code / 1000 == *first),
             })
-            && is(&self.route, report.route().map(|name| &**name))
-            && is(&self.upstream, report.upstream().map(|name| &**name))
-            && self.endpoint.as_ref().is_none_or(|_| {
-                is(&self.endpoint, report.endpoint.as_ref().map(ToString::to_string).as_deref())
-            })
-            && self.client.as_ref().is_none_or(|clients| clients.have(report.client()))
+            && self.scope.matches(report)
             && self.since.is_none_or(|since| outcome.ended.is_some_and(|ended| ended >= since))
             && self.until.is_none_or(|until| outcome.ended.is_some_and(|ended| ended <= until))
     }

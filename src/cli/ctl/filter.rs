@@ -2,21 +2,28 @@
 
 use clap::Args;
 
-/// Which live connections are shown.
+/// Whose connections and whose ends are shown.
 #[derive(Debug, Args)]
-pub(super) struct ConnectionFilter {
+struct Scope {
     /// Those of this route
     #[arg(long)]
     route: Option<String>,
     /// Those of this upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// Those to this endpoint
+    /// Those of this endpoint
     #[arg(long)]
     endpoint: Option<String>,
     /// Those of this client: an address, a network like 10.0.0.0/8, or unix:
     #[arg(long)]
     client: Option<String>,
+}
+
+/// Which live connections are shown.
+#[derive(Debug, Args)]
+pub(super) struct ConnectionFilter {
+    #[command(flatten)]
+    scope: Scope,
     /// Those with this in id, client, host, path, route or endpoint
     #[arg(short = 'q', long = "search", value_name = "TEXT")]
     q: Option<String>,
@@ -55,18 +62,8 @@ pub(super) struct EndFilter {
     /// Those with this close code; 3xxx, 4xxx, none
     #[arg(long)]
     code: Option<String>,
-    /// Those of this route
-    #[arg(long)]
-    route: Option<String>,
-    /// Those of this upstream
-    #[arg(long)]
-    upstream: Option<String>,
-    /// Those of this endpoint
-    #[arg(long)]
-    endpoint: Option<String>,
-    /// Those of this client: an address, a network like 10.0.0.0/8, or unix:
-    #[arg(long)]
-    client: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Those since then: a span back from now like 10m, or a time like 2026-11-28T02:13:00Z
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
@@ -95,11 +92,7 @@ impl ConnectionFilter {
 
     fn written(&self, offset: Option<usize>, limit: Option<usize>) -> String {
         let number = |number: Option<usize>| number.map(|number| number.to_string());
-        query(&[
-            ("route", &self.route),
-            ("upstream", &self.upstream),
-            ("endpoint", &self.endpoint),
-            ("client", &self.client),
+        self.scope.query(&[
             ("q", &self.q),
             ("min_age", &self.min_age),
             ("max_age", &self.max_age),
@@ -114,14 +107,10 @@ impl ConnectionFilter {
 
 impl EndFilter {
     pub(super) fn query(&self) -> String {
-        query(&[
+        self.scope.query(&[
             ("who", &self.who),
             ("why", &self.why),
             ("code", &self.code),
-            ("route", &self.route),
-            ("upstream", &self.upstream),
-            ("endpoint", &self.endpoint),
-            ("client", &self.client),
             ("since", &self.since),
             ("until", &self.until),
             ("by", &self.by),
@@ -130,11 +119,16 @@ impl EndFilter {
     }
 }
 
-/// What was said of a query's parameters.
-fn query(pairs: &[(&str, &Option<String>)]) -> String {
-    let written = pairs.iter().filter_map(|(key, value)| Some(format!("{key}={}", segment(value.as_ref()?))));
-    let written: Vec<_> = written.collect();
-    if written.is_empty() { String::new() } else { format!("?{}", written.join("&")) }
+impl Scope {
+    /// What was said of a query's parameters: of these and of more.
+    fn query(&self, more: &[(&str, &Option<String>)]) -> String {
+        let Self { route, upstream, endpoint, client } = self;
+        let own = [("route", route), ("upstream", upstream), ("endpoint", endpoint), ("client", client)];
+        let written = own.iter().chain(more);
+        let written = written.filter_map(|(key, value)| Some(format!("{key}={}", segment(value.as_ref()?))));
+        let written: Vec<_> = written.collect();
+        if written.is_empty() { String::new() } else { format!("?{}", written.join("&")) }
+    }
 }
 
 /// A text as one segment of a path, or a value of a query.
