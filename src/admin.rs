@@ -1,8 +1,7 @@
-//! Owns the operator's window: what is asked of the running proxy over HTTP, and what it is told. It must not
-//! know the configuration's text, nor who carries out a reload.
+//! Owns the admin endpoint: HTTP requests of the operator and their responses. It must not know the
+//! configuration file, nor how a reload works.
 
 mod access;
-mod answer;
 mod connections;
 mod endpoints;
 mod ends;
@@ -11,14 +10,15 @@ mod filter;
 mod frames;
 mod page;
 mod reload;
+mod response;
 mod router;
 pub mod server;
+mod stats;
 mod status;
 mod stream;
-mod tallies;
 mod token;
 
-pub use reload::{Done, Ordered, Refused, ReloadOrder};
+pub use reload::{ReloadOrigin, ReloadRejected, ReloadRequest, ReloadWarnings};
 pub use router::{OPENAPI, routes};
 pub use token::{Secret, Token, TokenError};
 
@@ -27,11 +27,11 @@ use crate::http::Protocols;
 use crate::proxy::Proxy;
 use crate::slots::Slots;
 use crate::tls::server::Config as TlsConfig;
-use answer::{Answer, Problem};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use events::Ticker;
 use http::HeaderMap;
-use router::Asked;
+use response::{AdminResponse, Problem};
+use router::AdminRequest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -46,17 +46,17 @@ use tokio::sync::{Semaphore, mpsc};
 pub struct Settings {
     /// Where it listens.
     pub address: ListenAddr,
-    /// What a request must know; `None`: nothing.
+    /// The token that a request must show. `None` means none.
     pub token: Option<Secret>,
 }
 
-/// Whether only this host's own processes can reach an address.
+/// Whether only processes on this host can reach an address.
 #[must_use]
 pub fn is_local(address: &ListenAddr) -> bool {
     match address {
         ListenAddr::Tcp(address) => is_loopback(address.ip()),
         ListenAddr::Unix(_) => true,
-        // What systemd listens on is not known here.
+        // The address of a systemd socket is unknown here.
         ListenAddr::Systemd(_) => false,
     }
 }
@@ -65,82 +65,82 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// What is told of the process beyond what [`Proxy`] knows.
+/// What the status shows about the process, beyond what [`Proxy`] knows.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// What listens for clients, in the order of the file.
+pub struct RuntimeInfo {
+    /// The listeners for clients, in the order of the file.
     pub listeners: Vec<Listener>,
-    /// Over how long tunnels are closed where nothing else is said.
+    /// Default time over which Holdline closes tunnels.
     pub drain_spread: Duration,
 }
 
 /// A listener for clients.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// As the file has it.
+    /// Its address in the file.
     pub address: ListenAddr,
-    /// Where it really listens; `None`: a unix socket.
+    /// The address it is bound to. `None` means a unix socket.
     pub local: Option<SocketAddr>,
-    /// What is spoken there.
+    /// Its HTTP versions.
     pub protocols: Protocols,
-    /// Connections begin with a header of the PROXY protocol.
+    /// Whether connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// Its certificates; `None`: it is plain.
+    /// Its certificates. `None` means no TLS.
     pub tls: Option<Arc<TlsConfig>>,
 }
 
-/// What answers the operator. It lives as long as the process, whether anybody can ask or not.
+/// Answers the operator. It lives as long as the process, even without a listener.
 #[derive(Debug)]
 pub struct Admin {
     proxy: Arc<Proxy>,
-    /// Room for connections of clients.
+    /// Slots of client connections.
     slots: Slots,
-    facts: ArcSwap<Facts>,
+    runtime_info: ArcSwap<RuntimeInfo>,
     token: ArcSwapOption<Token>,
     draining: AtomicBool,
-    orders: mpsc::Sender<ReloadOrder>,
+    reloads: mpsc::Sender<ReloadRequest>,
     ticker: Ticker,
-    /// Room for streams, which would else take the places of requests.
+    /// Limits streams, so that they leave connections for requests.
     streams: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// For a proxy that begins to serve; and where orders to reload come out.
+    /// Creates it for a proxy that begins to serve. Returns the queue of reload requests too.
     #[must_use]
-    pub fn new(proxy: Arc<Proxy>, slots: Slots) -> (Arc<Self>, mpsc::Receiver<ReloadOrder>) {
-        // One is carried out at a time; the others wait where they were asked.
-        let (orders, ordered) = mpsc::channel(1);
+    pub fn new(proxy: Arc<Proxy>, slots: Slots) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
+        // Reloads run one at a time. Further requests wait.
+        let (reloads, requests) = mpsc::channel(1);
         let admin = Self {
             ticker: Ticker::new(),
             proxy,
             slots,
-            facts: ArcSwap::default(),
+            runtime_info: ArcSwap::default(),
             token: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
-            orders,
+            reloads,
             streams: Arc::new(Semaphore::new(STREAMS)),
         };
-        (Arc::new(admin), ordered)
+        (Arc::new(admin), requests)
     }
 
-    /// What is told from now on.
-    pub fn set_facts(&self, facts: Facts) {
-        self.facts.store(Arc::new(facts));
+    /// Sets the process information.
+    pub fn set_runtime_info(&self, runtime_info: RuntimeInfo) {
+        self.runtime_info.store(Arc::new(runtime_info));
     }
 
-    /// What requests must know from now on.
+    /// Sets the token.
     pub fn set_token(&self, token: Option<Token>) {
         self.token.store(token.map(Arc::new));
     }
 
-    /// The end has begun: whoever asks whether the proxy is ready hears no.
+    /// Records that shutdown has begun: the proxy is no longer ready.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether who sends this may ask for all there is.
+    /// Whether the sender of these headers has full access.
     fn is_known(&self, headers: &HeaderMap) -> bool {
-        self.token.load().as_deref().is_none_or(|token| access::known(headers, token).is_ok())
+        self.token.load().as_deref().is_none_or(|token| access::check_token(headers, token).is_ok())
     }
 
     fn is_draining(&self) -> bool {
@@ -149,16 +149,15 @@ impl Admin {
 }
 
 impl Admin {
-    /// Has the configuration loaded anew, and tells what became of it.
-    async fn reload(&self, asked: &Asked) -> Result<Answer, Problem> {
-        let Reason { reason } = body_of(asked)?;
-        let gone =
-            || Problem::unavailable("the proxy is stopping, nothing is reloaded any more; start it anew");
-        let (order, answered) = ReloadOrder::new(Ordered { by: Arc::clone(&asked.by), reason });
-        self.orders.send(order).await.map_err(|_| gone())?;
+    /// Requests a reload of the configuration and waits for the result.
+    async fn reload(&self, request: &AdminRequest) -> Result<AdminResponse, Problem> {
+        let Reason { reason } = body_of(request)?;
+        let gone = || Problem::unavailable("the proxy is stopping and accepts no reload; start it again");
+        let (reload, answered) = ReloadRequest::new(ReloadOrigin { by: Arc::clone(&request.by), reason });
+        self.reloads.send(reload).await.map_err(|_| gone())?;
         match answered.await.map_err(|_| gone())? {
-            Ok(warnings) => Ok(answer::json(&json!({ "warnings": warnings }))),
-            Err(Refused(errors)) => {
+            Ok(warnings) => Ok(response::json(&json!({ "warnings": warnings }))),
+            Err(ReloadRejected(errors)) => {
                 let error = "the running configuration stays; mend what errors tell and reload again";
                 Err(Problem::refused(error).with_errors(errors))
             }
@@ -166,23 +165,24 @@ impl Admin {
     }
 }
 
-/// Why something is ordered, for the log.
+/// The reason for a request, for the log.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reason {
     reason: Option<String>,
 }
 
-/// The body of a request as JSON; none at all is an empty object.
-fn body_of<T: DeserializeOwned + Default>(asked: &Asked) -> Result<T, Problem> {
-    if asked.body.trim_ascii().is_empty() {
+/// Parses the body of a request as JSON. An empty body is an empty object.
+fn body_of<T: DeserializeOwned + Default>(request: &AdminRequest) -> Result<T, Problem> {
+    if request.body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    let read = serde_json::from_slice(&asked.body);
+    let read = serde_json::from_slice(&request.body);
     read.map_err(|error| {
         Problem::malformed(format!("the body: {error}; /api/openapi.json tells what it holds"))
     })
 }
 
-/// Streams at once: of the 64 connections, the others are left for questions, health checks above all.
+/// Maximum number of streams. The remaining ones of the 64 connections are for requests, above all health
+/// checks.
 const STREAMS: usize = 48;

@@ -1,13 +1,13 @@
-//! Owns assembly: a configuration is bound, then run. It is the only place that sees every layer.
+//! Owns assembly: it binds a configuration, then runs it. It is the only place that sees every layer.
 
+mod admin_endpoint;
 pub mod certificates;
 pub mod descriptors;
+mod notifier;
 mod pid_file;
 mod reload;
 mod shutdown;
 pub mod signal;
-mod systemd;
-mod window;
 
 pub use reload::ReloadError;
 pub use shutdown::Ended;
@@ -27,59 +27,59 @@ use crate::proxy::snapshot::Snapshot;
 use crate::slots::Slots;
 use crate::telemetry::access_log::{AccessLog, OpenError};
 use crate::telemetry::log::LogControl;
-use crate::telemetry::metrics::tell_bursts;
+use crate::telemetry::metrics::log_bursts;
 use crate::tls::Alpn;
 use crate::tls::sources::Sources;
 use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
-use crate::upstream::Private;
+use crate::upstream::PrivatePool;
 use crate::upstream::ports::SourceError;
 use crate::upstream::resolve;
+use admin_endpoint::{AdminEndpoint, read_token};
 use arc_swap::ArcSwap;
-use certificates::{CertificateError, Ready, secure_aside};
+use certificates::{CertificateError, ListenerConfig, load_tls_in_background};
 use pid_file::PidFile;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use window::{Window, read_token};
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket cannot be bound.
+    /// Holdline cannot bind a socket.
     #[error("listen: {0}")]
     Bind(#[from] BindError),
-    /// The socket of the admin endpoint cannot be bound.
+    /// Holdline cannot bind the socket of the admin endpoint.
     #[error("admin: {0}")]
     Admin(BindError),
-    /// The token of the admin endpoint cannot be read.
+    /// Holdline cannot read the token of the admin endpoint.
     #[error("admin.token_file: {0}")]
     Token(#[from] TokenError),
-    /// Certificates cannot be used.
+    /// Holdline cannot use certificates.
     #[error("{0}")]
     Certificates(#[from] CertificateError),
-    /// A source address is not of this machine.
+    /// A source address does not belong to this machine.
     #[error("{0}")]
     Source(#[from] SourceError),
-    /// The threads that relay cannot be had.
+    /// The engine's threads cannot start.
     #[error("process.engine: {0}")]
     Engine(io::Error),
-    /// The access log cannot be opened.
+    /// Holdline cannot open the access log.
     #[error("log.access: {0}")]
     AccessLog(OpenError),
-    /// The pid file cannot be written.
+    /// Holdline cannot write the pid file.
     #[error("process.pid_file: {0}")]
     PidFile(io::Error),
 }
 
-/// A configuration with everything at hand that can fail: sockets and files.
+/// A configuration with its open sockets and files. Everything that can fail has succeeded.
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
     snapshot: Arc<Snapshot>,
-    sockets: Vec<(Ready, Socket)>,
+    sockets: Vec<(ListenerConfig, Socket)>,
     admin: Option<(AdminSocket, Option<Token>)>,
     inherited: Inherited,
     log: AccessLog,
@@ -87,21 +87,21 @@ pub struct Bound {
     pid_file: Option<PidFile>,
 }
 
-/// A proxy that serves.
+/// A running proxy.
 #[derive(Debug)]
 pub struct Running {
-    /// What serves requests.
+    /// Serves requests.
     pub proxy: Arc<Proxy>,
     config: Config,
     listeners: Vec<Active>,
-    window: Window,
+    admin_endpoint: AdminEndpoint,
     inherited: Inherited,
     log_control: Option<LogControl>,
     trigger: Trigger,
     watch: Watch,
-    /// Room for connections.
+    /// Slots of client connections.
     slots: Slots,
-    /// As it was written at the start.
+    /// The pid file written at the start.
     pid_file: Option<PidFile>,
 }
 
@@ -110,28 +110,30 @@ pub struct Running {
 struct Active {
     address: ListenAddr,
     local: Option<SocketAddr>,
-    /// What its connections get from now on.
-    settings: Arc<ArcSwap<Ready>>,
-    /// How the files of its certificates looked when they could not be used.
+    /// The settings for its new connections.
+    settings: Arc<ArcSwap<ListenerConfig>>,
+    /// The state of its certificate files when Holdline could not use them.
     refused: Option<Sources>,
-    /// Dropped, it ends the accept loop.
+    /// Dropping it ends the accept loop.
     _stop: oneshot::Sender<()>,
 }
 
 impl Bound {
-    /// Binds what the configuration names. Names of servers are looked up too, but one that is
-    /// not found keeps nothing from starting: it may come up later.
+    /// Binds the sockets and opens the files of the configuration. A server name that does not resolve does
+    /// not prevent the start, because it may resolve later.
     ///
     /// # Errors
-    /// A socket or file is not to be had.
+    /// Returns the first socket or file that fails. Everything opened before is closed again.
     pub async fn new(config: Config, inherited: Inherited) -> Result<Self, StartError> {
         let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
         let snapshot = Arc::new(Snapshot::new(config.plan.clone(), None));
-        secure_aside(&snapshot, None).await.map_err(|error| error.placed(&config))?;
+        load_tls_in_background(&snapshot, None).await.map_err(|error| error.placed(&config))?;
         snapshot.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;
         let mut sockets = Vec::new();
         for listen in &config.listeners {
-            let ready = Ready::read_aside(listen, None).await.map_err(|error| error.placed(&config))?;
+            let ready = ListenerConfig::read_in_background(listen, None)
+                .await
+                .map_err(|error| error.placed(&config))?;
             sockets.push((ready, bind(&listen.socket, &inherited).await?));
         }
         let admin = match &config.admin {
@@ -154,10 +156,10 @@ impl Bound {
     pub async fn start(self, log_control: Option<LogControl>) -> Running {
         let (trigger, watch) = drain::channel();
         look_up_names(&self.snapshot).await;
-        let slots = descriptors::slots(&self.config.process);
+        let slots = descriptors::capacity_for(&self.config.process);
         let proxy = Arc::new(Proxy::new(self.snapshot, Arc::new(self.log), self.engine.map(Arc::new)));
         let mut running = Running {
-            window: Window::new(&proxy, &slots),
+            admin_endpoint: AdminEndpoint::new(&proxy, &slots),
             proxy,
             slots,
             pid_file: self.pid_file,
@@ -168,23 +170,23 @@ impl Bound {
             trigger,
             watch,
         };
-        running.proxy.metrics.set_room(running.slots.all());
+        running.proxy.metrics.set_connection_capacity(running.slots.all());
         running.keep_names_fresh();
-        tokio::spawn(tell_bursts(Arc::downgrade(&running.proxy.metrics)));
+        tokio::spawn(log_bursts(Arc::downgrade(&running.proxy.metrics)));
         for (ready, socket) in self.sockets {
             running.listen(ready, socket);
         }
         running.count_certificates();
-        running.tell_facts();
+        running.update_runtime_info();
         if let Some((socket, token)) = self.admin {
-            running.window.open(socket, token);
+            running.admin_endpoint.open(socket, token);
         }
         running
     }
 }
 
-/// Looks up, side by side, the names that nothing is known of yet, and says which are not found.
-/// The others are refreshed by the way: a reload does not wait for a slow resolver.
+/// Looks up, concurrently, the names that have never resolved, and logs those that fail. Others are refreshed
+/// in the background, so that a reload does not wait for a slow resolver.
 async fn look_up_names(snapshot: &Snapshot) {
     let mut lookups = JoinSet::new();
     for upstream in snapshot.upstreams().filter(|upstream| resolve::is_missing_names(upstream)) {
@@ -200,23 +202,23 @@ async fn look_up_names(snapshot: &Snapshot) {
 }
 
 impl Running {
-    /// The addresses that are listened on, in the order of the file; the real port where the file
+    /// Returns the addresses of the listeners, in the order of the file, with the real port where the file
     /// says 0.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<Option<SocketAddr>> {
         self.listeners.iter().map(|active| active.local).collect()
     }
 
-    /// Where the admin endpoint listens; `None`: nowhere, or on a unix socket.
+    /// Returns the address of the admin endpoint. `None` means that there is none, or a unix socket.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.window.serving.as_ref().and_then(|serving| serving.local)
+        self.admin_endpoint.serving.as_ref().and_then(|serving| serving.local)
     }
 
-    /// How many tasks there are that a shutdown waits for.
+    /// Returns how many tasks a shutdown waits for.
     #[must_use]
     pub fn permits(&self) -> usize {
-        // The one of `self` is no task.
+        // The permit of `self` is no task.
         self.trigger.remaining() - 1
     }
 
@@ -227,7 +229,7 @@ impl Running {
         }
     }
 
-    fn listen(&mut self, ready: Ready, socket: Socket) {
+    fn listen(&mut self, ready: ListenerConfig, socket: Socket) {
         let (stop, stopped) = oneshot::channel::<()>();
         let local = socket.local_addr();
         ready.announce();
@@ -255,34 +257,35 @@ impl Running {
     }
 }
 
-/// One accepted connection, to its end as HTTP.
-async fn serve_one(accepted: Accepted, settings: Arc<Ready>, proxy: Arc<Proxy>, watch: Watch) {
+/// Serves one accepted connection, until it ends or becomes a tunnel.
+async fn serve_one(accepted: Accepted, settings: Arc<ListenerConfig>, proxy: Arc<Proxy>, watch: Watch) {
     let client = accepted.client;
     let snapshot = proxy.snapshot.load_full();
-    let Ready { listen, tls, handshakes } = &*settings;
+    let ListenerConfig { listen, tls, handshakes } = &*settings;
     let limit = listen.http.header_timeout;
     let tls = tls.as_deref().map(|tls| (tls, handshakes));
-    let ready = ready(accepted, &listen.socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
-    let (stream, connection) = match ready.await {
+    let established = ready(accepted, &listen.socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
+    let (stream, connection) = match established.await {
         Ok((stream, connection)) => (stream, Arc::new(connection)),
-        Err(error) => return proxy.not_ready(&error, client, watch),
+        Err(error) => return proxy.report_unestablished(&error, client, watch),
     };
-    let private = Arc::<Private>::default();
+    let private = Arc::<PrivatePool>::default();
     let answer = |request| {
         let (proxy, connection, watch) = (Arc::clone(&proxy), Arc::clone(&connection), watch.clone());
         let private = Arc::clone(&private);
         async move { proxy.answer(request, &connection, &private, watch).await }
     };
-    let refused = |refusal, told| proxy.refused(refusal, told, connection.peer, watch.clone());
+    let on_bad_request =
+        |kind, partial| proxy.report_bad_request(kind, partial, connection.peer, watch.clone());
     let http =
         http::Settings { protocols: protocols(&connection, listen.http.protocols), ..listen.http.clone() };
-    // The certificates may be swapped while it lasts.
+    // Do not hold old certificates as long as the connection lasts.
     drop(settings);
-    serve(stream, &http, watch.clone(), answer, refused, &connection.slot).await;
+    serve(stream, &http, watch.clone(), answer, on_bad_request, &connection.slot).await;
 }
 
-/// The versions of HTTP that may come over a connection, of those that its listener speaks: over TLS
-/// what was negotiated (RFC 7301), and of a client that negotiates nothing HTTP/1.1, if that is spoken.
+/// Returns the HTTP versions that a connection may use. Over TLS it is the negotiated one (RFC 7301). Without
+/// negotiation it is HTTP/1.1, if that is enabled.
 fn protocols(connection: &Connection, spoken: Protocols) -> Protocols {
     let Some(tls) = &connection.tls else { return spoken };
     let http2 = match tls.session.alpn {

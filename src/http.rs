@@ -10,26 +10,26 @@ pub mod upload;
 
 use std::time::Duration;
 
-/// How requests are taken.
+/// How Holdline accepts requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The versions that are spoken.
+    /// The enabled versions.
     pub protocols: Protocols,
-    /// From a request's first byte, or from the connection's opening, to the end of its head
-    /// (nginx, `client_header_timeout`).
+    /// Time limit for a request head, from its first byte, or from the start of the connection (nginx,
+    /// `client_header_timeout`).
     pub header_timeout: Duration,
-    /// From a request's end to the beginning of the next (nginx, `keepalive_timeout`).
+    /// Time limit between two requests (nginx, `keepalive_timeout`).
     pub keepalive_timeout: Duration,
-    /// How long a client may send none of a request's body, or take none of its answer, while it is
-    /// waited for (nginx, `client_body_timeout` and `send_timeout`); `None`: never ended for it.
+    /// How long a client may send nothing of a request body, or accept nothing of a response, while Holdline
+    /// waits for it (nginx, `client_body_timeout` and `send_timeout`). `None` means no limit.
     pub body_timeout: Option<Duration>,
-    /// Largest head of a request, in bytes, 8 KiB at least (nginx, `large_client_header_buffers`).
+    /// Maximum size of a request head, in bytes, at least 8 KiB (nginx, `large_client_header_buffers`).
     pub max_header_size: usize,
-    /// Whether headers of requests may have `_` in their names (nginx, `underscores_in_headers`).
+    /// Whether names of request headers may contain `_` (nginx, `underscores_in_headers`).
     pub underscores_in_headers: bool,
 }
 
-/// Versions of HTTP; one of them at least is spoken.
+/// The enabled versions of HTTP. At least one is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocols {
     /// HTTP/1.1, and 1.0.
@@ -39,7 +39,7 @@ pub struct Protocols {
     pub http2: bool,
 }
 
-/// Which headers tell the upstream whence a request came.
+/// The headers that tell the upstream where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarded {
     /// `X-Forwarded-For`, `-Proto`, `-Host` and `X-Real-IP`.
@@ -48,11 +48,11 @@ pub enum Forwarded {
     Rfc7239,
     /// All of them.
     Both,
-    /// None is added; what the client sent passes as it came.
+    /// Holdline adds none, and forwards the client's unchanged.
     Off,
 }
 
-/// Which messages say that they came through here, by `Via` (RFC 9110 7.6.3).
+/// The messages that get a `Via` header (RFC 9110 7.6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// All of them.
@@ -66,13 +66,13 @@ pub enum Via {
 }
 
 impl Via {
-    /// Whether requests do.
+    /// Whether requests get one.
     #[must_use]
     pub fn is_on_requests(self) -> bool {
         matches!(self, Self::On | Self::Request)
     }
 
-    /// Whether responses do.
+    /// Whether responses get one.
     #[must_use]
     pub fn is_on_responses(self) -> bool {
         matches!(self, Self::On | Self::Response)

@@ -1,4 +1,4 @@
-//! Owns observation: what is counted and written of what happened. It must not decide anything.
+//! Owns observation: the metrics, the log and the access log. It must not decide anything.
 
 pub mod access_log;
 pub mod bursts;
@@ -10,8 +10,8 @@ pub mod process;
 pub mod recent;
 pub mod report;
 mod secrets;
-pub mod stamp;
 pub mod tally;
+pub mod unix_micros;
 
 use crate::limit::rate::Rate;
 use std::fmt;
@@ -20,23 +20,23 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use tracing::level_filters::LevelFilter;
 
-/// What is logged, how, and where to.
+/// The settings of the log and the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The least severe events that are logged.
+    /// The least severe level that Holdline logs.
     pub level: LevelFilter,
-    /// How the log and the access log are written.
+    /// The format of the log and the access log.
     pub format: Format,
-    /// Where the access log goes; the log itself goes to the standard error.
+    /// The target of the access log. The log itself goes to standard error.
     pub access: AccessTarget,
-    /// What syslog and journald file its lines under.
+    /// The facility of its lines in syslog and journald.
     pub facility: Facility,
-    /// How many lines of a kind are written before a flood of them is sampled: so many at this rate, and its
-    /// burst at once. `None`: all are written.
+    /// The rate of lines of one class above which Holdline samples them, and the burst before that. `None`
+    /// means that it writes all lines.
     pub sample_above: Option<Rate>,
 }
 
-/// How lines are written.
+/// The format of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// For people.
@@ -45,7 +45,7 @@ pub enum Format {
     Json,
 }
 
-/// Where the access log goes.
+/// The target of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessTarget {
     /// The standard output.
@@ -54,7 +54,7 @@ pub enum AccessTarget {
     Stderr,
     /// Nowhere.
     Off,
-    /// A file, opened anew on SIGUSR1.
+    /// A file, which SIGUSR1 reopens.
     File(PathBuf),
     /// Syslog.
     Syslog(SyslogAddr),
@@ -75,19 +75,19 @@ impl fmt::Display for AccessTarget {
     }
 }
 
-/// Where syslog takes messages.
+/// The address of syslog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogAddr {
-    /// A socket of datagrams, of the daemon of this host.
+    /// The datagram socket of this host's daemon.
     Unix(PathBuf),
     /// Over UDP.
     Udp(SocketAddr),
 }
 
-/// Where the C library's `syslog(3)` sends messages.
+/// The socket that the C library's `syslog(3)` uses.
 const LOCAL: &str = "/dev/log";
 
-/// The text is none of a [`SyslogAddr`].
+/// The text is no [`SyslogAddr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected \"syslog\", \"syslog:unix:/path\", \"syslog:IP:PORT\" or \"syslog:[IPv6]:PORT\"")]
 pub struct SyslogAddrError;
@@ -120,6 +120,6 @@ impl fmt::Display for SyslogAddr {
     }
 }
 
-/// What a message of syslog is filed under: 0 to 23 (RFC 5424 6.2.1).
+/// A syslog facility, 0 to 23 (RFC 5424 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facility(pub u8);

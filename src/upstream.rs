@@ -1,24 +1,24 @@
-//! Owns a named group of endpoints: who may be chosen, who is, and what came of it. It must not
-//! know HTTP routes or what a connection is used for.
+//! Owns a named group of endpoints: which may be chosen, which is chosen, and how its connections went. It
+//! must not know HTTP routes or what a connection is used for.
 
+pub mod bound_login;
 pub mod client;
 pub mod connect;
 mod endpoint;
 mod lease;
-pub mod login;
 mod members;
-mod order;
+mod overrides;
 pub mod pool;
 pub mod ports;
-mod private;
+mod private_pool;
 pub mod resolve;
-mod view;
+mod status;
 
 pub use endpoint::Endpoint;
-pub use lease::{Lease, Suspect};
-pub use order::By;
-pub use private::Private;
-pub use view::View;
+pub use lease::{Lease, PendingCharge};
+pub use overrides::StateSource;
+pub use private_pool::PrivatePool;
+pub use status::EndpointStatus;
 
 use crate::addr::{EndpointAddr, ServerAddr};
 use crate::balance::{self, Candidate, Method};
@@ -40,31 +40,32 @@ use tokio::time::Instant;
 pub struct Settings {
     /// Its name.
     pub name: Arc<str>,
-    /// How an endpoint is chosen.
+    /// How Holdline chooses an endpoint.
     pub balance: Method,
-    /// The servers, each of which may stand for several endpoints.
+    /// The servers. Each may resolve to several endpoints.
     pub servers: Vec<Server>,
-    /// From an endpoint's return to its full weight; zero: at once.
+    /// How long an endpoint that returns takes to reach its full weight. Zero means at once.
     pub slow_start: Duration,
-    /// The part of the endpoints that may be out by what clients may have caused.
+    /// The share of endpoints that failures which clients may have caused can take out.
     pub max_ejected: Percent,
-    /// When ends of young tunnels count as failures.
+    /// When early ends of tunnels count as failures.
     pub early_end: Option<EarlyEnd>,
-    /// What is tried again elsewhere.
-    pub retry: Retry,
-    /// From one look-up of names to the next; `None`: only at start and reload.
+    /// When Holdline tries another endpoint.
+    pub retry: RetryPolicy,
+    /// Interval between name look-ups. `None` means only at start and reload.
     pub resolve_interval: Option<Duration>,
-    /// Idle HTTP connections that are kept.
+    /// Limits of the idle HTTP connections.
     pub keepalive: pool::Limits,
-    /// Over how long the tunnels of a removed or drained endpoint are closed; `None`: they stay.
+    /// Time over which Holdline closes the tunnels of a removed or drained endpoint. `None` means that they
+    /// stay open.
     pub drain_timeout: Option<Duration>,
     /// Options of its connections.
     pub tcp: TcpOptions,
-    /// Each connection begins with a header of the PROXY protocol that names the client (nginx,
-    /// `proxy_protocol on` of `stream`; HAProxy, `send-proxy`). Such connections are not kept.
+    /// Each connection begins with a PROXY protocol header that names the client (nginx, `proxy_protocol on`
+    /// of `stream`; HAProxy, `send-proxy`). Holdline does not pool such connections.
     pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// Addresses of this machine that its connections come from, each its share of them (nginx,
-    /// `proxy_bind`); none: the kernel chooses, as it does for endpoints of the other family.
+    /// Local addresses that its connections come from, in equal shares (nginx, `proxy_bind`). Without any,
+    /// and for endpoints of the other family, the kernel chooses.
     pub source: Vec<IpAddr>,
     /// Connections are TLS (nginx, `proxy_pass https://`).
     pub tls: Option<Tls>,
@@ -73,15 +74,16 @@ pub struct Settings {
 /// TLS to endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Who vouches for them, and what is shown to them.
+    /// The trusted authorities, and the certificate that Holdline presents.
     pub client: tls::client::Settings,
-    /// The name that their certificates must be for, which is sent along (nginx, `proxy_ssl_name`);
-    /// `None`: the host of each server.
+    /// The name that their certificates must match, also sent as SNI (nginx, `proxy_ssl_name`). `None` means
+    /// the host of each server.
     pub server_name: Option<String>,
 }
 
 impl Settings {
-    /// Idle connections that are kept for any client: none, where each is one client's.
+    /// Returns the limits of shared idle connections. There are none if each connection belongs to one
+    /// client.
     #[must_use]
     pub fn kept(&self) -> pool::Limits {
         let connections = if self.proxy_protocol.is_some() { 0 } else { self.keepalive.connections };
@@ -90,7 +92,8 @@ impl Settings {
 }
 
 impl Tls {
-    /// The name that a server's certificate must be for; `None`: there is none, as for a unix socket.
+    /// Returns the name that a server's certificate must match. `None` means that there is none, as for a
+    /// unix socket.
     #[must_use]
     pub fn name_of(&self, server: &Server) -> Option<ServerName<'static>> {
         match (&self.server_name, &server.address) {
@@ -106,44 +109,43 @@ impl Tls {
 pub struct Server {
     /// Its address.
     pub address: ServerAddr,
-    /// Its share, 1 to 65535.
+    /// Its weight, 1 to 65535.
     pub weight: u32,
-    /// Most connections to each of its endpoints; `None`: any number.
+    /// Maximum number of connections to each of its endpoints. `None` means no limit.
     pub max_conns: Option<u32>,
     /// See [`Rules`].
     pub max_fails: u32,
     /// See [`Rules`].
     pub fail_timeout: Duration,
-    /// It serves only when no other can.
+    /// It serves only if no other can.
     pub backup: bool,
-    /// What the operator wants of it.
+    /// Its configured state.
     pub state: State,
 }
 
-/// What the operator wants of a server.
+/// The state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It serves.
+    /// It takes connections.
     Up,
-    /// It takes nothing new; what it has is closed over `drain_timeout` if that is set.
+    /// It takes no new connections. Holdline closes its tunnels within `drain_timeout`, if that is set.
     Drain,
-    /// It takes nothing new.
+    /// It takes no new connections.
     Down,
 }
 
-/// What is tried again elsewhere, as long as nothing has reached the client (nginx,
-/// `proxy_next_upstream`).
+/// When Holdline tries another endpoint, while nothing has reached the client (nginx, `proxy_next_upstream`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// Endpoints tried in all; 0: each there is.
+pub struct RetryPolicy {
+    /// Maximum number of endpoints tried. 0 means every endpoint.
     pub tries: u32,
-    /// No new try is begun after this; `None`: whenever.
+    /// Holdline starts no new try after this time. `None` means no limit.
     pub timeout: Option<Duration>,
-    /// After a failed connect or a connection that broke before an answer.
+    /// After a failed connect, or a connection that broke before a response.
     pub on_connect: bool,
     /// After a timeout.
     pub on_timeout: bool,
-    /// After one of these statuses; they count as failures then.
+    /// After one of these statuses, which then count as failures.
     pub on_status: Vec<http::StatusCode>,
 }
 
@@ -152,42 +154,42 @@ pub struct Retry {
 pub struct Upstream {
     settings: Settings,
     members: Arc<Members>,
-    /// What its handshakes are made with; none until [`Upstream::secure`].
+    /// TLS configuration of its connections. Empty until [`Upstream::load_tls`].
     tls: OnceLock<Arc<tls::client::Config>>,
-    /// How many ports each source address has to an endpoint.
-    ports_a_source: u32,
+    /// How many ports each source address has for one endpoint.
+    ports_per_source: u32,
     /// When its names were last looked up.
     looked_up: Mutex<Option<Instant>>,
 }
 
-/// Why there is nobody to connect to.
+/// Why there is no endpoint to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {
-    /// Each has been tried.
+    /// Every endpoint has been tried.
     #[error("every endpoint was tried")]
     AllTried,
-    /// Those that are left are at `max_conns`.
+    /// The remaining endpoints are at `max_conns`.
     #[error("every endpoint is at its max_conns")]
     AllFull,
-    /// Names that were not found, or `state`s that allow nothing.
+    /// No name resolved, or no `state` allows connections.
     #[error("no endpoint is in use: none was found, or all are set to \"down\" or \"drain\"")]
     None,
 }
 
 impl Upstream {
-    /// A group whose endpoints are the servers given as addresses; names follow by
-    /// [`resolve`]. Endpoints that `previous` had keep their counts and standing.
+    /// Creates a group with the endpoints of servers given as addresses. [`resolve`] adds those of names.
+    /// Endpoints that `previous` had keep their counts and health.
     #[must_use]
     pub fn new(settings: Settings, previous: Option<&Self>) -> Self {
-        let orders = previous.map(|previous| Arc::clone(&previous.members.orders)).unwrap_or_default();
+        let overrides = previous.map(|previous| Arc::clone(&previous.members.overrides)).unwrap_or_default();
         let upstream = Self {
             settings,
-            members: Arc::new(Members::new(orders)),
+            members: Arc::new(Members::new(overrides)),
             tls: OnceLock::new(),
-            ports_a_source: ports::a_source(),
+            ports_per_source: ports::ports_per_source(),
             looked_up: Mutex::default(),
         };
-        // Reloads do not put look-ups off; where there is no interval, a reload asks for one.
+        // A reload does not delay look-ups. Without an interval, it asks for one.
         let last = previous.filter(|_| upstream.settings.resolve_interval.is_some());
         *upstream.looked_up() = last.and_then(|previous| *previous.looked_up());
         let known = previous.map(|previous| previous.members.list.load_full());
@@ -202,13 +204,12 @@ impl Upstream {
         upstream
     }
 
-    /// Reads the files of its TLS, if it has any, once. Those that have not changed since `previous`
-    /// read them stay as they are, and sessions with endpoints can be resumed. It blocks for as long
-    /// as files take to read.
+    /// Reads its TLS files once, if it has any. Files unchanged since `previous` read them are not read
+    /// again, and TLS sessions can still be resumed. It blocks while it reads.
     ///
     /// # Errors
-    /// Files that cannot be used.
-    pub fn secure(&self, previous: Option<&Self>) -> Result<(), Vec<Problem>> {
+    /// Returns every file that Holdline cannot use.
+    pub fn load_tls(&self, previous: Option<&Self>) -> Result<(), Vec<Problem>> {
         let Some(settings) = &self.settings.tls else { return Ok(()) };
         let same = previous.filter(|previous| {
             previous.settings.tls.as_ref().is_some_and(|before| before.client == settings.client)
@@ -218,45 +219,44 @@ impl Upstream {
             Some(kept) => Arc::clone(kept),
             None => Arc::new(tls::client::Config::load(&settings.client)?),
         };
-        // Whoever came first has read the same files.
+        // A caller that came first has read the same files.
         let _ = self.tls.set(config);
         Ok(())
     }
 
-    /// Its settings.
+    /// Returns its settings.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The endpoints there are now.
+    /// Returns its current endpoints.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.members.list.load().iter().map(|member| Arc::clone(&member.endpoint)).collect()
     }
 
-    /// Whether an endpoint's open tunnels may stay: it is one of this upstream's, and not drained.
+    /// Whether an endpoint's open tunnels may stay: it belongs to this upstream and is not drained.
     #[must_use]
     pub fn serves(&self, address: &EndpointAddr) -> bool {
         let members = self.members.list.load();
         members.iter().any(|m| m.endpoint.address() == address && m.server.state != State::Drain)
     }
 
-    /// Whether the address is one of this upstream, in whatever state.
+    /// Whether this upstream has the address, in any state.
     #[must_use]
     pub fn knows(&self, address: &EndpointAddr) -> bool {
         self.members.list.load().iter().any(|member| member.endpoint.address() == address)
     }
 
-    /// The addresses that a server stands for now.
+    /// Returns the addresses that a server resolves to now.
     fn addresses_of(&self, server: &ServerAddr) -> Vec<EndpointAddr> {
         let members = self.members.list.load();
         let own = members.iter().filter(|member| member.server.address == *server);
         own.map(|member| member.endpoint.address().clone()).collect()
     }
 
-    /// Takes over the answer of a look-up. Endpoints that stay keep their counts and standing,
-    /// new ones start slowly.
+    /// Applies the result of a look-up. Known endpoints keep their counts and health. New ones start slowly.
     pub fn set_addresses(&self, found: &HashMap<ServerAddr, Vec<EndpointAddr>>) {
         let known = self.members.list.load_full();
         self.set_members(found, &known, !known.is_empty());
@@ -306,29 +306,29 @@ impl Upstream {
         }
     }
 
-    /// Chooses an endpoint that is not among `tried` and counts the connection that follows.
+    /// Chooses an endpoint that is not in `tried`, and counts the connection to it.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns [`NoEndpoint`] if none can be chosen.
     pub fn pick(&self, key: Option<u64>, tried: &[EndpointAddr]) -> Result<Lease, NoEndpoint> {
         self.choose(key, tried, false)
     }
 
-    /// The same for a request that broke where it was sent before: the backups are not for it.
+    /// Like [`Self::pick`], but without backups, for a request that broke a connection before.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns [`NoEndpoint`] if none can be chosen.
     pub fn pick_no_backup(&self, key: Option<u64>, tried: &[EndpointAddr]) -> Result<Lease, NoEndpoint> {
         self.choose(key, tried, true)
     }
 
-    /// Counts one more connection to an endpoint that was chosen before; `None` if it takes none.
+    /// Counts another connection to an endpoint that was chosen before. `None` means that it takes none.
     #[must_use]
     pub fn lease_on(&self, endpoint: &Arc<Endpoint>) -> Option<Lease> {
         let members = self.members.list.load();
         let _choosing = self.members.choosing();
         let member = members.iter().find(|member| Arc::ptr_eq(&member.endpoint, endpoint))?;
-        let is_open = member.state(&self.members.orders.lock()).0 == State::Up && !member.is_full();
+        let is_open = member.state(&self.members.overrides.lock()).0 == State::Up && !member.is_full();
         is_open.then(|| Lease::new(member, Instant::now().into_std()))
     }
 
@@ -336,17 +336,17 @@ impl Upstream {
         &self,
         key: Option<u64>,
         tried: &[EndpointAddr],
-        spare_backups: bool,
+        exclude_backups: bool,
     ) -> Result<Lease, NoEndpoint> {
         let now = Instant::now().into_std();
         let members = self.members.list.load();
         let _choosing = self.members.choosing();
-        let orders = self.members.orders.lock();
-        let is_up = |member: &&Member| member.state(&orders).0 == State::Up;
+        let overrides = self.members.overrides.lock();
+        let is_up = |member: &&Member| member.state(&overrides).0 == State::Up;
         let open: Vec<&Member> = members.iter().filter(is_up).collect();
-        drop(orders);
+        drop(overrides);
         let is_untried = |m: &&Member| !tried.contains(m.endpoint.address());
-        let is_for_it = |m: &&Member| !spare_backups || !m.server.backup;
+        let is_for_it = |m: &&Member| !exclude_backups || !m.server.backup;
         let untried: Vec<&Member> = open.iter().copied().filter(is_untried).filter(is_for_it).collect();
         let free: Vec<&Member> = untried.iter().copied().filter(|m| !m.is_full()).collect();
         let tier = first_tier(&free, now).ok_or(match (open.is_empty(), untried.is_empty()) {
@@ -366,8 +366,8 @@ impl Upstream {
     }
 }
 
-/// Those among whom is chosen: backups only where no other can serve. When all are out, they are tried all the
-/// same, as nginx does.
+/// Returns the members to choose from: backups only if no other can serve. If all are out, Holdline tries
+/// them all the same, as nginx does.
 fn first_tier<'a>(free: &[&'a Member], now: std::time::Instant) -> Option<Vec<&'a Member>> {
     let tier = |backup: bool, out: bool| -> Vec<&'a Member> {
         let serves = |m: &&&Member| {

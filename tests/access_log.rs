@@ -345,7 +345,7 @@ fn a_standard_output_that_nobody_reads_holds_up_neither_a_request_nor_the_end() 
     process.log.read_to_string(&mut log).unwrap();
     assert_eq!(process.child.wait().unwrap().code(), Some(0), "{log}");
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-    assert!(log.contains("the target of the access log takes nothing"), "{log}");
+    assert!(log.contains("the target of the access log accepts nothing"), "{log}");
     let mut written = String::new();
     process.child.stdout.take().unwrap().read_to_string(&mut written).unwrap();
     let lines = written.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -367,7 +367,7 @@ fn a_reload_leads_away_from_a_target_that_takes_nothing() {
     process.signal("HUP");
     process.log_line("reloaded");
     process.ask(10);
-    let lost = process.log_line("the target of the access log takes nothing");
+    let lost = process.log_line("the target of the access log accepts nothing");
     process.signal("TERM");
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 10);
@@ -385,7 +385,7 @@ fn a_file_that_cannot_be_opened_anew_is_named() {
     process.ask(1);
     std::fs::rename(&inner, folder.path().join("moved")).unwrap();
     process.signal("USR1");
-    let line = process.log_line("cannot be opened anew");
+    let line = process.log_line("cannot reopen the access log");
     assert!(line.contains(path.to_str().unwrap()) && line.contains("No such file"), "{line}");
     process.ask(1);
     process.signal("TERM");

@@ -446,7 +446,7 @@ async fn attended(text: &str) -> (Arc<Mutex<String>>, SocketAddr, Operator) {
     let file = Arc::new(Mutex::new(text.to_owned()));
     let read = Arc::clone(&file);
     let load = move || parse(&read.lock().unwrap());
-    tokio::spawn(async move { Signals::new().unwrap().attend(running, load).await });
+    tokio::spawn(async move { Signals::new().unwrap().run_until_signal(running, load).await });
     (file, address, Operator::at(admin))
 }
 

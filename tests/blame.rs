@@ -361,6 +361,6 @@ async fn servers_that_close_after_a_goodbye_stay_in_use() {
         assert_eq!(proxy.report().await.1.ending.why, Why::Eof);
     }
     assert_eq!(availabilities(&proxy), [Availability::Up; 2]);
-    let load: HashMap<_, _> = proxy.running.proxy.sessions.totals().into_iter().collect();
+    let load: HashMap<_, _> = proxy.running.proxy.tunnels.totals().into_iter().collect();
     assert_eq!(load["all"].opened, 11);
 }

@@ -240,11 +240,11 @@ fn signals_reload_reopen_and_end() {
     wait_for("the running configuration stays");
     std::fs::rename(&log, folder.path().join("access.log.1")).unwrap();
     signal(&child, "USR1");
-    wait_for("opened anew");
+    wait_for("access log reopened");
     signal(&child, "TERM");
     wait_for("shutting down");
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert!(log.exists(), "the log was opened anew");
+    assert!(log.exists(), "the log was reopened");
 }
 
 #[test]

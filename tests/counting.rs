@@ -9,7 +9,7 @@ use holdline::ws::frame::OpCode;
 use support::{Proxy, echo, route, upstream};
 
 fn totals(proxy: &Proxy) -> Totals {
-    proxy.running.proxy.sessions.totals().get("all").copied().unwrap_or_default()
+    proxy.running.proxy.tunnels.totals().get("all").copied().unwrap_or_default()
 }
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn a_live_tunnel_is_counted_and_its_end_takes_nothing_back() {
     let mut proxy = Proxy::before(&[echo().await]).await;
     let mut client = proxy.open("/room?token=secret").await;
     client.echo("hello").await;
-    let session = proxy.running.proxy.sessions.all().pop().unwrap();
+    let session = proxy.running.proxy.tunnels.all().pop().unwrap();
     assert_eq!((session.report.target(), session.report.tries), (&b"/room?token=***"[..], 1));
     assert_eq!(session.report.status, 101);
     let traffic = Side::BOTH.map(|side| session.control.counters().traffic(side));
@@ -36,7 +36,7 @@ async fn a_live_tunnel_is_counted_and_its_end_takes_nothing_back() {
         assert_eq!(after.traffic[side].bytes, report.1.traffic[side].bytes, "the whole of it");
         assert!(after.traffic[side].bytes > before.traffic[side].bytes);
     }
-    assert!(proxy.running.proxy.sessions.find(session.report.id).is_none());
+    assert!(proxy.running.proxy.tunnels.find(session.report.id).is_none());
 }
 
 #[tokio::test]

@@ -300,7 +300,7 @@ async fn the_log_says_who_ordered_what_and_why() {
         }
     });
     assert!(ended.await.expect("it ends").success());
-    assert!(site.logged("the order to stop came").contains("by=\"SIGTERM\""));
+    assert!(site.logged("received a signal to stop").contains("by=\"SIGTERM\""));
     let log = std::fs::read_to_string(site.folder.path().join("log")).unwrap();
     let last = log.lines().last().unwrap();
     assert!(last.contains("stopped") && last.contains("closed=2 cut=0"), "{last}");

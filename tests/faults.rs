@@ -44,7 +44,7 @@ impl Rig {
             let proxy = &self.proxy.running.proxy;
             let active: u32 =
                 proxy.snapshot.load().upstreams().flat_map(|up| up.endpoints()).map(|e| e.active()).sum();
-            self.proxy.running.permits() == self.permits && proxy.sessions.count() == 0 && active == 0
+            self.proxy.running.permits() == self.permits && proxy.tunnels.count() == 0 && active == 0
         };
         let clean = async {
             while !is_clean() {
@@ -164,7 +164,7 @@ async fn a_client_that_vanishes_while_it_is_answered() {
         // It never opened, and its place is free when its end is written.
         let snapshot = rig.proxy.running.proxy.snapshot.load();
         assert_eq!(snapshot.upstream("up").unwrap().endpoints()[0].active(), 0);
-        assert_eq!(rig.proxy.running.proxy.sessions.count(), 0);
+        assert_eq!(rig.proxy.running.proxy.tunnels.count(), 0);
     }
 }
 

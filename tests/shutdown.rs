@@ -27,7 +27,7 @@ async fn tunnels_are_told_1001_and_no_task_remains() {
     }
     let mut reports = proxy.running.proxy.log.listen();
     assert!(proxy.running.permits() >= 20);
-    let sessions = proxy.running.proxy.sessions.clone();
+    let sessions = proxy.running.proxy.tunnels.clone();
     let ending = tokio::spawn(proxy.running.shut_down(pending()));
     for client in &mut clients {
         let close = client.close().await;

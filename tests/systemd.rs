@@ -238,7 +238,7 @@ fn without_systemd_nothing_is_told_and_nothing_fails() {
 #[test]
 fn a_systemd_that_does_not_hear_stops_nothing() {
     let mut unit = Unit::start(nobody(), &[("NOTIFY_SOCKET", "/no/such/socket")]);
-    assert!(unit.log_line("systemd cannot be told").contains("No such file"));
+    assert!(unit.log_line("cannot notify systemd").contains("No such file"));
     unit.signal("TERM");
     unit.end();
 }

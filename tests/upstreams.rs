@@ -5,7 +5,7 @@
 mod support;
 
 use holdline::config::Config;
-use holdline::upstream::ports::{Usage, a_source};
+use holdline::upstream::ports::{Usage, ports_per_source};
 use holdline::ws::frame::OpCode;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -99,7 +99,7 @@ async fn an_endpoint_that_breaks_off_what_it_accepted_is_left_out() {
     for number in 0..10 {
         let mut client = proxy.connect_from([127, 0, 0, 1 + number]).await;
         assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
-        let report = proxy.running.proxy.sessions.all();
+        let report = proxy.running.proxy.tunnels.all();
         if report.iter().any(|session| session.endpoint.address().to_string() == good.to_string()) {
             client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
         }
@@ -153,7 +153,7 @@ async fn connections_come_from_each_source_address() {
         clients.push((client, upstream));
     }
     assert_eq!(seen, HashMap::from([("127.0.0.2".to_owned(), 3), ("127.0.0.3".to_owned(), 3)]));
-    assert_eq!(ports(&proxy), Usage { taken: 6, all: 2 * a_source() }, "::1 does not reach it");
+    assert_eq!(ports(&proxy), Usage { taken: 6, all: 2 * ports_per_source() }, "::1 does not reach it");
     drop(clients);
     for _ in 0..6 {
         proxy.report().await;

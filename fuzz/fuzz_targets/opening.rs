@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use holdline::ws::handshake::{self, AnswerError, Extensions, Wish};
+use holdline::ws::handshake::{self, AnswerError, Extensions, UpgradeKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use libfuzzer_sys::fuzz_target;
 
@@ -37,14 +37,14 @@ fn has(headers: &HeaderMap, name: &str, member: &[u8]) -> bool {
     members(headers, name).iter().any(|found| found == member)
 }
 
-fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
+fn check_classify(method: &Method, version: Version, request: &HeaderMap) -> bool {
     let values = |name: &str| request.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let body = values("content-length").iter().any(|&length| length != b"0")
         || request.contains_key("transfer-encoding");
     let asks = has(request, "connection", b"upgrade");
-    let wish = handshake::wish(method, version, request);
-    match &wish {
-        Ok(Wish::WebSocket) => {
+    let kind = handshake::classify(method, version, request);
+    match &kind {
+        Ok(UpgradeKind::WebSocket) => {
             assert!(method == Method::GET && version >= Version::HTTP_11 && asks && !body);
             assert!(has(request, "upgrade", b"websocket"));
             assert_eq!(values("sec-websocket-version"), [b"13"]);
@@ -54,7 +54,7 @@ fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
             let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
             assert!(padding < 3 && !digits.is_empty() && digits.iter().all(is_digit), "base64");
         }
-        Ok(Wish::Other(tokens)) => {
+        Ok(UpgradeKind::Other(tokens)) => {
             assert!(asks && version >= Version::HTTP_11);
             let other = HeaderMap::from_iter([(http::header::UPGRADE, tokens.clone())]);
             let asked = members(&other, "upgrade");
@@ -69,13 +69,13 @@ fn check_wish(method: &Method, version: Version, request: &HeaderMap) -> bool {
                 "what was asked for is accepted"
             );
         }
-        Ok(Wish::Http) => {}
+        Ok(UpgradeKind::Http) => {}
         Err(error) => {
             assert!(has(request, "upgrade", b"websocket"), "only who says so is refused");
             assert!(error.status().is_client_error() && !error.to_string().is_empty());
         }
     }
-    matches!(wish, Ok(Wish::WebSocket))
+    matches!(kind, Ok(UpgradeKind::WebSocket))
 }
 
 fn check_answer(request: &HeaderMap, answer: &HeaderMap, key: &[u8]) {
@@ -138,7 +138,7 @@ fuzz_target!(|input: &[u8]| {
     let request = headers(lines.by_ref().take_while(|line| !line.is_empty()), b"");
     let key = request.get("sec-websocket-key").map_or(&b""[..], HeaderValue::as_bytes).to_vec();
     let answer = headers(lines, &key);
-    check_wish(&method, version, &request);
+    check_classify(&method, version, &request);
     check_answer(&request, &answer, &key);
     check_extensions(&answer);
     if let Some(asked) = request.get("upgrade") {

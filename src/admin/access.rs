@@ -1,7 +1,6 @@
-//! Owns who may ask: the token, and what keeps the pages of other sites, which an operator's browser runs, from
-//! asking with that operator's reach.
+//! Owns access control: the token, and the defence against pages of other sites in the operator's browser.
 
-use super::answer::Problem;
+use super::response::Problem;
 use super::token::Token;
 use crate::addr::ClientAddr;
 use crate::io::Stream;
@@ -12,58 +11,63 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
-/// How a request came in.
+/// How a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Over TCP: a browser can be made to send such.
+pub(super) enum Transport {
+    /// Over TCP. A page can make a browser send such requests.
     Tcp,
-    /// Over a unix socket: the rights of its file say who can.
+    /// Over a unix socket. Its file permissions restrict access.
     Unix,
 }
 
-/// Whoever asks, as the log names him.
+/// The sender of a request, for the log.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
-    pub(super) way: Way,
-    /// An address, or whose process it is.
+pub(super) struct Requester {
+    pub(super) transport: Transport,
+    /// An address or the peer process.
     pub(super) name: Arc<str>,
 }
 
-impl Asker {
-    /// Whoever is at the other end of a connection.
+impl Requester {
+    /// Identifies the peer of a connection.
     pub(super) fn of(stream: &Stream, client: ClientAddr) -> Self {
         match stream {
-            Stream::Unix(stream) => Self { way: Way::Unix, name: process(stream).into() },
-            _ => Self { way: Way::Tcp, name: client.to_string().into() },
+            Stream::Unix(stream) => Self { transport: Transport::Unix, name: process(stream).into() },
+            _ => Self { transport: Transport::Tcp, name: client.to_string().into() },
         }
     }
 }
 
-/// Whose process connected to a unix socket, by what the kernel noted then (SO_PEERCRED of unix(7)).
+/// Describes the peer process of a unix socket (SO_PEERCRED of unix(7)).
 fn process(stream: &UnixStream) -> String {
     let Ok(peer) = stream.peer_cred() else { return "unix:".to_owned() };
     let pid = peer.pid().map_or_else(String::new, |pid| format!(" pid {pid}"));
     format!("unix: uid {}{pid}", peer.uid())
 }
 
-/// Whether a request may be answered. `is_open`: what it asks for needs no token.
+/// Checks whether a request may be answered. `is_open` means that its path needs no token.
 ///
 /// # Errors
-/// It may not.
-pub(super) fn check(parts: &Parts, way: Way, token: Option<&Token>, is_open: bool) -> Result<(), Problem> {
+/// Returns the error response if it may not.
+pub(super) fn check(
+    parts: &Parts,
+    transport: Transport,
+    token: Option<&Token>,
+    is_open: bool,
+) -> Result<(), Problem> {
     match token {
         Some(_) if is_open => Ok(()),
-        Some(token) => known(&parts.headers, token),
-        None if way == Way::Unix => Ok(()),
-        None => of_this_site(parts, is_open),
+        Some(token) => check_token(&parts.headers, token),
+        None if transport == Transport::Unix => Ok(()),
+        None => check_same_site(parts, is_open),
     }
 }
 
-/// Whether a request shows the token.
+/// Checks whether a request has the token.
 ///
 /// # Errors
-/// It does not.
-pub(super) fn known(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
+/// Returns 401 if it does not.
+pub(super) fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
     let Some(sent) = headers.get(AUTHORIZATION) else {
         let error = "a token is needed; send it as `Authorization: Bearer ...`";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, error));
@@ -77,12 +81,12 @@ pub(super) fn known(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNAUTHORIZED, error))
 }
 
-/// Without a token, what a browser says of whence a request comes has to do.
-fn of_this_site(parts: &Parts, is_open: bool) -> Result<(), Problem> {
+/// Without a token, Holdline checks the headers in which a browser tells where a request comes from.
+fn check_same_site(parts: &Parts, is_open: bool) -> Result<(), Problem> {
     let headers = &parts.headers;
     let host = text(headers, HOST.as_str()).unwrap_or_default();
     if !is_loopback(host) {
-        // A name of somebody else's that was made to resolve to this address (DNS rebinding).
+        // A foreign name may resolve to this address (DNS rebinding).
         let error = "the Host is no name of loopback; ask for 127.0.0.1, [::1] or localhost, or set a token";
         return Err(Problem::new(StatusCode::FORBIDDEN, error));
     }
@@ -91,7 +95,7 @@ fn of_this_site(parts: &Parts, is_open: bool) -> Result<(), Problem> {
         Err(Problem::new(StatusCode::FORBIDDEN, error))
     };
     let is_foreign = matches!(text(headers, "sec-fetch-site"), Some("cross-site" | "same-site"));
-    // A link to the page may be followed from anywhere.
+    // Any site may link to the page.
     let is_link = is_open && text(headers, "sec-fetch-mode") == Some("navigate");
     if is_foreign && !is_link {
         return forbidden();
@@ -103,8 +107,7 @@ fn of_this_site(parts: &Parts, is_open: bool) -> Result<(), Problem> {
     if headers.get(ORIGIN).is_some_and(|origin| !origin.as_bytes().eq_ignore_ascii_case(own.as_bytes())) {
         return forbidden();
     }
-    // Other sites' pages cannot send it unasked, and are refused when they ask (the Fetch standard's
-    // CORS-preflight: OPTIONS gets 405).
+    // Other sites' pages cannot send it without a CORS preflight (the Fetch standard), and OPTIONS gets 405.
     let kind = text(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -118,13 +121,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Whether a Host, with or without a port, names this host by loopback.
+/// Whether a Host, with or without a port, is a loopback name.
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    // RFC 6761 6.3: resolvers keep `localhost` and what is below it at home.
+    // Resolvers map `localhost` and its subdomains to loopback (RFC 6761 6.3).
     let lower = name.trim_end_matches('.').to_ascii_lowercase();
     let is_name = lower == "localhost" || lower.ends_with(".localhost");
     is_name || name.parse::<IpAddr>().is_ok_and(super::is_loopback)
@@ -139,14 +142,14 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn status(method: Method, way: Way, token: bool, headers: &[(&str, &str)]) -> Option<u16> {
+    fn status(method: Method, transport: Transport, token: bool, headers: &[(&str, &str)]) -> Option<u16> {
         let mut request = Request::builder().method(method).uri("/api/status");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let token = token.then(|| TOKEN.parse().unwrap());
-        let problem = check(&parts, way, token.as_ref(), false).err();
+        let problem = check(&parts, transport, token.as_ref(), false).err();
         problem.map(|problem| problem.answer().status().as_u16())
     }
 
@@ -166,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_name_that_was_bound_to_loopback_is_refused() {
-        let ask = |headers: &[(&str, &str)]| status(Method::GET, Way::Tcp, false, headers);
+        let ask = |headers: &[(&str, &str)]| status(Method::GET, Transport::Tcp, false, headers);
         assert_eq!(ask(&[("host", "127.0.0.1:9109")]), None);
         assert_eq!(ask(&[("host", "evil.example:9109")]), Some(403));
         assert_eq!(ask(&[]), Some(403));
@@ -178,7 +181,7 @@ mod tests {
     fn a_post_of_another_site_is_refused() {
         let post = |headers: &[(&str, &str)]| {
             let all: Vec<_> = [("host", "localhost:1")].iter().chain(headers).copied().collect();
-            status(Method::POST, Way::Tcp, false, &all)
+            status(Method::POST, Transport::Tcp, false, &all)
         };
         let json = ("content-type", "application/json; charset=utf-8");
         assert_eq!(post(&[json]), None);
@@ -187,14 +190,18 @@ mod tests {
         assert_eq!(post(&[json, ("origin", "null")]), Some(403));
         assert_eq!(post(&[("content-type", "text/plain")]), Some(403));
         assert_eq!(post(&[]), Some(403));
-        assert_eq!(status(Method::POST, Way::Unix, false, &[]), None, "no browser reaches a unix socket");
+        assert_eq!(
+            status(Method::POST, Transport::Unix, false, &[]),
+            None,
+            "no browser reaches a unix socket"
+        );
     }
 
     #[test]
     fn with_a_token_the_token_counts() {
         let ask = |value: Option<&str>| {
             let headers: Vec<_> = value.iter().map(|value| ("authorization", *value)).collect();
-            [Way::Tcp, Way::Unix].map(|way| status(Method::POST, way, true, &headers))
+            [Transport::Tcp, Transport::Unix].map(|transport| status(Method::POST, transport, true, &headers))
         };
         assert_eq!(ask(Some("Bearer 0123456789abcdef")), [None; 2]);
         assert_eq!(ask(Some("bearer 0123456789abcdef")), [None; 2]);

@@ -1,12 +1,12 @@
-//! Owns what is told of live connections: a page of many, or all that is known of one; and closing one.
+//! Owns the responses about live connections: a list, the details of one, and closing one.
 
 mod query;
 
-use super::answer::{Answer, Problem, Seconds, Time, json, json_with};
 use super::filter::{Groups, Names};
-use super::router::Asked;
+use super::response::{AdminResponse, Problem, Seconds, Time, json, json_with};
+use super::router::AdminRequest;
 use crate::outcome::{PerSide, Side, Traffic, Why};
-use crate::proxy::session::Session;
+use crate::proxy::registry::Tunnel;
 use crate::telemetry::report::ConnectionId;
 use crate::telemetry::tally::Sums;
 use crate::tunnel::{self, Pong};
@@ -20,21 +20,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A live tunnel at a moment.
+/// A live tunnel at one moment.
 struct Live<'a> {
-    session: &'a Session,
+    tunnel: &'a Tunnel,
     age: Duration,
     idle: PerSide<Duration>,
     traffic: PerSide<Traffic>,
 }
 
 impl<'a> Live<'a> {
-    fn at(now: Instant, session: &'a Session) -> Self {
-        let (control, now) = (&session.control, session.control.tick(now));
+    fn at(now: Instant, tunnel: &'a Tunnel) -> Self {
+        let (control, now) = (&tunnel.control, tunnel.control.tick(now));
         let counters = control.counters();
         let idle = |side| now.since(counters.heard(side));
         Self {
-            session,
+            tunnel,
             age: now.elapsed(),
             idle: PerSide { client: idle(Side::Client), upstream: idle(Side::Upstream) },
             traffic: PerSide {
@@ -55,7 +55,7 @@ struct Page<'a> {
     connections: Vec<Row<'a>>,
 }
 
-/// Connections that are counted together.
+/// A group of connections.
 #[derive(Serialize)]
 struct Group {
     /// In the order of `by`.
@@ -79,14 +79,14 @@ struct Grouped {
     unknown: Option<String>,
 }
 
-/// How many there are of a group, and what they sent.
+/// The size of a group, and what its members sent.
 #[derive(Default)]
 struct Sum {
     count: u64,
     traffic: PerSide<Sums>,
 }
 
-/// The names are those of the access log.
+/// The field names are those of the access log.
 #[derive(Serialize)]
 struct Row<'a> {
     id: String,
@@ -126,7 +126,7 @@ struct Detail<'a> {
     pongs_upstream: u32,
     rtt_worst_client: Option<Seconds>,
     rtt_worst_upstream: Option<Seconds>,
-    /// `None`: its route is no more, and it goes on with what it had.
+    /// `None` means that its route is gone. The tunnel keeps its settings.
     settings: Option<Settings>,
 }
 
@@ -145,20 +145,20 @@ struct Settings {
 
 impl<'a> Row<'a> {
     fn of(live: &Live<'a>) -> Self {
-        let Live { session, traffic, .. } = live;
-        let report = &session.report;
+        let Live { tunnel, traffic, .. } = live;
+        let report = &tunnel.report;
         Self {
             id: report.id.to_string(),
             client: report.client().to_string(),
             peer: report.peer().to_string(),
             host: report.host_text(),
             path: report.target_text(),
-            route: session.route(),
+            route: tunnel.route(),
             upstream: report.upstream().map(|name| &**name),
-            endpoint: session.endpoint.address().to_string(),
+            endpoint: tunnel.endpoint.address().to_string(),
             protocol: report.protocol(),
             tls: report.tls().is_some(),
-            opened: Time(session.opened.into()),
+            opened: Time(tunnel.opened.into()),
             age: Seconds(live.age),
             idle_client: Seconds(live.idle.client),
             idle_upstream: Seconds(live.idle.upstream),
@@ -168,7 +168,7 @@ impl<'a> Row<'a> {
             messages_upstream: traffic.upstream.messages,
             rtt_client: traffic.client.last_rtt.map(Seconds),
             rtt_upstream: traffic.upstream.last_rtt.map(Seconds),
-            blind: session.control.counters().blind(),
+            blind: tunnel.control.counters().blind(),
         }
     }
 }
@@ -193,22 +193,22 @@ impl From<&tunnel::Settings> for Settings {
 }
 
 /// `GET /api/connections`.
-pub(super) fn list(asked: &Asked) -> Result<Answer, Problem> {
-    let query = Query::read(&asked.query)?;
-    let sessions = asked.admin.proxy.sessions.all();
-    // The same for all: a page is sorted by it.
+pub(super) fn list(request: &AdminRequest) -> Result<AdminResponse, Problem> {
+    let query = Query::read(&request.query)?;
+    let tunnels = request.admin.proxy.tunnels.all();
+    // One time for all, because the page is sorted by it.
     let now = Instant::now();
-    let mut found: Vec<Live<'_>> = sessions.iter().map(|session| Live::at(now, session)).collect();
-    let unknown = query.unknown(Names::in_use(&asked.admin), &found);
+    let mut found: Vec<Live<'_>> = tunnels.iter().map(|tunnel| Live::at(now, tunnel)).collect();
+    let unknown = query.unknown(Names::in_use(&request.admin), &found);
     found.retain(|live| query.matches(live));
     let matched = found.len();
     if !query.by.is_empty() {
-        return Ok(json(&Grouped { unknown, ..grouped(&query, &found, sessions.len()) }));
+        return Ok(json(&Grouped { unknown, ..grouped(&query, &found, tunnels.len()) }));
     }
     query.sort(&mut found);
     let shown = found.iter().skip(query.offset).take(query.limit);
     let connections = shown.map(Row::of).collect();
-    Ok(json(&Page { total: sessions.len(), matched, offset: query.offset, unknown, connections }))
+    Ok(json(&Page { total: tunnels.len(), matched, offset: query.offset, unknown, connections }))
 }
 
 fn grouped(query: &Query, found: &[Live<'_>], total: usize) -> Grouped {
@@ -243,12 +243,12 @@ fn grouped(query: &Query, found: &[Live<'_>], total: usize) -> Grouped {
 }
 
 /// `GET /api/connections/{id}`.
-pub(super) fn one(asked: &Asked) -> Result<Answer, Problem> {
-    let session = find(asked)?;
-    let live = Live::at(Instant::now(), &session);
-    let snapshot = asked.admin.proxy.snapshot.load();
-    let route = snapshot.route_named(session.route());
-    let (report, traffic) = (&session.report, &live.traffic);
+pub(super) fn one(request: &AdminRequest) -> Result<AdminResponse, Problem> {
+    let tunnel = find(request)?;
+    let live = Live::at(Instant::now(), &tunnel);
+    let snapshot = request.admin.proxy.snapshot.load();
+    let route = snapshot.route_named(tunnel.route());
+    let (report, traffic) = (&tunnel.report, &live.traffic);
     Ok(json(&Detail {
         row: Row::of(&live),
         tls_version: report.tls(),
@@ -274,9 +274,9 @@ struct Close {
 }
 
 /// `POST /api/connections/{id}/close`.
-pub(super) fn close(asked: &Asked) -> Result<Answer, Problem> {
-    let session = find(asked)?;
-    let Close { code, reason } = super::body_of(asked)?;
+pub(super) fn close(request: &AdminRequest) -> Result<AdminResponse, Problem> {
+    let tunnel = find(request)?;
+    let Close { code, reason } = super::body_of(request)?;
     let code = CloseCode(code.unwrap_or(CloseCode::SERVICE_RESTART.0));
     if !code.may_be_sent() {
         let error =
@@ -289,17 +289,17 @@ pub(super) fn close(asked: &Asked) -> Result<Answer, Problem> {
             reason.len()
         )));
     }
-    tracing::info!(id = %session.report.id, %code, reason, by = &*asked.by, "the operator closes a connection");
+    tracing::info!(id = %tunnel.report.id, %code, reason, by = &*request.by, "the operator closes a connection");
     let words = CloseReason { code, text: reason.into() };
-    session.control.close_with(Why::Operator, words);
-    Ok(json_with(StatusCode::ACCEPTED, &json!({ "id": session.report.id.to_string() })))
+    tunnel.control.close_with(Why::Operator, words);
+    Ok(json_with(StatusCode::ACCEPTED, &json!({ "id": tunnel.report.id.to_string() })))
 }
 
-/// The connection that is asked for.
-pub(super) fn find(asked: &Asked) -> Result<Arc<Session>, Problem> {
-    let id = asked.captures.first().filter(|id| id.len() <= 16);
+/// Returns the requested connection.
+pub(super) fn find(request: &AdminRequest) -> Result<Arc<Tunnel>, Problem> {
+    let id = request.captures.first().filter(|id| id.len() <= 16);
     let id = id.and_then(|id| u64::from_str_radix(id, 16).ok()).map(ConnectionId);
-    id.and_then(|id| asked.admin.proxy.sessions.find(id)).ok_or_else(|| {
+    id.and_then(|id| request.admin.proxy.tunnels.find(id)).ok_or_else(|| {
         Problem::not_found(
             "no live connection has this id; if it has ended, /api/ends or the access log has it",
         )

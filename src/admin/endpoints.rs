@@ -1,15 +1,15 @@
-//! Owns orders about endpoints: drain, down, up.
+//! Owns the paths that change the state of an endpoint: drain, down, up.
 
-use super::answer::{Answer, Problem, json};
-use super::router::Asked;
+use super::response::{AdminResponse, Problem, json};
+use super::router::AdminRequest;
 use crate::upstream::State;
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 
-/// What is ordered.
+/// The requested change.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
+pub(super) struct StateChange {
     pub(super) state: State,
 }
 
@@ -21,12 +21,12 @@ struct Body {
 }
 
 /// `POST /api/upstreams/{name}/endpoints/{address}/{drain|up|down}`.
-pub(super) fn order(asked: &Asked, order: Order) -> Result<Answer, Problem> {
-    let [name, address] = &asked.captures[..] else {
+pub(super) fn set_state(request: &AdminRequest, change: StateChange) -> Result<AdminResponse, Problem> {
+    let [name, address] = &request.captures[..] else {
         return Err(Problem::not_found("an upstream and an endpoint are expected"));
     };
-    let admin = &asked.admin;
-    let body: Body = super::body_of(asked)?;
+    let admin = &request.admin;
+    let body: Body = super::body_of(request)?;
     let spread = match body.spread.as_deref() {
         Some("off") => None,
         Some(text) => Some(duration(text).ok_or_else(|| {
@@ -35,20 +35,20 @@ pub(super) fn order(asked: &Asked, order: Order) -> Result<Answer, Problem> {
         None => {
             let snapshot = admin.proxy.snapshot.load();
             let of_upstream = snapshot.upstream(name).and_then(|upstream| upstream.settings().drain_timeout);
-            Some(of_upstream.unwrap_or(admin.facts.load().drain_spread))
+            Some(of_upstream.unwrap_or(admin.runtime_info.load().drain_spread))
         }
     };
-    let ordered = admin.proxy.order(name, address, order.state, spread);
-    let ordered = ordered.map_err(|unknown| Problem::not_found(unknown.to_string()))?;
+    let changed = admin.proxy.set_endpoint_state(name, address, change.state, spread);
+    let changed = changed.map_err(|error| Problem::not_found(error.to_string()))?;
     tracing::info!(
-        upstream = %name, endpoint = %address, state = word(ordered.state), closing = ordered.closing,
-        by = &*asked.by, reason = body.reason,
+        upstream = %name, endpoint = %address, state = word(changed.state), closing = changed.closing,
+        by = &*request.by, reason = body.reason,
         "the operator changed the state of an endpoint; `closing` of its connections will be closed"
     );
-    Ok(json(&json!({ "state": word(ordered.state), "closing": ordered.closing })))
+    Ok(json(&json!({ "state": word(changed.state), "closing": changed.closing })))
 }
 
-/// The word for a state, as the file has it.
+/// Returns the word for a state, as in the file.
 pub(super) fn word(state: State) -> &'static str {
     match state {
         State::Up => "up",
@@ -57,7 +57,7 @@ pub(super) fn word(state: State) -> &'static str {
     }
 }
 
-/// A span with its unit, a year at most: a moment further away may not exist.
+/// Parses a span with a unit, at most a year. A later moment may not be representable.
 fn duration(text: &str) -> Option<Duration> {
     let has_unit = text.contains(|c: char| c.is_ascii_alphabetic());
     let found = humantime::parse_duration(text).ok().filter(|_| has_unit)?;

@@ -1,17 +1,17 @@
-//! Owns what is told of the latest ends.
+//! Owns the responses about the latest ends.
 
 mod query;
 
-use super::answer::{Answer, Problem, Time, json, of};
 use super::filter::{Groups, Names};
-use super::router::Asked;
+use super::response::{AdminResponse, Problem, Time, json, of};
+use super::router::AdminRequest;
 use crate::telemetry::recent::End;
 use http::StatusCode;
-use query::{By, Query};
+use query::{GroupBy, Query};
 use serde::Serialize;
 use std::time::SystemTime;
 
-/// Ends that are counted together.
+/// A group of ends.
 #[derive(Serialize)]
 struct Group {
     /// In the order of `by`.
@@ -31,7 +31,7 @@ struct Grouped {
     kept: usize,
 }
 
-/// How many there are of a group, and when the first and the last one ended.
+/// The size of a group, and when its first and last member ended.
 #[derive(Default)]
 struct Count {
     count: usize,
@@ -40,10 +40,10 @@ struct Count {
 }
 
 /// `GET /api/ends`.
-pub(super) fn answer(asked: &Asked) -> Result<Answer, Problem> {
-    let query = Query::read(&asked.query, SystemTime::now())?;
-    let (mut ends, _) = asked.admin.proxy.metrics.recent(usize::MAX);
-    query.check_names(Names::in_use(&asked.admin), &ends)?;
+pub(super) fn answer(request: &AdminRequest) -> Result<AdminResponse, Problem> {
+    let query = Query::read(&request.query, SystemTime::now())?;
+    let (mut ends, _) = request.admin.proxy.metrics.recent(usize::MAX);
+    query.check_names(Names::in_use(&request.admin), &ends)?;
     let kept = ends.len();
     ends.retain(|end| query.matches(end));
     let matched = ends.len();
@@ -63,8 +63,8 @@ fn grouped(query: &Query, ends: &[End], kept: usize) -> Grouped {
         sum.last = sum.last.max(ended);
     };
     let groups = Groups::of(ends.iter(), |end| query.key(end), add);
-    // Minutes are read one after the other, the newest first as everywhere.
-    let by_time = query.by.first().is_some_and(|(_, by)| *by == By::Minute);
+    // List minutes in order, the newest first as everywhere.
+    let by_time = query.by.first().is_some_and(|(_, by)| *by == GroupBy::Minute);
     let mut groups = groups.sorted(|sum: &Count| (sum.last.filter(|_| by_time), sum.count));
     let shown: Vec<_> = groups.drain(..groups.len().min(query.limit)).collect();
     let group = |(keys, Count { count, first, last }): (Vec<_>, Count)| Group {
@@ -82,7 +82,7 @@ fn grouped(query: &Query, ends: &[End], kept: usize) -> Grouped {
     }
 }
 
-/// Ends as the access log has them in JSON, with commas between them.
+/// Returns ends as JSON lines of the access log, separated by commas.
 pub(super) fn lines<'a>(ends: impl IntoIterator<Item = &'a End>) -> String {
     let lines: Vec<String> = ends.into_iter().map(|end| end.0.json(&end.1, 0)).collect();
     lines.join(",")

@@ -1,8 +1,8 @@
-//! Owns what viewers of the page are told as it happens: computed once a tick for all of them, and not at all
-//! while there are none.
+//! Owns the live events for viewers of the page. One computation per tick serves all of them. Without viewers
+//! there is none.
 
-use super::answer::{Answer, Problem};
-use super::router::Asked;
+use super::response::{AdminResponse, Problem};
+use super::router::AdminRequest;
 use super::stream::{self, BEAT, Sender};
 use super::{Admin, ends, status};
 use crate::drain::Watch;
@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::broadcast::{self, Receiver};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// What makes the ticks.
+/// Starts and runs the ticks.
 #[derive(Debug)]
 pub(super) struct Ticker {
     news: broadcast::Sender<Bytes>,
@@ -27,7 +27,7 @@ impl Ticker {
         Self { news: broadcast::channel(BEHIND).0, running: Mutex::default() }
     }
 
-    /// Everything from now on; the first viewer starts the ticks.
+    /// Subscribes to further events. The first viewer starts the ticks.
     fn listen(&self, admin: &Arc<Admin>) -> Receiver<Bytes> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let news = self.news.subscribe();
@@ -37,7 +37,7 @@ impl Ticker {
         news
     }
 
-    /// Whether the last viewer has left; then the ticks end, and the next one starts them anew.
+    /// Returns whether the last viewer has left. The ticks end then, and the next viewer starts them again.
     fn is_over(&self) -> bool {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         *running = self.news.receiver_count() > 0;
@@ -46,10 +46,10 @@ impl Ticker {
 }
 
 /// `GET /api/events`.
-pub(super) fn answer(asked: Asked) -> Result<Answer, Problem> {
-    let (sender, answer) = stream::open(&asked)?;
-    let news = asked.admin.ticker.listen(&asked.admin);
-    tokio::spawn(pass_on(sender, news, asked.watch));
+pub(super) fn answer(request: AdminRequest) -> Result<AdminResponse, Problem> {
+    let (sender, answer) = stream::open(&request)?;
+    let news = request.admin.ticker.listen(&request.admin);
+    tokio::spawn(pass_on(sender, news, request.watch));
     Ok(answer)
 }
 
@@ -58,7 +58,7 @@ async fn pass_on(sender: Sender, mut news: Receiver<Bytes>, mut watch: Watch) {
         loop {
             let is_read = match timeout(BEAT, news.recv()).await {
                 Ok(Ok(event)) => sender.send(event).await,
-                // What was missed is out of date; the next tick tells all.
+                // Missed events are outdated. The next tick has the whole state.
                 Ok(Err(RecvError::Lagged(_))) => true,
                 Ok(Err(RecvError::Closed)) => false,
                 Err(_) => sender.beat().await,
@@ -84,7 +84,7 @@ async fn tick(admin: Arc<Admin>) {
         if admin.ticker.is_over() {
             return;
         }
-        // Whoever left meanwhile needs nothing.
+        // A viewer that left needs nothing.
         let _ = admin.ticker.news.send(stream::event("tick", &status::changing(&admin)));
         if let Some(news) = new_ends(&mut ends) {
             let _ = admin.ticker.news.send(news);
@@ -92,7 +92,7 @@ async fn tick(admin: Arc<Admin>) {
     }
 }
 
-/// The latest ends since the last tick, newest first, and how many more there were.
+/// Returns the latest ends since the last tick, newest first, and how many more there were.
 fn new_ends(reports: &mut Receiver<End>) -> Option<Bytes> {
     let (mut latest, mut left_out) = (VecDeque::new(), 0);
     loop {
@@ -113,11 +113,11 @@ fn new_ends(reports: &mut Receiver<End>) -> Option<Bytes> {
     Some(stream::written("ends", &json))
 }
 
-/// A person follows what changes every other second.
+/// A person can follow changes every two seconds.
 const TICK: Duration = Duration::from_secs(2);
 
-/// Ends of one tick that are told.
+/// Maximum number of ends per tick.
 const ENDS: usize = 50;
 
-/// Events that a slow viewer may be behind.
+/// How many events a slow viewer may lag behind.
 const BEHIND: usize = 8;

@@ -1,7 +1,7 @@
-//! Owns the values of queries that several questions have in common: clients, spans, names, and counting by a key.
+//! Owns the query values that several paths share: clients, time spans, names, and grouping by a key.
 
 use super::Admin;
-use super::answer::Problem;
+use super::response::Problem;
 use crate::addr::ClientAddr;
 use crate::telemetry::report::Report;
 use ipnet::IpNet;
@@ -10,19 +10,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Which clients are meant.
+/// A filter for clients.
 #[derive(Debug)]
 enum Clients {
-    /// Those of a network, or of one address.
+    /// Clients of a network or of one address.
     Net(IpNet),
-    /// Those of unix sockets, which have no address.
+    /// Clients of unix sockets, which have no address.
     Unix,
 }
 
 impl Clients {
     const EXPECTED: &str = "an address, a network like 10.0.0.0/8, or unix:";
 
-    /// `None`: it is none of these.
+    /// Parses a filter. `None` means that the text is none.
     fn parse(text: &str) -> Option<Self> {
         if text == "unix:" {
             return Some(Self::Unix);
@@ -92,12 +92,12 @@ impl Scope {
     }
 }
 
-/// The client without its port, which tells nothing of who it is.
+/// Returns the client without its port, which does not identify it.
 pub(super) fn client_name(client: ClientAddr) -> String {
     client.ip().map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
 }
 
-/// Seconds, or a span with its unit; `None`: it is neither, or longer than a clock goes back.
+/// Parses seconds, or a span with a unit. `None` means that it is neither, or longer than a clock goes back.
 pub(super) fn span(text: &str) -> Option<Duration> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.or_else(|| humantime::parse_duration(text).ok())
@@ -105,17 +105,17 @@ pub(super) fn span(text: &str) -> Option<Duration> {
 
 pub(super) const SPAN: &str = "seconds, or a span with its unit like 5m";
 
-/// What is wrong with a value.
+/// Builds the error for a wrong value.
 pub(super) fn wrong(key: &str, value: &str, expected: &str) -> Problem {
     Problem::malformed(format!("{key}={value}; expected {expected}"))
 }
 
-/// A parameter that does not exist.
+/// Builds the error for an unknown parameter.
 pub(super) fn unknown(key: &str, known: &[&str]) -> Problem {
     Problem::malformed(format!("there is no parameter {key:?}; there are {}", known.join(", ")))
 }
 
-/// Names that can be asked for.
+/// Names that a query may filter by.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     routes: BTreeSet<String>,
@@ -124,7 +124,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Those that the configuration in force has.
+    /// Returns the names in the current configuration.
     pub(super) fn in_use(admin: &Admin) -> Self {
         let snapshot = admin.proxy.snapshot.load();
         let mut names = Self::default();
@@ -138,7 +138,7 @@ impl Names {
         names
     }
 
-    /// Those of a request, which a reload may have taken away since.
+    /// Adds the names of a request, which a reload may have removed since.
     fn add(&mut self, report: &Report) {
         let insert = |names: &mut BTreeSet<String>, name: Option<&str>| {
             if let Some(name) = name.filter(|name| !names.contains(*name)) {
@@ -150,19 +150,19 @@ impl Names {
         insert(&mut self.endpoints, report.endpoint.as_ref().map(ToString::to_string).as_deref());
     }
 
-    /// What is not among them of what is asked for, and what there is instead; `None`: all is.
+    /// Returns which requested name is unknown, and the names that exist. `None` means that all are known.
     fn unknown(
         &self,
         route: Option<&String>,
         upstream: Option<&String>,
         endpoint: Option<&String>,
     ) -> Option<String> {
-        let asked = [
+        let filters = [
             ("route", route, &self.routes),
             ("upstream", upstream, &self.upstreams),
             ("endpoint", endpoint, &self.endpoints),
         ];
-        asked.into_iter().find_map(|(what, name, known)| {
+        filters.into_iter().find_map(|(what, name, known)| {
             let name = name.filter(|name| !known.contains(*name))?;
             Some(format!("no {what} {name:?}; there {}", listed(known)))
         })
@@ -177,7 +177,7 @@ fn listed(known: &BTreeSet<String>) -> String {
     }
 }
 
-/// The words of a list with commas, each of which must be known, and none twice.
+/// Parses a comma-separated list of known words, none of them twice.
 pub(super) fn words<T: Copy + PartialEq>(
     key: &str,
     text: &str,
@@ -198,7 +198,8 @@ pub(super) fn words<T: Copy + PartialEq>(
     Ok(found)
 }
 
-/// Sums by key; `None` in a key: there is no such thing, as an endpoint for what was refused.
+/// Sums by key. `None` in a key means that there is no such value, for example no endpoint of a refused
+/// request.
 pub(super) struct Groups<T>(HashMap<Vec<Option<String>>, T>);
 
 impl<T: Default> Groups<T> {
@@ -214,7 +215,7 @@ impl<T: Default> Groups<T> {
         Self(groups)
     }
 
-    /// The largest first; equals by their keys.
+    /// Returns the groups, the largest first, equal ones by their keys.
     pub(super) fn sorted<O: Ord>(self, size: impl Fn(&T) -> O) -> Vec<(Vec<Option<String>>, T)> {
         let mut groups: Vec<_> = self.0.into_iter().collect();
         groups.sort_by(|(a_key, a), (b_key, b)| size(b).cmp(&size(a)).then_with(|| a_key.cmp(b_key)));

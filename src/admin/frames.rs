@@ -1,12 +1,13 @@
-//! Owns the tail of a live connection: the headers of its frames as they pass, and its end. Never their payload.
+//! Owns the live frame stream of a connection: the headers of its frames, and its end. It never shows
+//! payload.
 
-use super::answer::{Answer, Problem, Time};
 use super::connections;
-use super::router::Asked;
+use super::response::{AdminResponse, Problem, Time};
+use super::router::AdminRequest;
 use super::stream::{self, BEAT, Sender};
 use crate::drain::Watch;
 use crate::outcome::Side;
-use crate::proxy::session::Session;
+use crate::proxy::registry::Tunnel;
 use crate::telemetry::recent::End;
 use crate::telemetry::report::ConnectionId;
 use crate::tunnel::relay::{Course, Seen};
@@ -32,16 +33,16 @@ struct Line {
 }
 
 /// `GET /api/connections/{id}/frames`.
-pub(super) fn answer(asked: Asked) -> Result<Answer, Problem> {
-    let session = connections::find(&asked)?;
-    let (sender, answer) = stream::open(&asked)?;
-    // Before the tap: whatever ends it is heard of.
-    let ends = asked.admin.proxy.log.listen();
-    let tail = session.control.tap(MOST);
-    let (id, opened) = (session.report.id, session.opened.into());
-    // It is not to be held by who looks at it.
-    drop::<Arc<Session>>(session);
-    tokio::spawn(pass_on(sender, tail, opened, ends, id, asked.watch));
+pub(super) fn answer(request: AdminRequest) -> Result<AdminResponse, Problem> {
+    let tunnel = connections::find(&request)?;
+    let (sender, answer) = stream::open(&request)?;
+    // Listen before tapping, so that the end cannot be missed.
+    let ends = request.admin.proxy.log.listen();
+    let tail = tunnel.control.tap(MOST);
+    let (id, opened) = (tunnel.report.id, tunnel.opened.into());
+    // A viewer must not keep the tunnel alive.
+    drop::<Arc<Tunnel>>(tunnel);
+    tokio::spawn(pass_on(sender, tail, opened, ends, id, request.watch));
     Ok(answer)
 }
 
@@ -67,8 +68,7 @@ async fn pass_on(
     }
 }
 
-/// Sends the frames, [`MOST`] in each [`WINDOW`] at most; whether the connection has ended before
-/// the reader left.
+/// Sends at most [`MOST`] frames per [`WINDOW`]. Returns whether the connection ended before the reader left.
 async fn frames(sender: &Sender, mut tail: Tail, opened: SystemTime) -> bool {
     loop {
         let Ok(mut next) = timeout(BEAT, tail.next()).await else {
@@ -84,7 +84,7 @@ async fn frames(sender: &Sender, mut tail: Tail, opened: SystemTime) -> bool {
                 return false;
             }
             if place == MOST {
-                // What comes meanwhile waits, or is left out, at no cost here.
+                // Frames that arrive meanwhile wait or are left out, at no cost here.
                 sleep_until(window).await;
                 break;
             }
@@ -99,7 +99,7 @@ async fn frames(sender: &Sender, mut tail: Tail, opened: SystemTime) -> bool {
     }
 }
 
-/// Whether there is a reader.
+/// Returns whether there still is a reader.
 async fn tell_left_out(sender: &Sender, tail: &Tail) -> bool {
     match tail.take_left_out() {
         0 => true,
@@ -134,7 +134,8 @@ fn line(Frame { at, seen }: &Frame, opened: SystemTime) -> Line {
     }
 }
 
-/// The line of an end, which follows it at once; `None`: it went under in a flood of others.
+/// Waits for the report of the end, which follows at once. `None` means that it was lost in a flood of
+/// reports.
 async fn end(mut ends: Receiver<End>, id: ConnectionId) -> Option<String> {
     let found = async {
         loop {
@@ -148,9 +149,9 @@ async fn end(mut ends: Receiver<End>, id: ConnectionId) -> Option<String> {
     timeout(LAST_WORD, found).await.ok().flatten()
 }
 
-/// Frames of a window that are shown: more than anybody reads.
+/// Maximum number of frames shown per window: more than anybody reads.
 const MOST: usize = 200;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// From the end of a tunnel to its report.
+/// Maximum time from the end of a tunnel to its report.
 const LAST_WORD: Duration = Duration::from_secs(5);

@@ -1,21 +1,21 @@
-//! Owns the files of the status page: they are part of the program, and nothing else is loaded.
+//! Owns the files of the status page. They are part of the program, and the page loads nothing else.
 
-use super::answer::{Answer, Problem, of};
+use super::response::{AdminResponse, Problem, of};
 use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, StatusCode};
 
-/// A file by its name in the path; the page itself has none.
-pub(super) fn answer(name: &str) -> Result<Answer, Problem> {
+/// Returns a file by its name. The page itself has an empty name.
+pub(super) fn answer(name: &str) -> Result<AdminResponse, Problem> {
     let found = FILES.iter().find(|(known, ..)| *known == name);
     let Some(&(_, kind, text)) = found else { return Err(Problem::nothing_here()) };
     let mut answer = of(StatusCode::OK, kind, Bytes::from_static(text.as_bytes()));
-    // Asked for anew each time: a new program never meets the page of an old one.
+    // Browsers must fetch it each time, so that a new program never meets an old page.
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(answer)
 }
 
-/// Name, type and text.
+/// Name, type and content.
 const FILES: &[(&str, &str, &str)] = &[
     ("", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("bars.js", SCRIPT, include_str!("page/bars.js")),
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn whatever_the_page_asks_for_is_served() {
         let served = |name: &str| FILES.iter().any(|(known, ..)| *known == name);
-        let mut asked = 0;
+        let mut referenced = 0;
         for (name, kind, text) in FILES.iter().filter(|(name, ..)| !name.starts_with("uplot")) {
             let words: &[&str] = if *kind == SCRIPT {
                 &["from \"./"]
@@ -59,11 +59,11 @@ mod tests {
                 &["src=\"", "<link rel=\"stylesheet\" href=\""]
             };
             for wanted in words.iter().flat_map(|word| quoted(text, word)) {
-                asked += 1;
+                referenced += 1;
                 assert!(served(wanted), "{name} asks for {wanted}");
             }
         }
-        assert!(asked > FILES.len(), "only {asked} were found");
+        assert!(referenced > FILES.len(), "only {referenced} were found");
     }
 
     #[test]

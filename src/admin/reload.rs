@@ -1,51 +1,51 @@
-//! Owns orders to reload. It must not know what a reload does.
+//! Owns reload requests. It must not know how a reload works.
 
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// What is answered to an order: the warnings of the new configuration.
-pub type Done = Vec<String>;
+/// The result of a successful reload: the warnings of the new configuration.
+pub type ReloadWarnings = Vec<String>;
 
-/// Why the running configuration stays: every mistake.
+/// Every error of a rejected configuration. The running one stays in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused(pub Vec<String>);
+pub struct ReloadRejected(pub Vec<String>);
 
-/// Who ordered something, and why, as the log says it.
+/// Who requested a reload, and why, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ordered {
-    /// An address, whose process it is, or a signal.
+pub struct ReloadOrigin {
+    /// An address, a process or a signal.
     pub by: Arc<str>,
-    /// What was given as the reason.
+    /// The given reason.
     pub reason: Option<String>,
 }
 
-impl Ordered {
-    /// By a signal; who sent it is not known.
+impl ReloadOrigin {
+    /// A signal. Its sender is unknown.
     #[must_use]
     pub fn by_signal(name: &str) -> Self {
         Self { by: name.into(), reason: None }
     }
 }
 
-/// An order to load the configuration anew.
+/// A request to reload the configuration.
 #[derive(Debug)]
-pub struct ReloadOrder {
-    /// Who gave it.
-    pub ordered: Ordered,
-    answer: oneshot::Sender<Result<Done, Refused>>,
+pub struct ReloadRequest {
+    /// Who requested it, and why.
+    pub origin: ReloadOrigin,
+    response: oneshot::Sender<Result<ReloadWarnings, ReloadRejected>>,
 }
 
-impl ReloadOrder {
-    /// An order, and where its answer comes out.
+impl ReloadRequest {
+    /// Creates a request, and the receiver of its result.
     #[must_use]
-    pub fn new(ordered: Ordered) -> (Self, oneshot::Receiver<Result<Done, Refused>>) {
-        let (answer, answered) = oneshot::channel();
-        (Self { ordered, answer }, answered)
+    pub fn new(origin: ReloadOrigin) -> (Self, oneshot::Receiver<Result<ReloadWarnings, ReloadRejected>>) {
+        let (response, response_receiver) = oneshot::channel();
+        (Self { origin, response }, response_receiver)
     }
 
-    /// Says what became of it.
-    pub fn answer(self, result: Result<Done, Refused>) {
-        // Whoever asked may have left.
-        let _ = self.answer.send(result);
+    /// Sends the result.
+    pub fn respond(self, result: Result<ReloadWarnings, ReloadRejected>) {
+        // The requester may have left.
+        let _ = self.response.send(result);
     }
 }

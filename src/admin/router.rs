@@ -1,9 +1,9 @@
-//! Owns the table of what can be asked for, and the way from a request to its answer.
+//! Owns the table of admin paths, and the dispatch of requests to their handlers.
 
-use super::access::{self, Asker};
-use super::answer::{Answer, Problem, of, text};
-use super::endpoints::Order;
-use super::{Admin, connections, endpoints, ends, events, frames, page, status, tallies};
+use super::access::{self, Requester};
+use super::endpoints::StateChange;
+use super::response::{AdminResponse, Problem, of, text};
+use super::{Admin, connections, endpoints, ends, events, frames, page, stats, status};
 use crate::drain::Watch;
 use crate::upstream::State;
 use bytes::Bytes;
@@ -17,15 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// One thing that can be asked for.
+/// One admin path.
 struct Entry {
     method: Method,
-    /// A path; `{name}` is one segment of it, whatever it holds.
+    /// A path. `{name}` matches any one segment.
     pattern: &'static str,
     action: Action,
 }
 
-/// What is done.
+/// The handler of a path.
 #[derive(Clone, Copy, Debug)]
 enum Action {
     Page,
@@ -63,7 +63,7 @@ const ENTRIES: &[Entry] = &[
     post("/api/upstreams/{name}/endpoints/{address}/down", Action::Endpoint(State::Down)),
     post("/api/reload", Action::Reload),
     get("/", Action::Page),
-    // Behind all others of one segment.
+    // Must follow all other paths of one segment.
     get("/{file}", Action::Page),
 ];
 
@@ -75,39 +75,39 @@ const fn post(pattern: &'static str, action: Action) -> Entry {
     Entry { method: Method::POST, pattern, action }
 }
 
-/// The description of all of it, as OpenAPI 3.1; the version is this one's.
+/// The OpenAPI 3.1 description of all paths. The version is filled in when it is served.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// The method and the path of everything that can be asked for.
+/// Returns the method and pattern of every path.
 pub fn routes() -> impl Iterator<Item = (&'static Method, &'static str)> {
     ENTRIES.iter().map(|entry| (&entry.method, entry.pattern))
 }
 
-/// A request, taken apart.
-pub(super) struct Asked {
+/// A parsed request.
+pub(super) struct AdminRequest {
     pub(super) admin: Arc<Admin>,
-    /// Who asks, as the log names him.
+    /// The requester, as named in the log.
     pub(super) by: Arc<str>,
-    /// What stands in the path for each `{name}`, in their order.
+    /// The path segments for each `{name}`, in order.
     pub(super) captures: Vec<String>,
-    /// The parameters of the query, in their order.
+    /// The query parameters, in order.
     pub(super) query: Vec<(String, String)>,
-    /// The forms that are accepted (RFC 9110 12.5.1).
+    /// The `Accept` header (RFC 9110 12.5.1).
     pub(super) accept: String,
     pub(super) body: Bytes,
-    /// Streams end with it.
+    /// Ends streams at shutdown.
     pub(super) watch: Watch,
 }
 
 /// Answers a request.
 pub(super) async fn answer(
     admin: &Arc<Admin>,
-    asker: Asker,
+    requester: Requester,
     request: Request<Incoming>,
     watch: Watch,
-) -> Answer {
+) -> AdminResponse {
     let (parts, body) = request.into_parts();
-    match try_answer(admin, asker, &parts, body, watch).await {
+    match try_answer(admin, requester, &parts, body, watch).await {
         Ok(answer) => answer,
         Err(problem) => problem.answer(),
     }
@@ -115,15 +115,15 @@ pub(super) async fn answer(
 
 async fn try_answer(
     admin: &Arc<Admin>,
-    asker: Asker,
+    requester: Requester,
     parts: &Parts,
     body: Incoming,
     watch: Watch,
-) -> Result<Answer, Problem> {
+) -> Result<AdminResponse, Problem> {
     let found = find(&parts.method, parts.uri.path());
-    // Whoever may not ask does not hear either what there is.
+    // An unauthorised requester must not learn which paths exist.
     let is_open = matches!(&found, Ok((action, _)) if action.is_open());
-    access::check(parts, asker.way, admin.token.load().as_deref(), is_open)?;
+    access::check(parts, requester.transport, admin.token.load().as_deref(), is_open)?;
     let (action, captures) = found?;
     let body = match parts.method {
         Method::POST => read(body).await?,
@@ -133,35 +133,43 @@ async fn try_answer(
     let accept =
         parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     action
-        .answer(Asked { admin: Arc::clone(admin), by: asker.name, captures, query, accept, body, watch })
+        .answer(AdminRequest {
+            admin: Arc::clone(admin),
+            by: requester.name,
+            captures,
+            query,
+            accept,
+            body,
+            watch,
+        })
         .await
 }
 
 impl Action {
-    /// Whether it needs no token: it tells nothing of what goes through the proxy.
+    /// Whether it needs no token, because it reveals nothing about the traffic.
     fn is_open(self) -> bool {
         matches!(self, Self::Page | Self::Health | Self::Ready)
     }
 
-    async fn answer(self, asked: Asked) -> Result<Answer, Problem> {
+    async fn answer(self, request: AdminRequest) -> Result<AdminResponse, Problem> {
         match self {
-            Self::Page => page::answer(asked.captures.first().map_or("", String::as_str)),
+            Self::Page => page::answer(request.captures.first().map_or("", String::as_str)),
             Self::Health => Ok(text(StatusCode::OK, "ok\n")),
-            Self::Ready if asked.admin.is_draining() => {
+            Self::Ready if request.admin.is_draining() => {
                 Ok(text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"))
             }
             Self::Ready => Ok(text(StatusCode::OK, "ready\n")),
-            Self::Metrics => Ok(tallies::metrics(&asked)),
-            Self::Status => Ok(status::answer(&asked)),
-            Self::History => Ok(tallies::history(&asked)),
-            Self::Connections => connections::list(&asked),
-            Self::Connection => connections::one(&asked),
-            Self::Frames => frames::answer(asked),
-            Self::Close => connections::close(&asked),
-            Self::Endpoint(state) => endpoints::order(&asked, Order { state }),
-            Self::Reload => asked.admin.reload(&asked).await,
-            Self::Ends => ends::answer(&asked),
-            Self::Events => events::answer(asked),
+            Self::Metrics => Ok(stats::metrics(&request)),
+            Self::Status => Ok(status::answer(&request)),
+            Self::History => Ok(stats::history(&request)),
+            Self::Connections => connections::list(&request),
+            Self::Connection => connections::one(&request),
+            Self::Frames => frames::answer(request),
+            Self::Close => connections::close(&request),
+            Self::Endpoint(state) => endpoints::set_state(&request, StateChange { state }),
+            Self::Reload => request.admin.reload(&request).await,
+            Self::Ends => ends::answer(&request),
+            Self::Events => events::answer(request),
             Self::OpenApi => {
                 let version = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
                 let text = OPENAPI.replacen("\"version\": \"\"", &version, 1);
@@ -171,9 +179,9 @@ impl Action {
     }
 }
 
-/// What a request asks for.
+/// Finds the handler of a request.
 fn find(method: &Method, path: &str) -> Result<(Action, Vec<String>), Problem> {
-    // A HEAD is a GET whose body is left out, which hyper does.
+    // A HEAD is a GET. hyper omits the body.
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let mut allowed = Vec::new();
     for entry in ENTRIES {
@@ -191,7 +199,7 @@ fn find(method: &Method, path: &str) -> Result<(Action, Vec<String>), Problem> {
     Err(Problem::wrong_method(allowed.join(", ")))
 }
 
-/// What a path holds in the places of a pattern; `None`: it is another path.
+/// Matches a path with a pattern and returns its captures. `None` means that it does not match.
 fn captures(pattern: &str, path: &str) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
@@ -207,7 +215,7 @@ fn captures(pattern: &str, path: &str) -> Option<Vec<String>> {
     }
 }
 
-/// The parameters of a query (the URL standard's `application/x-www-form-urlencoded`).
+/// Parses the parameters of a query (the URL standard's `application/x-www-form-urlencoded`).
 fn pairs(query: &str) -> Vec<(String, String)> {
     let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let each = query.split('&').filter(|pair| !pair.is_empty());
@@ -229,10 +237,10 @@ async fn read(body: Incoming) -> Result<Bytes, Problem> {
     })
 }
 
-/// Bytes of a body.
+/// Maximum size of a body.
 const MAX_BODY: usize = 16 * 1024;
 
-/// How long it may take.
+/// Time limit for a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Owns the listener of the admin endpoint and its connections: HTTP/1.1, within bounds of its own, so that neither
-//! clients nor operators can take the other's places.
+//! Owns the listener of the admin endpoint and its HTTP/1.1 connections. It has its own limits, so that
+//! clients and operators cannot take each other's slots.
 
-use super::access::Asker;
+use super::access::Requester;
 use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
 use crate::drain::Watch;
@@ -27,27 +27,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A socket for the operator.
+/// The bound socket of the admin endpoint.
 #[derive(Debug)]
 pub struct Bound {
     socket: Socket,
     address: ListenAddr,
 }
 
-/// A listener that accepts; dropped, it accepts no more, and its connections go on.
+/// A listener that accepts. Dropping it stops accepting, but open connections go on.
 #[derive(Debug)]
 pub struct Serving {
-    /// As configured.
+    /// The configured address.
     pub address: ListenAddr,
-    /// Where it really listens; `None`: a unix socket.
+    /// The address it is bound to. `None` means a unix socket.
     pub local: Option<SocketAddr>,
     _stop: oneshot::Sender<()>,
 }
 
-/// Binds the socket; a unix socket is its owner's and its group's.
+/// Binds the socket. A unix socket is accessible to its owner and group.
 ///
 /// # Errors
-/// It is not to be had.
+/// Returns [`BindError`] if the socket cannot be bound.
 pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
     let address = settings.address.clone();
     let socket = listener::Settings {
@@ -62,7 +62,7 @@ pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, B
 }
 
 impl Bound {
-    /// Begins to answer. Connections end with the watch.
+    /// Starts to accept. Connections end with the watch.
     #[must_use]
     pub fn serve(self, admin: &Arc<Admin>, watch: &Watch) -> Serving {
         let Self { socket, address } = self;
@@ -90,68 +90,69 @@ impl Bound {
     }
 }
 
-/// One connection, to its end.
+/// Serves one connection.
 async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
     let Accepted { stream, slot, client } = accepted;
-    let asker = Asker::of(&stream, client);
+    let requester = Requester::of(&stream, client);
     let ending = watch.clone();
-    let quiet = Arc::new(Quiet::default());
-    let asked = Arc::clone(&quiet);
+    let idleness = Arc::new(Idleness::default());
+    let asked = Arc::clone(&idleness);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (admin, asker, ending) = (Arc::clone(&admin), asker.clone(), ending.clone());
-        let busy = admin.is_known(request.headers()).then(|| Busy::begin(&asked));
+        let (admin, requester, ending) = (Arc::clone(&admin), requester.clone(), ending.clone());
+        let busy = admin.is_known(request.headers()).then(|| ActiveRequest::begin(&asked));
         async move {
-            let answer = router::answer(&admin, asker, request, ending).await;
-            Ok::<_, Infallible>(answer.map(|body| UnderWay { body, _busy: busy }))
+            let answer = router::answer(&admin, requester, request, ending).await;
+            Ok::<_, Infallible>(answer.map(|body| TrackedBody { body, _busy: busy }))
         }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
-    let connection = http.serve_connection(TokioIo::new(Patient { stream, stalled: None }), service);
+    let connection =
+        http.serve_connection(TokioIo::new(SendTimeoutStream { stream, stalled: None }), service);
     tokio::pin!(connection);
     let mut end = watch.clone();
     let mut draining = false;
     loop {
         tokio::select! {
-            // How it ended is nobody's concern: what was asked for was answered, or its asker has left.
+            // The result does not matter: the request was answered, or its sender has left.
             _ = &mut connection => return,
             () = watch.draining(), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }
             () = end.expired() => return,
-            () = quiet.gives_way(&slot) => return,
+            () = idleness.wait_evictable(&slot) => return,
         }
     }
 }
 
-/// Since when a connection has asked for nothing that it may ask for.
+/// Since when a connection has sent no authorised request.
 #[derive(Debug)]
-struct Quiet(Mutex<Asking>);
+struct Idleness(Mutex<Asking>);
 
 #[derive(Debug)]
 struct Asking {
     requests: usize,
-    quiet_since: Instant,
+    idle_since: Instant,
 }
 
-/// A request that is under way.
+/// Marks an authorised request as active.
 #[derive(Debug)]
-struct Busy(Arc<Quiet>);
+struct ActiveRequest(Arc<Idleness>);
 
-impl Default for Quiet {
+impl Default for Idleness {
     fn default() -> Self {
-        Self(Mutex::new(Asking { requests: 0, quiet_since: Instant::now() }))
+        Self(Mutex::new(Asking { requests: 0, idle_since: Instant::now() }))
     }
 }
 
-impl Quiet {
-    /// Waits until somebody wants the place of a connection that is quiet, and gives it.
-    async fn gives_way(&self, slot: &Slot) {
+impl Idleness {
+    /// Waits until another connection needs the slot of an idle one, and gives it up.
+    async fn wait_evictable(&self, slot: &Slot) {
         loop {
             let claim = slot.wanted(PATIENCE).await;
             let asking = self.lock();
-            if asking.requests == 0 && asking.quiet_since.elapsed() >= PATIENCE {
+            if asking.requests == 0 && asking.idle_since.elapsed() >= PATIENCE {
                 claim.give();
                 return;
             }
@@ -163,28 +164,28 @@ impl Quiet {
     }
 }
 
-impl Busy {
-    fn begin(quiet: &Arc<Quiet>) -> Self {
-        quiet.lock().requests += 1;
-        Self(Arc::clone(quiet))
+impl ActiveRequest {
+    fn begin(idleness: &Arc<Idleness>) -> Self {
+        idleness.lock().requests += 1;
+        Self(Arc::clone(idleness))
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         let mut asking = self.0.lock();
         asking.requests -= 1;
-        asking.quiet_since = Instant::now();
+        asking.idle_since = Instant::now();
     }
 }
 
-/// An answer's body: it is under way until this is dropped.
-struct UnderWay {
+/// A response body. The request is active until this is dropped.
+struct TrackedBody {
     body: Body,
-    _busy: Option<Busy>,
+    _busy: Option<ActiveRequest>,
 }
 
-impl hyper::body::Body for UnderWay {
+impl hyper::body::Body for TrackedBody {
     type Data = Bytes;
     type Error = <Body as hyper::body::Body>::Error;
 
@@ -204,15 +205,15 @@ impl hyper::body::Body for UnderWay {
     }
 }
 
-/// A stream that gives up a peer which takes nothing for [`SEND_TIMEOUT`] while bytes wait for it: a viewer
-/// that has fallen asleep would hold its place for ever.
-struct Patient {
+/// A stream that fails if its peer accepts nothing for [`SEND_TIMEOUT`] while data is ready. Otherwise a
+/// suspended viewer would hold its slot for ever.
+struct SendTimeoutStream {
     stream: Stream,
-    /// Runs while bytes wait.
+    /// Runs while data waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for SendTimeoutStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -222,7 +223,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for SendTimeoutStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if written.is_ready() {
@@ -242,23 +243,23 @@ impl AsyncWrite for Patient {
     }
 }
 
-/// Connections at once: some viewers of the page, each with a browser's few, a scraper, health checks.
+/// Maximum number of connections: some viewers of the page with a few each, a scraper, health checks.
 const CONNECTIONS: usize = 64;
 
-/// Connections that may wait to be accepted. Of more, the kernel would let some wait for a second.
+/// Accept backlog. With a smaller one, the kernel would delay some connections by a second.
 const BACKLOG: u32 = 1024;
 
-/// How long a connection may be quiet while others want its place: from the opening, or the last answer, to a
-/// request that is answered, and shows the token where there is one. It is short, for a health check waits for it.
+/// How long a connection may be idle while others need its slot: from its start, or the last response, to an
+/// authorised request. It is short, because a health check may be waiting.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// From the opening, or the end of the last answer, to the end of a request's head.
+/// Time limit for a request head, from the start of the connection or the end of the last response.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of a head; a browser's cookies for other ports of this host are among them.
+/// Maximum size of a head. It includes a browser's cookies for other ports of this host.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// From the last byte that a peer took to giving it up, while bytes wait for it.
+/// How long a peer may accept nothing while data is ready.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -270,7 +271,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_sleeps_is_given_up() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut patient = Patient { stream: Stream::Unix(ours), stalled: None };
+        let mut patient = SendTimeoutStream { stream: Stream::Unix(ours), stalled: None };
         let started = tokio::time::Instant::now();
         let error = loop {
             if let Err(error) = patient.write_all(&[0; 4096]).await {

@@ -1,13 +1,13 @@
-//! Owns what is told of the proxy as a whole.
+//! Owns the status of the whole proxy.
 
-use super::answer::{Answer, Seconds, Time, json};
 use super::endpoints::word;
-use super::router::Asked;
-use super::{Admin, Listener, tallies};
+use super::response::{AdminResponse, Seconds, Time, json};
+use super::router::AdminRequest;
+use super::{Admin, Listener, stats};
 use crate::balance::Method;
 use crate::health::Availability;
 use crate::proxy::snapshot::{Route, Target};
-use crate::upstream::{By, Upstream, View};
+use crate::upstream::{EndpointStatus, StateSource, Upstream};
 use serde::Serialize;
 use std::time::SystemTime;
 
@@ -24,12 +24,12 @@ pub(super) struct Status {
     listeners: Option<Vec<ListenerStatus>>,
     upstreams: Vec<UpstreamStatus>,
     routes: Vec<RouteStatus>,
-    ends: Vec<tallies::Ends>,
-    ends_lately: Vec<tallies::Ends>,
-    silence: tallies::BothSides,
+    ends: Vec<stats::Ends>,
+    ends_lately: Vec<stats::Ends>,
+    silence: stats::BothSides,
     #[serde(skip_serializing_if = "Option::is_none")]
-    limits: Option<Vec<tallies::Limit>>,
-    round_trip: tallies::BothSides,
+    limits: Option<Vec<stats::Limit>>,
+    round_trip: stats::BothSides,
 }
 
 #[derive(Serialize)]
@@ -96,18 +96,18 @@ struct RouteStatus {
 }
 
 /// `GET /api/status`.
-pub(super) fn answer(asked: &Asked) -> Answer {
-    let admin = &asked.admin;
-    let listeners = admin.facts.load().listeners.iter().map(ListenerStatus::of).collect();
-    json(&Status { listeners: Some(listeners), limits: Some(tallies::limits()), ..changing(admin) })
+pub(super) fn answer(request: &AdminRequest) -> AdminResponse {
+    let admin = &request.admin;
+    let listeners = admin.runtime_info.load().listeners.iter().map(ListenerStatus::of).collect();
+    json(&Status { listeners: Some(listeners), limits: Some(stats::limits()), ..changing(admin) })
 }
 
-/// The part of it that changes all the time.
+/// Returns the part that changes all the time.
 pub(super) fn changing(admin: &Admin) -> Status {
     let metrics = &*admin.proxy.metrics;
     let snapshot = admin.proxy.snapshot.load();
     let tally = metrics.reloads();
-    let totals = admin.proxy.sessions.totals();
+    let totals = admin.proxy.tunnels.totals();
     let route = |route: &Route| {
         let totals = totals.get(route.name()).copied().unwrap_or_default();
         RouteStatus {
@@ -123,8 +123,8 @@ pub(super) fn changing(admin: &Admin) -> Status {
     };
     let mut upstreams: Vec<_> = snapshot.upstreams().map(|upstream| UpstreamStatus::of(upstream)).collect();
     upstreams.sort_by(|a, b| a.name.cmp(&b.name));
-    // A listener holds the place of whoever comes next.
-    let held = if admin.is_draining() { 0 } else { admin.facts.load().listeners.len() };
+    // Each listener holds a slot for its next connection.
+    let held = if admin.is_draining() { 0 } else { admin.runtime_info.load().listeners.len() };
     Status {
         version: env!("CARGO_PKG_VERSION"),
         started: Time(metrics.started()),
@@ -138,18 +138,18 @@ pub(super) fn changing(admin: &Admin) -> Status {
             last_error: tally.last_error,
         },
         connections: Connections {
-            tunnels: admin.proxy.sessions.count(),
+            tunnels: admin.proxy.tunnels.count(),
             clients: admin.slots.taken().saturating_sub(held),
             room: admin.slots.all(),
         },
         listeners: None,
         upstreams,
         routes: snapshot.routes().map(|one| route(one)).collect(),
-        ends: tallies::ends(metrics),
-        ends_lately: tallies::ends_lately(metrics),
-        silence: tallies::silence(metrics),
+        ends: stats::ends(metrics),
+        ends_lately: stats::ends_lately(metrics),
+        silence: stats::silence(metrics),
         limits: None,
-        round_trip: tallies::round_trip(metrics),
+        round_trip: stats::round_trip(metrics),
     }
 }
 
@@ -181,38 +181,38 @@ impl UpstreamStatus {
         Self {
             name: settings.name.to_string(),
             balance: balance(&settings.balance),
-            endpoints: upstream.view().iter().map(Endpoint::of).collect(),
+            endpoints: upstream.endpoint_statuses().iter().map(Endpoint::of).collect(),
         }
     }
 }
 
 impl Endpoint {
-    fn of(view: &View) -> Self {
+    fn of(status: &EndpointStatus) -> Self {
         Self {
-            address: view.endpoint.address().to_string(),
-            server: view.server.address.to_string(),
-            state: word(view.state),
-            by: match view.by {
-                By::Configuration => "configuration",
-                By::Operator => "operator",
+            address: status.endpoint.address().to_string(),
+            server: status.server.address.to_string(),
+            state: word(status.state),
+            by: match status.state_source {
+                StateSource::Configuration => "configuration",
+                StateSource::Operator => "operator",
             },
-            standing: match view.availability {
+            standing: match status.availability {
                 Availability::Out => "failed",
                 Availability::Trial => "trial",
-                Availability::Up if view.share < 1000 => "slow_start",
+                Availability::Up if status.share < 1000 => "slow_start",
                 Availability::Up => "available",
             },
-            active: view.endpoint.active(),
-            weight: view.server.weight,
-            share: f64::from(view.share) / 1000.0,
-            backup: view.server.backup,
-            failures: view.failures,
-            max_conns: view.server.max_conns,
+            active: status.endpoint.active(),
+            weight: status.server.weight,
+            share: f64::from(status.share) / 1000.0,
+            backup: status.server.backup,
+            failures: status.failures,
+            max_conns: status.server.max_conns,
         }
     }
 }
 
-/// A method as the file has it.
+/// Returns a balance method as in the file.
 fn balance(method: &Method) -> String {
     match method {
         Method::LeastConn => "least_conn".to_owned(),

@@ -1,7 +1,7 @@
-//! Owns Server-Sent Events (the HTML standard, 9.2) as the body of an answer.
+//! Owns Server-Sent Events (the HTML standard, 9.2) as a response body.
 
-use super::answer::{Answer, Problem, with_body};
-use super::router::Asked;
+use super::response::{AdminResponse, Problem, with_body};
+use super::router::AdminRequest;
 use crate::escape;
 use bytes::Bytes;
 use http::StatusCode;
@@ -14,21 +14,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Where events are put in; dropped, it ends the answer.
+/// Sends events. Dropping it ends the response.
 pub(super) struct Sender(mpsc::Sender<Bytes>);
 
-/// The other end.
+/// The response body that receives events.
 struct Events {
     events: mpsc::Receiver<Bytes>,
     _place: OwnedSemaphorePermit,
 }
 
-/// An answer to be filled with events.
+/// Opens a response for events.
 ///
 /// # Errors
-/// There are as many streams as may be.
-pub(super) fn open(asked: &Asked) -> Result<(Sender, Answer), Problem> {
-    let place = Arc::clone(&asked.admin.streams).try_acquire_owned().map_err(|_| {
+/// Returns 503 if the maximum number of streams is open.
+pub(super) fn open(request: &AdminRequest) -> Result<(Sender, AdminResponse), Problem> {
+    let place = Arc::clone(&request.admin.streams).try_acquire_owned().map_err(|_| {
         Problem::unavailable("as many event streams are open as may be (48); close a page or a tail")
     })?;
     let (sender, events) = mpsc::channel(WAITING);
@@ -36,23 +36,23 @@ pub(super) fn open(asked: &Asked) -> Result<(Sender, Answer), Problem> {
     Ok((Sender(sender), with_body(StatusCode::OK, "text/event-stream", body)))
 }
 
-/// One event as it is sent. The data is JSON, so it has one line.
+/// Formats one event. JSON data has one line.
 pub(super) fn event(name: &str, data: &impl Serialize) -> Bytes {
     written(name, &escape::json(&serde_json::to_string(data).unwrap_or_default()))
 }
 
-/// The same of JSON that is written already.
+/// Formats one event whose data is serialised JSON.
 pub(super) fn written(name: &str, json: &str) -> Bytes {
     format!("event: {name}\ndata: {json}\n\n").into()
 }
 
 impl Sender {
-    /// Sends an event when the reader has room for it; whether there is a reader.
+    /// Sends an event when the reader has space for it. Returns whether there is a reader.
     pub(super) async fn send(&self, event: Bytes) -> bool {
         self.0.send(event).await.is_ok()
     }
 
-    /// Says that the stream lives, which also shows whether its reader does.
+    /// Sends a keep-alive comment. Returns whether there is a reader.
     pub(super) async fn beat(&self) -> bool {
         self.send(Bytes::from_static(b": \n\n")).await
     }
@@ -75,8 +75,8 @@ impl Body for Events {
     }
 }
 
-/// Events that may wait for a reader.
+/// Maximum number of events that wait for a reader.
 const WAITING: usize = 16;
 
-/// How often a quiet stream shows that it lives: below every known idle limit.
+/// Interval of keep-alive comments, below every known idle limit.
 pub(super) const BEAT: Duration = Duration::from_secs(15);

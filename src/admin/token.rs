@@ -1,4 +1,4 @@
-//! Owns the token of the admin endpoint. It must not know where one is sent.
+//! Owns the token of the admin endpoint. It must not know how requests carry it.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// What a request must know. It does not show in logs.
+/// The token that a request must show. It never appears in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Box<str>);
 
-/// Where the token is written.
+/// The source of the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {
-    /// In the configuration.
+    /// The configuration.
     Given(Token),
-    /// In a file, as its only line.
+    /// A file whose only line is the token.
     File(PathBuf),
 }
 
-/// Why there is no token.
+/// Why Holdline cannot read the token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file cannot be read.
+    /// It cannot read the file.
     #[error("{}: {error}", .path.display())]
     Io {
         /// The file.
@@ -30,12 +30,12 @@ pub enum TokenError {
         /// Why not.
         error: io::Error,
     },
-    /// What is written is none.
+    /// The text is no valid token.
     #[error("{}: {NO_TOKEN}", .0.display())]
     Malformed(PathBuf),
 }
 
-/// Why a text is no token.
+/// Why a text is no valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{NO_TOKEN}")]
 pub struct NoToken;
@@ -44,22 +44,22 @@ const NO_TOKEN: &str =
     "expected 16 to 512 characters, letters and digits or -._~+/=, as `openssl rand -hex 32` gives";
 
 impl Token {
-    /// Whether a text is the token. How long it takes tells nothing but the length.
+    /// Compares a text with the token. The time it takes reveals only the length.
     #[must_use]
     pub fn is(&self, text: &[u8]) -> bool {
         verify_slices_are_equal(self.0.as_bytes(), text).is_ok()
     }
 
-    /// The token, to be sent.
+    /// Returns the token, for sending it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Reads one from a file.
+    /// Reads a token from a file.
     ///
     /// # Errors
-    /// It cannot be read, or holds something else.
+    /// Returns an error if the file cannot be read or holds no valid token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| TokenError::Io { path: path.to_owned(), error })?;
@@ -68,10 +68,10 @@ impl Token {
 }
 
 impl Secret {
-    /// The token. It blocks for as long as a file takes to read.
+    /// Returns the token. It blocks while it reads a file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else.
+    /// Returns an error if the file cannot be read or holds no valid token.
     pub fn token(&self) -> Result<Token, TokenError> {
         match self {
             Self::Given(token) => Ok(token.clone()),

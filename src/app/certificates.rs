@@ -1,5 +1,5 @@
-//! Owns the certificates of listeners in a running proxy: read before anything else changes, taken up
-//! anew when their files change, and told of before they end.
+//! Owns the certificates of listeners in a running proxy: reading them, reloading changed files, and warning
+//! before they expire.
 
 use super::Running;
 use crate::config::{Config, Listen, Place};
@@ -14,24 +14,24 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
-/// A listener's settings, its certificates read.
+/// A listener's settings with its loaded certificates.
 #[derive(Debug)]
-pub struct Ready {
+pub struct ListenerConfig {
     /// The settings.
     pub listen: Listen,
-    /// What handshakes are made with; `None`: there are none.
+    /// Its TLS configuration. `None` means no TLS.
     pub tls: Option<Arc<server::Config>>,
-    /// Places for handshakes.
+    /// Limits concurrent TLS handshakes.
     pub handshakes: Handshakes,
 }
 
-/// Certificate files of a listener or an upstream that cannot be used.
+/// Certificate files of a listener or an upstream that Holdline cannot use.
 #[derive(Debug)]
 pub struct CertificateError {
-    /// Whose they are, as a message begins.
+    /// The owner, which begins the message.
     owner: String,
     problems: Vec<Problem>,
-    /// Where the configuration names the file of each, if that is known.
+    /// Where the configuration names each file, if known.
     places: Vec<Option<Place>>,
 }
 
@@ -40,7 +40,7 @@ impl CertificateError {
         Self { owner, problems, places: Vec::new() }
     }
 
-    /// The same, with the lines of the configuration that name the files.
+    /// Adds the lines of the configuration that name the files.
     #[must_use]
     pub fn placed(mut self, config: &Config) -> Self {
         let part = self.owner.split(' ').next().unwrap_or_default();
@@ -65,10 +65,9 @@ impl fmt::Display for CertificateError {
 
 impl std::error::Error for CertificateError {}
 
-impl Ready {
-    /// Reads the certificates of a listener, if it has any. Clients resume the sessions that they had
-    /// with `previous`, and handshakes under way go on counting. It blocks for as long as files take to
-    /// read.
+impl ListenerConfig {
+    /// Reads the certificates of a listener, if it has any. TLS sessions of `previous` can be resumed, and
+    /// current handshakes still count. It blocks while it reads.
     ///
     /// # Errors
     /// Files that cannot be used.
@@ -83,8 +82,8 @@ impl Ready {
         Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new), handshakes })
     }
 
-    /// The same, on a thread that may block.
-    pub(super) async fn read_aside(
+    /// Like [`Self::read`], on a blocking thread.
+    pub(super) async fn read_in_background(
         listen: &Listen,
         previous: Option<Arc<Self>>,
     ) -> Result<Self, CertificateError> {
@@ -93,16 +92,16 @@ impl Ready {
         read.expect("reading certificates does not panic")
     }
 
-    /// What there is to say of each certificate: whether it is doubtful, and the text.
+    /// Returns a message about each certificate, and whether it is a warning.
     #[must_use]
     pub fn certificates(&self) -> Vec<(bool, String)> {
         let (now, tls) = (SystemTime::now(), self.tls.iter());
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         for config in tls {
             for certificate in config.certificates() {
                 let (names, days) = (certificate.names.join(", "), certificate.days_left(now));
                 let path = certificate.path.display();
-                told.push(match certificate.warning(now) {
+                messages.push(match certificate.warning(now) {
                     Some(expiry) => (true, format!("{path}: certificate for {names} {expiry}")),
                     None => (
                         false,
@@ -112,15 +111,15 @@ impl Ready {
             }
             for list in config.revocation_lists() {
                 let expiry = list.warning(now);
-                told.extend(
+                messages.extend(
                     expiry.map(|expiry| (true, format!("{}: revocation list {expiry}", list.path.display()))),
                 );
             }
         }
-        told
+        messages
     }
 
-    /// Says it in the log.
+    /// Logs these messages.
     pub(super) fn announce(&self) {
         for (doubtful, text) in self.certificates() {
             match doubtful {
@@ -131,37 +130,37 @@ impl Ready {
     }
 }
 
-/// Reads the files of all upstreams, on a thread that may block.
+/// Reads the TLS files of all upstreams, on a blocking thread.
 ///
 /// # Errors
 /// Files that cannot be used, of the first upstream that has such.
-pub(super) async fn secure_aside(
+pub(super) async fn load_tls_in_background(
     next: &Arc<Snapshot>,
     previous: Option<&Arc<Snapshot>>,
 ) -> Result<(), CertificateError> {
     let (next, previous) = (Arc::clone(next), previous.cloned());
-    let secured = spawn_blocking(move || secure(&next, previous.as_deref())).await;
+    let secured = spawn_blocking(move || load_tls(&next, previous.as_deref())).await;
     secured.expect("reading certificates does not panic")
 }
 
-/// The same, here. It blocks for as long as files take to read.
+/// Reads the TLS files of all upstreams. It blocks while it reads.
 ///
 /// # Errors
 /// Files that cannot be used, of the first upstream that has such.
-pub fn secure(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), CertificateError> {
+pub fn load_tls(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), CertificateError> {
     for upstream in next.upstreams() {
         let name = &upstream.settings().name;
         let before = previous.and_then(|previous| previous.upstream(name));
         let owner = || format!("upstream {name}");
         upstream
-            .secure(before.map(|before| &**before))
+            .load_tls(before.map(|before| &**before))
             .map_err(|problems| CertificateError::new(owner(), problems))?;
     }
     Ok(())
 }
 
 impl Running {
-    /// Tells the metrics until when the certificates in use are valid.
+    /// Sets the expiry times of the certificates in the metrics.
     pub(super) fn count_certificates(&self) {
         let mut all = Vec::new();
         for active in &self.listeners {
@@ -177,8 +176,8 @@ impl Running {
         self.proxy.metrics.set_certificates(all);
     }
 
-    /// Takes up certificates whose files have changed. Where they cannot be used, the old ones stay,
-    /// and what is wrong is said once for each change.
+    /// Reloads certificates whose files have changed. If Holdline cannot use them, it keeps the old ones and
+    /// logs the error once per change.
     pub async fn refresh_certificates(&mut self) {
         let mut refreshed = false;
         for active in &mut self.listeners {
@@ -189,7 +188,7 @@ impl Running {
             }
             let files: Vec<_> = tls.sources().paths().map(ToOwned::to_owned).collect();
             let seen = Sources::of(files.iter().map(|path| path.as_path()));
-            match Ready::read_aside(&ready.listen, Some(Arc::clone(&ready))).await {
+            match ListenerConfig::read_in_background(&ready.listen, Some(Arc::clone(&ready))).await {
                 Ok(fresh) => {
                     fresh.announce();
                     active.settings.store(Arc::new(fresh));
@@ -198,14 +197,14 @@ impl Running {
                 }
                 Err(error) => {
                     tracing::error!("{error}");
-                    tracing::error!(listen = %active.address, "the certificates that were read before stay in use");
+                    tracing::error!(listen = %active.address, "the old certificates stay in use");
                     active.refused = Some(seen);
                 }
             }
         }
         if refreshed {
             self.count_certificates();
-            self.tell_facts();
+            self.update_runtime_info();
         }
     }
 }

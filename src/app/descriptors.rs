@@ -1,4 +1,4 @@
-//! Owns the limit of open files: raised as far as the system allows, and told in connections.
+//! Owns the limit of open files: raising it, and deriving the connection capacity from it.
 
 use crate::config::Process;
 use crate::slots::Slots;
@@ -6,8 +6,8 @@ use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one, as every connection takes two of them
-/// (nginx, `worker_rlimit_nofile`; systemd, `LimitNOFILE=`).
+/// Raises the soft limit of open files to the hard one, because every connection takes two (nginx,
+/// `worker_rlimit_nofile`; systemd, `LimitNOFILE=`).
 pub fn raise() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -17,15 +17,15 @@ pub fn raise() {
     }
 }
 
-/// How many files may be open; as many as numbers go where there is no limit.
+/// Returns how many files may be open. No limit is the largest number.
 #[must_use]
 pub fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Room for the connections that the limit allows such a process.
+/// Returns the connection slots that the limit allows such a process.
 #[must_use]
-pub fn slots(process: &Process) -> Slots {
+pub fn capacity_for(process: &Process) -> Slots {
     let taken = match process.engine {
         Driver::Epoll => Engine::descriptors(process.workers),
         Driver::Tokio => 0,

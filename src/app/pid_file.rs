@@ -1,24 +1,24 @@
-//! Owns the file with the process's number, for scripts that send signals.
+//! Owns the pid file, for scripts that send signals.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// The file, as this process wrote it.
+/// The pid file that this process wrote.
 #[derive(Debug)]
 pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Writes the number to a new file beside it, which then takes its place: a link there is replaced, not followed, and
-    /// nobody reads half a number.
+    /// Writes the pid to a temporary file and renames it. This replaces a symbolic link instead of following
+    /// it, and nobody reads half a number.
     ///
     /// # Errors
-    /// The file cannot be written there; what was there before stays.
+    /// Returns the error if the file cannot be written. An existing file stays.
     pub(super) fn write(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
         let new = path.with_file_name(format!(".{name}.{}", process::id()));
-        // One of a process that had this number before.
+        // Left by an earlier process with this pid.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -27,21 +27,21 @@ impl PidFile {
             .and_then(|mut file| writeln!(file, "{}", process::id()))
             .and_then(|()| fs::rename(&new, path));
         if let Err(error) = written {
-            // It may not have come into being.
+            // The file may not exist.
             let _ = fs::remove_file(&new);
             return Err(error);
         }
         Ok(Self(path.to_owned()))
     }
 
-    /// Removes it if it still has this process's number: another process may have taken it over.
+    /// Removes the file if it still holds this process's pid. Another process may have replaced it.
     pub(super) fn remove(&self) {
         let Self(path) = self;
         let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
         let is_ours =
             is_file && fs::read_to_string(path).is_ok_and(|text| text == format!("{}\n", process::id()));
         if is_ours {
-            // It may be removed by hand just now.
+            // Somebody may be removing it right now.
             let _ = fs::remove_file(path);
         }
     }

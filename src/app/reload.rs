@@ -1,11 +1,11 @@
-//! Owns the change to a new configuration: everything that can fail is done first, then all is
-//! swapped, and no connection notices.
+//! Owns the change to a new configuration. Everything that can fail comes first, then everything is swapped.
+//! Connections do not notice.
 
-use super::certificates::{CertificateError, Ready, secure_aside};
-use super::window::read_token;
+use super::admin_endpoint::read_token;
+use super::certificates::{CertificateError, ListenerConfig, load_tls_in_background};
 use super::{Running, look_up_names};
 use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
-use crate::admin::{Done, Ordered, Refused, Token, TokenError};
+use crate::admin::{ReloadOrigin, ReloadRejected, ReloadWarnings, Token, TokenError};
 use crate::config::{Config, Errors, Process};
 use crate::listener::socket::{BindError, Bound as Socket, bind};
 use crate::proxy::snapshot::Snapshot;
@@ -13,85 +13,84 @@ use crate::telemetry::access_log::OpenError;
 use crate::upstream::ports::SourceError;
 use std::sync::Arc;
 
-/// Why a new configuration was not taken over; the old one is still in force then.
+/// Why a reload failed. The old configuration stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// A new socket cannot be bound.
+    /// Holdline cannot bind a new socket.
     #[error("listen: {0}")]
     Bind(#[from] BindError),
-    /// The socket of the admin endpoint cannot be bound.
+    /// Holdline cannot bind the socket of the admin endpoint.
     #[error("admin: {0}")]
     Admin(BindError),
-    /// The token of the admin endpoint cannot be read.
+    /// Holdline cannot read the token of the admin endpoint.
     #[error("admin.token_file: {0}")]
     Token(#[from] TokenError),
-    /// Certificates cannot be used.
+    /// Holdline cannot use certificates.
     #[error("{0}")]
     Certificates(#[from] CertificateError),
-    /// A source address is not of this machine.
+    /// A source address does not belong to this machine.
     #[error("{0}")]
     Source(#[from] SourceError),
-    /// The access log cannot be opened.
+    /// Holdline cannot open the access log.
     #[error("log.access: {0}")]
     AccessLog(OpenError),
 }
 
-/// `None`: there is none. A socket, unless the old one stays, and a token, if it has one.
-type NextWindow = Option<(Option<AdminSocket>, Option<Token>)>;
+/// A new socket, unless the old one stays, and the token, if it has one. `None` means no admin endpoint.
+type NextAdminEndpoint = Option<(Option<AdminSocket>, Option<Token>)>;
 
 impl Running {
-    /// Loads a configuration and takes it over; says in the log how it went. The same for each way
-    /// in which it can be ordered.
+    /// Loads a configuration, applies it and logs the result. Every kind of reload request comes here.
     ///
     /// # Errors
-    /// The running configuration stays, for all these reasons.
-    pub async fn load_anew(
+    /// Returns every reason why the running configuration stays.
+    pub async fn load_and_reload(
         &mut self,
-        ordered: &Ordered,
+        origin: &ReloadOrigin,
         load: &mut impl FnMut() -> Result<Config, Errors>,
-    ) -> Result<Done, Refused> {
+    ) -> Result<ReloadWarnings, ReloadRejected> {
         let result = self.try_load_anew(load).await;
         match &result {
             Ok(warnings) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                let tunnels = self.proxy.sessions.count();
-                tracing::info!(tunnels, by = &*ordered.by, reason = ordered.reason, "reloaded");
+                let tunnels = self.proxy.tunnels.count();
+                tracing::info!(tunnels, by = &*origin.by, reason = origin.reason, "reloaded");
             }
-            Err(Refused(errors)) => {
+            Err(ReloadRejected(errors)) => {
                 errors.iter().for_each(|error| tracing::error!("{error}"));
-                let (errors, by) = (errors.len(), &*ordered.by);
+                let (errors, by) = (errors.len(), &*origin.by);
                 tracing::error!(
                     errors,
                     by,
-                    reason = ordered.reason,
+                    reason = origin.reason,
                     "reload failed, the running configuration stays"
                 );
             }
         }
-        let told = result.as_ref().map(drop).map_err(|Refused(errors)| errors.join("\n"));
-        self.proxy.metrics.reloaded(told);
+        let outcome = result.as_ref().map(drop).map_err(|ReloadRejected(errors)| errors.join("\n"));
+        self.proxy.metrics.reloaded(outcome);
         result
     }
 
     async fn try_load_anew(
         &mut self,
         load: &mut impl FnMut() -> Result<Config, Errors>,
-    ) -> Result<Done, Refused> {
+    ) -> Result<ReloadWarnings, ReloadRejected> {
         let lines = |errors: &Errors| errors.iter().map(ToString::to_string).collect();
-        let config = load().map_err(|errors| Refused(lines(&errors)))?;
+        let config = load().map_err(|errors| ReloadRejected(lines(&errors)))?;
         let warnings = config.warnings.iter().map(ToString::to_string).collect();
-        self.reload(config).await.map_err(|error| Refused(vec![error.to_string()]))?;
+        self.reload(config).await.map_err(|error| ReloadRejected(vec![error.to_string()]))?;
         Ok(warnings)
     }
 
-    /// Takes over a new configuration.
+    /// Applies a new configuration.
     ///
     /// # Errors
-    /// Something it needs is not to be had; nothing has changed then.
+    /// Returns what failed. Nothing has changed then.
     pub async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         let kept = self.ready_kept(&config).await?;
         let added = self.bind_added(&config).await?;
-        let window = self.bind_window(&config).await?;
+        let admin_endpoint = self.bind_admin_endpoint(&config).await?;
         let proxy = Arc::clone(&self.proxy);
         let use_log = match self.config.log == config.log {
             true => None,
@@ -99,21 +98,21 @@ impl Running {
         };
         let previous = proxy.snapshot.load_full();
         let next = Arc::new(Snapshot::new(config.plan.clone(), Some(&previous)));
-        secure_aside(&next, Some(&previous)).await.map_err(|error| error.placed(&config))?;
+        load_tls_in_background(&next, Some(&previous)).await.map_err(|error| error.placed(&config))?;
         next.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;
         look_up_names(&next).await;
 
-        // From here on nothing fails.
+        // Nothing fails from here on.
         proxy.snapshot.store(Arc::clone(&next));
-        next.upstreams().for_each(|upstream| upstream.forget_overruled());
-        proxy.follow(&next, &previous);
+        next.upstreams().for_each(|upstream| upstream.forget_superseded());
+        proxy.apply_snapshot(&next, &previous);
         self.keep_names_fresh();
         self.listeners.retain(|active| config.listeners.iter().any(|l| l.socket.address == active.address));
         self.update_kept(kept);
         for (ready, socket) in added {
             self.listen(ready, socket);
         }
-        self.use_window(window);
+        self.use_admin_endpoint(admin_endpoint);
         if let Some(use_log) = use_log {
             use_log();
             self.log_control.iter().for_each(|control| control.set(&config.log));
@@ -121,15 +120,16 @@ impl Running {
         self.count_certificates();
         self.warn_of_what_needs_a_restart(&config);
         self.config = config;
-        self.tell_facts();
+        self.update_runtime_info();
         Ok(())
     }
 
-    /// The admin endpoint as it will be: its token, and its socket if it is another.
-    async fn bind_window(&self, config: &Config) -> Result<NextWindow, ReloadError> {
+    /// Prepares the new admin endpoint: its token, and its socket if the address changes.
+    async fn bind_admin_endpoint(&self, config: &Config) -> Result<NextAdminEndpoint, ReloadError> {
         let Some(settings) = &config.admin else { return Ok(None) };
         let token = read_token(settings).await?;
-        let stays = self.window.serving.as_ref().is_some_and(|serving| serving.address == settings.address);
+        let stays =
+            self.admin_endpoint.serving.as_ref().is_some_and(|serving| serving.address == settings.address);
         let socket = match stays {
             true => None,
             false => Some(bind_admin(settings, &self.inherited).await.map_err(ReloadError::Admin)?),
@@ -137,40 +137,43 @@ impl Running {
         Ok(Some((socket, token)))
     }
 
-    fn use_window(&mut self, next: NextWindow) {
+    fn use_admin_endpoint(&mut self, next: NextAdminEndpoint) {
         match next {
-            Some((Some(socket), token)) => self.window.open(socket, token),
-            Some((None, token)) => self.window.admin.set_token(token),
-            None => self.window.serving = None,
+            Some((Some(socket), token)) => self.admin_endpoint.open(socket, token),
+            Some((None, token)) => self.admin_endpoint.admin.set_token(token),
+            None => self.admin_endpoint.serving = None,
         }
     }
 
-    /// The new settings of listeners that stay.
-    async fn ready_kept(&self, config: &Config) -> Result<Vec<Ready>, CertificateError> {
+    /// Prepares the new settings of listeners that stay.
+    async fn ready_kept(&self, config: &Config) -> Result<Vec<ListenerConfig>, CertificateError> {
         let mut kept = Vec::new();
         for listen in &config.listeners {
             let mut active = self.listeners.iter().filter(|active| active.address == listen.socket.address);
             if let Some(active) = active.next() {
-                let ready = Ready::read_aside(listen, Some(active.settings.load_full())).await;
+                let ready =
+                    ListenerConfig::read_in_background(listen, Some(active.settings.load_full())).await;
                 kept.push(ready.map_err(|error| error.placed(config))?);
             }
         }
         Ok(kept)
     }
 
-    async fn bind_added(&self, config: &Config) -> Result<Vec<(Ready, Socket)>, ReloadError> {
+    async fn bind_added(&self, config: &Config) -> Result<Vec<(ListenerConfig, Socket)>, ReloadError> {
         let mut added = Vec::new();
         for listen in &config.listeners {
             if self.listeners.iter().all(|active| active.address != listen.socket.address) {
-                let ready = Ready::read_aside(listen, None).await.map_err(|error| error.placed(config))?;
+                let ready = ListenerConfig::read_in_background(listen, None)
+                    .await
+                    .map_err(|error| error.placed(config))?;
                 added.push((ready, bind(&listen.socket, &self.inherited).await?));
             }
         }
         Ok(added)
     }
 
-    /// Connections accepted from now on get the new settings.
-    fn update_kept(&mut self, kept: Vec<Ready>) {
+    /// Applies new settings to connections accepted from now on.
+    fn update_kept(&mut self, kept: Vec<ListenerConfig>) {
         for ready in kept {
             ready.announce();
             let address = &ready.listen.socket.address;

@@ -1,4 +1,4 @@
-//! Owns the proxy's end: accepting stops, requests finish, tunnels close, spread over the grace.
+//! Owns the shutdown: accepting stops, requests finish, tunnels close, spread over the grace period.
 
 use super::Running;
 use super::pid_file::PidFile;
@@ -9,59 +9,59 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-/// What is cut gets this long to be reported.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long cut connections have to write their reports.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything ended by itself.
+    /// Everything ended within the grace period.
     InTime,
-    /// The grace ran out, and the rest was cut.
+    /// The grace period expired, and Holdline cut the rest.
     Cut,
-    /// The operator would not wait, and the rest was cut.
+    /// The operator sent a second signal, and Holdline cut the rest.
     AtOnce,
 }
 
 impl Running {
-    /// The longest that [`Self::shut_down`] takes.
+    /// Returns the maximum duration of [`Self::shut_down`].
     pub(super) fn longest_end(&self) -> Duration {
-        self.config.process.shutdown_grace + LAST_WORDS + AccessLog::CLOSES_WITHIN
+        self.config.process.shutdown_grace + REPORT_TIMEOUT + AccessLog::CLOSES_WITHIN
     }
 
-    /// Ends everything, within `process.shutdown_grace`, or at once when `hurry` is ready. How it
+    /// Ends everything within `process.shutdown_grace`, or at once when `hurry` is ready. Returns how it
     /// went.
     pub async fn shut_down(self, hurry: impl Future<Output = ()>) -> Ended {
-        let Self { proxy, config, listeners, trigger, watch, pid_file, mut window, .. } = self;
-        // First of all: who asks whether to send more hears no before anybody is refused.
-        window.drain();
+        let Self { proxy, config, listeners, trigger, watch, pid_file, mut admin_endpoint, .. } = self;
+        // First of all, readiness checks must fail before Holdline refuses connections.
+        admin_endpoint.drain();
         let (grace, spread) = (config.process.shutdown_grace, config.process.drain_spread);
         let (began, before) = (Instant::now(), ended_tunnels(&proxy));
-        tracing::info!(tunnels = proxy.sessions.count(), ?grace, "shutting down");
+        tracing::info!(tunnels = proxy.tunnels.count(), ?grace, "shutting down");
         let mut cut = 0;
         proxy.metrics.set_draining();
         drop(watch);
         trigger.drain(grace);
         drop(listeners);
-        proxy.sessions.shut_down(spread.min(grace));
+        proxy.tunnels.shut_down(spread.min(grace));
         let ended = tokio::select! {
             () = trigger.finished() => Ended::InTime,
             () = sleep(grace) => Ended::Cut,
             () = hurry => Ended::AtOnce,
         };
         if ended != Ended::InTime {
-            cut = proxy.sessions.count() as u64;
-            tracing::warn!(tunnels = cut, tasks = trigger.remaining(), "cutting what is left");
-            proxy.sessions.cut();
+            cut = proxy.tunnels.count() as u64;
+            tracing::warn!(tunnels = cut, tasks = trigger.remaining(), "cutting the remaining connections");
+            proxy.tunnels.cut();
             trigger.expire();
-            // Whatever does not end now would not end at all.
-            let _ = timeout(LAST_WORDS, trigger.finished()).await;
+            // A task that does not end now never would.
+            let _ = timeout(REPORT_TIMEOUT, trigger.finished()).await;
         }
         proxy.stop_relaying();
-        // It may wait for a target that takes nothing.
+        // It may block on a stuck target.
         let log = Arc::clone(&proxy.log);
         let _ = spawn_blocking(move || log.close()).await;
-        window.close().await;
+        admin_endpoint.close().await;
         pid_file.iter().for_each(PidFile::remove);
         let closed = (ended_tunnels(&proxy) - before).saturating_sub(cut);
         tracing::info!(closed, cut, took = ?began.elapsed(), "stopped; tunnels were closed, and cut at the end of the grace");
@@ -69,7 +69,7 @@ impl Running {
     }
 }
 
-/// How many tunnels ever ended.
+/// Returns how many tunnels ever ended.
 fn ended_tunnels(proxy: &Proxy) -> u64 {
-    proxy.sessions.totals().values().map(|totals| totals.opened - totals.live).sum()
+    proxy.tunnels.totals().values().map(|totals| totals.opened - totals.live).sum()
 }

@@ -1,8 +1,8 @@
 //! Owns the process's signals and what they mean.
 
-use super::systemd::Systemd;
+use super::notifier::Notifier;
 use super::{Ended, Running};
-use crate::admin::{Ordered, Refused};
+use crate::admin::{ReloadOrigin, ReloadRejected};
 use crate::config::{Config, Errors};
 use std::io;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
 
-/// The signals that are listened to.
+/// The signals that Holdline handles.
 #[derive(Debug)]
 pub struct Signals {
     hangup: Signal,
@@ -19,14 +19,14 @@ pub struct Signals {
     user1: Signal,
 }
 
-/// The status of a process that a second signal ended at once: 128 + SIGINT, as shells have it.
+/// Exit status after a second signal: 128 + SIGINT, as in shells.
 const EXIT_AT_ONCE: u8 = 130;
 
 impl Signals {
-    /// Takes the signals over; before, they would end the process.
+    /// Installs the handlers. Before that, the signals would end the process.
     ///
     /// # Errors
-    /// The runtime has no signal driver.
+    /// Returns an error if the runtime has no signal driver.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -36,44 +36,45 @@ impl Signals {
         })
     }
 
-    /// Runs the proxy until SIGTERM or SIGINT: SIGHUP, or the admin endpoint, loads the configuration
-    /// anew, SIGUSR1 opens the access log anew. A second SIGTERM or SIGINT ends the process at once.
-    pub async fn attend(
+    /// Runs the proxy until SIGTERM or SIGINT. SIGHUP or the admin endpoint reloads the configuration.
+    /// SIGUSR1 reopens the access log. A second SIGTERM or SIGINT ends the process at once.
+    pub async fn run_until_signal(
         mut self,
         mut running: Running,
         mut load: impl FnMut() -> Result<Config, Errors>,
     ) -> ExitCode {
-        let systemd = Systemd::serving(&running.proxy.sessions, running.listeners.len());
-        let mut look_again = interval(CERTIFICATES_CHECKED);
+        let notifier = Notifier::serving(&running.proxy.tunnels, running.listeners.len());
+        let mut certificate_check = interval(CERTIFICATE_CHECK_INTERVAL);
         let by = loop {
             tokio::select! {
-                _ = look_again.tick() => running.refresh_certificates().await,
+                _ = certificate_check.tick() => running.refresh_certificates().await,
                 _ = self.hangup.recv() => {
-                    systemd.reloading();
-                    let failed = running.load_anew(&Ordered::by_signal("SIGHUP"), &mut load).await.err();
-                    systemd.reloaded(running.listeners.len(), failed.map(first_of));
+                    notifier.reloading();
+                    let origin = ReloadOrigin::by_signal("SIGHUP");
+                    let failed = running.load_and_reload(&origin, &mut load).await.err();
+                    notifier.reloaded(running.listeners.len(), failed.map(first_of));
                 }
-                order = running.window.ordered() => {
-                    systemd.reloading();
-                    let result = running.load_anew(&order.ordered, &mut load).await;
-                    systemd.reloaded(running.listeners.len(), result.clone().err().map(first_of));
-                    order.answer(result);
+                reload = running.admin_endpoint.next_reload() => {
+                    notifier.reloading();
+                    let result = running.load_and_reload(&reload.origin, &mut load).await;
+                    notifier.reloaded(running.listeners.len(), result.clone().err().map(first_of));
+                    reload.respond(result);
                 }
                 _ = self.user1.recv() => running.proxy.log.reopen(),
                 _ = self.terminate.recv() => break "SIGTERM",
                 _ = self.interrupt.recv() => break "SIGINT",
             }
         };
-        tracing::info!(by, "the order to stop came");
+        tracing::info!(by, "received a signal to stop");
         let second = async {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
             }
         };
-        systemd.stopping(running.longest_end());
+        notifier.stopping(running.longest_end());
         let ended = running.shut_down(second).await;
-        systemd.end().await;
+        notifier.end().await;
         match ended {
             Ended::InTime | Ended::Cut => ExitCode::SUCCESS,
             Ended::AtOnce => ExitCode::from(EXIT_AT_ONCE),
@@ -81,11 +82,11 @@ impl Signals {
     }
 }
 
-/// How soon the files of certificates are seen to have changed; one `stat(2)` each.
-const CERTIFICATES_CHECKED: Duration = Duration::from_secs(10);
+/// How often Holdline checks certificate files for changes, with one `stat(2)` each.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// In short why a reload failed.
-fn first_of(Refused(errors): Refused) -> String {
+/// Summarises why a reload failed.
+fn first_of(ReloadRejected(errors): ReloadRejected) -> String {
     match &errors[..] {
         [] => String::new(),
         [one] => one.clone(),

@@ -4,7 +4,7 @@ mod host;
 
 use super::{EXIT_CONFIG, load};
 use crate::admin::{Secret, Settings, TokenError};
-use crate::app::certificates::{Ready, secure};
+use crate::app::certificates::{ListenerConfig, load_tls};
 use crate::app::descriptors;
 use crate::config::Config;
 use crate::proxy::snapshot::Snapshot;
@@ -24,7 +24,7 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     let mut certificates = Vec::new();
     let mut is_good = true;
     for listen in &config.listeners {
-        match Ready::read(listen, None) {
+        match ListenerConfig::read(listen, None) {
             Ok(ready) => certificates.extend(ready.certificates()),
             Err(error) => {
                 eprintln!("{}", error.placed(&config));
@@ -33,7 +33,7 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         }
     }
     let snapshot = Snapshot::new(config.plan.clone(), None);
-    if let Err(error) = secure(&snapshot, None) {
+    if let Err(error) = load_tls(&snapshot, None) {
         eprintln!("{}", error.placed(&config));
         is_good = false;
     }
@@ -69,13 +69,13 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
             println!("{text}");
         }
         descriptors::raise();
-        let (files, fit) = (descriptors::open_files(), descriptors::slots(&config.process).all());
+        let (files, fit) = (descriptors::open_files(), descriptors::capacity_for(&config.process).all());
         println!(
             "room for {fit} connections, started from here: a limit of {files} open files, two for each"
         );
         println!(
             "{} local ports to each endpoint of an upstream, from each of its source addresses",
-            ports::a_source()
+            ports::ports_per_source()
         );
         println!("{}: ok", path.display());
     }

@@ -45,7 +45,7 @@ async fn live(listen: SocketAddr) -> io::Result<ExitCode> {
     println!();
     console.connect(Arc::clone(&running.proxy), text);
     tokio::spawn(console::collect_ends(Arc::clone(&console)));
-    Ok(signals.attend(running, move || Ok(config.clone())).await)
+    Ok(signals.run_until_signal(running, move || Ok(config.clone())).await)
 }
 
 fn with_remedy(error: io::Error, listen: SocketAddr) -> io::Error {

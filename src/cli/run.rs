@@ -22,7 +22,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
         tracing::warn!("{warning}");
     }
     descriptors::raise();
-    let (files, connections) = (descriptors::open_files(), descriptors::slots(&config.process).all());
+    let (files, connections) = (descriptors::open_files(), descriptors::capacity_for(&config.process).all());
     tracing::info!("{connections} client connections fit into the limit of {files} open files");
     let workers = config.process.workers;
     let life = async move {
@@ -30,7 +30,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
         let bound = Bound::new(config, inherited).await.map_err(io::Error::other)?;
         let running = bound.start(Some(log_control)).await;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "serving");
-        Ok(signals.attend(running, || Config::load(path)).await)
+        Ok(signals.run_until_signal(running, || Config::load(path)).await)
     };
     block_on(workers, life)
 }

@@ -15,7 +15,7 @@ use crate::route::{PathPattern, Rule};
 use crate::telemetry;
 use crate::tls::certs::Pair;
 use crate::tls::server::ClientAuth;
-use crate::upstream::{Retry, Server, Settings};
+use crate::upstream::{RetryPolicy, Server, Settings};
 use crate::{health, listener, real_ip, tunnel, upstream};
 use http::{HeaderName, HeaderValue};
 use std::fmt::Display;
@@ -267,7 +267,7 @@ fn server(server: &Server) -> String {
     )
 }
 
-fn retry(retry: &Retry) -> String {
+fn retry(retry: &RetryPolicy) -> String {
     let fixed = [(retry.on_connect, RetryOn::Connect), (retry.on_timeout, RetryOn::Timeout)];
     let fixed = fixed.into_iter().filter(|&(on, _)| on).map(|(_, reason)| reason);
     let reasons = fixed.chain(retry.on_status.iter().map(|&status| RetryOn::Status(status)));

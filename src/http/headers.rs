@@ -1,4 +1,4 @@
-//! Owns the headers that a proxy changes: hop-by-hop ones go, forwarding ones come.
+//! Owns the headers that a proxy changes. It removes hop-by-hop headers and adds forwarding headers.
 
 use super::Forwarded;
 use super::names::{is_alike, remove_alike};
@@ -20,8 +20,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Headers that concern one connection only (RFC 9110 7.6.1). Credentials for a proxy are for this
-/// one; whatever the framing of a body was, it is made anew. `Trailer` stays: trailers pass.
+/// Headers that concern one connection only (RFC 9110 7.6.1). Proxy credentials are for this proxy, and it
+/// frames each body itself. `Trailer` stays, because trailers pass.
 const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
     KEEP_ALIVE,
@@ -33,7 +33,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Removes what concerns only the connection it came over, with all that `Connection` names.
+/// Removes the hop-by-hop headers, and all that `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named = connection_options(headers);
     for name in named.iter().chain(&HOP_BY_HOP) {
@@ -41,8 +41,8 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers that `Connection` names. A client may not have the proxy take away what tells the
-/// upstream whom it talks to.
+/// Returns the headers that `Connection` names, except those that tell the upstream about the client. A
+/// client must not make the proxy remove these.
 #[must_use]
 pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter();
@@ -56,11 +56,11 @@ fn is_told_upstream(name: &HeaderName) -> bool {
     forwarding.iter().chain(&CLIENT_CERTIFICATE).any(|told| is_alike(name, told))
 }
 
-/// Finds what two readers may frame differently: whoever stands behind would be smuggled the
-/// difference as a message of its own (RFC 9112 6.3, 11.2).
+/// Checks that all readers frame a message alike. Otherwise a client could smuggle a second message past the
+/// proxy (RFC 9112 6.3, 11.2).
 ///
 /// # Errors
-/// What is ambiguous.
+/// Returns what is ambiguous.
 pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
     let lines = |name| headers.get_all(name).iter().collect::<Vec<_>>();
     let (codings, lengths) = (lines(TRANSFER_ENCODING), lines(CONTENT_LENGTH));
@@ -80,10 +80,10 @@ pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'stat
     }
 }
 
-/// Writes the length of a body in its one spelling: `005` is 5 to one reader and 5 in base 8 to another.
+/// Normalises `Content-Length`: some readers take `005` as octal.
 ///
 /// # Errors
-/// It is no number of 64 bits.
+/// Returns an error if it does not fit 64 bits.
 pub fn settle_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     let Some(length) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
     let number = std::str::from_utf8(length.as_bytes()).ok().and_then(|length| length.parse::<u64>().ok());
@@ -92,7 +92,7 @@ pub fn settle_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Says that a message came through here, as a proxy must (RFC 9110 7.6.3), behind those before it.
+/// Appends this proxy to `Via`, as a proxy must (RFC 9110 7.6.3).
 pub fn add_via(headers: &mut HeaderMap, received: Version) {
     let version = match received {
         Version::HTTP_10 => "1.0",
@@ -102,9 +102,9 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
     append(headers, &VIA, format!("{version} holdline").as_bytes());
 }
 
-/// Tells the upstream who a client has proved to be by its certificate: `X-SSL-Client-S-DN` (nginx,
-/// `$ssl_client_s_dn`), `-Serial`, and `-Fingerprint`, the SHA-256 of it. What a client itself says
-/// under these names never passes.
+/// Tells the upstream the identity in the client's certificate: `X-SSL-Client-S-DN` (nginx,
+/// `$ssl_client_s_dn`), `-Serial`, and `-Fingerprint`, its SHA-256. Holdline removes what the client sends
+/// under these names.
 pub fn set_client_certificate(headers: &mut HeaderMap, certificate: Option<&ClientCertificate>) {
     let values = certificate.map(|found| [&found.subject, &found.serial, &found.sha256]);
     for (place, name) in CLIENT_CERTIFICATE.into_iter().enumerate() {
@@ -119,18 +119,17 @@ const CLIENT_CERTIFICATE: [HeaderName; 3] = [
     HeaderName::from_static("x-ssl-client-fingerprint"),
 ];
 
-/// `Expect: 100-continue` is answered here: the request is not held back towards the upstream.
+/// Removes `Expect: 100-continue`, because the proxy answers it itself.
 pub fn remove_expect(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
 }
 
-/// Tells the upstream whence a request came. The peer is appended to `X-Forwarded-For` and
-/// `Forwarded`; the others are set, to what a trusted peer says if it does. `scheme` is that of the
-/// connection to the peer.
+/// Tells the upstream where a request came from. Holdline appends the peer to `X-Forwarded-For` and
+/// `Forwarded`, and sets the other headers, to the claims of a trusted peer if it makes any. `scheme` is that
+/// of the connection to the peer.
 ///
-/// What a peer that is not trusted claims does not survive, for an upstream reads these headers
-/// without asking who wrote them; but `X-Forwarded-For` with the peer at its end does (nginx,
-/// `$proxy_add_x_forwarded_for`).
+/// Holdline removes the claims of an untrusted peer, because upstreams read these headers without knowing who
+/// wrote them. `X-Forwarded-For` stays, with the peer at its end (nginx, `$proxy_add_x_forwarded_for`).
 pub fn add_forwarding(headers: &mut HeaderMap, mode: Forwarded, origin: &Origin, scheme: &'static str) {
     if mode == Forwarded::Off {
         return;
@@ -160,7 +159,7 @@ fn remove_claims(headers: &mut HeaderMap, mode: Forwarded) {
         headers.remove(name);
     }
     if mode == Forwarded::Rfc7239 {
-        // Nobody writes the peer behind it.
+        // In this mode Holdline does not append the peer to it.
         headers.remove(X_FORWARDED_FOR);
     }
 }
@@ -169,7 +168,7 @@ fn ip_text(address: ClientAddr) -> String {
     address.ip().map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
 }
 
-/// One element of `Forwarded` (RFC 7239 4); IPv6 and hosts with a port need quotes.
+/// Returns one element of `Forwarded` (RFC 7239 4). IPv6 addresses and hosts with a port need quotes.
 fn forwarded_element(peer: ClientAddr, host: Option<&HeaderValue>, scheme: &str) -> Vec<u8> {
     let node = match peer.ip() {
         Some(IpAddr::V4(v4)) => v4.to_string(),
@@ -177,7 +176,7 @@ fn forwarded_element(peer: ClientAddr, host: Option<&HeaderValue>, scheme: &str)
         None => "unknown".to_owned(),
     };
     let mut element = format!("for={node};proto={scheme}").into_bytes();
-    // A host that was let in has neither a quote nor a backslash.
+    // An accepted host has neither a quote nor a backslash.
     if let Some(host) = host {
         element.extend_from_slice(b";host=\"");
         element.extend_from_slice(host.as_bytes());
@@ -186,14 +185,15 @@ fn forwarded_element(peer: ClientAddr, host: Option<&HeaderValue>, scheme: &str)
     element
 }
 
-/// Makes one line of a list and an element behind it. Bytes beyond ASCII pass as they came (RFC 9110 5.5).
+/// Appends an element to a list, and joins its lines into one. Bytes beyond ASCII stay unchanged (RFC 9110
+/// 5.5).
 fn append(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
     let before = headers.get_all(name).iter().map(HeaderValue::as_bytes).filter(|line| !line.is_empty());
     let list = before.chain([value]).collect::<Vec<_>>().join(&b", "[..]);
     set(headers, name.clone(), &list);
 }
 
-/// Values are made of those that came and of what fits into a header.
+/// Sets a header. All values consist of received values and valid bytes.
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.insert(name, value);

@@ -3,7 +3,7 @@
 mod http2;
 
 use super::upload::UploadError;
-pub use http2::Received;
+pub use http2::Http2Body;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ pub enum Incoming {
     /// Of HTTP/1.
     Http1(hyper::body::Incoming),
     /// Of HTTP/2.
-    Http2(Received),
+    Http2(Http2Body),
     /// None.
     Empty,
 }

@@ -1,20 +1,20 @@
-//! Owns what tells a malformed body from one that broke off. Both reach their reader as an error.
+//! Owns the distinction between a malformed body and one that broke off. hyper reports both as an error.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-/// How a body breaks the rules of its framing.
+/// How a body violates its framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// All of the body came. Its trailer section is larger than what is read of one.
+    /// The body is complete, but its trailer section exceeds the read limit.
     Trailers(String),
-    /// Where the body ends cannot be told any more.
+    /// The end of the body cannot be determined.
     Framing(String),
 }
 
 impl Malformed {
-    /// What a body's error says of its sender. `None` means that it sent nothing wrong: it left, or its
-    /// connection broke.
+    /// Returns the violation that a body's error reports. `None` means that the sender left or its connection
+    /// broke.
     #[must_use]
     pub fn of(error: &hyper::Error) -> Option<Self> {
         let mut cause = error.source();
@@ -28,14 +28,14 @@ impl Malformed {
     }
 }
 
-/// hyper tells by the kind whether bytes were wrong or missing (RFC 9112 7.1).
+/// The error kind tells whether bytes were wrong or missing (RFC 9112 7.1).
 fn of_chunks(error: &io::Error) -> Option<Malformed> {
     let text = error.to_string();
     let is_chunks = text.to_ascii_lowercase().contains("chunk");
     match error.kind() {
         ErrorKind::InvalidData if text.starts_with("chunk trailers") => Some(Malformed::Trailers(text)),
         ErrorKind::InvalidData | ErrorKind::InvalidInput if is_chunks => Some(Malformed::Framing(text)),
-        // Of the other texts, all are about the lines behind the last chunk.
+        // All other messages concern the lines after the last chunk.
         ErrorKind::InvalidInput if text.contains("trailer") => Some(Malformed::Framing(text)),
         ErrorKind::InvalidInput => Some(Malformed::Framing(format!("Invalid trailer: {text}"))),
         _ => None,

@@ -1,12 +1,12 @@
-//! Owns which names of headers pass, and which of them are one name to the server behind. It must not
-//! know their values.
+//! Owns the rules for header names: which ones pass, and which ones a server treats as the same. It must not
+//! know header values.
 //!
-//! CGI, FastCGI, WSGI, Rack and PHP read `X-Real-IP` and `X_Real_IP` as one variable (RFC 3875 4.1.18).
-//! So a client must not get a name past the proxy by another spelling of it.
+//! CGI, FastCGI, WSGI, Rack and PHP read `X-Real-IP` and `X_Real_IP` as one variable (RFC 3875 4.1.18). A
+//! client must not bypass the proxy's rules with another spelling.
 
 use http::{HeaderMap, HeaderName};
 
-/// Whether two names are one to a reader that makes `-` and `_` the same.
+/// Whether two names are equal to a reader that treats `-` and `_` alike.
 #[must_use]
 pub fn is_alike(a: &HeaderName, b: &HeaderName) -> bool {
     let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
@@ -22,14 +22,14 @@ pub fn remove_alike(headers: &mut HeaderMap, name: &HeaderName) {
     remove_where(headers, |key| is_alike(key, name));
 }
 
-/// Removes the headers of a request whose names do not pass: all but letters, digits and `-` (nginx,
-/// `ignore_invalid_headers`), and `_` if `underscores` allows it (nginx, `underscores_in_headers`).
+/// Removes request headers whose names contain anything but letters, digits and `-` (nginx,
+/// `ignore_invalid_headers`). With `underscores`, `_` passes too (nginx, `underscores_in_headers`).
 pub fn remove_invalid(headers: &mut HeaderMap, underscores: bool) {
     remove_where(headers, |name| !passes(name, underscores));
 }
 
-/// Removes from the trailers of a request what the proxy would not let pass as a header, or rules
-/// itself. Some servers merge trailers into headers (RFC 9110 6.5.1 warns of it). `barred` names more.
+/// Removes request trailers that the proxy would not pass as headers, or controls itself. Some servers merge
+/// trailers into headers (RFC 9110 6.5.1 warns of it). `barred` names more.
 pub fn clean_trailers(trailers: &mut HeaderMap, underscores: bool, barred: &[HeaderName]) {
     remove_where(trailers, |name| {
         let is_barred = barred.iter().any(|barred| is_alike(name, barred));
@@ -47,7 +47,8 @@ fn remove_where(headers: &mut HeaderMap, is_bad: impl Fn(&HeaderName) -> bool) {
 fn passes(name: &HeaderName, underscores: bool) -> bool {
     let name = name.as_str();
     if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-        // CGI would make it `HTTP_PROXY`, by which programs find their own proxy (CVE-2016-5385).
+        // CGI turns it into `HTTP_PROXY`, which makes programs use a proxy of the client's choice
+        // (CVE-2016-5385).
         return name != "proxy";
     }
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');

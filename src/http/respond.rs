@@ -1,4 +1,4 @@
-//! Owns the answers that the proxy gives itself.
+//! Owns the responses that the proxy itself sends.
 
 use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -7,16 +7,16 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use std::time::{Duration, SystemTime};
 
-/// Any body, streamed.
+/// A streamed body of any kind.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// A body that is there already.
+/// Returns a body that is complete already.
 #[must_use]
 pub fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A plain answer: the status in words, and what is to be said of it.
+/// Returns a plain text response: the status and a message.
 #[must_use]
 pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
     let mut response = Response::new(full(body_of(status, explanation)));
@@ -28,26 +28,26 @@ pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
     response
 }
 
-/// The body of a plain answer.
+/// Returns the body of a plain text response.
 #[must_use]
 pub(super) fn body_of(status: StatusCode, explanation: &str) -> String {
     format!("{} {}\n{explanation}\n", status.as_u16(), title(status))
 }
 
-/// A status in words.
+/// Returns a status in words.
 #[must_use]
 pub(super) fn title(status: StatusCode) -> &'static str {
     status.canonical_reason().unwrap_or("Error")
 }
 
-/// Says when a client that was refused for now may ask again (RFC 9110 10.2.3), in whole seconds.
+/// Tells a rejected client when to try again (RFC 9110 10.2.3), in whole seconds.
 pub fn retry_after<B>(response: &mut Response<B>, wait: Duration) {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
 }
 
-/// Gives an answer the date, if it has none (RFC 9110 6.6.1). hyper would do so as well, but with one
-/// that it keeps until the clock is past it: a clock that was set back would stand still.
+/// Sets `Date` if it is missing (RFC 9110 6.6.1). hyper caches its date until the clock has passed it, so
+/// that it would stand still after the clock is set back.
 pub fn date<B>(response: &mut Response<B>) {
     response.headers_mut().entry(DATE).or_insert_with(|| {
         let now = httpdate::fmt_http_date(SystemTime::now());
@@ -55,5 +55,5 @@ pub fn date<B>(response: &mut Response<B>) {
     });
 }
 
-/// Where nobody knows: the order of `fail_timeout`.
+/// Used when the wait is unknown. It has the magnitude of `fail_timeout`.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(10);

@@ -1,10 +1,9 @@
-//! Owns one connection of a client as HTTP: its version, its timeouts, its requests, its graceful
-//! end.
+//! Owns one client connection as HTTP: its version, timeouts, requests and graceful end.
 
-mod activity;
-mod hints;
+mod conn_state;
 mod http1;
 mod http2;
+mod interim_sender;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -17,16 +16,16 @@ use crate::drain::{Phase, Watch};
 use crate::io::Stream;
 use crate::slots::{PATIENCE, Slot, Wanted};
 use crate::stall::{is_late, timeout};
-pub use activity::Fate;
-use activity::{Activity, Exchange, Verdict};
-pub use hints::Hints;
+pub use conn_state::ConnectionEnd;
+use conn_state::{ConnState, RequestGuard, TimeoutVerdict};
 use http::header::CONTENT_LENGTH;
-pub use http1::Told;
-use http1::{Along, Counted, Shared, Watched};
+pub use http1::PartialRequest;
+use http1::{HeadFilter, ObservedStream, ResponseBody, Shared};
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+pub use interim_sender::InterimSender;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
@@ -35,115 +34,123 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
+use upgrade::RequestOptions;
 pub use upgrade::Upgrade;
-use upgrade::Ways;
 
-/// What a client of HTTP/2 begins with (RFC 9113 3.4), as far as no request can.
+/// The start of the HTTP/2 preface (RFC 9113 3.4), as far as no HTTP/1 request can begin with it.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-/// From so many bytes on, what the kernel holds of answers is limited.
-const LONG: usize = 16 * 1024;
-/// What the kernel may hold unsent of a long answer, in bytes. It takes more when there is less than that, and what
-/// it takes shows that the client does: without a limit it holds megabytes, and a slow client shows nothing for
-/// minutes.
-const UNSENT: u32 = 16 * 1024;
+/// Size of a response from which Holdline limits the kernel's send buffer.
+const LARGE_RESPONSE: usize = 16 * 1024;
+/// How many unsent bytes of a large response the kernel may hold. The kernel accepts more once less is
+/// unsent, which shows that the client reads. Without a limit it holds megabytes, and a slow client shows no
+/// progress for minutes.
+const MAX_UNSENT: u32 = 16 * 1024;
 
-/// Why what a client sent did not become a request.
+/// Why the client's bytes did not become a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It is no HTTP that is spoken here: 400.
+pub enum BadRequestKind {
+    /// It is not valid HTTP of an enabled version: 400.
     Malformed,
-    /// Its head is over `max_header_size`, or holds too many headers: 431; or its target is over 64 KiB: 414.
+    /// Its head exceeds `max_header_size` or has too many headers: 431. Or its target exceeds 64 KiB: 414.
     TooLarge,
-    /// Its head did not come to its end within `header_timeout`; there is no answer.
+    /// Its head was not complete within `header_timeout`. Holdline sends no response.
     TooSlow,
-    /// It kept the proxy waiting while others wanted its place; there is no answer.
-    GaveWay,
+    /// It was idle while another connection needed its slot. Holdline sends no response.
+    Evicted,
 }
 
-/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It costs some 10 KB
-/// from here on: its first byte should be there. `refused` is told of what did not become a request, and
-/// over HTTP/1 what could be read of it. One that keeps the proxy waiting gives its place, `slot`, to those who
-/// wait for one.
+/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It takes some 10 KB from
+/// here on, so its first byte should have come. It passes `on_bad_request` what did not become a request, and
+/// over HTTP/1 what could be read of it. An idle connection gives up its `slot` if another one needs it.
 pub async fn serve<F, A, R>(
     mut stream: Stream,
     settings: &Settings,
     watch: Watch,
     answer: F,
-    refused: R,
+    on_bad_request: R,
     slot: &Slot,
 ) where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>> + Send + 'static,
-    R: Fn(Refusal, Option<Told>),
+    R: Fn(BadRequestKind, Option<PartialRequest>),
 {
     let mut waited = Duration::ZERO;
     let version = slot.spare(&mut waited, version(&mut stream, settings.protocols));
     let version = match timeout(settings.header_timeout, version).await {
         Ok(Ok(Ok(version))) => version,
-        Ok(Err(Wanted)) => return refused(Refusal::GaveWay, None),
+        Ok(Err(Wanted)) => return on_bad_request(BadRequestKind::Evicted, None),
         Ok(Ok(Err(_))) | Err(_) => return,
     };
-    let activity = Arc::new(Activity::new(version == Version::Http1));
-    let ways = Ways { body_timeout: settings.body_timeout, underscores: settings.underscores_in_headers };
-    let answer = |mut request: Request<Incoming>, exchange: Arc<Exchange>| {
-        remove_invalid(request.headers_mut(), ways.underscores);
-        request.extensions_mut().insert(Arc::clone(&exchange));
-        request.extensions_mut().insert(ways);
+    let conn_state = Arc::new(ConnState::new(version == Version::Http1));
+    let options =
+        RequestOptions { body_timeout: settings.body_timeout, underscores: settings.underscores_in_headers };
+    let answer = |mut request: Request<Incoming>, request_guard: Arc<RequestGuard>| {
+        remove_invalid(request.headers_mut(), options.underscores);
+        request.extensions_mut().insert(Arc::clone(&request_guard));
+        request.extensions_mut().insert(options);
         let answer = answer(request);
         async move {
             let mut response = answer.await;
-            exchange.answered();
+            request_guard.answered();
             respond::date(&mut response);
-            (response, exchange)
+            (response, request_guard)
         }
     };
     if version == Version::Http2 {
-        let connection = http2::Connection::new(stream, settings, Arc::clone(&activity), answer);
+        let connection = http2::Connection::new(stream, settings, Arc::clone(&conn_state), answer);
         let shut_down = |connection: Pin<&mut http2::Connection<_>>| connection.get_mut().shut_down();
-        // In a box: what it takes, every connection of HTTP/1.1 would have room for too.
-        let ended = drive(connection, shut_down, &activity, slot, settings, watch, version);
-        if let Some(refusal) = Box::pin(ended).await {
-            refused(refusal, None);
+        // Boxed: otherwise every HTTP/1.1 connection would reserve its size.
+        let ended = drive(connection, shut_down, &conn_state, slot, settings, watch, version);
+        if let Some(bad_request_kind) = Box::pin(ended).await {
+            on_bad_request(bad_request_kind, None);
         }
         return;
     }
     let shared = Arc::new(Shared::default());
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Incoming::Http1);
-        if shared.is_request() {
-            // hyper keeps the coding and takes the length away: with both, the request is to be refused.
+        if shared.mark_request() {
+            // hyper keeps Transfer-Encoding and removes Content-Length. Restore it, so that Holdline rejects
+            // a request with both.
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
         }
-        let answer = answer(request, Arc::new(Exchange::over_http1(&activity)));
+        let answer = answer(request, Arc::new(RequestGuard::over_http1(&conn_state)));
         async move {
-            let (response, exchange) = answer.await;
-            Ok::<_, Infallible>(response.map(|body| Counted::new(body, exchange)))
+            let (response, request_guard) = answer.await;
+            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, request_guard)))
         }
     });
-    // What was accepted while the proxy ends has its one request served.
+    // A connection accepted during shutdown may send one request.
     let keep_alive = watch.phase() == Phase::Serving;
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity), Along::new(Arc::clone(&shared))));
+    let io = TokioIo::new(ObservedStream::new(
+        stream,
+        Arc::clone(&conn_state),
+        HeadFilter::new(Arc::clone(&shared)),
+    ));
     let connection = http1::builder(settings, keep_alive).serve_connection(io, service).with_upgrades();
     let shut_down = UpgradeableConnection::graceful_shutdown;
-    if let Some(refusal) = drive(connection, shut_down, &activity, slot, settings, watch, version).await {
-        refused(refusal, Some(shared.told(refusal.status())));
+    if let Some(bad_request_kind) =
+        drive(connection, shut_down, &conn_state, slot, settings, watch, version).await
+    {
+        on_bad_request(bad_request_kind, Some(shared.partial_request(bad_request_kind.status())));
     }
 }
 
-impl Refusal {
-    /// What it is reported with, unless hyper's own answer had another.
+impl BadRequestKind {
+    /// Returns the status to report, unless hyper's own response had another.
     fn status(self) -> u16 {
         match self {
             Self::Malformed => 400,
             Self::TooLarge => 431,
-            Self::TooSlow | Self::GaveWay => 408,
+            Self::TooSlow | Self::Evicted => 408,
         }
     }
 }
 
-/// Whether the connection gives its place to somebody who wants one.
-fn may_go(activity: &Activity, settings: &Settings) -> bool {
-    matches!(activity.verdict(settings), Verdict::Fine | Verdict::Idle) && activity.waits_for(PATIENCE)
+/// Whether the connection may be evicted for another one.
+fn may_evict(conn_state: &ConnState, settings: &Settings) -> bool {
+    matches!(conn_state.verdict(settings), TimeoutVerdict::Fine | TimeoutVerdict::Idle)
+        && conn_state.has_waited_for(PATIENCE)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,12 +159,12 @@ enum Version {
     Http2,
 }
 
-/// Tells which version is spoken: where it may be either, by the first bytes (RFC 9113 3.3). They stay
-/// where they are.
+/// Returns the HTTP version. If both are enabled, the first bytes tell it (RFC 9113 3.3). It does not consume
+/// them.
 async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Version> {
     let begins = |seen: &[u8]| {
         let common = seen.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
-        // Nothing at all is the end; too little to tell is waited for.
+        // An empty read is the end. Wait for more if the bytes do not tell yet.
         let is_clear = seen.is_empty() || common == PREFACE.len() || common < seen.len();
         is_clear.then_some(common == PREFACE.len())
     };
@@ -168,23 +175,24 @@ async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Versio
     Ok(if is_http2 { Version::Http2 } else { Version::Http1 })
 }
 
-/// Often enough for whichever timeout runs, and for those who wait for a place; rarely enough to cost nothing.
+/// Returns how often to check timeouts and evictions: often enough for the shortest one, rarely enough to
+/// cost nothing.
 fn check_every(settings: &Settings) -> Duration {
     let shortest = settings.header_timeout.min(settings.keepalive_timeout);
     let shortest = settings.body_timeout.map_or(shortest, |body| body.min(shortest));
     (shortest / 4).clamp(Duration::from_millis(10), 2 * PATIENCE)
 }
 
-/// Carries a connection to its end; what it was refused for, if it was.
+/// Drives a connection to its end. Returns why it was rejected, if it was.
 async fn drive<C, E>(
     connection: C,
     shut_down: impl Fn(Pin<&mut C>),
-    activity: &Activity,
+    conn_state: &ConnState,
     slot: &Slot,
     settings: &Settings,
     mut watch: Watch,
     version: Version,
-) -> Option<Refusal>
+) -> Option<BadRequestKind>
 where
     C: Future<Output = Result<(), E>>,
     E: Error + 'static,
@@ -193,66 +201,69 @@ where
     tokio::pin!(connection);
     let check = check_every(settings);
     let (mut due, mut excused) = (Instant::now() + check, false);
-    // When the client was told that it may go.
-    let mut told: Option<Instant> = None;
+    // When Holdline told the client to close.
+    let mut told_to_close: Option<Instant> = None;
     let mut end = watch.clone();
-    // Then it gives its place as soon as somebody wants it. At the next check would be too late: those that came
-    // together are checked together, and only one of them gives its place at a time.
-    let mut may_be_asked = false;
+    // Once set, it is evicted as soon as another connection needs the slot. The next check would be too late:
+    // connections that arrived together are checked together, but only one is evicted at a time.
+    let mut may_be_evicted = false;
     loop {
         tokio::select! {
-            // What has come is read before it is judged to be late.
+            // Read pending data before judging that it is late.
             biased;
-            ended = &mut connection => return ended.err().and_then(|error| refusal(&error)),
+            ended = &mut connection => return ended.err().and_then(|error| bad_request_kind(&error)),
             () = watch.draining(), if !draining => {
                 draining = true;
                 shut_down(connection.as_mut());
             }
             () = end.expired() => return None,
-            // Polled again, the connection writes what the answer that fails has given before.
-            () = activity.flush.asked() => {}
-            claim = slot.wanted(Duration::ZERO), if may_be_asked => {
-                if may_go(activity, settings) {
+            // Poll the connection again: it then writes what the failing response gave before.
+            () = conn_state.flush.requested() => {}
+            claim = slot.wanted(Duration::ZERO), if may_be_evicted => {
+                if may_evict(conn_state, settings) {
                     claim.give();
-                    return Some(Refusal::GaveWay);
+                    return Some(BadRequestKind::Evicted);
                 }
-                // Another one is asked.
-                may_be_asked = false;
+                // The claim goes to another connection.
+                may_be_evicted = false;
             }
             () = sleep_until(due) => {
                 let late = due.elapsed();
                 excused = !excused && is_late(late);
                 due = Instant::now() + if excused { late.min(check) } else { check };
                 if excused {
-                    // Some of what came may not even have been heard of.
+                    // The runtime may not have reported all pending data yet.
                     continue;
                 }
-                match activity.verdict(settings) {
-                    Verdict::Fine => told = None,
-                    // Of HTTP/2 the end is waited for, which not every client cares to answer.
-                    Verdict::Idle if told.is_some_and(|told| told.elapsed() >= settings.header_timeout) => {
+                match conn_state.verdict(settings) {
+                    TimeoutVerdict::Fine => told_to_close = None,
+                    // With HTTP/2, Holdline waits for the client to close, which not every client does.
+                    TimeoutVerdict::Idle
+                        if told_to_close.is_some_and(|told| told.elapsed() >= settings.header_timeout) =>
+                    {
                         return None;
                     }
-                    Verdict::Idle => {
-                        told.get_or_insert_with(Instant::now);
+                    TimeoutVerdict::Idle => {
+                        told_to_close.get_or_insert_with(Instant::now);
                         shut_down(connection.as_mut());
                     }
-                    Verdict::TooSlow => return Some(Refusal::TooSlow),
-                    // Its requests have reports of their own.
-                    Verdict::Stalled => return None,
+                    TimeoutVerdict::TooSlow => return Some(BadRequestKind::TooSlow),
+                    // Its requests write their own reports.
+                    TimeoutVerdict::Stalled => return None,
                 }
-                may_be_asked = may_go(activity, settings);
+                may_be_evicted = may_evict(conn_state, settings);
             }
         }
     }
 }
 
-/// Other errors are of connections that broke: their requests have their own reports.
-fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
+/// Returns why bytes were no request. Other errors are broken connections, whose requests write their own
+/// reports.
+fn bad_request_kind(error: &(dyn Error + 'static)) -> Option<BadRequestKind> {
     let error: &hyper::Error = error.downcast_ref()?;
     if error.is_parse_too_large() {
-        Some(Refusal::TooLarge)
+        Some(BadRequestKind::TooLarge)
     } else {
-        error.is_parse().then_some(Refusal::Malformed)
+        error.is_parse().then_some(BadRequestKind::Malformed)
     }
 }

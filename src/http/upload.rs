@@ -1,5 +1,4 @@
-//! Owns a request's body on its way in: how long its client may keep it waiting, how large it may be,
-//! and why it did not come to its end.
+//! Owns the body of a request: how long its client may stall, how large it may be, and why it failed.
 
 use super::incoming::Incoming;
 use super::malformed::Malformed;
@@ -15,46 +14,45 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A request's body. Time counts only while it is asked for more and there is none: an upstream that
-/// reads slowly is not the client's fault.
+/// A request's body. Its timeout runs only while Holdline waits for bytes: a slow upstream is not the
+/// client's fault.
 #[derive(Debug)]
 pub struct Upload<B = Incoming> {
     body: B,
     patience: Option<Duration>,
-    /// Runs while the client is waited for; made when that happens first.
+    /// Runs while Holdline waits for the client. Created on the first wait.
     timer: Option<Pin<Box<Sleep>>>,
     waits: bool,
-    /// How many bytes more it may bring. `None` means any number.
+    /// How many more bytes it may have. `None` means no limit.
     room: Option<u64>,
-    /// Its end is a flag of its last frame, as in HTTP/2.
+    /// Whether a flag of its last frame marks its end, as in HTTP/2.
     is_flagged: bool,
     /// `None` means that there is no body.
     progress: Progress,
-    /// Whether names of its trailers may have `_`.
+    /// Whether names of its trailers may contain `_`.
     underscores: bool,
-    /// What its trailers may not hold, beside what no trailers may.
+    /// Names that its trailers may not have, beside those that no trailers may have.
     barred: Vec<HeaderName>,
 }
 
-/// Why a request's body did not come to its end.
+/// Why a request's body failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UploadError {
-    /// Nothing of it came for `body_timeout`.
+    /// The client sent nothing for `body_timeout`.
     #[error("nothing of the request's body came within body_timeout")]
     TooSlow,
-    /// It is over `max_body_size`.
+    /// It exceeds `max_body_size`.
     #[error("the request's body is over max_body_size")]
     TooLarge,
-    /// It breaks the rules of its framing.
+    /// It violates its framing.
     #[error("the request's body is malformed: {0}")]
     Malformed(String),
-    /// Its client left.
+    /// The client left.
     #[error("client left before the end of the request's body")]
     Broken,
 }
 
-/// What has become of a body, for whoever sees only what followed from it: where it fails, the exchange
-/// with the upstream breaks off.
+/// The state of a body, for a caller that sees only the broken exchange that follows from its failure.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Option<Arc<State>>);
 
@@ -63,29 +61,29 @@ struct State {
     failure: OnceLock<UploadError>,
     is_over: AtomicBool,
     is_chunked: bool,
-    /// The body, where a stream of HTTP/2 can end without anybody asking for more of it.
+    /// The body, if an HTTP/2 stream can end while nothing polls it.
     body: OnceLock<Weak<Mutex<Upload>>>,
 }
 
 impl Progress {
-    /// Why it failed. `None` means that it has not.
+    /// Returns why it failed. `None` means that it has not.
     #[must_use]
     pub fn failure(&self) -> Option<&UploadError> {
         self.0.as_ref().and_then(|state| state.failure.get())
     }
 
-    /// Looks why a stream ended that the body came over, for whoever is dropped with it. What comes of the body
-    /// is lost.
+    /// Polls the body to learn why its stream ended, for a request that is being dropped. It discards the
+    /// data.
     pub fn look(&self) {
         let body = self.0.as_ref().filter(|state| !state.is_over.load(Ordering::Relaxed));
         let Some(body) = body.and_then(|state| state.body.get()).and_then(Weak::upgrade) else { return };
-        // Who polls it now will see it.
+        // Another poll in progress will see the error.
         let Ok(mut body) = body.try_lock() else { return };
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut *body).poll_frame(&mut cx) {}
     }
 
-    /// Whether chunks of HTTP/1.1 are still to come, and trailers perhaps.
+    /// Whether more chunks of HTTP/1.1, and perhaps trailers, are still missing.
     #[must_use]
     pub fn is_amid_chunks(&self) -> bool {
         self.0.as_ref().is_some_and(|state| state.is_chunked && !state.is_over.load(Ordering::Relaxed))
@@ -93,20 +91,20 @@ impl Progress {
 }
 
 impl Upload {
-    /// As the body of the request that goes on.
+    /// Returns it as the body of the forwarded request.
     #[must_use]
     pub fn boxed(self) -> respond::Body {
         let Some(state) = self.progress.0.clone().filter(|_| self.is_flagged) else {
             return self.map_err(Into::into).boxed_unsync();
         };
         let shared = Arc::new(Mutex::new(self));
-        // It is given away once.
+        // `boxed` is called once.
         let _ = state.body.set(Arc::downgrade(&shared));
         Shared(shared).map_err(Into::into).boxed_unsync()
     }
 }
 
-/// A body that can be looked at where it is.
+/// A body that [`Progress`] can poll too.
 struct Shared(Arc<Mutex<Upload>>);
 
 impl Shared {
@@ -136,8 +134,8 @@ impl Body for Shared {
 }
 
 impl<B: Body> Upload<B> {
-    /// One that may stand still for so long. `None` means for ever. `is_flagged` means that its end is a
-    /// flag of its last frame, as in HTTP/2.
+    /// Creates a body that may stall for `patience`. `None` means no limit. `is_flagged` means that a flag of
+    /// its last frame marks its end, as in HTTP/2.
     #[must_use]
     pub fn new(body: B, patience: Option<Duration>, is_flagged: bool) -> Self {
         let is_chunked = !is_flagged && body.size_hint().exact().is_none();
@@ -156,10 +154,10 @@ impl<B: Body> Upload<B> {
         }
     }
 
-    /// Ends it with an error once it brings more bytes than these. `None` means any number.
+    /// Limits its size in bytes. A larger body ends with an error. `None` means no limit.
     ///
     /// # Errors
-    /// It has announced more already.
+    /// Returns [`UploadError::TooLarge`] if its announced size exceeds the limit.
     pub fn limit(&mut self, most: Option<u64>) -> Result<(), UploadError> {
         self.room = most;
         match most {
@@ -168,25 +166,25 @@ impl<B: Body> Upload<B> {
         }
     }
 
-    /// What tells of it after it has been given away.
+    /// Returns a handle to its state, which outlives the body.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// The same, whose trailers may have `_` in their names or not.
+    /// Sets whether names of its trailers may contain `_`.
     #[must_use]
     pub fn with_underscores(self, underscores: bool) -> Self {
         Self { underscores, ..self }
     }
 
-    /// The same, with what is removed from the headers kept out of the trailers too.
+    /// Bars names from its trailers that are removed from the headers.
     #[must_use]
     pub fn barring(self, barred: Vec<HeaderName>) -> Self {
         Self { barred, ..self }
     }
 
-    /// A frame as it may pass. Trailers of which nothing is left are the end.
+    /// Returns a frame without barred trailers. `None` means that no trailer is left, which ends the body.
     fn cleaned(&self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         let mut trailers = match frame.into_trailers() {
             Ok(trailers) => trailers,
@@ -213,7 +211,7 @@ impl<B: Body> Upload<B> {
         Poll::Pending
     }
 
-    /// Whether it has been waited for too long.
+    /// Whether the client has stalled for too long.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(patience) = self.patience else { return false };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -224,7 +222,7 @@ impl<B: Body> Upload<B> {
         timer.as_mut().poll(cx).is_ready()
     }
 
-    /// What may pass of a frame.
+    /// Checks a frame against the size limit.
     fn admit(&mut self, frame: Frame<B::Data>) -> Result<Frame<B::Data>, UploadError>
     where
         B: Body<Data = Bytes>,
@@ -240,7 +238,7 @@ impl<B: Body> Upload<B> {
         let is_over = next.is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers));
         state.is_over.fetch_or(is_over, Ordering::Relaxed);
         if let Some(Err(error)) = next {
-            // The first reason is the one that counts.
+            // The first reason counts.
             let _ = state.failure.set(error.clone());
         }
     }

@@ -1,5 +1,4 @@
-//! Owns the failures of a request, and the one place where they become statuses, close codes and
-//! causes.
+//! Owns the failures of a request, and the one place that maps them to statuses, close codes and causes.
 
 use crate::http::upload::UploadError;
 use crate::limit::{Limit, Refused};
@@ -13,43 +12,43 @@ use crate::ws::handshake::{AnswerError, OpeningError};
 use http::{Method, StatusCode};
 use std::time::Duration;
 
-/// Why a request is not passed on, or not answered by its upstream.
+/// Why a request was not forwarded, or not answered by its upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It claims to open a WebSocket and does not.
+    /// The WebSocket handshake is invalid.
     #[error("{0}")]
     Opening(#[from] OpeningError),
-    /// Its path has no normal form.
+    /// The path has no normal form.
     #[error("{0}")]
     Path(#[from] PathError),
-    /// HTTP/1.1 wants one (RFC 9112 3.2).
+    /// The request has no `Host` header, or several (RFC 9112 3.2).
     #[error("the request needs exactly one Host header")]
     Host,
-    /// RFC 9112 3.2; a name and a password in it are nobody's (RFC 9110 4.2.4).
+    /// The `Host` header names no host (RFC 9112 3.2), or holds a name and a password (RFC 9110 4.2.4).
     #[error("the Host header names no host")]
     BadHost,
-    /// RFC 9113 8.3.1. h2 lets it pass.
+    /// `:scheme` is empty (RFC 9113 8.3.1). h2 accepts that.
     #[error(":scheme is empty")]
     Scheme,
-    /// Its target cannot be asked for once it is rewritten.
+    /// The rewritten target is too long.
     #[error("the target is over {MAX_TARGET} bytes once it is rewritten")]
     TargetTooLong,
-    /// Where its body ends can be read in two ways (RFC 9112 6.1, 6.3).
+    /// Two readers may disagree where the request's body ends (RFC 9112 6.1, 6.3).
     #[error("the length of the request's body is ambiguous: {0}")]
     Framing(&'static str),
-    /// A tunnel by CONNECT is not what this proxy is for; an answer to TRACE would show what the proxy
-    /// adds to requests (nginx, 405).
+    /// Holdline serves neither CONNECT tunnels nor TRACE. An answer to TRACE would show what the proxy adds
+    /// to requests (nginx, 405).
     #[error("{0} is not served here")]
     Method(Method),
-    /// It comes from a page of another site.
-    #[error("pages of {origin} may not open a WebSocket here{}", own_site(own.as_deref()))]
+    /// The request comes from a page of another site.
+    #[error("pages of {origin} may not open a WebSocket here{}", own_origin_note(own.as_deref()))]
     Origin {
-        /// What it says of itself.
+        /// The request's `Origin`.
         origin: String,
-        /// What `"self"` stands for, where it is allowed.
+        /// The origin that `"self"` stands for, if it is allowed.
         own: Option<String>,
     },
-    /// Its body did not come to its end.
+    /// The request's body ended early.
     #[error("{0}")]
     Body(#[from] UploadError),
     /// A limit is reached.
@@ -58,27 +57,27 @@ pub enum Failure {
     /// No route serves it.
     #[error("no route serves this host and path")]
     NoRoute,
-    /// There is nobody to ask.
+    /// No endpoint can be asked.
     #[error("{0}")]
     NoEndpoint(#[from] NoEndpoint),
     /// The last endpoint tried could not be connected to.
     #[error("{0}")]
     NotConnected(#[from] ConnectError),
-    /// It gave no answer.
+    /// The endpoint gave no response.
     #[error("{0}")]
     NoAnswer(#[from] ExchangeError),
-    /// Its 101 does not accept this opening.
+    /// The endpoint's 101 does not accept this WebSocket handshake.
     #[error("{0}")]
     BadAnswer(#[from] AnswerError),
-    /// Where the body of its answer ends can be read in two ways.
+    /// Two readers may disagree where the response's body ends.
     #[error("the length of its answer is ambiguous: {0}")]
     AnswerFraming(&'static str),
-    /// It answered an opening with this, which refuses one of HTTP/1.1 and would accept one of HTTP/2.
-    #[error("the opening was answered with {0}, not with 101")]
+    /// The status refuses a WebSocket handshake of HTTP/1.1, but would accept one of HTTP/2.
+    #[error("the WebSocket handshake was answered with {0}, not with 101")]
     NotOpened(StatusCode),
-    /// It switched protocols unasked.
+    /// It switched protocols without being asked.
     #[error("it switched protocols although nobody asked")]
-    Unasked,
+    UnexpectedUpgrade,
 }
 
 impl Failure {
@@ -98,7 +97,9 @@ impl Failure {
             Self::NotConnected(error) if error.is_own() => Blame::Nobody,
             Self::NotConnected(_) | Self::BadAnswer(AnswerError::Accept) => Blame::Endpoint,
             Self::BadAnswer(error) if error.is_of_opening() => Blame::Nobody,
-            Self::NoAnswer(_) | Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::Unasked => Blame::Either,
+            Self::NoAnswer(_) | Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::UnexpectedUpgrade => {
+                Blame::Either
+            }
             // The client's, or this proxy's own.
             _ => Blame::Nobody,
         }
@@ -135,7 +136,7 @@ impl Failure {
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)
             | Self::NotOpened(_)
-            | Self::Unasked => StatusCode::BAD_GATEWAY,
+            | Self::UnexpectedUpgrade => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -157,8 +158,8 @@ impl Failure {
         }
     }
 
-    /// What a client is told in a Close frame, where openings are refused so; `None`: the request
-    /// is at fault, and only a status can say so.
+    /// Returns the close code for clients whose handshakes are refused with one. `None` means that the
+    /// request is at fault, and only a status can say so.
     #[must_use]
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
@@ -169,7 +170,7 @@ impl Failure {
             | Self::BadAnswer(_)
             | Self::AnswerFraming(_)
             | Self::NotOpened(_)
-            | Self::Unasked => Some(CloseCode::BAD_GATEWAY),
+            | Self::UnexpectedUpgrade => Some(CloseCode::BAD_GATEWAY),
             _ => None,
         }
     }
@@ -182,7 +183,7 @@ impl Failure {
             Self::NotConnected(_) => "the upstream cannot be reached".to_owned(),
             Self::NoAnswer(ExchangeError::TimedOut(_)) => "the upstream did not answer in time".to_owned(),
             Self::NoAnswer(_) => "the upstream gave no answer".to_owned(),
-            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::Unasked => {
+            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::UnexpectedUpgrade => {
                 "the upstream gave no valid answer".to_owned()
             }
             Self::NoEndpoint(_) => "no upstream server is available".to_owned(),
@@ -214,7 +215,7 @@ impl Failure {
             Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
             Self::NoAnswer(error) if error.is_bad_answer() => (Who::Upstream, Why::BadAnswer),
             Self::NoAnswer(_) => (Who::Upstream, Why::Eof),
-            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::Unasked => {
+            Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::UnexpectedUpgrade => {
                 (Who::Upstream, Why::BadAnswer)
             }
         };
@@ -222,18 +223,18 @@ impl Failure {
     }
 }
 
-/// Who is to blame for a try that failed.
+/// Who is to blame for a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// No endpoint: the client, or this proxy. No other endpoint would do better.
+    /// No endpoint. The client or this proxy is at fault, and no other endpoint would do better.
     Nobody,
-    /// The endpoint: no client can cause it.
+    /// The endpoint. No client can cause this failure.
     Endpoint,
-    /// The endpoint, or the request: that shows when others meet the same.
+    /// The endpoint or the request. It is the endpoint if other clients meet the same failure.
     Either,
 }
 
-fn own_site(own: Option<&str>) -> String {
+fn own_origin_note(own: Option<&str>) -> String {
     own.map(|own| format!(", which is {own} itself")).unwrap_or_default()
 }
 

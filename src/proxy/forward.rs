@@ -1,21 +1,21 @@
 //! Owns a plain HTTP request and its response, streamed both ways.
 
-use super::attempt::{Attempts, Verdict};
 use super::failure::Failure;
-use super::guard::Guard;
-use super::request::Inbound;
+use super::reporting::ReportGuard;
+use super::request::InboundRequest;
+use super::retry::{ResponseAction, Retry};
 use super::snapshot::Route;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::malformed::Malformed;
 use crate::http::respond::{self, full};
-use crate::http::serve::Hints;
+use crate::http::serve::InterimSender;
 use crate::http::upload::Upload;
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::upstream::client::{Body, Connection, on_interim};
 use crate::upstream::pool::Limits;
-use crate::upstream::{Endpoint, Lease, Private, Upstream};
+use crate::upstream::{Endpoint, Lease, PrivatePool, Upstream};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
@@ -24,69 +24,72 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-/// Passes a request on and its response back.
+/// Forwards a request, and its response back.
 ///
 /// # Errors
-/// There is no response to pass; the guard comes back for the report.
+/// Returns the failure if there is no response to forward, and the guard for the report.
 pub(super) async fn forward(
     route: &Arc<Route>,
     upstream: &Arc<Upstream>,
-    inbound: &Inbound,
+    inbound: &InboundRequest,
     mut body: Upload,
-    hints: Option<Hints>,
-    mut guard: Guard,
+    interim: Option<InterimSender>,
+    mut guard: ReportGuard,
     watch: Watch,
-) -> Result<Response<respond::Body>, (Failure, Guard)> {
-    let mut attempts = Attempts::new(route, upstream, inbound, !body.is_end_stream());
-    let reuse = attempts.is_repeatable() && upstream.settings().kept().connections > 0;
+) -> Result<Response<respond::Body>, (Failure, ReportGuard)> {
+    let mut retry = Retry::new(route, upstream, inbound, !body.is_end_stream());
+    let reuse = retry.is_repeatable() && upstream.settings().kept().connections > 0;
     if let Err(error) = body.limit(route.max_body_size) {
         return Err((error.into(), guard));
     }
-    guard.follow_upload(&body);
+    guard.watch_upload(&body);
     let mut body = Some(body);
     loop {
-        let (lease, mut connection) = match attempts.connect(&mut guard, reuse, &watch).await {
+        let (lease, mut connection) = match retry.connect(&mut guard, reuse, &watch).await {
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
         let used = connection.used;
         let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
         let mut request = inbound.for_upstream(route, None, body);
-        if let Some(hints) = hints.clone() {
-            on_interim(&mut request, move |status, headers| hint(&hints, status, headers));
+        if let Some(interim) = interim.clone() {
+            on_interim(&mut request, move |status, headers| send_interim(&interim, status, headers));
         }
-        let failure = match attempts.exchange(&mut connection, request).await {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Failure::Unasked,
-            Ok(response) => match attempts.answered(lease, response.status()) {
-                Verdict::Retry => continue,
-                Verdict::Pass(lease) => {
-                    let give_back = GiveBack::new(connection, upstream, inbound, response.status(), &watch);
-                    return Ok(relay(response, route, lease, guard, give_back));
+        let failure = match retry.exchange(&mut connection, request).await {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Failure::UnexpectedUpgrade
+            }
+            Ok(response) => match retry.answered(lease, response.status()) {
+                ResponseAction::Retry => continue,
+                ResponseAction::Forward(lease) => {
+                    let pool_return =
+                        PoolReturn::new(connection, upstream, inbound, response.status(), &watch);
+                    return Ok(relay(response, route, lease, guard, pool_return));
                 }
             },
             Err(failure) => failure,
         };
-        if !attempts.failed(lease, &failure, used) {
+        if !retry.failed(lease, &failure, used) {
             return Err((failure, guard));
         }
     }
 }
 
-/// Passes an interim answer on.
-fn hint(hints: &Hints, status: StatusCode, headers: &HeaderMap) {
+/// Forwards an interim response.
+fn send_interim(interim: &InterimSender, status: StatusCode, headers: &HeaderMap) {
     let mut headers = headers.clone();
     remove_hop_by_hop(&mut headers);
     add_via(&mut headers, Version::HTTP_11);
-    hints.send(status, &headers);
+    interim.send(status, &headers);
 }
 
-/// Passes a response back; its report is made when its body has passed.
+/// Forwards a response. Its report is written when its body has passed.
 pub(super) fn relay(
     response: Response<Incoming>,
     route: &Route,
     lease: Lease,
-    mut guard: Guard,
-    give_back: GiveBack,
+    mut guard: ReportGuard,
+    pool_return: PoolReturn,
 ) -> Response<respond::Body> {
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
@@ -95,52 +98,54 @@ pub(super) fn relay(
         add_via(&mut parts.headers, parts.version);
     }
     route.set_response_headers(&mut parts.headers);
-    own_version(&mut parts);
+    set_own_version(&mut parts);
     if guard.ends_connection() {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let give_back = Some(give_back);
-    let body = Relayed { body, bytes: 0, has_ended: false, guard: Some(guard), lease, give_back };
+    let pool_return = Some(pool_return);
+    let body = RelayedBody { body, bytes: 0, has_ended: false, guard: Some(guard), lease, pool_return };
     Response::from_parts(parts, body.boxed_unsync())
 }
 
-/// The version of a message is that of who sends it on, not that of who wrote it (RFC 9110 2.5, 7.6).
-pub(super) fn own_version(parts: &mut http::response::Parts) {
+/// A message has the version of its sender, not that of the message it forwards (RFC 9110 2.5, 7.6).
+pub(super) fn set_own_version(parts: &mut http::response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
 /// A response's body on its way to the client.
-struct Relayed {
+struct RelayedBody {
     body: Incoming,
     bytes: u64,
-    /// All of it has come. The client may not have taken it.
+    /// Whether all of it has come. The client may not have accepted all of it.
     has_ended: bool,
-    guard: Option<Guard>,
-    /// The endpoint is busy with it until it has passed.
+    guard: Option<ReportGuard>,
+    /// Counts the connection to the endpoint until the body has passed.
     lease: Lease,
-    give_back: Option<GiveBack>,
+    pool_return: Option<PoolReturn>,
 }
 
-/// A connection to an endpoint, for the next request.
-pub(super) struct GiveBack {
+/// Returns a connection to its pool after an exchange.
+pub(super) struct PoolReturn {
     connection: Connection,
     limits: Limits,
     watch: Watch,
-    /// Whose it is alone, if a login is bound to it; `None`: anybody's, or nobody's any more.
-    owner: Option<(ClientAddr, Arc<Private>)>,
+    /// The client that owns it, if a login is bound to it. `None` means that it goes to the shared pool, if
+    /// that takes it.
+    owner: Option<(ClientAddr, Arc<PrivatePool>)>,
 }
 
-impl GiveBack {
+impl PoolReturn {
     pub(super) fn new(
         connection: Connection,
         upstream: &Upstream,
-        inbound: &Inbound,
+        inbound: &InboundRequest,
         status: StatusCode,
         watch: &Watch,
     ) -> Self {
         let under_way =
             [StatusCode::UNAUTHORIZED, StatusCode::PROXY_AUTHENTICATION_REQUIRED].contains(&status);
-        // See `Inbound::may_use_private`: once it is logged in, a proxy's connection is nobody's.
+        // See `InboundRequest::may_use_private`. A trusted proxy's connection serves several people, so
+        // Holdline keeps it only while a login is in progress.
         let is_kept = connection.is_private() && (under_way || !inbound.origin.trusted);
         let owner = is_kept.then(|| (inbound.origin.client, Arc::clone(&inbound.private)));
         Self { connection, limits: upstream.settings().kept(), watch: watch.clone(), owner }
@@ -154,18 +159,18 @@ impl GiveBack {
     }
 }
 
-impl Relayed {
-    /// All of it has come: the connection is free for the next request.
+impl RelayedBody {
+    /// Records that all of it has come. The connection is free for the next request.
     fn ended(&mut self) {
         self.has_ended = true;
-        if let Some(give_back) = self.give_back.take() {
-            give_back.give(self.lease.endpoint());
+        if let Some(pool_return) = self.pool_return.take() {
+            pool_return.give(self.lease.endpoint());
         }
     }
 
-    /// It breaks off. Whoever broke it off is to blame, and that may be the client.
+    /// Records that the response broke off. The client may be at fault, if its request body failed.
     fn broken(&mut self, error: &hyper::Error) {
-        let upload = self.guard.as_ref().and_then(Guard::failed_upload);
+        let upload = self.guard.as_ref().and_then(ReportGuard::failed_upload);
         let ending = match (upload, Malformed::of(error)) {
             (Some(ending), _) => ending,
             (None, Some(Malformed::Framing(text) | Malformed::Trailers(text))) => {
@@ -187,7 +192,7 @@ impl Relayed {
     }
 }
 
-impl hyper::body::Body for Relayed {
+impl hyper::body::Body for RelayedBody {
     type Data = Bytes;
     type Error = <Body as hyper::body::Body>::Error;
 
@@ -204,14 +209,14 @@ impl hyper::body::Body for Relayed {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if let Some(trailers) = frame.trailers_mut() {
                     remove_hop_by_hop(trailers);
-                    // They are the end: nobody asks for what is behind them.
+                    // Trailers are the end. hyper does not poll again after them.
                     self.ended();
                 }
                 Some(Ok(frame))
             }
             // The body is whole, so the client gets it, without trailers (RFC 9110 6.5.1).
             Some(Err(error)) if matches!(Malformed::of(&error), Some(Malformed::Trailers(_))) => {
-                self.give_back = None;
+                self.pool_return = None;
                 self.ended();
                 None
             }
@@ -231,7 +236,7 @@ impl hyper::body::Body for Relayed {
     }
 }
 
-impl Drop for Relayed {
+impl Drop for RelayedBody {
     fn drop(&mut self) {
         if self.body.is_end_stream() {
             self.ended();
@@ -239,7 +244,7 @@ impl Drop for Relayed {
         let Some(guard) = &self.guard else { return };
         let ending = match self.has_ended && !guard.lost_its_client() {
             true => Ending::new(Who::Upstream, Why::Done),
-            false => guard.broken_off("client left before the end of the response"),
+            false => guard.aborted_ending("client left before the end of the response"),
         };
         self.finish(ending);
     }

@@ -1,8 +1,8 @@
-//! Owns refusals: a status, or, for clients that cannot see one, an opening accepted only to be
-//! closed with a reason.
+//! Owns refusals. A refusal is a status. For WebSocket clients that cannot see one, it is a handshake that
+//! Holdline accepts only to close it with a code and a reason.
 
 use super::failure::Failure;
-use super::guard::Guard;
+use super::reporting::ReportGuard;
 use super::snapshot::{RejectWith, Route};
 use crate::http::respond::{Body, full, plain, retry_after};
 use crate::http::serve::Upgrade;
@@ -23,14 +23,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-/// How long a client that is turned away may take to close.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a rejected client may take to close the connection.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// What is passed on, as far as it has a name in RFC 9110 9.3 and RFC 5789.
+/// The methods that Holdline forwards, of those in RFC 9110 9.3 and RFC 5789.
 pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
 /// Refuses a request with a status.
-pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body> {
+pub(super) fn with_status(failure: &Failure, mut guard: ReportGuard) -> Response<Body> {
     let status = failure.status();
     let mut response = plain(status, &failure.public());
     if let Some(wait) = failure.retry_after() {
@@ -45,7 +45,7 @@ pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body>
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
     }
     if status == StatusCode::BAD_REQUEST {
-        // What follows on the connection cannot be trusted to be a request.
+        // Holdline cannot trust what follows on this connection to be a request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     guard.report().status = failure.logged_status().as_u16();
@@ -53,48 +53,49 @@ pub(super) fn with_status(failure: &Failure, mut guard: Guard) -> Response<Body>
     response
 }
 
-/// The code that refuses an opening of this route; `None`: it is refused with a status.
+/// Returns the close code that refuses a WebSocket handshake on this route. `None` means that a status
+/// refuses it.
 #[must_use]
 pub(super) fn close_code(failure: &Failure, route: &Route) -> Option<CloseCode> {
     let codes: CloseCodes = route.tunnel.close_codes;
     failure.close_code().filter(|_| route.reject_with == RejectWith::Close).map(|code| codes.apply(code))
 }
 
-/// Accepts an opening and closes it. Its connection keeps its place until it has gone.
+/// Accepts a WebSocket handshake and closes it with a code. The connection keeps its slot until it is closed.
 pub(super) fn with_close(
     failure: &Failure,
     code: CloseCode,
-    opening: &HeaderMap,
+    request: &HeaderMap,
     client: Upgrade,
     slot: Arc<Slot>,
-    mut guard: Guard,
+    mut guard: ReportGuard,
 ) -> Response<Body> {
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let key = opening.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+    let key = request.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
     headers.extend(HeaderValue::from_str(&accept(key)).map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
-    // Browsers fail an opening whose subprotocols were all passed over.
-    let first = tokens(opening, &SEC_WEBSOCKET_PROTOCOL).next();
+    // Browsers fail a handshake if none of their subprotocols is chosen.
+    let first = tokens(request, &SEC_WEBSOCKET_PROTOCOL).next();
     headers.extend(first.and_then(|p| HeaderValue::from_str(p).ok()).map(|p| (SEC_WEBSOCKET_PROTOCOL, p)));
     guard.report().status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     let frame = encode(OpCode::Close, &close::payload(code, &failure.public()), None);
     let mut ending = failure.ending();
     ending.code = Some(code);
     tokio::spawn(async move {
-        say_farewell(client, &frame).await;
+        send_close(client, &frame).await;
         guard.finish_http(ending, PerSide::<u64>::default());
-        // Only now is the socket closed.
+        // The socket is closed only now.
         drop(slot);
     });
     response
 }
 
-/// Sends the Close and waits for the client to go.
-async fn say_farewell(client: Upgrade, frame: &[u8]) {
-    let farewell = async {
+/// Sends the Close frame and waits until the client closes the connection.
+async fn send_close(client: Upgrade, frame: &[u8]) {
+    let close = async {
         let (mut stream, _) = client.into_stream().await?;
         stream.write_all(frame).await.ok()?;
         stream.shutdown().await.ok()?;
@@ -102,6 +103,6 @@ async fn say_farewell(client: Upgrade, frame: &[u8]) {
         while stream.read(&mut scratch).await.ok()? > 0 {}
         Some(())
     };
-    // Whoever does not go in time is left.
-    let _ = timeout(FAREWELL, farewell).await;
+    // Do not wait longer for a client that does not close.
+    let _ = timeout(CLOSE_WAIT, close).await;
 }

@@ -1,4 +1,5 @@
-//! Owns a request on its way: what it asks for, and the form in which an upstream gets it.
+//! Owns a request between client and upstream: what it asks for, and the form in which an upstream receives
+//! it.
 
 use super::failure::Failure;
 use super::snapshot::Route;
@@ -13,8 +14,8 @@ use crate::listener::connection::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::{HostPattern, normalise};
-use crate::upstream::Private;
-use crate::upstream::login::has_credentials;
+use crate::upstream::PrivatePool;
+use crate::upstream::bound_login::has_credentials;
 use crate::ws::origin::{AllowedOrigin, is_allowed};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS, ORIGIN, TRANSFER_ENCODING, UPGRADE,
@@ -26,36 +27,36 @@ use std::sync::Arc;
 
 /// A request, without its body.
 #[derive(Debug)]
-pub(super) struct Inbound {
-    /// As it came.
+pub(super) struct InboundRequest {
+    /// The head as the client sent it.
     pub(super) parts: Parts,
-    /// Who asked.
+    /// The client, and what trusted proxies say about it.
     pub(super) origin: Origin,
-    /// What it came over.
+    /// The connection that it came over.
     pub(super) connection: Arc<Connection>,
-    /// Connections to endpoints that belong to it.
-    pub(super) private: Arc<Private>,
-    /// The host asked for, without port.
+    /// The private endpoint connections of the client's connection.
+    pub(super) private: Arc<PrivatePool>,
+    /// The requested host, without its port.
     pub(super) host: String,
-    /// The path asked for, in normal form.
+    /// The requested path, in normal form.
     pub(super) path: Vec<u8>,
 }
 
 /// The target of an OPTIONS that asks about the server as a whole (RFC 9112 3.2.4).
 const ASTERISK: &str = "*";
 
-impl Inbound {
-    /// Reads what a request asks for.
+impl InboundRequest {
+    /// Reads and checks a request.
     ///
     /// # Errors
-    /// It is not one that can be passed on unambiguously.
+    /// Returns the reason why the request cannot be forwarded unambiguously.
     pub(super) fn read(
         mut parts: Parts,
         origin: Origin,
         connection: Arc<Connection>,
-        private: Arc<Private>,
+        private: Arc<PrivatePool>,
     ) -> Result<Self, Failure> {
-        // Servers there are that take methods in any case.
+        // Some servers ignore the case of methods.
         if [Method::CONNECT, Method::TRACE].iter().any(|m| is_method(&parts.method, m)) {
             return Err(Failure::Method(parts.method));
         }
@@ -64,7 +65,7 @@ impl Inbound {
         }
         check_framing(&parts.headers, parts.version).map_err(Failure::Framing)?;
         settle_length(&mut parts.headers).map_err(Failure::Framing)?;
-        // The authority of an absolute form is the host asked for (RFC 9112 3.2.2).
+        // In the absolute form, the authority is the requested host (RFC 9112 3.2.2).
         let authority = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         if let Some(Ok(host)) = authority {
             parts.headers.insert(HOST, host);
@@ -79,16 +80,16 @@ impl Inbound {
             _ => return Err(Failure::Host),
         };
         let host = without_port(host);
-        // What is asked of the server as a whole is asked of the route for `/`.
+        // A request about the whole server goes to the route for `/`.
         let is_of_server = parts.method == Method::OPTIONS && parts.uri.path() == ASTERISK;
         let path = if is_of_server { b"/".to_vec() } else { normalise(parts.uri.path())?.into_owned() };
         Ok(Self { host, path, origin, connection, private, parts })
     }
 
-    /// Counts this proxy among those that an OPTIONS may pass (RFC 9110 7.6.2); whether it may pass
-    /// no other, and is answered here.
+    /// Decrements the `Max-Forwards` of an OPTIONS request (RFC 9110 7.6.2). Returns whether this proxy is
+    /// the last hop and must answer it.
     #[must_use]
-    pub(super) fn ends_here(&mut self) -> bool {
+    pub(super) fn is_last_hop(&mut self) -> bool {
         let headers = &mut self.parts.headers;
         let left = headers.get(MAX_FORWARDS).filter(|_| self.parts.method == Method::OPTIONS);
         let left = left.filter(|left| left.as_bytes().iter().all(u8::is_ascii_digit));
@@ -103,16 +104,15 @@ impl Inbound {
         }
     }
 
-    /// The headers that do not pass on this route, for the trailers of the request.
+    /// Returns the headers that Holdline does not forward on this route, so that trailers cannot carry them.
     #[must_use]
-    pub(super) fn barred(&self, route: &Route) -> Vec<HeaderName> {
+    pub(super) fn barred_trailers(&self, route: &Route) -> Vec<HeaderName> {
         let set = route.set_headers.iter().map(|(name, _)| name);
         let named = connection_options(&self.parts.headers);
         route.remove_headers.iter().chain(set).cloned().chain(named).collect()
     }
 
-    /// The scheme that the client used: what the operator or a trusted proxy says of it, or else that
-    /// of the connection.
+    /// Returns the client's scheme: what the operator or a trusted proxy says, or else the connection's.
     fn scheme<'a>(&'a self, route: &'a Route) -> &'a str {
         let set = route.set_headers.iter().find(|(name, _)| is_alike(name, &X_FORWARDED_PROTO));
         let set = set.and_then(|(_, scheme)| std::str::from_utf8(scheme.as_bytes()).ok());
@@ -123,17 +123,17 @@ impl Inbound {
         if self.connection.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Whether its page, if there is one, may open a WebSocket.
+    /// Checks whether the request's page, if it has one, may open a WebSocket.
     ///
     /// # Errors
-    /// It may not.
+    /// Returns [`Failure::Origin`] if it may not.
     pub(super) fn check_origin(&self, route: &Route, allowed: &[AllowedOrigin]) -> Result<(), Failure> {
         let headers = &self.parts.headers;
         let mut origins = headers.get_all(ORIGIN).iter();
-        // One that is not ASCII is written so that it is no origin.
+        // The escaped form of a non-ASCII value matches no origin.
         let origin = origins.next().map(|value| value.as_bytes().escape_ascii().to_string());
         let (scheme, host) = (self.scheme(route), headers.get(HOST).map_or(&b""[..], HeaderValue::as_bytes));
-        // A Host that was let in is ASCII; there is none in HTTP/1.0, which opens no WebSocket.
+        // An accepted `Host` is ASCII. HTTP/1.0 may have none, but cannot open a WebSocket.
         let host = std::str::from_utf8(host).map_err(|_| Failure::BadHost)?;
         if origins.next().is_none() && is_allowed(allowed, origin.as_deref(), scheme, host) {
             return Ok(());
@@ -142,19 +142,19 @@ impl Inbound {
         Err(Failure::Origin { origin: origin.unwrap_or_default(), own })
     }
 
-    /// Whether any success would open a tunnel, as it does in answer to HTTP/2's CONNECT (RFC 8441 5),
-    /// where HTTP/1.1 knows the 101 alone. The opening is in the form of HTTP/1.1 here, whose `Upgrade`
-    /// no request of HTTP/2 has else.
+    /// Whether any 2xx status would open a tunnel, as for a CONNECT over HTTP/2 (RFC 8441 5). HTTP/1.1 knows
+    /// only the 101. The request has been translated to HTTP/1.1 here. Other HTTP/2 requests have no
+    /// `Upgrade` header.
     #[must_use]
     pub(super) fn opens_by_success(&self) -> bool {
         self.parts.version == Version::HTTP_2 && self.parts.headers.contains_key(UPGRADE)
     }
 
-    /// The same with the path and query to ask the upstream for.
+    /// Returns the request with the path and query that the upstream will receive.
     ///
     /// # Errors
-    /// The route's rewrite leads elsewhere than it says, or to what cannot be asked for.
-    pub(super) fn aimed(mut self, route: &Route) -> Result<Self, Failure> {
+    /// Returns [`Failure::Path`] if the rewritten path leaves its prefix, or [`Failure::TargetTooLong`].
+    pub(super) fn with_target(mut self, route: &Route) -> Result<Self, Failure> {
         if self.parts.uri.path() == ASTERISK {
             self.parts.uri = Uri::from_static(ASTERISK);
             return Ok(self);
@@ -165,13 +165,13 @@ impl Inbound {
             None => self.parts.uri.path().to_owned(),
         };
         let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-        // The parts come from a URI, or percent-encoded: nothing but the length can be wrong.
+        // The parts come from a URI or are percent-encoded, so only the length can be wrong.
         let target = PathAndQuery::try_from(target).map_err(|_| Failure::TargetTooLong)?;
         self.parts.uri = target.into();
         Ok(self)
     }
 
-    /// The request as the upstream gets it; `upgrade` names the protocol that is asked for.
+    /// Returns the request as the upstream receives it. `upgrade` names the requested protocol.
     #[must_use]
     pub(super) fn for_upstream<B>(
         &self,
@@ -182,12 +182,12 @@ impl Inbound {
         let mut request = Request::new(body);
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
-        // How the client spelt the names of its headers travels here.
+        // The extensions carry the client's spelling of header names.
         *request.extensions_mut() = self.parts.extensions.clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.parts.headers);
         if headers.contains_key(TRANSFER_ENCODING) {
-            // The body is framed anew, and by one of them only (RFC 9112 6.3).
+            // hyper frames the body again, and only one of the two may be present (RFC 9112 6.3).
             headers.remove(CONTENT_LENGTH);
         }
         remove_hop_by_hop(headers);
@@ -197,8 +197,8 @@ impl Inbound {
         }
         add_forwarding(headers, route.forwarded, &self.origin, self.own_scheme());
         if !headers.contains_key(HOST) {
-            // An HTTP/1.0 client may leave it out, HTTP/1.1 to the upstream may not.
-            headers.extend(self.own_name(route).map(|name| (HOST, name)));
+            // HTTP/1.0 clients may omit it. HTTP/1.1 towards the upstream requires it.
+            headers.extend(self.default_host(route).map(|name| (HOST, name)));
         }
         let client = self.connection.tls.as_ref().and_then(|tls| tls.client.as_ref());
         set_client_certificate(headers, client);
@@ -216,9 +216,9 @@ impl Inbound {
         request
     }
 
-    /// Whom a client means that names no host: the route's first name (nginx, `$host`), or else what it
-    /// connected to (RFC 9112 3.3).
-    fn own_name(&self, route: &Route) -> Option<HeaderValue> {
+    /// Returns the host for a client that sends none: the route's first name (nginx, `$host`), or else the
+    /// address it connected to (RFC 9112 3.3).
+    fn default_host(&self, route: &Route) -> Option<HeaderValue> {
         let named = route.rule.hosts.iter().find_map(|host| match host {
             HostPattern::Exact(host) if !host.starts_with('.') => Some(host.clone()),
             _ => None,
@@ -233,9 +233,9 @@ impl Inbound {
         HeaderValue::try_from(name).ok()
     }
 
-    /// The header of the PROXY protocol that tells an upstream whom a connection is for.
+    /// Returns the PROXY protocol header that names the client to the upstream.
     #[must_use]
-    pub(super) fn announcement(&self, version: proxy_protocol::Version) -> Vec<u8> {
+    pub(super) fn proxy_header(&self, version: proxy_protocol::Version) -> Vec<u8> {
         let addresses = match (self.origin.client, self.connection.local) {
             (ClientAddr::Tcp(client), Some(local)) => Some((client, local)),
             _ => None,
@@ -243,15 +243,15 @@ impl Inbound {
         proxy_protocol::encode(version, addresses)
     }
 
-    /// Whether it may go over a connection with a login bound to it. Over one connection of a proxy come several
-    /// people, perhaps of one address: there only a login that is under way goes on, by the next step's own
-    /// credentials.
+    /// Whether the request may use a connection that a login is bound to. A trusted proxy's connection
+    /// carries several people, perhaps with one address. There, only a request with credentials may continue
+    /// a login in progress.
     #[must_use]
     pub(super) fn may_use_private(&self) -> bool {
         !self.origin.trusted || has_credentials(&self.parts.headers)
     }
 
-    /// What an upstream's method of balancing goes by.
+    /// Returns the key that the upstream's balance method hashes.
     #[must_use]
     pub(super) fn balance_key(&self, method: &Balance) -> Option<u64> {
         let Balance::Hash(source) = method else {
@@ -273,7 +273,7 @@ impl Inbound {
     }
 }
 
-/// The value of `name` among `name=value` pairs.
+/// Returns the value of `name` in a list of `name=value` pairs.
 fn pair<'a>(list: &'a [u8], separator: u8, name: &str) -> Option<&'a [u8]> {
     let pairs = list.split(|&byte| byte == separator).map(<[u8]>::trim_ascii);
     let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
@@ -286,7 +286,7 @@ fn is_method(method: &Method, named: &Method) -> bool {
 
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// A host and perhaps a port, as RFC 3986 3.2.2 and 3.2.3 write them.
+/// Whether the text is a host with an optional port (RFC 3986 3.2.2, 3.2.3).
 fn is_host(text: &str) -> bool {
     let (host, port) = split_port(text);
     let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -298,7 +298,7 @@ fn is_host(text: &str) -> bool {
     is_good && port.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The host, and the port or nothing.
+/// Splits off the port, which may be empty.
 fn split_port(text: &str) -> (&str, &str) {
     match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
     use crate::slots::Slots;
 
-    fn inbound(request: http::request::Builder) -> Result<Inbound, Failure> {
+    fn inbound(request: http::request::Builder) -> Result<InboundRequest, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1, "").try_take().unwrap();
         let connection = Arc::new(Connection {
@@ -326,7 +326,7 @@ mod tests {
             slot: Arc::new(slot),
         });
         let parts = request.body(()).unwrap().into_parts().0;
-        Inbound::read(parts, Origin::direct(client), connection, Arc::default())
+        InboundRequest::read(parts, Origin::direct(client), connection, Arc::default())
     }
 
     #[test]

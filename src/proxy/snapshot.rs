@@ -1,10 +1,10 @@
-//! Owns what one request sees: routes and upstreams, swapped whole. The next snapshot is built from
-//! the previous one, so endpoints keep their counts and standing.
+//! Owns the configuration that one request sees: routes and upstreams. A reload swaps it as a whole. It
+//! builds the next snapshot from the previous one, so that endpoints keep their counts and health.
 
 use crate::http::{Forwarded, Via};
 use crate::limit::{Door, Limits};
 use crate::route::{Rewrite, Rule, Table};
-use crate::telemetry::report::Names;
+use crate::telemetry::report::RouteNames;
 use crate::upstream::Upstream;
 use crate::ws::origin::AllowedOrigin;
 use crate::{real_ip, tunnel, upstream};
@@ -18,62 +18,62 @@ use std::time::Duration;
 pub struct Plan {
     /// In the order of the file.
     pub routes: Vec<Route>,
-    /// Every one that a route names.
+    /// Every upstream that a route names.
     pub upstreams: Vec<upstream::Settings>,
-    /// Whose word counts on who a client is.
+    /// The proxies that may say who the client is.
     pub real_ip: real_ip::Settings,
-    /// Tunnels open at once; `None`: any number.
+    /// Maximum number of open tunnels. `None` means no limit.
     pub max_connections: Option<u32>,
 }
 
 /// One route, as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Its name in logs, and its upstream's.
-    pub names: Arc<Names>,
+    /// The names of the route and its upstream in logs.
+    pub names: Arc<RouteNames>,
     /// The requests it serves.
     pub rule: Rule,
-    /// What becomes of them.
+    /// What Holdline does with them.
     pub target: Target,
-    /// What becomes of the path; `None`: it goes on as it came.
+    /// How Holdline rewrites the path. `None` means that it forwards the path unchanged.
     pub rewrite: Option<Rewrite>,
-    /// From the beginning of a connect to its end (nginx, `proxy_connect_timeout`).
+    /// Time limit for connecting (nginx, `proxy_connect_timeout`).
     pub connect_timeout: Duration,
-    /// From the sending of a request to the head of its answer (nginx, `proxy_read_timeout` before
-    /// the header); `None`: any time.
+    /// Time limit from sending a request to the head of its response (nginx, `proxy_read_timeout` before the
+    /// header). `None` means no limit.
     pub response_timeout: Option<Duration>,
-    /// How its tunnels behave.
+    /// The settings of its tunnels.
     pub tunnel: Arc<tunnel::Settings>,
-    /// What is admitted.
+    /// Its admission limits.
     pub limits: Limits,
-    /// The pages that may open a WebSocket; `None`: any.
+    /// The origins that may open a WebSocket. `None` means any.
     pub allowed_origins: Option<Vec<AllowedOrigin>>,
-    /// Largest body of a request, in bytes (nginx, `client_max_body_size`); `None`: any.
+    /// Maximum size of a request body, in bytes (nginx, `client_max_body_size`). `None` means no limit.
     pub max_body_size: Option<u64>,
-    /// How openings are refused.
+    /// How Holdline refuses WebSocket handshakes.
     pub reject_with: RejectWith,
-    /// Whether its requests have lines in the access log (nginx, `access_log off`).
+    /// Whether the access log has lines for its requests (nginx, `access_log off`).
     pub access_log: bool,
-    /// Request headers that are set, over what came.
+    /// Request headers that Holdline sets, replacing the client's.
     pub set_headers: Vec<(HeaderName, HeaderValue)>,
-    /// Request headers that are removed.
+    /// Request headers that Holdline removes.
     pub remove_headers: Vec<HeaderName>,
-    /// Response headers that are set, over what came.
+    /// Response headers that Holdline sets, replacing the upstream's.
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
-    /// Which headers tell the upstream whence a request came.
+    /// The headers that tell the upstream where a request came from.
     pub forwarded: Forwarded,
-    /// Which messages say that they came through here.
+    /// The messages that get a `Via` header.
     pub via: Via,
 }
 
 impl Route {
-    /// Its name in logs.
+    /// Returns its name in logs.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.names.route
     }
 
-    /// Sets the response headers that the route wants, over what came.
+    /// Sets the route's response headers, replacing the upstream's.
     pub fn set_response_headers(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.response_headers {
             headers.insert(name.clone(), value.clone());
@@ -81,12 +81,12 @@ impl Route {
     }
 }
 
-/// What becomes of a route's requests.
+/// What Holdline does with a route's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// They go to the upstream of this name.
+    /// Forward them to the upstream with this name.
     Upstream(Arc<str>),
-    /// They are answered here.
+    /// Answer them directly.
     Respond {
         /// The status.
         status: StatusCode,
@@ -106,12 +106,12 @@ impl Target {
     }
 }
 
-/// How openings are refused.
+/// How Holdline refuses WebSocket handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectWith {
     /// With an HTTP status, which a browser's script cannot see.
     Http,
-    /// By accepting the opening and closing it with 1013 or 1014 and a reason.
+    /// By accepting the handshake and closing it with 1013 or 1014 and a reason.
     Close,
 }
 
@@ -121,16 +121,16 @@ pub struct Snapshot {
     routes: Vec<Arc<Route>>,
     table: Table,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
-    /// What each route has admitted.
+    /// Counts what each route has admitted.
     doors: HashMap<Arc<str>, Arc<Door>>,
-    /// Whose word counts on who a client is.
+    /// The proxies that may say who the client is.
     pub real_ip: real_ip::Settings,
-    /// What all routes together admit.
+    /// The limits of all routes together.
     pub limits: Limits,
 }
 
 impl Snapshot {
-    /// What requests see from now on. Upstreams that `previous` had keep their endpoints.
+    /// Builds a snapshot. Upstreams that `previous` had keep their endpoints.
     #[must_use]
     pub fn new(plan: Plan, previous: Option<&Self>) -> Self {
         let rules: Vec<Rule> = plan.routes.iter().map(|route| route.rule.clone()).collect();
@@ -142,7 +142,7 @@ impl Snapshot {
         let upstreams = upstreams.collect();
         let mut routes = plan.routes;
         for route in &mut routes {
-            // What has not changed stays the same thing: then no open tunnel has to be told.
+            // Unchanged settings keep their `Arc`, so that no open tunnel needs an update.
             let before = previous.and_then(|previous| previous.route_named(route.name()));
             if let Some(before) = before.filter(|before| before.tunnel == route.tunnel) {
                 route.tunnel = Arc::clone(&before.tunnel);
@@ -158,36 +158,36 @@ impl Snapshot {
         Self { table: Table::new(&rules), upstreams, routes, doors, real_ip: plan.real_ip, limits }
     }
 
-    /// The route for a host and a normalised path.
+    /// Returns the route for a host and a normalised path.
     #[must_use]
     pub fn route(&self, host: &str, path: impl AsRef<[u8]>) -> Option<&Arc<Route>> {
         self.table.find(host, path).map(|index| &self.routes[index])
     }
 
-    /// All routes, in the order of the file.
+    /// Returns all routes, in the order of the file.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
     }
 
-    /// The route of this name.
+    /// Returns the route with this name.
     #[must_use]
     pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.iter().find(|route| **route.name() == *name)
     }
 
-    /// What a route has admitted; its counts outlive reloads.
+    /// Returns the limiter of a route. Its counts outlive reloads.
     #[must_use]
     pub fn door(&self, route: &Route) -> Option<&Arc<Door>> {
         self.doors.get(route.name())
     }
 
-    /// The upstream of this name.
+    /// Returns the upstream with this name.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.upstreams.get(name)
     }
 
-    /// All upstreams.
+    /// Returns all upstreams.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values()
     }

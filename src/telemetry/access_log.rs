@@ -1,45 +1,45 @@
-//! Owns the access log: reports are handed to a thread that writes them, so that a slow, stuck or full
-//! target holds up no connection; under a flood they are sampled; and what is missing is counted.
+//! Owns the access log. A thread writes the reports, so that a slow, stuck or full target delays no
+//! connection. Floods are sampled, and missing lines are counted.
 
-mod losses;
-mod sample;
+mod drops;
+mod sampling;
 mod sink;
 mod writer;
 
-pub use losses::Missing;
+pub use drops::Missing;
 
 use super::metrics::Kind;
 use super::recent::End;
 use super::{AccessTarget, Settings};
 use arc_swap::ArcSwapOption;
-use losses::{Cause, Losses};
-use sample::Sampler;
-use sink::Line;
+use drops::{Cause, Drops};
+use sampling::Sampler;
+use sink::QueuedLine;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
-use writer::{Rest, Writer};
+use writer::{Remainder, Writer};
 
-/// Reports that a slow listener may lag behind.
+/// How many reports a slow listener may lag behind.
 const LISTENERS: usize = 1024;
 
-/// Where reports go.
+/// Receives all reports.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// `None`: they go to listeners only.
+    /// `None` means that reports go to listeners only.
     writer: ArcSwapOption<Writer>,
-    /// A writer without a successor that may still have to write.
-    last: Mutex<Option<Rest>>,
+    /// A writer without a successor that may still be writing.
+    last: Mutex<Option<Remainder>>,
     shared: Arc<Shared>,
     listeners: broadcast::Sender<End>,
 }
 
-/// What outlives every target.
+/// The state that outlives every target.
 #[derive(Debug)]
 struct Shared {
     sampler: Sampler,
-    losses: Losses,
+    drops: Drops,
     since: Instant,
 }
 
@@ -49,31 +49,32 @@ struct Shared {
 pub struct OpenError {
     /// The target.
     pub target: AccessTarget,
-    /// What the system says.
+    /// The system's error.
     #[source]
     pub error: io::Error,
 }
 
 impl AccessLog {
-    /// The longest that [`Self::close`] takes.
+    /// Maximum duration of [`Self::close`].
     pub const CLOSES_WITHIN: Duration = Duration::from_secs(3);
 
     /// Opens the target and starts the thread.
     ///
     /// # Errors
-    /// The file cannot be opened, or journald is not there. A syslog that is not there is waited for.
+    /// Returns [`OpenError`] if the file cannot be opened or journald is missing. Holdline waits for a
+    /// missing syslog.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let (sampler, losses, since) = (Sampler::default(), Losses::default(), Instant::now());
-        let shared = Arc::new(Shared { sampler, losses, since });
+        let (sampler, drops, since) = (Sampler::default(), Drops::default(), Instant::now());
+        let shared = Arc::new(Shared { sampler, drops, since });
         let writer = ArcSwapOption::from_pointee(Writer::open(settings, &shared)?);
         Ok(Self { writer, last: Mutex::default(), shared, listeners: broadcast::channel(LISTENERS).0 })
     }
 
-    /// Checks, and opens, the target of new settings; what is given back makes them count, and
-    /// cannot fail. What was reported before goes to the old target.
+    /// Opens the target of new settings. The returned function switches to it and cannot fail. Earlier
+    /// reports go to the old target.
     ///
     /// # Errors
-    /// The target cannot be opened; nothing has changed then.
+    /// Returns [`OpenError`] if the target cannot be opened. Nothing has changed then.
     pub fn prepare(&self, settings: &Settings) -> Result<impl FnOnce() + '_, OpenError> {
         let next = Writer::open(settings, &self.shared)?;
         Ok(move || self.replace(next))
@@ -84,56 +85,56 @@ impl AccessLog {
         if !end.0.unlogged
             && let Some(writer) = &*self.writer.load()
         {
-            let Shared { sampler, losses, since } = &*self.shared;
+            let Shared { sampler, drops, since } = &*self.shared;
             let (class, now) = (kind.into(), since.elapsed());
             match sampler.admit(class, writer.allowed.as_ref(), now) {
-                Some(left_out) => writer.give(Line { end: Arc::clone(&end), class, left_out }),
+                Some(left_out) => writer.enqueue(QueuedLine { end: Arc::clone(&end), class, left_out }),
                 None => {
-                    losses.add(Cause::Sampled, 1);
-                    losses.tell(now);
+                    drops.add(Cause::Sampled, 1);
+                    drops.log_due(now);
                 }
             }
         }
-        // Nobody may be listening.
+        // There may be no listener.
         let _ = self.listeners.send(end);
     }
 
-    /// All reports from now on, also those that have no line.
+    /// Subscribes to all further reports, including those without a line.
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<End> {
         self.listeners.subscribe()
     }
 
-    /// How many lines were left out or lost.
+    /// Returns how many lines were left out or lost.
     #[must_use]
     pub fn missing(&self) -> Missing {
-        self.shared.losses.all()
+        self.shared.drops.all()
     }
 
-    /// Opens the file anew, after it was moved away (SIGUSR1).
+    /// Reopens the file after it was moved (SIGUSR1).
     pub fn reopen(&self) {
         match &*self.writer.load() {
             Some(writer) => writer.reopen(),
-            None => tracing::info!("the access log is no file to be opened anew"),
+            None => tracing::info!("the access log is not a file; there is nothing to reopen"),
         }
     }
 
-    /// Writes out what waits, and says what is lost of it. Blocks, for [`Self::CLOSES_WITHIN`] at most.
+    /// Writes the queued lines, and logs how many are lost. Blocks for at most [`Self::CLOSES_WITHIN`].
     pub fn close(&self) {
         self.replace(None);
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(last) = last {
             last.wait(Self::CLOSES_WITHIN);
         }
-        self.shared.losses.tell_rest();
+        self.shared.drops.log_rest();
     }
 
     fn replace(&self, next: Option<Writer>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.writer.load().as_ref().map(|writer| writer.rest());
+        let before = self.writer.load().as_ref().map(|writer| writer.remainder());
         *last = before.or_else(|| last.take());
         if let (Some(next), true) = (&next, last.is_some()) {
-            last.take().into_iter().for_each(|before| next.follow(before));
+            last.take().into_iter().for_each(|before| next.wait_for(before));
         }
         self.writer.store(next.map(Arc::new));
     }
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
     use crate::addr::ClientAddr;
     use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
-    use crate::telemetry::report::{Asked, ConnectionId, Report};
+    use crate::telemetry::report::{ConnectionId, Report, RequestInfo};
     use crate::telemetry::{Facility, Format};
     use std::time::SystemTime;
     use tracing::level_filters::LevelFilter;
@@ -155,7 +156,7 @@ mod tests {
 
     fn write_one(log: &AccessLog, id: u64) {
         let (client, proxied_by) = (ClientAddr::Unix, None);
-        let asked = Asked { client, proxied_by, method: "GET", host: b"", target: b"/", tls: None };
+        let asked = RequestInfo { client, proxied_by, method: "GET", host: b"", target: b"/", tls: None };
         let report = Report::new(ConnectionId(id), SystemTime::UNIX_EPOCH, &asked);
         let outcome = Outcome {
             ending: Ending::new(Who::Proxy, Why::Refused),

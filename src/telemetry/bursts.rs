@@ -1,5 +1,5 @@
-//! Owns the recognition of bursts: many tunnels of one endpoint that end in the same way at once, which one line of
-//! the log sums up. It keeps no clock.
+//! Owns the detection of bursts: many tunnels of one endpoint that end in the same way at once. One log line
+//! sums them up. It has no clock.
 
 use crate::addr::EndpointAddr;
 use crate::outcome::{Who, Why};
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Many tunnels of one endpoint that ended in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Burst {
-    /// How many.
+    /// Number of tunnels.
     pub tunnels: u64,
     /// Their endpoint.
     pub endpoint: Arc<EndpointAddr>,
@@ -30,7 +30,7 @@ impl fmt::Display for Burst {
     }
 }
 
-/// The kinds of ends that are watched.
+/// The watched kinds of ends.
 #[derive(Debug, Default)]
 pub(super) struct Bursts(Vec<Kind>);
 
@@ -39,39 +39,39 @@ struct Kind {
     endpoint: Arc<EndpointAddr>,
     who: Who,
     why: Why,
-    /// Ends of the second before, if there was one: a burst does not begin when a second does.
+    /// Ends in the second before, if any, because bursts do not start on a full second.
     previous: u64,
     previous_began: Duration,
     count: u64,
     began: Duration,
     last: Duration,
     is_burst: bool,
-    /// It is told no earlier.
+    /// Holdline logs it no earlier.
     not_before: Duration,
 }
 
-/// Ends that make a burst. Fewer are read one by one in the access log.
+/// Minimum number of ends in a burst. Fewer are easy to read in the access log.
 const LEAST: u64 = 20;
 
-/// They are one in so many of the tunnels that are open at least: on a busy proxy more than a few get lost in each
-/// second of an ordinary day.
+/// A burst has at least one in this many open tunnels: a busy proxy loses more than a few in any second of an
+/// ordinary day.
 const ONE_IN: u64 = 100;
 
-/// Within so long, or twice as long; and it is over when nothing came for so long.
+/// Ends of a burst fall within this time, or twice as long. It is over when none came for as long.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// It is told after so long, though it may go on: an operator waits for it.
+/// Holdline logs a burst after this time even if it goes on, because an operator waits for it.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// From one line of a kind to its next: where each second has its burst, the log is not to be filled.
+/// Minimum time between two log lines of one kind, so that a burst each second does not fill the log.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Kinds that are watched at a time. Each endpoint has one or two in a bad moment.
+/// Maximum number of watched kinds. In an incident each endpoint has one or two.
 const MOST: usize = 64;
 
 impl Bursts {
-    /// A tunnel ended, `at` a time since the beginning, and so many are still open. Whether a burst begins with it:
-    /// then somebody should ask for it when it is over.
+    /// Records the end of a tunnel at `at` since the start, with this many tunnels still open. Returns
+    /// whether a burst begins. The caller should then ask for it when it is over.
     pub(super) fn add(
         &mut self,
         at: Duration,
@@ -100,7 +100,7 @@ impl Bursts {
         true
     }
 
-    /// The bursts that are over.
+    /// Returns the bursts that are over.
     pub(super) fn over(&mut self, at: Duration) -> Vec<Burst> {
         let over = self.0.iter_mut().filter(|kind| kind.is_burst && kind.over_at() <= at);
         over.map(|kind| {
@@ -118,12 +118,12 @@ impl Bursts {
         .collect()
     }
 
-    /// When the next one is over as far as is known; `None`: none is under way.
+    /// Returns when the next burst may be over. `None` means that there is none.
     pub(super) fn next(&self) -> Option<Duration> {
         self.0.iter().filter(|kind| kind.is_burst).map(Kind::over_at).min()
     }
 
-    /// What is known of a kind; `None`: as many as can be watched have bursts.
+    /// Returns the state of a kind. `None` means that all watched kinds have bursts.
     fn kind(&mut self, at: Duration, endpoint: &Arc<EndpointAddr>, who: Who, why: Why) -> Option<&mut Kind> {
         let is_it = |kind: &Kind| {
             (kind.who, kind.why) == (who, why)

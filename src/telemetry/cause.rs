@@ -1,9 +1,9 @@
-//! Owns the causes of ends as far as they are counted: few, whatever peers send.
+//! Owns the causes of ends in the metrics. There are few, whatever peers send.
 
 use crate::outcome::{Ending, Who, Why};
 use crate::ws::close::CloseCode;
 
-/// How a tunnel ended, as far as it is counted.
+/// How a tunnel ended, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cause {
     /// Who ended it.
@@ -20,18 +20,18 @@ impl From<&Ending> for Cause {
     }
 }
 
-/// A close code as far as it is counted: peers may send any, and counts are few.
+/// A close code for the metrics. Peers may send any, so most are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// There was none.
+    /// No close code.
     None,
     /// One of 1000 to 1015.
     Registered(u16),
-    /// One of 3000 to 3999: a library's.
+    /// 3000 to 3999, for libraries.
     Library,
-    /// One of 4000 to 4999: an application's.
+    /// 4000 to 4999, for applications.
     Application,
-    /// One that may not be sent.
+    /// A code that must not be sent.
     Other,
 }
 
@@ -48,7 +48,7 @@ impl From<Option<CloseCode>> for Code {
 }
 
 impl Code {
-    /// The label of it.
+    /// Returns its label.
     #[must_use]
     pub fn label(self) -> String {
         match self {

@@ -1,11 +1,11 @@
-//! Owns the last hour, in steps of ten seconds. It keeps no clock: steps that are over are filled in
-//! when something happens, or when somebody looks.
+//! Owns the last hour, in steps of ten seconds. It has no clock: an event or a reader fills in the steps that
+//! are over.
 
 use super::cause::Cause;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// What a step has.
+/// The counts of one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// Tunnels open at its end.
@@ -14,9 +14,9 @@ pub struct Step {
     pub opened: u64,
     /// Tunnels that ended in it.
     pub ended: u64,
-    /// Those of them whose end was nobody's wish.
+    /// Tunnels of these that ended abnormally.
     pub abnormal: u64,
-    /// How those that ended did; few causes, and most steps have none.
+    /// Their causes. There are few, and most steps have none.
     pub causes: Vec<(Cause, u64)>,
 }
 
@@ -25,25 +25,25 @@ pub struct Step {
 pub struct History {
     /// Steps that are over, the oldest first.
     steps: VecDeque<Step>,
-    /// Number of the step under way, since the beginning.
+    /// Number of the current step, since the start.
     number: u64,
     current: Step,
 }
 
 impl History {
-    /// How long a step is.
+    /// Length of a step.
     pub const STEP: Duration = Duration::from_secs(10);
-    /// How many there are.
+    /// Number of steps.
     pub const STEPS: usize = 360;
 
-    /// A tunnel opened; `at` is the time since the beginning.
+    /// Records that a tunnel opened. `at` is the time since the start.
     pub fn opened(&mut self, at: Duration) {
         self.advance(at);
         self.current.opened += 1;
         self.current.tunnels += 1;
     }
 
-    /// A tunnel ended.
+    /// Records that a tunnel ended.
     pub fn ended(&mut self, at: Duration, cause: Cause) {
         self.advance(at);
         self.current.ended += 1;
@@ -55,14 +55,14 @@ impl History {
         self.current.tunnels = self.current.tunnels.saturating_sub(1);
     }
 
-    /// The steps that are over, the oldest first, and when the last of them ended. There are fewer than
+    /// Returns the completed steps, the oldest first, and when the last of them ended. There are fewer than
     /// [`History::STEPS`] in the first hour.
     pub fn steps(&mut self, at: Duration) -> (Vec<Step>, Duration) {
         self.advance(at);
         (self.steps.iter().cloned().collect(), Self::STEP * u32::try_from(self.number).unwrap_or(u32::MAX))
     }
 
-    /// How tunnels ended within the last `span`, in whole steps and the one under way.
+    /// Returns how tunnels ended within the last `span`, in whole steps and the current one.
     pub fn lately(&mut self, at: Duration, span: Duration) -> BTreeMap<Cause, u64> {
         self.advance(at);
         let steps = usize::try_from(span.as_secs() / Self::STEP.as_secs()).unwrap_or(usize::MAX);
@@ -75,7 +75,7 @@ impl History {
         counts
     }
 
-    /// How many tunnels are open.
+    /// Returns the number of open tunnels.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.current.tunnels
@@ -83,7 +83,7 @@ impl History {
 
     fn advance(&mut self, at: Duration) {
         let number = at.as_secs() / Self::STEP.as_secs();
-        // After a long silence only the last hour of it matters.
+        // After a long pause, only its last hour matters.
         let missing = number.saturating_sub(self.number).min(Self::STEPS as u64 + 1);
         for _ in 0..missing {
             let next = Step { tunnels: self.current.tunnels, ..Step::default() };

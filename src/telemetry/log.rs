@@ -1,4 +1,4 @@
-//! Owns the log: what the operator must see, on the standard error.
+//! Owns the log for the operator, on standard error.
 
 use super::{Format, Settings};
 use crate::escape;
@@ -11,7 +11,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Changes the log's settings while it is in use.
+/// Changes the log's settings at run time.
 #[derive(Clone)]
 pub struct LogControl {
     level: reload::Handle<Targets, FullRegistry>,
@@ -20,12 +20,12 @@ pub struct LogControl {
 
 type FullRegistry = tracing_subscriber::layer::Layered<reload::Layer<Output, Registry>, Registry>;
 
-/// Starts the log of this process; to be called once.
+/// Starts the log of this process. Call it once.
 #[must_use]
 pub fn start(settings: &Settings) -> LogControl {
     let (output, output_handle) = reload::Layer::new(output(settings.format));
     let (level, level_handle) = reload::Layer::new(filter(settings.level));
-    // A second start, as tests may cause, leaves the first in place.
+    // A second start, as in tests, keeps the first.
     let _ = tracing_subscriber::registry().with(output).with(level).try_init();
     LogControl { level: level_handle, output: output_handle }
 }
@@ -37,16 +37,16 @@ impl std::fmt::Debug for LogControl {
 }
 
 impl LogControl {
-    /// Makes new settings count.
+    /// Applies new settings.
     pub fn set(&self, settings: &Settings) {
-        // They fail only when the log is gone, at the end of the process.
+        // They fail only if the log is gone, at the end of the process.
         let _ = self.level.reload(filter(settings.level));
         let _ = self.output.reload(output(settings.format));
     }
 }
 
-/// What is said at this level. Libraries warn of what peers send, as often as they send it (h2: of each
-/// answer to a PING that was never sent): below "debug" nobody is to fill the log in that way.
+/// Returns the filter for a level. Libraries warn of what peers send, as often as they send it (h2: each
+/// answer to a PING that was never sent). Above "debug" peers must not be able to fill the log.
 fn filter(level: LevelFilter) -> Targets {
     let all = Targets::new().with_default(level);
     match level >= LevelFilter::DEBUG {
@@ -67,8 +67,8 @@ fn output(format: Format) -> Output {
     }
 }
 
-/// A target that gets one event at a time, and nothing that a terminal obeys: events hold what peers wrote. Their
-/// fields have no ESC: the crate escapes it.
+/// Writes each event in one piece, without terminal control codes: events contain text from peers. The crate
+/// escapes ESC in their fields.
 struct Guarded<T> {
     to: T,
     format: Format,

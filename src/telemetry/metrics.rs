@@ -1,5 +1,5 @@
-//! Owns what is counted at the opening and the end of connections, and what else happens seldom. What
-//! live tunnels count they count themselves; it comes in when somebody looks.
+//! Owns the counts of rare events, such as the start and end of connections. Live tunnels keep their own
+//! counts, which a scrape collects.
 
 mod encode;
 mod families;
@@ -24,15 +24,15 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// What the process has counted.
+/// The metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     started: SystemTime,
     since: Instant,
     round_trips: Arc<RoundTrips>,
     draining: AtomicBool,
-    room: AtomicUsize,
-    /// A burst of ends began.
+    connection_capacity: AtomicUsize,
+    /// Notified when a burst of ends begins.
     burst: Arc<Notify>,
     tallies: Mutex<Tallies>,
 }
@@ -40,12 +40,12 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Tallies {
     routes: HashMap<Arc<str>, Route>,
-    /// Ends on routes that are gone.
+    /// Ends of routes that no longer exist.
     past_ends: HashMap<Cause, u64>,
-    /// From the beginning of a connect to the end of its handshake, by upstream.
+    /// Durations of connects including TLS handshakes, by upstream.
     connects: HashMap<Arc<str>, Histogram>,
     silence: PerSide<Histogram>,
-    /// Ends after a silence that a known idle limit would explain, by that limit in seconds.
+    /// Ends after a silence that a known idle limit explains, by that limit in seconds.
     at_limits: PerSide<BTreeMap<u32, u64>>,
     tls_handshakes: Histogram,
     tls_failures: u64,
@@ -56,7 +56,7 @@ struct Tallies {
     recent: Recent,
 }
 
-/// What is counted of one route.
+/// The counts of one route.
 #[derive(Debug)]
 struct Route {
     ends: HashMap<Cause, u64>,
@@ -68,34 +68,34 @@ struct Route {
     requests: HashMap<u16, u64>,
 }
 
-/// What may happen on a route. It is counted from 0 on: Prometheus computes no rate, and sees no rise, where a
-/// series begins with the first event.
+/// The series that a route may need. They start at 0, because Prometheus sees no rise if a series begins with
+/// its first event.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     /// How its tunnels may end.
     pub ends: Vec<Cause>,
-    /// The statuses that may answer its openings.
+    /// The statuses that may answer its WebSocket handshakes.
     pub openings: Vec<u16>,
-    /// The limits that may refuse its openings.
+    /// The limits that may refuse its WebSocket handshakes.
     pub refusals: Vec<&'static str>,
     /// The statuses that may answer its plain requests.
     pub requests: Vec<u16>,
 }
 
-/// How reloads went.
+/// The results of reloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloads {
-    /// Those that were taken over.
+    /// Successful reloads.
     pub succeeded: u64,
-    /// Those that were not.
+    /// Failed reloads.
     pub failed: u64,
-    /// When the configuration in force was loaded last, at the start or by a reload.
+    /// When the current configuration was loaded, at the start or by a reload.
     pub last_success: Option<SystemTime>,
-    /// Why the last one was not taken over; `None`: it was.
+    /// Why the last reload failed. `None` means that it did not fail.
     pub last_error: Option<String>,
 }
 
-/// A certificate that a listener shows.
+/// A certificate that a listener presents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// Its listener's address.
@@ -111,9 +111,9 @@ pub struct Certificate {
 pub enum Kind {
     /// A plain HTTP request.
     Http,
-    /// What never became a request.
-    Unasked,
-    /// A request for a tunnel that came to nothing.
+    /// A connection that never sent a request.
+    NoRequest,
+    /// An upgrade request that opened no tunnel.
     Opening,
     /// A tunnel.
     Tunnel,
@@ -144,16 +144,16 @@ impl Default for Metrics {
             since: Instant::now(),
             round_trips: Arc::default(),
             draining: AtomicBool::default(),
-            room: AtomicUsize::default(),
+            connection_capacity: AtomicUsize::default(),
             burst: Arc::default(),
             tallies: Mutex::new(tallies),
         }
     }
 }
 
-// What happens.
+// Recording events.
 impl Metrics {
-    /// A tunnel opened, `took` after its request had come.
+    /// Records that a tunnel opened, `took` after its request arrived.
     pub fn opened(&self, report: &Report, took: Duration) {
         let at = self.since.elapsed();
         let mut tallies = self.lock();
@@ -161,7 +161,7 @@ impl Metrics {
         tallies.history.opened(at);
     }
 
-    /// Something ended, and is reported.
+    /// Records the end of a connection or request.
     pub fn ended(&self, kind: Kind, end: &End) {
         let at = self.since.elapsed();
         let (report, outcome) = &**end;
@@ -170,7 +170,7 @@ impl Metrics {
         let mut tallies = self.lock();
         let route = tallies.route(report.route());
         match kind {
-            Kind::Http | Kind::Unasked => return *route.requests.entry(report.status).or_default() += 1,
+            Kind::Http | Kind::NoRequest => return *route.requests.entry(report.status).or_default() += 1,
             Kind::Opening => route.count_opening(report, outcome.duration),
             Kind::Tunnel => {
                 route.count_end(outcome);
@@ -184,29 +184,29 @@ impl Metrics {
         kept.into_iter().for_each(|end| tallies.recent.add(end));
     }
 
-    /// An opening of this route was refused by the limit of that name.
+    /// Records that a limit refused a WebSocket handshake on this route.
     pub fn refused(&self, route: &Arc<str>, limit: &'static str) {
         *self.lock().route(Some(route)).refusals.entry(limit).or_default() += 1;
     }
 
-    /// A connection to an endpoint of this upstream was made.
+    /// Records a new connection to an endpoint of this upstream.
     pub fn connected(&self, upstream: &Arc<str>, took: Duration) {
         let mut tallies = self.lock();
         let connects = entry(&mut tallies.connects, upstream, || Histogram::new(&HANDSHAKE_EDGES));
         connects.add(took.as_secs_f64());
     }
 
-    /// A client's TLS handshake came to its end.
+    /// Records a completed TLS handshake with a client.
     pub fn tls_handshake(&self, took: Duration) {
         self.lock().tls_handshakes.add(took.as_secs_f64());
     }
 
-    /// A client's TLS handshake failed.
+    /// Records a failed TLS handshake with a client.
     pub fn tls_failed(&self) {
         self.lock().tls_failures += 1;
     }
 
-    /// The configuration was loaded anew, or was not for the reason given.
+    /// Records a reload, or why it failed.
     pub fn reloaded(&self, result: Result<(), String>) {
         let reloads = &mut self.lock().reloads;
         match result {
@@ -222,22 +222,22 @@ impl Metrics {
         }
     }
 
-    /// The certificates in use from now on.
+    /// Sets the certificates in use.
     pub fn set_certificates(&self, certificates: Vec<Certificate>) {
         self.lock().certificates = certificates;
     }
 
-    /// How many client connections there is room for.
-    pub fn set_room(&self, connections: usize) {
-        self.room.store(connections, Ordering::Relaxed);
+    /// Sets the capacity for client connections.
+    pub fn set_connection_capacity(&self, connections: usize) {
+        self.connection_capacity.store(connections, Ordering::Relaxed);
     }
 
-    /// The proxy stops.
+    /// Records that the proxy shuts down.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// This route exists from now on; the empty name is that of requests which no route serves.
+    /// Starts the series of a route. The empty name stands for requests that no route serves.
     pub fn expect_route(&self, name: &Arc<str>, expected: &Expected) {
         let mut tallies = self.lock();
         let route = tallies.route(Some(name));
@@ -247,13 +247,13 @@ impl Metrics {
         expected.requests.iter().for_each(|status| _ = route.requests.entry(*status).or_default());
     }
 
-    /// This upstream exists from now on.
+    /// Starts the series of an upstream.
     pub fn expect_upstream(&self, name: &Arc<str>) {
         entry(&mut self.lock().connects, name, || Histogram::new(&HANDSHAKE_EDGES));
     }
 
-    /// Forgets routes and upstreams that are not `known` any more, or reloads could fill the memory
-    /// with their names. Call it when the tunnels of such a route have ended.
+    /// Forgets routes and upstreams that are not known any more. Otherwise reloads could fill the memory with
+    /// their names. Call it when the tunnels of such a route have ended.
     pub fn retain(&self, known_route: impl Fn(&str) -> bool, known_upstream: impl Fn(&str) -> bool) {
         let mut tallies = self.lock();
         let Tallies { routes, past_ends, .. } = &mut *tallies;
@@ -281,7 +281,7 @@ impl Metrics {
 }
 
 impl Tallies {
-    /// Of requests that no route serves, the name is empty.
+    /// Requests that no route serves have an empty name.
     fn route(&mut self, name: Option<&Arc<str>>) -> &mut Route {
         let nowhere = Arc::default();
         entry(&mut self.routes, name.unwrap_or(&nowhere), || Route {
@@ -295,21 +295,21 @@ impl Tallies {
         })
     }
 
-    /// Whether a burst begins with this end, which nobody wanted.
+    /// Whether a burst begins with this abnormal end.
     fn is_burst(&mut self, at: Duration, report: &Report, outcome: &Outcome) -> bool {
         let (ending, open) = (&outcome.ending, self.history.open());
         let endpoint = report.endpoint.as_ref().filter(|_| ending.why.is_abnormal());
         endpoint.is_some_and(|endpoint| self.bursts.add(at, endpoint, ending.who, ending.why, open))
     }
 
-    /// What was closed with words or by an order says nothing of an idle limit.
+    /// A closing handshake or an operator's action is no sign of an idle limit.
     fn count_silence(&mut self, outcome: &Outcome) {
         if outcome.ending.why.is_abnormal() {
             for side in Side::BOTH {
                 self.silence[side].add(outcome.idle[side].as_secs_f64());
             }
         }
-        // Those that the proxy found out by itself are its own limits'.
+        // Ends that the proxy detected itself come from its own limits.
         if matches!(outcome.ending.why, Why::Eof | Why::Reset | Why::TcpTimeout) {
             for side in Side::BOTH {
                 if let Some(limit) = limit_of(outcome.idle[side]) {
@@ -334,14 +334,14 @@ impl Route {
 }
 
 impl Drop for Metrics {
-    /// Whoever waits for bursts waits no longer.
+    /// Wakes the task that waits for bursts, so that it ends.
     fn drop(&mut self) {
         self.burst.notify_one();
     }
 }
 
-/// Writes each burst of ends to the log when it is over, for as long as there is something that counts.
-pub async fn tell_bursts(metrics: Weak<Metrics>) {
+/// Logs each burst of ends when it is over, as long as the metrics exist.
+pub async fn log_bursts(metrics: Weak<Metrics>) {
     let Some(begun) = metrics.upgrade().map(|metrics| Arc::clone(&metrics.burst)) else { return };
     loop {
         begun.notified().await;
@@ -358,7 +358,7 @@ pub async fn tell_bursts(metrics: Weak<Metrics>) {
     }
 }
 
-/// The value of a name, which is copied only where it is new.
+/// Returns the value of a name. It clones the name only if it is new.
 fn entry<'a, T>(map: &'a mut HashMap<Arc<str>, T>, name: &Arc<str>, new: impl FnOnce() -> T) -> &'a mut T {
     if !map.contains_key(name) {
         map.insert(Arc::clone(name), new());

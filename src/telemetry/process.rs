@@ -1,35 +1,35 @@
-//! Owns what the kernel counts of this process (proc(5)), by the names that Prometheus' clients share.
+//! Owns the kernel's figures of this process (proc(5)), under the names that Prometheus clients share.
 
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 
-/// What the kernel counts of this process; `None`: it does not say.
+/// The kernel's figures of this process. `None` means that the kernel does not provide one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     /// Processor time used, in seconds.
     pub cpu_seconds: Option<f64>,
-    /// Memory that is resident, in bytes.
+    /// Resident memory, in bytes.
     pub resident_bytes: Option<u64>,
     /// Address space, in bytes.
     pub virtual_bytes: Option<u64>,
     /// Its threads.
     pub threads: Option<u64>,
-    /// Descriptors that are open.
+    /// Open descriptors.
     pub open_fds: Option<u64>,
-    /// Most descriptors it may have open.
+    /// Maximum number of open descriptors.
     pub max_fds: Option<u64>,
 }
 
 impl Process {
-    /// As of now.
+    /// Reads the current figures.
     #[must_use]
     pub fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // The name, in parentheses, may hold anything.
         let fields: Vec<&str> =
             stat.rsplit_once(')').map_or_else(Vec::new, |(_, rest)| rest.split_ascii_whitespace().collect());
-        // Numbered from 1 in proc_pid_stat(5), where the first of these is the third.
+        // proc_pid_stat(5) numbers fields from 1. The first field here is the third.
         let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
         let ticks = field(14).zip(field(15)).map(|(user, system)| user + system);
         Self {
@@ -43,11 +43,11 @@ impl Process {
     }
 }
 
-/// Kernels from 6.2 on tell it as the size of the folder; of others it is read.
+/// Kernels from 6.2 on report the count as the directory's size. Otherwise read the directory.
 fn open_fds() -> Option<u64> {
     const FOLDER: &str = "/proc/self/fd";
     let told = fs::metadata(FOLDER).ok()?.len();
-    // The reading itself has one open.
+    // Reading the directory opens one itself.
     if told > 0 { Some(told) } else { fs::read_dir(FOLDER).ok().map(|all| all.count() as u64 - 1) }
 }
 

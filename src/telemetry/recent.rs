@@ -1,16 +1,16 @@
-//! Owns the last ends, for whoever looks at them: so many, and so many bytes of them. They stand one behind the
-//! other in a few blocks of memory, so that a mass disconnect leaves no small allocations all over the heap.
+//! Owns the last ends, bounded in number and in bytes. They stand one behind the other in a few blocks of
+//! memory, so that a mass disconnect leaves no small allocations all over the heap.
 
 mod packed;
 
-use super::report::{Names, Report};
+use super::report::{Report, RouteNames};
 use crate::addr::EndpointAddr;
 use crate::outcome::Outcome;
 pub(super) use packed::Packed;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// The end of a connection: what was known of it, and what became of it.
+/// The end of a connection: its report and its outcome.
 pub type End = Arc<(Report, Outcome)>;
 
 /// The last ends.
@@ -24,14 +24,14 @@ pub struct Recent {
     bytes: usize,
     /// The reasons of tunnels whose frames are not read: a handful of texts of the program.
     blind: Vec<&'static str>,
-    /// How many there ever were: the number of the next one.
+    /// How many there ever were, which is the number of the next one.
     count: u64,
 }
 
 /// What an end shares with others, and the size of what it does not.
 #[derive(Clone, Debug)]
 struct Kept {
-    names: Option<Arc<Names>>,
+    names: Option<Arc<RouteNames>>,
     endpoint: Option<Arc<EndpointAddr>>,
     size: u32,
     /// Where its reason stands; `None` means that its frames were read.
@@ -49,12 +49,12 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Most ends that are kept: a mass disconnect of a few thousand clients is to be told whole.
+    /// Maximum number of ends: a mass disconnect of a few thousand clients fits.
     pub const MOST: usize = 10_000;
     /// Most bytes of them: some 180 for each, and paths may be long.
     pub const MOST_BYTES: usize = 2 << 20;
 
-    /// Adds one; the oldest go if there are too many.
+    /// Adds one, and drops the oldest if there are too many.
     pub(super) fn add(&mut self, end: Packed) {
         self.count += 1;
         let Ok(size) = u32::try_from(end.bytes.len()) else { return };
@@ -67,13 +67,13 @@ impl Recent {
         }
     }
 
-    /// How many there ever were; to be asked for what came since.
+    /// Returns how many there ever were, so that a caller can find newer ones later.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The last `most` of them, the newest first.
+    /// Returns the last `most` ends, the newest first.
     #[must_use]
     pub fn newest(&self, most: usize) -> Vec<End> {
         let (mut blocks, mut at) = (self.blocks.iter(), self.start);

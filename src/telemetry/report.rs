@@ -1,24 +1,24 @@
-//! Owns the report of a connection: all that is written of it, once, at its end.
+//! Owns the report of a connection, which is written once, at its end.
 
-mod texts;
+mod packed_text;
 
 pub use super::secrets::{redact, redact_bytes};
-pub use texts::Asked;
+pub use packed_text::RequestInfo;
 
 use super::secrets;
-use super::stamp::Stamp;
+use super::unix_micros::UnixMicros;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::escape::{self, HostAndTarget, Quoted, Token};
 use crate::outcome::{Outcome, Side, Who};
+use packed_text::PackedText;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use texts::Texts;
 
-/// Tells connections apart, across restarts too.
+/// Identifies a connection, also across restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
@@ -28,40 +28,40 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// What is known of a connection, filled in as it goes its way. Every tunnel keeps one.
+/// What Holdline knows of a connection. It is filled in along the request path, and every tunnel keeps one.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Its id.
     pub id: ConnectionId,
     /// When its request arrived.
-    pub time: Stamp,
-    texts: Texts,
-    /// Whom the request was given to; `None`: no route serves it.
-    pub names: Option<Arc<Names>>,
-    /// The endpoint that was tried last.
+    pub time: UnixMicros,
+    packed_text: PackedText,
+    /// The names of its route and upstream. `None` means that no route serves it.
+    pub names: Option<Arc<RouteNames>>,
+    /// The endpoint tried last.
     pub endpoint: Option<Arc<EndpointAddr>>,
-    /// Endpoints tried.
+    /// Number of endpoints tried.
     pub tries: u32,
-    /// The status that the client was answered with; 0: none.
+    /// The status of the response. 0 means none.
     pub status: u16,
     /// The version of HTTP.
     pub version: http::Version,
-    /// It has no line in the access log.
+    /// Whether the access log omits it.
     pub unlogged: bool,
 }
 
-/// The names that all requests of a route share.
+/// The names shared by all requests of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
+pub struct RouteNames {
     /// The route.
     pub route: Arc<str>,
     /// The upstream that the route names, if it names one.
     pub upstream: Option<Arc<str>>,
 }
 
-/// One line of the access log. The names are those of the log's documentation.
+/// One line of the access log. `docs/` documents the field names.
 #[derive(Serialize)]
-struct Line<'a> {
+struct AccessLogEntry<'a> {
     time: String,
     started: String,
     id: String,
@@ -105,7 +105,7 @@ struct Line<'a> {
     left_out: Option<NonZeroU64>,
 }
 
-/// A span of time as a number of seconds, to the microsecond.
+/// A duration as a number of seconds, to the microsecond.
 struct Seconds(Duration);
 
 impl Serialize for Seconds {
@@ -121,22 +121,22 @@ impl fmt::Display for Seconds {
 }
 
 impl Report {
-    /// Of a request that arrived at `time`.
+    /// Starts the report of a request that arrived at `time`.
     #[must_use]
-    pub fn new(id: ConnectionId, time: SystemTime, asked: &Asked<'_>) -> Self {
-        Self::of(id, time, Texts::new(asked, None, None))
+    pub fn new(id: ConnectionId, time: SystemTime, info: &RequestInfo<'_>) -> Self {
+        Self::of(id, time, PackedText::new(info, None, None))
     }
 
-    /// Of texts that [`Report::texts`] gave.
-    pub(super) fn of_texts(id: ConnectionId, time: SystemTime, texts: &[u8]) -> Self {
-        Self::of(id, time, texts.into())
+    /// Of texts that [`Report::packed_text`] gave.
+    pub(super) fn of_texts(id: ConnectionId, time: SystemTime, packed_text: &[u8]) -> Self {
+        Self::of(id, time, packed_text.into())
     }
 
-    fn of(id: ConnectionId, time: SystemTime, texts: Texts) -> Self {
+    fn of(id: ConnectionId, time: SystemTime, packed_text: PackedText) -> Self {
         Self {
             id,
             time: time.into(),
-            texts,
+            packed_text,
             names: None,
             endpoint: None,
             tries: 0,
@@ -146,8 +146,8 @@ impl Report {
         }
     }
 
-    /// Both sides have agreed on these; of the subprotocols, the client had `offered` some. Secrets in them are
-    /// not kept.
+    /// Records what both sides have negotiated. The client had `offered` these subprotocols. Secrets are
+    /// removed.
     pub fn agree<'a>(
         &mut self,
         subprotocol: Option<&'a str>,
@@ -157,38 +157,38 @@ impl Report {
         let subprotocol = subprotocol.map(|chosen| secrets::subprotocol(chosen.trim(), offered));
         let extensions = extensions.map(secrets::extensions);
         if subprotocol.or(extensions).is_some() {
-            self.texts = self.texts.with(subprotocol, extensions);
+            self.packed_text = self.packed_text.with(subprotocol, extensions);
         }
     }
 
-    /// Who asked.
+    /// Returns the client.
     #[must_use]
     pub fn client(&self) -> ClientAddr {
-        self.texts.client()
+        self.packed_text.client()
     }
 
-    /// The request's method.
+    /// Returns the request's method.
     #[must_use]
     pub fn method(&self) -> &str {
-        self.texts.method()
+        self.packed_text.method()
     }
 
-    /// The host asked for, as it was sent.
+    /// Returns the requested host, as sent.
     #[must_use]
     pub fn host(&self) -> &[u8] {
-        self.texts.host()
+        self.packed_text.host()
     }
 
-    /// The host asked for, as a text.
+    /// Returns the requested host as text.
     #[must_use]
     pub fn host_text(&self) -> Cow<'_, str> {
         escape::text(self.host())
     }
 
-    /// The path and query asked for, secrets removed.
+    /// Returns the requested path and query, secrets removed.
     #[must_use]
     pub fn target(&self) -> &[u8] {
-        self.texts.target()
+        self.packed_text.target()
     }
 
     /// The path and query asked for, as a text.
@@ -203,70 +203,71 @@ impl Report {
         escape::text(self.target().split(|&byte| byte == b'?').next().unwrap_or_default())
     }
 
-    /// The version of TLS; `None`: there was none.
+    /// Returns the TLS version. `None` means no TLS.
     #[must_use]
     pub fn tls(&self) -> Option<&str> {
-        self.texts.tls()
+        self.packed_text.tls()
     }
 
-    /// The subprotocol agreed on.
+    /// Returns the negotiated subprotocol.
     #[must_use]
     pub fn subprotocol(&self) -> Option<&str> {
-        self.texts.subprotocol()
+        self.packed_text.subprotocol()
     }
 
-    /// The extensions agreed on.
+    /// Returns the negotiated extensions.
     #[must_use]
     pub fn extensions(&self) -> Option<&str> {
-        self.texts.extensions()
+        self.packed_text.extensions()
     }
 
-    /// The route that serves it.
+    /// Returns the route that serves it.
     #[must_use]
     pub fn route(&self) -> Option<&Arc<str>> {
         self.names.as_ref().map(|names| &names.route)
     }
 
-    /// The upstream that the route names.
+    /// Returns the upstream that the route names.
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<str>> {
         self.names.as_ref().and_then(|names| names.upstream.as_ref())
     }
 
     /// Its texts as they are kept.
-    pub(super) fn texts(&self) -> &[u8] {
-        self.texts.as_bytes()
+    pub(super) fn packed_text(&self) -> &[u8] {
+        self.packed_text.as_bytes()
     }
 
-    /// The word for the version of HTTP.
+    /// Returns the name of the HTTP version.
     #[must_use]
     pub fn protocol(&self) -> &'static str {
         if self.version == http::Version::HTTP_2 { "h2" } else { "h1" }
     }
 
-    /// Who sent the request, perhaps for the client.
+    /// Returns the peer that sent the request, perhaps for the client.
     #[must_use]
     pub fn peer(&self) -> ClientAddr {
-        self.texts.proxied_by().unwrap_or_else(|| self.client())
+        self.packed_text.proxied_by().unwrap_or_else(|| self.client())
     }
 
-    /// The line as one JSON object. `left_out`: how many such lines are missing before it.
+    /// Returns the line as one JSON object. `left_out` is the number of such lines that are missing before
+    /// it.
     #[must_use]
     pub fn json(&self, outcome: &Outcome, left_out: u64) -> String {
-        // Strings and numbers only: there is nothing in it that could not be written.
+        // Strings and numbers always serialise.
         let line = serde_json::to_string(&self.line(outcome, left_out)).unwrap_or_default();
         escape::json(&line).into_owned()
     }
 
-    /// The line for people: when it ended, who, what, the status; then how it ended, after what silence;
-    /// then the numbers. `left_out`: how many such lines are missing before it.
+    /// Returns the line as text: time of the end, client, request, status; how it ended, after what silence;
+    /// then the numbers. `left_out` is the number of such lines that are missing before it.
     #[must_use]
     pub fn text(&self, outcome: &Outcome, left_out: u64) -> String {
         use fmt::Write as _;
         let line = self.line(outcome, left_out);
-        let asked = HostAndTarget { host: self.host(), target: self.target() };
+        let url = HostAndTarget { host: self.host(), target: self.target() };
         let method = Token(line.method.as_bytes());
-        let mut text = format!("{} {} {} {method} {asked} {}", line.time, line.id, line.client, line.status);
+        let mut text = format!("{} {} {} {method} {url} {}", line.time, line.id, line.client, line.status);
         let mut pair = |key: &str, value: &dyn fmt::Display| {
             let _ = write!(text, " {key}={value}");
         };
@@ -292,7 +293,7 @@ impl Report {
         pair("pongs", &format_args!("{}/{}", line.pongs_client, line.pongs_upstream));
         if line.rtt_client.is_some() || line.rtt_upstream.is_some() {
             let or_dash = |rtt: &Option<Seconds>| {
-                // On a local network it is microseconds that tell.
+                // On a local network, microseconds matter.
                 rtt.as_ref().map_or("-".into(), |Seconds(rtt)| format!("{:.6}", rtt.as_secs_f64()))
             };
             pair("rtt", &format_args!("{}/{}", or_dash(&line.rtt_client), or_dash(&line.rtt_upstream)));
@@ -302,15 +303,15 @@ impl Report {
         text
     }
 
-    fn line<'a>(&'a self, outcome: &'a Outcome, left_out: u64) -> Line<'a> {
+    fn line<'a>(&'a self, outcome: &'a Outcome, left_out: u64) -> AccessLogEntry<'a> {
         let client = &outcome.traffic[Side::Client];
         let upstream = &outcome.traffic[Side::Upstream];
-        Line {
+        AccessLogEntry {
             time: moment(outcome.ended.unwrap_or(SystemTime::from(self.time) + outcome.duration)),
             started: moment(self.time.into()),
             id: self.id.to_string(),
             client: self.client().to_string(),
-            peer: self.texts.proxied_by().map(|peer| peer.to_string()),
+            peer: self.packed_text.proxied_by().map(|peer| peer.to_string()),
             method: self.method(),
             host: self.host_text(),
             path: self.target_text(),
@@ -350,7 +351,7 @@ impl Report {
     }
 }
 
-/// A moment as RFC 3339 has it, in UTC.
+/// Formats a time by RFC 3339, in UTC.
 fn moment(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
@@ -367,14 +368,14 @@ mod tests {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let target = redact("/ws?token=abc&room=1");
         let (method, host, proxied_by, tls) = ("GET", &b"example.com"[..], None, None);
-        let asked = Asked { client, proxied_by, method, host, target: target.as_bytes(), tls };
-        let names = Names { route: "chat".into(), upstream: Some("chat".into()) };
+        let info = RequestInfo { client, proxied_by, method, host, target: target.as_bytes(), tls };
+        let names = RouteNames { route: "chat".into(), upstream: Some("chat".into()) };
         Report {
             names: Some(Arc::new(names)),
             endpoint: Some(Arc::new(EndpointAddr::Tcp("10.0.0.1:80".parse().unwrap()))),
             tries: 1,
             status: 101,
-            ..Report::new(ConnectionId(0xabc), time, &asked)
+            ..Report::new(ConnectionId(0xabc), time, &info)
         }
     }
 
@@ -431,10 +432,10 @@ mod tests {
         ) {
             let (client, proxied_by, tls) = (ClientAddr::Unix, None, None);
             let target_bytes = target.as_bytes();
-            let asked = Asked { client, proxied_by, method: &method, host: &host, target: target_bytes, tls };
-            let names = Names { route: name.as_str().into(), upstream: Some(name.as_str().into()) };
+            let info = RequestInfo { client, proxied_by, method: &method, host: &host, target: target_bytes, tls };
+            let names = RouteNames { route: name.as_str().into(), upstream: Some(name.as_str().into()) };
             let names = Some(Arc::new(names));
-            let report = Report { names, ..Report::new(ConnectionId(1), SystemTime::UNIX_EPOCH, &asked) };
+            let report = Report { names, ..Report::new(ConnectionId(1), SystemTime::UNIX_EPOCH, &info) };
             let mut outcome = outcome();
             outcome.ending.reason = format!("-{reason}").into();
             let line = report.text(&outcome, 0);

@@ -1,4 +1,5 @@
-//! Owns what no log, page or API shows: values that look like secrets. It must not know where the rest is shown.
+//! Owns the redaction of values that look like secrets, which no log, page or API may show. It must not know
+//! where the rest is shown.
 //!
 //! Browsers cannot send headers with a WebSocket handshake, so tokens travel in queries, paths and
 //! subprotocols. A value is hidden by its name, by its form, or by what it holds when it is decoded. Names are
@@ -7,10 +8,10 @@
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-/// What stands in the place of a secret.
+/// The replacement for a secret.
 pub(super) const HIDDEN: &str = "***";
 
-/// A path and query with secrets replaced by `***`.
+/// Returns a path and query with secrets replaced by `***`.
 #[must_use]
 pub fn redact(target: &str) -> String {
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
@@ -41,8 +42,8 @@ pub fn redact_bytes(target: &[u8]) -> Vec<u8> {
 /// Where the characters for private use begin.
 const PRIVATE_USE: u32 = 0xe000;
 
-/// A subprotocol as it may be shown, given what the client offered. Clients hand tokens over as
-/// subprotocols, and some servers choose the token.
+/// Redacts a subprotocol, given what the client offered. Clients pass tokens as subprotocols, and some
+/// servers choose the token.
 #[must_use]
 pub(super) fn subprotocol<'a>(chosen: &'a str, offered: impl IntoIterator<Item = &'a str>) -> &'a str {
     let mut before = "";
@@ -55,7 +56,7 @@ pub(super) fn subprotocol<'a>(chosen: &'a str, offered: impl IntoIterator<Item =
     if looks_like_a_name(chosen) { chosen } else { HIDDEN }
 }
 
-/// Negotiated extensions as they may be shown.
+/// Redacts negotiated extensions.
 #[must_use]
 pub(super) fn extensions(agreed: &str) -> &str {
     if holds_secret(agreed) { HIDDEN } else { agreed }
@@ -99,8 +100,8 @@ fn is_plain(text: &str) -> bool {
     !text.contains(['%', '+'])
 }
 
-/// The text without percent-encoding, however often it was encoded, within reason. It serves only to find
-/// secrets: bytes that are no text become U+FFFD, and are never shown.
+/// Removes repeated percent-encoding, up to a limit. It serves only to find secrets. Bytes that are no text
+/// become U+FFFD, and are never shown.
 fn decoded(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
     for _ in 0..MOST_ENCODINGS {

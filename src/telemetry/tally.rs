@@ -1,18 +1,18 @@
-//! Owns the shapes of what is counted: sums, histograms, known limits. It must not know who counts.
+//! Owns the data types of counts: sums, histograms, known idle limits. It must not know who counts.
 
 use crate::outcome::{Ending, PerSide, Side, Traffic, Who, Why};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// What the tunnels of a route have counted, and how many there are and were.
+/// The counts of a route's tunnels, and how many there are and were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Those that are open.
+    /// Open tunnels.
     pub live: u64,
-    /// Those that ever opened.
+    /// Tunnels that ever opened.
     pub opened: u64,
-    /// What each side of them sent, and how it answered Pings.
+    /// What each side sent, and how it answered Pings.
     pub traffic: PerSide<Sums>,
 }
 
@@ -21,16 +21,16 @@ pub struct Totals {
 pub struct Sums {
     /// Bytes received.
     pub bytes: u64,
-    /// Messages received whole.
+    /// Messages received completely.
     pub messages: u64,
     /// Pings that the proxy sent.
     pub pings: u64,
-    /// How many of them were answered.
+    /// Pings that were answered.
     pub pongs: u64,
 }
 
 impl Sums {
-    /// Adds what one tunnel counted.
+    /// Adds the counts of one tunnel.
     pub fn add(&mut self, traffic: &Traffic) {
         self.bytes += traffic.bytes;
         self.messages += traffic.messages;
@@ -39,17 +39,17 @@ impl Sums {
     }
 }
 
-/// How often something took how long, or was how large.
+/// A histogram of durations or sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     edges: &'static [f64],
-    /// One more than edges: the last is above them all.
+    /// One more than there are edges. The last bucket lies above all edges.
     counts: Box<[u64]>,
     sum: f64,
 }
 
 impl Histogram {
-    /// With nothing in it. A bucket ends with its edge, as Prometheus has it.
+    /// Creates an empty histogram. A bucket includes its upper edge, as in Prometheus.
     #[must_use]
     pub fn new(edges: &'static [f64]) -> Self {
         Self { edges, counts: vec![0; edges.len() + 1].into(), sum: 0.0 }
@@ -61,27 +61,27 @@ impl Histogram {
         self.sum += value;
     }
 
-    /// The upper edges of all buckets but the last.
+    /// Returns the upper edges of all buckets but the last.
     #[must_use]
     pub fn edges(&self) -> &'static [f64] {
         self.edges
     }
 
-    /// How many values each bucket has; the last has those above the last edge.
+    /// Returns the count of each bucket. The last one is above the last edge.
     #[must_use]
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// All values together.
+    /// Returns the sum of all values.
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.sum
     }
 }
 
-/// The round-trip times of all Pings that were answered, by side. Tunnels count here themselves, once
-/// for each Pong to the proxy's own Pings.
+/// The round-trip times of all answered Pings, by side. Tunnels count here directly, once for each Pong to
+/// the proxy's own Pings.
 #[derive(Debug, Default)]
 pub struct RoundTrips(PerSide<Times>);
 
@@ -92,14 +92,14 @@ struct Times {
 }
 
 impl RoundTrips {
-    /// Counts one.
+    /// Counts one value.
     pub fn add(&self, side: Side, time: Duration) {
         let times = &self.0[side];
         times.counts[bucket(&ROUND_TRIP_EDGES, time.as_secs_f64())].fetch_add(1, Relaxed);
         times.micros.fetch_add(time.as_micros() as u64, Relaxed);
     }
 
-    /// What was counted of a side.
+    /// Returns the histogram of a side.
     #[must_use]
     pub fn of(&self, side: Side) -> Histogram {
         let times = &self.0[side];
@@ -108,7 +108,7 @@ impl RoundTrips {
     }
 }
 
-/// How often each kind of end came to pass.
+/// The number of ends of each kind.
 #[derive(Debug)]
 pub struct EndCounts([[AtomicU64; Why::ALL.len()]; Who::ALL.len()]);
 
@@ -119,12 +119,12 @@ impl Default for EndCounts {
 }
 
 impl EndCounts {
-    /// Counts one.
+    /// Counts one value.
     pub fn add(&self, ending: &Ending) {
         self.0[ending.who as usize][ending.why as usize].fetch_add(1, Relaxed);
     }
 
-    /// How many there were of one kind.
+    /// Returns how many ends of one kind there were.
     #[must_use]
     pub fn of(&self, who: Who, why: Why) -> u64 {
         self.0[who as usize][why as usize].load(Relaxed)
@@ -142,12 +142,12 @@ pub const ROUND_TRIP_EDGES: [f64; 13] =
 /// Edges of the histogram of tunnels' durations, in seconds.
 pub const DURATION_EDGES: [f64; 7] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0];
 
-/// Edges of the histograms of silence before the end, in seconds: those of [`LIMITS`]. What a limit
-/// ended has been silent for a moment longer than it, and is counted in the bucket above.
+/// Edges of the histograms of silence before the end, in seconds: those of [`LIMITS`]. A tunnel that a limit
+/// ended was silent slightly longer than the limit, so it counts in the bucket above.
 pub const SILENCE_EDGES: [f64; 10] = [30.0, 55.0, 60.0, 100.0, 230.0, 240.0, 300.0, 350.0, 600.0, 900.0];
 
-/// The known idle limit that would explain this silence, in whole seconds: what a limit ends has been silent for it and a
-/// moment, in which the end came about and was noticed.
+/// Returns the known idle limit that would explain this silence, in whole seconds. The silence includes the
+/// moment until the end was noticed.
 #[must_use]
 pub fn limit_of(silence: Duration) -> Option<u32> {
     let silence = silence.as_secs_f64();
@@ -155,8 +155,9 @@ pub fn limit_of(silence: Duration) -> Option<u32> {
     LIMITS.iter().map(|(seconds, _)| *seconds).find(|&seconds| fits(f64::from(seconds)))
 }
 
-/// Timers of hops are coarse (nginx and HAProxy fire within milliseconds, clouds within a second or two); as a share
-/// of the limit, and in seconds at least. It is less than the way to the next limit.
+/// Timers of other proxies are coarse: nginx and HAProxy fire within milliseconds, clouds within a second or
+/// two. The tolerance is a share of the limit, with a minimum in seconds. It is smaller than the gap to the
+/// next limit.
 const NOTICE: f64 = 0.01;
 const LEAST_NOTICE: f64 = 2.0;
 
@@ -164,11 +165,11 @@ const LEAST_NOTICE: f64 = 2.0;
 pub const HANDSHAKE_EDGES: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Edges of the histogram of tries of one opening.
+/// Edges of the histogram of tries for one WebSocket handshake.
 pub const TRIES_EDGES: [f64; 4] = [1.0, 2.0, 3.0, 5.0];
 
-/// Idle limits that stand between clients and servers, in seconds, as their makers document the
-/// defaults; those "by reports" are users' experience only. A match proves nothing.
+/// Idle limits of hops between clients and servers, in seconds, by their makers' documentation. Those "by
+/// reports" come from users' experience only. A match proves nothing.
 pub const LIMITS: [(u32, &str); 15] = [
     (30, "HAProxy timeout client/server (common value)"),
     (30, "GCP external Application Load Balancer"),

@@ -1,7 +1,7 @@
 //! Owns one HTTP/1.1 exchange over a connection to an endpoint.
 
-use super::connect::Taken;
-use super::login;
+use super::bound_login;
+use super::connect::ConnectionResources;
 use crate::drain::Watch;
 use crate::io::Stream;
 use crate::slots::File;
@@ -15,26 +15,26 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 
-/// Any body, streamed.
+/// A streamed body of any kind.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What an answer's head may measure, and its trailer section.
+/// Maximum size of a response head, and of its trailers.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Why there was no answer.
+/// Why there was no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The connection broke, or what came is no HTTP.
+    /// The connection broke, or the response is not HTTP.
     #[error("{}", innermost(.0))]
     Http(#[from] hyper::Error),
-    /// No head within `response_timeout`.
+    /// No response head within `response_timeout`.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
 }
 
 impl ExchangeError {
-    /// The request's body broke off before its end: the endpoint is not to blame. What its source said
-    /// of it, if that is of a kind `T`, or nothing.
+    /// If the request's body failed, returns its error, or `Some(None)` if the error is not a `T`. The
+    /// endpoint is not to blame then. `None` means that the body is not the cause.
     #[must_use]
     pub fn body_error<T: std::error::Error + 'static>(&self) -> Option<Option<&T>> {
         let Self::Http(error) = self else { return None };
@@ -50,70 +50,74 @@ impl ExchangeError {
         })
     }
 
-    /// The endpoint did answer, but not with HTTP.
+    /// Whether the endpoint answered with something other than HTTP.
     #[must_use]
     pub fn is_bad_answer(&self) -> bool {
         matches!(self, Self::Http(error) if error.is_parse())
     }
 }
 
-/// A connection to an endpoint, for one exchange after another. Dropped, it is closed.
+/// A connection to an endpoint, for one exchange after another. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
     sender: http1::SendRequest<Body>,
-    /// It has served an exchange before: the endpoint may be closing it just now.
+    /// Whether it has served an exchange. The endpoint may be closing it right now.
     pub used: bool,
-    taken: Taken,
-    /// A login is bound to it: it is its client's alone.
+    resources: ConnectionResources,
+    /// A login is bound to it, so only its client may use it.
     is_private: bool,
-    /// It was asked to become something else, and what it is now only its server knows.
+    /// A request on it asked for an upgrade. Only the server knows what it is now.
     was_asked_to_upgrade: bool,
 }
 
-/// How long a connection whose exchange has ended may take to be ready for the next one.
+/// How long a connection may take to become ready after an exchange.
 const SETTLING: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Makes HTTP of a stream, and holds what it takes.
+    /// Starts HTTP on a stream, and holds its resources.
     ///
     /// # Errors
-    /// The stream broke.
-    pub async fn new(stream: Stream, taken: Taken, watch: Watch) -> Result<Self, ExchangeError> {
+    /// Returns [`ExchangeError::Http`] if the stream broke.
+    pub async fn new(
+        stream: Stream,
+        resources: ConnectionResources,
+        watch: Watch,
+    ) -> Result<Self, ExchangeError> {
         let mut builder = http1::Builder::new();
         // Some servers look for `Sec-WebSocket-Key` in just this case.
         builder.preserve_header_case(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-        let file = taken.file.clone();
+        let file = resources.file.clone();
         tokio::spawn(async move {
             let _held = (watch, file);
-            // Its errors reach whoever waits for the answer or its body.
+            // The response or its body reports its errors.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Self { sender, used: false, taken, is_private: false, was_asked_to_upgrade: false })
+        Ok(Self { sender, used: false, resources, is_private: false, was_asked_to_upgrade: false })
     }
 
-    /// What it takes, for what it becomes.
+    /// Returns its resources, for the tunnel that it becomes.
     #[must_use]
-    pub fn into_taken(self) -> Taken {
-        self.taken
+    pub fn into_resources(self) -> ConnectionResources {
+        self.resources
     }
 
-    /// Its descriptor, if those are counted.
+    /// Returns its descriptor, if descriptors are counted.
     pub(super) fn file(&self) -> Option<&File> {
-        self.taken.file.as_deref()
+        self.resources.file.as_deref()
     }
 
-    /// Sends a request and waits for the head of its answer, for `limit` at most (nginx,
-    /// `proxy_read_timeout` before the header). A 101 can be taken over with `hyper::upgrade::on`.
+    /// Sends a request and waits for the head of its response, at most for `limit` (nginx,
+    /// `proxy_read_timeout` before the header). `hyper::upgrade::on` takes over after a 101.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Returns why there is no response.
     pub async fn exchange(
         &mut self,
         request: Request<Body>,
         limit: Option<Duration>,
     ) -> Result<Response<Incoming>, ExchangeError> {
-        self.is_private |= login::has_credentials(request.headers());
+        self.is_private |= bound_login::has_credentials(request.headers());
         self.was_asked_to_upgrade |= request.headers().contains_key(UPGRADE);
         let answer = self.sender.send_request(framed(request));
         self.used = true;
@@ -121,11 +125,11 @@ impl Connection {
             None => answer.await?,
             Some(limit) => timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??,
         };
-        self.is_private |= login::has_challenge(answer.headers());
+        self.is_private |= bound_login::has_challenge(answer.headers());
         Ok(answer)
     }
 
-    /// Whether a login is bound to it, so that it serves the client alone that it was made for.
+    /// Whether a login is bound to it, so that it serves only one client.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.is_private
@@ -133,30 +137,30 @@ impl Connection {
 
     /// Whether it may serve any client next.
     #[must_use]
-    pub fn is_anybodys(&self) -> bool {
+    pub fn is_shareable(&self) -> bool {
         !self.is_private && !self.was_asked_to_upgrade
     }
 
-    /// Waits until a request can be sent, which is never long after an exchange; whether that is so.
-    pub async fn settle(&mut self) -> bool {
+    /// Waits shortly until it can take another request. Returns whether it can.
+    pub async fn wait_ready(&mut self) -> bool {
         matches!(timeout(SETTLING, self.sender.ready()).await, Ok(Ok(())))
     }
 
-    /// Whether a request can be sent now.
+    /// Whether it can take a request now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.sender.is_ready()
     }
 
-    /// Whether there will never be another exchange.
+    /// Whether it is closed to further requests.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 }
 
-/// Has interim answers (1xx) to a request told of (RFC 9110 15.2). A 100 is for this proxy, and a 101 is the
-/// answer.
+/// Calls `tell` for each interim response (1xx) to a request (RFC 9110 15.2), except for a 100, which is for
+/// this proxy, and a 101, which is the final response.
 pub fn on_interim<F>(request: &mut Request<Body>, tell: F)
 where
     F: Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
@@ -167,8 +171,8 @@ where
     });
 }
 
-/// A request whose body goes on whatever its method is: framing is independent of it (RFC 9112 6). hyper
-/// sends a GET or HEAD of unknown length without its body, unless it is told to send chunks.
+/// Frames a request so that hyper sends its body whatever its method is (RFC 9112 6). By default, hyper drops
+/// the body of a GET or HEAD of unknown length.
 fn framed(mut request: Request<Body>) -> Request<Body> {
     let body = request.body();
     let is_unknown = !body.is_end_stream() && body.size_hint().exact().is_none();
@@ -178,7 +182,7 @@ fn framed(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// hyper's own words hide the cause; the innermost error is the one to read.
+/// hyper's own message hides the cause. The innermost error names it.
 fn innermost(error: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {

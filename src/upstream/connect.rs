@@ -16,13 +16,13 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-/// Why a connection could not be made.
+/// Why Holdline could not connect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The kernel says why.
+    /// The system call failed.
     #[error("connect: {0}")]
     Io(#[from] io::Error),
-    /// A source address cannot be used.
+    /// Holdline cannot use a source address.
     #[error("connect from {0}: {1}")]
     Source(IpAddr, #[source] io::Error),
     /// No descriptor became free in time.
@@ -30,34 +30,34 @@ pub enum ConnectError {
         "connect: no room for another connection within {0:?}, the limit of open files is reached; raise LimitNOFILE"
     )]
     NoRoom(Duration),
-    /// All ports of all source addresses are taken.
+    /// All ports of all source addresses are in use.
     #[error(
         "connect: no local port is left to it, {0} are taken; name more addresses in the upstream's source, \
          or widen net.ipv4.ip_local_port_range"
     )]
     NoPort(u32),
-    /// The handshake failed.
+    /// The TLS handshake failed.
     #[error("{0}")]
     Tls(#[from] client::ConnectError),
-    /// Not within `connect_timeout`.
+    /// The connection was not ready within `connect_timeout`.
     #[error("connect: no answer within {0:?}")]
     TimedOut(Duration),
 }
 
 impl ConnectError {
-    /// Whether this machine is at fault, and no endpoint.
+    /// Whether this machine is at fault, not an endpoint.
     #[must_use]
     pub fn is_own(&self) -> bool {
         matches!(self, Self::Source(..) | Self::NoPort(_)) || self.is_exhausted()
     }
 
-    /// Whether another time may be better, for what is missing comes back.
+    /// Whether a later try may succeed, because the missing resource comes back.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
         matches!(self, Self::NoPort(_)) || self.is_exhausted()
     }
 
-    /// Whether this machine, or this process, has nothing left to connect to any endpoint with.
+    /// Whether this machine or process lacks what any connection needs.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         match self {
@@ -72,29 +72,30 @@ impl ConnectError {
     }
 }
 
-/// What a connection takes of what there is so much of, as long as it is open.
+/// The limited resources that a connection holds while it is open.
 #[derive(Debug, Default)]
-pub struct Taken {
-    /// `None`: it is a unix socket.
+pub struct ConnectionResources {
+    /// Its local port. `None` means a unix socket.
     pub port: Option<Port>,
-    /// Two hold it: who uses the connection, and the task that closes it. `None`: nobody counts.
+    /// Its descriptor. Both the user of the connection and the task that closes it hold it. `None` means that
+    /// descriptors are not counted.
     pub(super) file: Option<Arc<File>>,
 }
 
 impl Upstream {
-    /// Connects to the endpoint of a lease, within `limit` (nginx, `proxy_connect_timeout`), sends what the
-    /// connection is to begin with, and shakes hands. With the stream comes what it takes, to be held as long as
-    /// it is open; a descriptor is one of `files`, which is waited for.
+    /// Connects to the endpoint of a lease within `limit` (nginx, `proxy_connect_timeout`). It sends `first`,
+    /// then makes the TLS handshake. It waits for a descriptor of `files`. The caller must hold the returned
+    /// resources while the connection is open.
     ///
     /// # Errors
-    /// The endpoint refuses, cannot be reached, or does not answer in time.
+    /// Returns why the endpoint could not be connected to. No connection stays open.
     pub async fn connect(
         &self,
         lease: &Lease,
         limit: Duration,
         first: Option<&[u8]>,
         files: Option<&Files>,
-    ) -> Result<(Stream, Taken), ConnectError> {
+    ) -> Result<(Stream, ConnectionResources), ConnectError> {
         let file = match files {
             Some(files) => match timeout(limit, files.take()).await {
                 Ok(file) => Some(Arc::new(file)),
@@ -117,17 +118,16 @@ impl Upstream {
             let stream = match self.tls.get().zip(lease.server_name()) {
                 None => stream,
                 Some((config, name)) => {
-                    // In a box: what it takes, every plain connection would have room for too.
+                    // Boxed: otherwise every plain connection would reserve its size.
                     Stream::Layered(Box::new(Box::pin(client::connect(stream, name, config)).await?))
                 }
             };
-            Ok((stream, Taken { port, file }))
+            Ok((stream, ConnectionResources { port, file }))
         };
         timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
     }
 
-    /// Connects from the source address that has most ports left, from the next ones where the first
-    /// fail.
+    /// Connects from the source address with the most free ports, or from the next ones if the first fail.
     async fn connect_tcp(
         &self,
         lease: &Lease,
@@ -138,17 +138,17 @@ impl Upstream {
         let mut tried = Vec::new();
         let mut failure = None;
         while let Some(port) = ports.take(&sources, &tried) {
-            if let Some(usage) = ports.running_out(&sources, self.ports_a_source) {
+            if let Some(usage) = ports.running_out(&sources, self.ports_per_source) {
                 let (upstream, endpoint) = (&self.settings.name, lease.endpoint().address());
                 tracing::warn!(%upstream, %endpoint, taken = usage.taken, all = usage.all, "local ports run out: name more addresses in the upstream's source, or widen net.ipv4.ip_local_port_range");
             }
             let source = port.source();
             failure = Some(match connect_from(source, address).await {
                 Ok(stream) => return Ok((stream, port)),
-                // So the kernel says it of an address that it has no way to, too.
+                // The kernel returns the same error for an address that it has no route to.
                 Err(ConnectError::Io(error)) if error.kind() == AddrNotAvailable => {
-                    match port.beside() > self.ports_a_source / 2 {
-                        true => ConnectError::NoPort(ports.usage(&sources, self.ports_a_source).taken - 1),
+                    match port.beside() > self.ports_per_source / 2 {
+                        true => ConnectError::NoPort(ports.usage(&sources, self.ports_per_source).taken - 1),
                         false => ConnectError::Io(error),
                     }
                 }
@@ -157,7 +157,7 @@ impl Upstream {
             });
             tried.push(source);
         }
-        // There is one source at least.
+        // There is at least one source.
         Err(failure.unwrap_or(ConnectError::NoPort(0)))
     }
 }
@@ -166,7 +166,8 @@ async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> Result<Tcp
     let Some(source) = source else { return Ok(TcpStream::connect(address).await?) };
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // The port is chosen when the other end is known: the same one serves for each endpoint.
+        // The kernel chooses the port once it knows the remote address, so that one port can serve several
+        // endpoints.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(source, 0))?;
         Ok(socket)

@@ -1,4 +1,5 @@
-//! Owns one endpoint: its address, what it has open, its standing. It must not know what a connection is used for.
+//! Owns one endpoint: its address, its connections, its health. It must not know what a connection is used
+//! for.
 
 use super::members::Members;
 use super::pool::Pool;
@@ -13,18 +14,17 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::Instant;
 
-/// One address that connections go to. It outlives reloads and look-ups, with all that is known
-/// of it.
+/// One address to connect to. It outlives reloads and look-ups, with its counts and health.
 #[derive(Debug)]
 pub struct Endpoint {
     pub(super) address: Arc<EndpointAddr>,
     pub(super) upstream: Arc<str>,
-    /// Connections, opening ones among them.
+    /// Connections, including those being opened.
     pub(super) active: AtomicU32,
-    /// Failures it was charged with.
+    /// Failures charged to it.
     pub(super) failures: AtomicU64,
     pub(super) ends: EndCounts,
-    /// Its place in the round.
+    /// Its state in the weighted round robin.
     turn: AtomicI64,
     standing: Mutex<Standing>,
     pool: Arc<Pool>,
@@ -48,49 +48,49 @@ impl Endpoint {
         }
     }
 
-    /// Its address.
+    /// Returns its address.
     #[must_use]
     pub fn address(&self) -> &EndpointAddr {
         &self.address
     }
 
-    /// Its address, for whoever keeps it.
+    /// Returns its address for sharing.
     #[must_use]
     pub fn shared_address(&self) -> &Arc<EndpointAddr> {
         &self.address
     }
 
-    /// The name of its upstream.
+    /// Returns the name of its upstream.
     #[must_use]
     pub fn upstream(&self) -> &Arc<str> {
         &self.upstream
     }
 
-    /// Connections it has, opening ones among them.
+    /// Returns the number of its connections, including those being opened.
     #[must_use]
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Failures it was ever charged with, tunnels broken off young among them.
+    /// Returns the failures ever charged to it, including early ends of tunnels.
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// How its tunnels ended.
+    /// Returns how its tunnels ended.
     #[must_use]
     pub fn ends(&self) -> &EndCounts {
         &self.ends
     }
 
-    /// Whether it may be given connections.
+    /// Returns whether its health allows connections.
     #[must_use]
     pub fn availability(&self) -> Availability {
         self.standing().availability(Instant::now().into_std())
     }
 
-    /// Its idle HTTP connections.
+    /// Returns its idle HTTP connections.
     #[must_use]
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
@@ -105,7 +105,7 @@ impl Endpoint {
     }
 }
 
-/// An endpoint in its place in the configuration.
+/// An endpoint with its place in the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
@@ -114,21 +114,21 @@ pub(super) struct Member {
     id: u64,
 }
 
-/// What holds for connections to an endpoint.
+/// The rules for connections to an endpoint.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) rules: Rules,
-    /// Who its certificate must be of.
+    /// The name that its certificate must match.
     pub(super) name: Option<ServerName<'static>>,
-    /// It serves only when no other can.
+    /// It serves only if no other can.
     pub(super) backup: bool,
-    /// The endpoints beside it; gone with the configuration they were in.
+    /// The other endpoints of its configuration, as long as that exists.
     pub(super) members: Weak<Members>,
 }
 
 impl Member {
     pub(super) fn new(endpoint: Arc<Endpoint>, server: &Server, terms: Terms) -> Self {
-        // The address, not the name: proxies that resolve the same name choose alike.
+        // Hash the address, not the name, so that proxies with the same view choose alike.
         let id = key_of(endpoint.address.to_string().as_bytes());
         Self { endpoint, server: server.clone(), terms: Arc::new(terms), id }
     }

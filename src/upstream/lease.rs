@@ -1,4 +1,4 @@
-//! Owns the lease that counts one connection to an endpoint, and what is charged to the endpoint for what came of it.
+//! Owns the lease that counts one connection to an endpoint, and charges the endpoint for failures.
 
 use super::endpoint::{Endpoint, Member, Terms};
 use crate::health::{Availability, Charge, Group, Verdict, Witness};
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
-/// One connection to an endpoint: it is counted as long as this lives.
+/// Counts one connection to an endpoint as long as it lives.
 #[derive(Debug)]
 pub struct Lease {
     endpoint: Arc<Endpoint>,
     terms: Arc<Terms>,
-    /// It is the one that decides, and it has not yet.
+    /// It is the trial connection of an endpoint that was out, and has not been decided yet.
     on_trial: bool,
 }
 
@@ -31,24 +31,24 @@ impl Lease {
         Self { endpoint, terms: Arc::clone(&member.terms), on_trial }
     }
 
-    /// The endpoint.
+    /// Returns the endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    /// Whether the endpoint serves only when no other can.
+    /// Whether the endpoint is a backup.
     #[must_use]
     pub fn is_backup(&self) -> bool {
         self.terms.backup
     }
 
-    /// Who its certificate must be of; `None`: it has none.
+    /// Returns the name that its certificate must match. `None` means no TLS name.
     pub(super) fn server_name(&self) -> Option<&ServerName<'static>> {
         self.terms.name.as_ref()
     }
 
-    /// The endpoint answered.
+    /// Records that the endpoint answered.
     pub fn succeeded(&mut self) {
         self.on_trial = false;
         let is_back = self.endpoint.standing().succeeded(Instant::now().into_std());
@@ -58,26 +58,26 @@ impl Lease {
         }
     }
 
-    /// The endpoint failed in a way that no client can cause.
+    /// Charges the endpoint with a failure that no client can cause.
     pub fn failed(&mut self, error: &dyn Display) {
         self.on_trial = false;
         charge(&self.endpoint, &self.terms, Charge::Certain, error);
     }
 
-    /// The endpoint failed, and the request may have caused it.
+    /// Records a failure that the request may have caused. Nothing is charged yet.
     #[must_use]
-    pub fn suspect(&mut self, error: &dyn Display) -> Suspect {
+    pub fn pending_charge(&mut self, error: &dyn Display) -> PendingCharge {
         let on_trial = std::mem::take(&mut self.on_trial);
         let (endpoint, terms) = (Arc::clone(&self.endpoint), Arc::clone(&self.terms));
-        Suspect { endpoint, terms, on_trial, error: error.to_string() }
+        PendingCharge { endpoint, terms, on_trial, error: error.to_string() }
     }
 
-    /// A tunnel to the endpoint ended; one that the endpoint broke off early counts against it, if several clients
-    /// met that.
+    /// Records the end of a tunnel. If the endpoint closed it early, Holdline charges the endpoint once
+    /// several clients have seen that.
     pub fn ended(&mut self, outcome: &Outcome, witness: impl FnOnce() -> Witness) {
         self.endpoint.ends.add(&outcome.ending);
         let Some(early) = self.terms.rules.early_end else { return };
-        if broke_off(outcome, early.within) {
+        if was_broken_off(outcome, early.within) {
             let now = Instant::now().into_std();
             let verdict = with_group(&self.endpoint, &self.terms, |group| {
                 self.endpoint.standing().ended_early(witness(), group, &self.terms.rules, now)
@@ -86,23 +86,23 @@ impl Lease {
                 "tunnels were broken off within early_end.within, the last by {}",
                 outcome.ending.why
             );
-            follow(&self.endpoint, &self.terms, verdict, &ended);
+            record_verdict(&self.endpoint, &self.terms, verdict, &ended);
         } else if outcome.duration >= early.within || outcome.ending.why == Why::Close {
             self.endpoint.standing().lasted();
         }
     }
 }
 
-/// Whether an endpoint accepted a tunnel only to break it off. One that had a whole message and then closed its
-/// side in order may have said its goodbye in that message, as MQTT does.
-fn broke_off(outcome: &Outcome, within: std::time::Duration) -> bool {
+/// Whether an endpoint accepted a tunnel only to end it. An endpoint that received a whole message and then
+/// closed in order may have ended the session for good reason, as with MQTT.
+fn was_broken_off(outcome: &Outcome, within: std::time::Duration) -> bool {
     let heard = outcome.duration.saturating_sub(outcome.idle[Side::Upstream]);
     let by_upstream = outcome.ending.who == Who::Upstream && outcome.blind.is_none();
     by_upstream
         && match outcome.ending.why {
             Why::Eof => outcome.duration < within && outcome.traffic[Side::Client].messages == 0,
             Why::Reset => outcome.duration < within,
-            // It can be known only a ping later that the endpoint had fallen silent.
+            // Holdline learns of a silent endpoint only one ping later.
             Why::Unresponsive | Why::TcpTimeout => heard < within,
             _ => false,
         }
@@ -117,25 +117,25 @@ impl Drop for Lease {
     }
 }
 
-/// An endpoint that failed over a request, until it is known whether the request was at fault. Dropped, nothing is
-/// charged.
+/// A charge against an endpoint, until Holdline knows whether the request was at fault. Dropping it charges
+/// nothing.
 #[derive(Debug)]
-pub struct Suspect {
+pub struct PendingCharge {
     endpoint: Arc<Endpoint>,
     terms: Arc<Terms>,
     on_trial: bool,
     error: String,
 }
 
-impl Suspect {
-    /// Charges the endpoint, as far as others agree.
+impl PendingCharge {
+    /// Charges the endpoint. It counts if other clients agree.
     pub fn charge(mut self, witness: Witness) {
         self.on_trial = false;
         charge(&self.endpoint, &self.terms, Charge::Doubtful(witness), &self.error);
     }
 }
 
-impl Drop for Suspect {
+impl Drop for PendingCharge {
     fn drop(&mut self) {
         if self.on_trial {
             self.endpoint.standing().cancel_trial();
@@ -147,25 +147,25 @@ fn charge(endpoint: &Endpoint, terms: &Terms, charge: Charge, error: &dyn Displa
     let now = Instant::now().into_std();
     let rules = &terms.rules;
     let verdict = match charge {
-        // Where nobody else counts, the others need not be asked.
+        // A certain failure does not depend on the other endpoints.
         Charge::Certain => endpoint.standing().failed(charge, Group::default(), rules, now),
         Charge::Doubtful(_) => {
             with_group(endpoint, terms, |group| endpoint.standing().failed(charge, group, rules, now))
         }
     };
-    follow(endpoint, terms, verdict, error);
+    record_verdict(endpoint, terms, verdict, error);
 }
 
-/// Judges while no other endpoint is taken out.
+/// Runs `judge` while no other endpoint can be taken out.
 fn with_group(endpoint: &Endpoint, terms: &Terms, judge: impl FnOnce(Group) -> Verdict) -> Verdict {
-    // Without its configuration an endpoint has nobody beside it.
+    // An endpoint whose configuration is gone is alone.
     let Some(members) = terms.members.upgrade() else { return judge(Group::default()) };
     let _choosing = members.choosing();
     judge(members.group(endpoint))
 }
 
-/// Counts, and tells, what came of a charge.
-fn follow(endpoint: &Endpoint, terms: &Terms, verdict: Verdict, error: &dyn Display) {
+/// Counts and logs the result of a charge.
+fn record_verdict(endpoint: &Endpoint, terms: &Terms, verdict: Verdict, error: &dyn Display) {
     if verdict != Verdict::Remembered {
         endpoint.failures.fetch_add(1, Ordering::Relaxed);
     }

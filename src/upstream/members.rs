@@ -1,41 +1,40 @@
-//! Owns the endpoints of an upstream that stand beside one another: who is in use, who is out.
+//! Owns the list of an upstream's endpoints: which are in use and which are out.
 
 use super::State;
 use super::endpoint::{Endpoint, Member};
-use super::order::Orders;
+use super::overrides::Overrides;
 use crate::health::{Availability, Group};
 use arc_swap::ArcSwap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
-/// The endpoints of an upstream.
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) list: ArcSwap<Vec<Member>>,
-    /// What the operator ordered; it outlives reloads.
-    pub(super) orders: Arc<Orders>,
+    /// The operator's overrides, which outlive reloads.
+    pub(super) overrides: Arc<Overrides>,
     choosing: Mutex<()>,
 }
 
 impl Members {
-    pub(super) fn new(orders: Arc<Orders>) -> Self {
-        Self { list: ArcSwap::default(), orders, choosing: Mutex::default() }
+    pub(super) fn new(overrides: Arc<Overrides>) -> Self {
+        Self { list: ArcSwap::default(), overrides, choosing: Mutex::default() }
     }
 
-    /// A choice and the counting of the chosen are one step, and so are the look at who is out and the taking out
-    /// of one more.
+    /// Choosing an endpoint and counting the connection are one step. So are checking which endpoints are out
+    /// and taking out one more.
     pub(super) fn choosing(&self) -> MutexGuard<'_, ()> {
         self.choosing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What one endpoint has beside it.
+    /// Returns the group that one endpoint belongs to.
     pub(super) fn group(&self, endpoint: &Endpoint) -> Group {
         let now = Instant::now().into_std();
         let members = self.list.load();
-        let orders = self.orders.lock();
+        let overrides = self.overrides.lock();
         let in_use: Vec<&Member> =
-            members.iter().filter(|member| member.state(&orders).0 == State::Up).collect();
-        drop(orders);
+            members.iter().filter(|member| member.state(&overrides).0 == State::Up).collect();
+        drop(overrides);
         let is_out = |member: &&&Member| {
             !std::ptr::eq(&*member.endpoint, endpoint)
                 && member.endpoint.standing().availability(now) == Availability::Out

@@ -1,5 +1,5 @@
-//! Owns the idle HTTP connections to one endpoint: bounded, and not for long. They are the first to go where
-//! descriptors run short.
+//! Owns the idle HTTP connections to one endpoint, bounded in number and time. Holdline closes them first
+//! when descriptors run short.
 
 use super::client::Connection;
 use crate::drain::Watch;
@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How many idle connections are kept, and how long (nginx, `keepalive` and `keepalive_timeout` of
+/// How many idle connections Holdline keeps, and for how long (nginx, `keepalive` and `keepalive_timeout` of
 /// an upstream).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most idle connections of an endpoint; 0: none is kept.
+    /// Maximum number of idle connections per endpoint. 0 keeps none.
     pub connections: usize,
-    /// From the end of an exchange to the closing of its connection.
+    /// How long Holdline keeps an idle connection.
     pub timeout: Duration,
 }
 
@@ -23,7 +23,7 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: Mutex<Vec<Idle>>,
-    /// Those who want descriptors know of it.
+    /// Whether it is registered as a source of descriptors.
     is_offered: AtomicBool,
 }
 
@@ -35,7 +35,7 @@ struct Idle {
 }
 
 impl Pool {
-    /// A connection that is ready, the one used last: so the others can be given up.
+    /// Returns the ready connection that was used last, so that the others can expire.
     #[must_use]
     pub fn take(&self) -> Option<Connection> {
         let mut idle = self.lock();
@@ -44,9 +44,10 @@ impl Pool {
         Some(idle.remove(at).connection)
     }
 
-    /// Keeps a connection whose exchange has ended, if anybody may use it; the oldest go if there are too many.
+    /// Keeps a connection after an exchange, if any client may use it. The oldest are closed if there are too
+    /// many.
     pub fn give(self: &Arc<Self>, connection: Connection, limits: Limits, watch: &Watch) {
-        if limits.connections == 0 || connection.is_closed() || !connection.is_anybodys() {
+        if limits.connections == 0 || connection.is_closed() || !connection.is_shareable() {
             return;
         }
         if let Some(file) = connection.file()
@@ -60,14 +61,14 @@ impl Pool {
         idle.push(Idle { connection, since, until: since + limits.timeout });
         let surplus = idle.len().saturating_sub(limits.connections);
         idle.drain(..surplus);
-        // Whoever began to wait before it was here has not seen it.
+        // A waiter that came before this connection has not seen it, so serve it now.
         idle.pop_if(|idle| idle.connection.file().is_some_and(File::is_wanted));
         if first {
             tokio::spawn(sweep(Arc::downgrade(self), watch.clone()));
         }
     }
 
-    /// Closes those whose time is over; when the next is due.
+    /// Closes the expired connections. Returns when the next one expires.
     fn purge(&self, now: Instant) -> Option<Instant> {
         let mut idle = self.lock();
         idle.retain(|idle| idle.until > now && !idle.connection.is_closed());
@@ -92,7 +93,7 @@ impl slots::Idle for Pool {
     }
 }
 
-/// Runs as long as there are idle connections; when the proxy drains, none is needed any more.
+/// Closes expired connections while there are any. When the proxy drains, it closes all.
 async fn sweep(pool: Weak<Pool>, mut watch: Watch) {
     loop {
         let Some(due) = pool.upgrade().and_then(|pool| pool.purge(Instant::now())) else { return };

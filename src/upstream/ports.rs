@@ -1,5 +1,5 @@
-//! Owns the local ports that connections to one endpoint take. Each source address has as many for an
-//! endpoint as `net.ipv4.ip_local_port_range` holds, 28,232 by default, and no more.
+//! Owns the local ports of connections to one endpoint. Each source address has as many for an endpoint as
+//! `net.ipv4.ip_local_port_range` holds, 28,232 by default.
 
 use super::{Endpoint, Settings, Upstream};
 use crate::addr::EndpointAddr;
@@ -9,35 +9,35 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The connections to an endpoint, by the address they come from.
+/// Counts the connections to an endpoint by source address.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
     sources: Mutex<Vec<Arc<Source>>>,
-    /// The log has been told that few are left.
+    /// Whether the log has warned that few are left.
     told: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Source {
-    /// `None`: the one that the kernel chooses.
+    /// `None` means the address that the kernel chooses.
     address: Option<IpAddr>,
     open: AtomicU32,
 }
 
-/// A connection's port; it is free again when this is dropped.
+/// Counts a connection's port until it is dropped.
 #[derive(Debug)]
 pub struct Port(Arc<Source>);
 
-/// Ports to an endpoint: those that this process has taken, and all there are.
+/// The ports to an endpoint: those in use by this process, and all there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Connections, those under way and idle ones among them.
+    /// Ports in use, including those of idle connections and of connections being opened.
     pub taken: u32,
-    /// What there is for all source addresses together. Other processes may have taken some.
+    /// Ports of all source addresses together. Other processes may use some.
     pub all: u32,
 }
 
-/// A source address that cannot be used.
+/// A source address that Holdline cannot use.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream {upstream}: source {address}: {error}{}", remedy(.error))]
 pub struct SourceError {
@@ -56,10 +56,10 @@ fn remedy(error: &io::Error) -> &'static str {
 }
 
 impl Settings {
-    /// Whether connections can come from each of its source addresses.
+    /// Checks that this machine has each source address.
     ///
     /// # Errors
-    /// The first that is not of this machine.
+    /// Returns the first that cannot be bound.
     pub fn check_sources(&self) -> Result<(), SourceError> {
         self.source.iter().try_for_each(|&address| {
             let bound = UdpSocket::bind((address, 0));
@@ -67,24 +67,24 @@ impl Settings {
         })
     }
 
-    /// The source addresses of connections to an endpoint; none: the kernel chooses.
+    /// Returns the source addresses for an endpoint. Without any, the kernel chooses.
     pub(super) fn sources_to(&self, endpoint: SocketAddr) -> impl Iterator<Item = IpAddr> {
         self.source.iter().copied().filter(move |source| source.is_ipv4() == endpoint.is_ipv4())
     }
 }
 
 impl Upstream {
-    /// The ports to an endpoint; `None`: it is a unix socket.
+    /// Returns the ports to an endpoint. `None` means a unix socket.
     #[must_use]
     pub fn ports(&self, endpoint: &Endpoint) -> Option<Usage> {
         let EndpointAddr::Tcp(address) = *endpoint.address() else { return None };
         let sources = self.settings.sources_to(address).map(Some).collect();
-        Some(endpoint.ports.usage(&or_any(sources), self.ports_a_source))
+        Some(endpoint.ports.usage(&or_any(sources), self.ports_per_source))
     }
 }
 
 impl Ports {
-    /// A port of the source address that has most left, of those that are not among `tried`.
+    /// Takes a port of the source address with the most free ports that is not in `tried`.
     pub(super) fn take(&self, sources: &[Option<IpAddr>], tried: &[Option<IpAddr>]) -> Option<Port> {
         let mut known = self.lock();
         let mut chosen: Option<Arc<Source>> = None;
@@ -105,18 +105,18 @@ impl Ports {
         Some(Port(chosen))
     }
 
-    pub(super) fn usage(&self, sources: &[Option<IpAddr>], ports_a_source: u32) -> Usage {
+    pub(super) fn usage(&self, sources: &[Option<IpAddr>], ports_per_source: u32) -> Usage {
         let known = self.lock();
         let taken =
             known.iter().filter(|source| sources.contains(&source.address)).map(|source| source.open());
-        let all = ports_a_source.saturating_mul(u32::try_from(sources.len()).unwrap_or(u32::MAX));
+        let all = ports_per_source.saturating_mul(u32::try_from(sources.len()).unwrap_or(u32::MAX));
         Usage { taken: taken.sum(), all }
     }
 
-    /// How many are taken, if that has just become worth a warning: at four fifths of them, and not
-    /// again before three fifths.
-    pub(super) fn running_out(&self, sources: &[Option<IpAddr>], ports_a_source: u32) -> Option<Usage> {
-        let usage = self.usage(sources, ports_a_source);
+    /// Returns the usage when it is worth a warning: at four fifths, and again only after it fell below three
+    /// fifths.
+    pub(super) fn running_out(&self, sources: &[Option<IpAddr>], ports_per_source: u32) -> Option<Usage> {
+        let usage = self.usage(sources, ports_per_source);
         let fifths = u64::from(usage.taken) * 5;
         let all = u64::from(usage.all);
         if fifths < all * 3 {
@@ -137,12 +137,12 @@ impl Source {
 }
 
 impl Port {
-    /// The address it is of; `None`: the one that the kernel chooses.
+    /// Returns its source address. `None` means the one that the kernel chooses.
     pub(super) fn source(&self) -> Option<IpAddr> {
         self.0.address
     }
 
-    /// Connections from the same source address to the same endpoint.
+    /// Returns how many connections share its source address and endpoint.
     pub(super) fn beside(&self) -> u32 {
         self.0.open()
     }
@@ -154,15 +154,15 @@ impl Drop for Port {
     }
 }
 
-/// Where no source address is given there is one, which the kernel chooses.
+/// Returns the sources, or one that the kernel chooses if there is none.
 pub(super) fn or_any(sources: Vec<Option<IpAddr>>) -> Vec<Option<IpAddr>> {
     if sources.is_empty() { vec![None] } else { sources }
 }
 
-/// How many ports the kernel has for connections from one address to another, as things stand now
-/// (Linux, `ip-sysctl`: `ip_local_port_range`, `ip_local_reserved_ports`).
+/// Returns how many ports the kernel currently has for connections from one address to another (Linux,
+/// `ip-sysctl`: `ip_local_port_range`, `ip_local_reserved_ports`).
 #[must_use]
-pub fn a_source() -> u32 {
+pub fn ports_per_source() -> u32 {
     let read = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
     count(&read("ip_local_port_range"), &read("ip_local_reserved_ports")).unwrap_or(LINUX_DEFAULT)
 }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(count("32768\t60999\n", "\n"), Some(LINUX_DEFAULT));
         assert_eq!(count("1024 2047", "80,1024-1033,2000,2040-3000"), Some(1024 - 10 - 1 - 8));
         assert_eq!(count("", ""), None);
-        assert!(a_source() > 0);
+        assert!(ports_per_source() > 0);
     }
 
     #[test]

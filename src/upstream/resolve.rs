@@ -1,4 +1,4 @@
-//! Owns the looking-up of server names, again and again: a look-up that fails keeps the last answer.
+//! Owns the repeated look-up of server names. A failed look-up keeps the last result.
 
 use super::Upstream;
 use crate::addr::{EndpointAddr, ServerAddr};
@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long a look-up may take.
+/// Time limit of a look-up.
 const LOOK_UP: Duration = Duration::from_secs(5);
-/// How soon a look-up that found nothing is tried again.
+/// Interval at which Holdline retries a name that has never resolved.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Looks up all names once. The names that failed, with the reason; their last answers stay.
+/// Looks up all names once. Returns the names that failed, with the reason. Their last results stay.
 pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
     *upstream.looked_up() = Some(Instant::now());
     let mut found = HashMap::new();
@@ -24,7 +24,7 @@ pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
         match timeout(LOOK_UP, lookup_host((name.as_str(), *port))).await {
             Ok(Ok(addresses)) => {
                 let mut addresses: Vec<_> = addresses.map(EndpointAddr::Tcp).collect();
-                // Resolvers shuffle; the order of endpoints is to stay.
+                // Resolvers shuffle. Keep the order of endpoints stable.
                 addresses.sort();
                 addresses.dedup();
                 found.insert(server.address.clone(), addresses);
@@ -42,13 +42,13 @@ pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
     failed
 }
 
-/// Whether there is anything to look up.
+/// Whether the upstream has names to look up.
 #[must_use]
 pub fn has_names(upstream: &Upstream) -> bool {
     upstream.settings().servers.iter().any(|server| matches!(server.address, ServerAddr::Name(..)))
 }
 
-/// Whether a name stands for nothing yet.
+/// Whether a name has never resolved.
 #[must_use]
 pub fn is_missing_names(upstream: &Upstream) -> bool {
     upstream.settings().servers.iter().any(|server| {
@@ -56,7 +56,7 @@ pub fn is_missing_names(upstream: &Upstream) -> bool {
     })
 }
 
-/// Keeps an upstream's names looked up, until it is no longer used or the proxy drains.
+/// Looks up an upstream's names at its interval, until the upstream is gone or the proxy drains.
 pub async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
     let mut failing = false;
     loop {
@@ -71,7 +71,7 @@ pub async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
     }
 }
 
-/// Says what changed: that look-ups fail, and that they work again.
+/// Logs when look-ups begin to fail, and when they work again.
 fn report(upstream: &Arc<Upstream>, failed: &[(ServerAddr, String)], failing: &mut bool) {
     let name = &upstream.settings().name;
     if let (Some((server, error)), false) = (failed.first(), *failing) {
@@ -82,7 +82,7 @@ fn report(upstream: &Arc<Upstream>, failed: &[(ServerAddr, String)], failing: &m
     *failing = !failed.is_empty();
 }
 
-/// When the next look-up is due; `None`: never.
+/// Returns when the next look-up is due. `None` means never.
 fn due(upstream: &Upstream) -> Option<Instant> {
     let Some(last) = *upstream.looked_up() else { return Some(Instant::now()) };
     let interval = upstream.settings().resolve_interval;

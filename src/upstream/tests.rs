@@ -26,7 +26,7 @@ fn settings(servers: Vec<Server>) -> Settings {
         slow_start: Duration::ZERO,
         max_ejected: Percent(50),
         early_end: Some(EarlyEnd { within: 5 * SECOND, max: 2 }),
-        retry: Retry { tries: 0, timeout: None, on_connect: true, on_timeout: true, on_status: vec![] },
+        retry: RetryPolicy { tries: 0, timeout: None, on_connect: true, on_timeout: true, on_status: vec![] },
         resolve_interval: None,
         keepalive: pool::Limits { connections: 2, timeout: 60 * SECOND },
         drain_timeout: None,

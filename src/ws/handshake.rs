@@ -18,7 +18,7 @@ pub const VERSION: &str = "13";
 
 /// What a request wants of its connection.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum UpgradeKind {
     /// An ordinary request and response.
     Http,
     /// A WebSocket; the opening is valid.
@@ -74,19 +74,19 @@ impl OpeningError {
 ///
 /// # Errors
 /// The request names `websocket` in `Upgrade` and is no valid opening.
-pub fn wish(method: &Method, version: Version, headers: &HeaderMap) -> Result<Wish, OpeningError> {
+pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Result<UpgradeKind, OpeningError> {
     let asks = list_names(headers, &CONNECTION, "upgrade");
     if list_names(headers, &UPGRADE, "websocket") {
-        return check_opening(method, version, headers, asks).map(|()| Wish::WebSocket);
+        return check_opening(method, version, headers, asks).map(|()| UpgradeKind::WebSocket);
     }
     if !asks || version < Version::HTTP_11 {
-        return Ok(Wish::Http);
+        return Ok(UpgradeKind::Http);
     }
     let others: Vec<&str> =
         tokens(headers, &UPGRADE).filter(|token| !token.eq_ignore_ascii_case("h2c")).collect();
     match HeaderValue::from_str(&others.join(", ")) {
-        Ok(value) if !value.is_empty() => Ok(Wish::Other(value)),
-        _ => Ok(Wish::Http),
+        Ok(value) if !value.is_empty() => Ok(UpgradeKind::Other(value)),
+        _ => Ok(UpgradeKind::Http),
     }
 }
 
@@ -310,8 +310,8 @@ mod tests {
         pairs.iter().map(|&(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
-    fn wish_of(headers: &HeaderMap) -> Result<Wish, OpeningError> {
-        wish(&Method::GET, Version::HTTP_11, headers)
+    fn kind_of(headers: &HeaderMap) -> Result<UpgradeKind, OpeningError> {
+        classify(&Method::GET, Version::HTTP_11, headers)
     }
 
     fn without(name: &str) -> HeaderMap {
@@ -328,37 +328,37 @@ mod tests {
 
     #[test]
     fn firefox_and_chromium_openings_are_recognised() {
-        assert_eq!(wish_of(&opening()), Ok(Wish::WebSocket));
-        assert_eq!(wish_of(&with("connection", "Upgrade")), Ok(Wish::WebSocket));
+        assert_eq!(kind_of(&opening()), Ok(UpgradeKind::WebSocket));
+        assert_eq!(kind_of(&with("connection", "Upgrade")), Ok(UpgradeKind::WebSocket));
         let mut twice = with("connection", "keep-alive");
         twice.append("connection", HeaderValue::from_static("upgrade"));
-        assert_eq!(wish_of(&twice), Ok(Wish::WebSocket), "the list may stand on several lines");
+        assert_eq!(kind_of(&twice), Ok(UpgradeKind::WebSocket), "the list may stand on several lines");
     }
 
     #[test]
     fn false_openings_are_told_what_is_wrong() {
-        assert_eq!(wish(&Method::POST, Version::HTTP_11, &opening()), Err(OpeningError::Method));
-        assert_eq!(wish(&Method::GET, Version::HTTP_10, &opening()), Err(OpeningError::HttpVersion));
-        assert_eq!(wish_of(&without("connection")), Err(OpeningError::Connection));
-        assert_eq!(wish_of(&without("sec-websocket-key")), Err(OpeningError::NoKey));
-        assert_eq!(wish_of(&with("sec-websocket-key", "")), Err(OpeningError::NoKey));
-        assert_eq!(wish_of(&without("sec-websocket-version")), Err(OpeningError::NoVersion));
-        assert_eq!(wish_of(&with("sec-websocket-version", "8")), Err(OpeningError::Version));
+        assert_eq!(classify(&Method::POST, Version::HTTP_11, &opening()), Err(OpeningError::Method));
+        assert_eq!(classify(&Method::GET, Version::HTTP_10, &opening()), Err(OpeningError::HttpVersion));
+        assert_eq!(kind_of(&without("connection")), Err(OpeningError::Connection));
+        assert_eq!(kind_of(&without("sec-websocket-key")), Err(OpeningError::NoKey));
+        assert_eq!(kind_of(&with("sec-websocket-key", "")), Err(OpeningError::NoKey));
+        assert_eq!(kind_of(&without("sec-websocket-version")), Err(OpeningError::NoVersion));
+        assert_eq!(kind_of(&with("sec-websocket-version", "8")), Err(OpeningError::Version));
         assert_eq!(OpeningError::Version.status(), StatusCode::UPGRADE_REQUIRED);
-        assert_eq!(wish_of(&with("content-length", "5")), Err(OpeningError::Body));
-        assert_eq!(wish_of(&with("content-length", "0")), Ok(Wish::WebSocket));
-        assert_eq!(wish_of(&with("transfer-encoding", "chunked")), Err(OpeningError::Body));
+        assert_eq!(kind_of(&with("content-length", "5")), Err(OpeningError::Body));
+        assert_eq!(kind_of(&with("content-length", "0")), Ok(UpgradeKind::WebSocket));
+        assert_eq!(kind_of(&with("transfer-encoding", "chunked")), Err(OpeningError::Body));
         let mut two_keys = opening();
         two_keys.append("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-        assert_eq!(wish_of(&two_keys), Err(OpeningError::Keys));
+        assert_eq!(kind_of(&two_keys), Err(OpeningError::Keys));
     }
 
     #[test]
     fn keys_of_any_length_are_keys() {
-        let of = |key| wish_of(&with("sec-websocket-key", key));
+        let of = |key| kind_of(&with("sec-websocket-key", key));
         let long = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
         for key in [long, "c2hvcnQ=", "c2hvcnQ", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZR=="] {
-            assert_eq!(of(key), Ok(Wish::WebSocket), "{key}");
+            assert_eq!(of(key), Ok(UpgradeKind::WebSocket), "{key}");
             assert!(!has_standard_key(&with("sec-websocket-key", key)), "{key}");
         }
         assert!(has_standard_key(&opening()));
@@ -370,12 +370,16 @@ mod tests {
     #[test]
     fn other_tokens_pass_and_h2c_is_dropped() {
         let other = with("upgrade", "h2c, tcp");
-        assert_eq!(wish_of(&other), Ok(Wish::Other(HeaderValue::from_static("tcp"))));
-        assert_eq!(wish_of(&with("upgrade", "h2c")), Ok(Wish::Http));
-        assert_eq!(wish_of(&headers(&[("upgrade", "tcp")])), Ok(Wish::Http), "Connection does not name it");
+        assert_eq!(kind_of(&other), Ok(UpgradeKind::Other(HeaderValue::from_static("tcp"))));
+        assert_eq!(kind_of(&with("upgrade", "h2c")), Ok(UpgradeKind::Http));
+        assert_eq!(
+            kind_of(&headers(&[("upgrade", "tcp")])),
+            Ok(UpgradeKind::Http),
+            "Connection does not name it"
+        );
         // It may have a body (RFC 9110 7.8).
         let body = headers(&[("connection", "upgrade"), ("upgrade", "tcp"), ("content-length", "5")]);
-        assert_eq!(wish_of(&body), Ok(Wish::Other(HeaderValue::from_static("tcp"))));
+        assert_eq!(kind_of(&body), Ok(UpgradeKind::Other(HeaderValue::from_static("tcp"))));
     }
 
     #[test]

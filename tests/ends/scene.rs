@@ -134,7 +134,7 @@ impl Scene {
                 self.stage.proxy.as_mut().unwrap().reload(&rest("1h", self.settings, &removed)).await;
             }
             Order::Close => {
-                let id = self.stage.core.sessions.all()[0].report.id;
+                let id = self.stage.core.tunnels.all()[0].report.id;
                 let words = json!({ "code": 4001, "reason": "moved" }).to_string();
                 assert_eq!(operator.post(&format!("/api/connections/{id}/close"), &words).await.status, 202);
             }

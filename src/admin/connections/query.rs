@@ -1,22 +1,22 @@
-//! Owns what a list of connections is asked for: which ones, in which order, which page of them.
+//! Owns the query for a list of connections: filters, order and page.
 
 use super::Live;
-use crate::admin::answer::Problem;
 use crate::admin::filter::{Names, SPAN, Scope, client_name, span, unknown, words, wrong};
+use crate::admin::response::Problem;
 use crate::outcome::Side;
 use std::cmp::Ordering;
 use std::time::Duration;
 
-/// A question.
+/// A parsed query.
 #[derive(Debug, Default)]
 pub(super) struct Query {
     scope: Scope,
-    /// In small letters.
+    /// In lower case.
     text: Option<String>,
     min_age: Option<Duration>,
     max_age: Option<Duration>,
-    /// Empty: they are listed one by one.
-    pub(super) by: Vec<(&'static str, By)>,
+    /// Empty means that they are listed one by one.
+    pub(super) by: Vec<(&'static str, GroupBy)>,
     sort: Sort,
     ascending: bool,
     pub(super) offset: usize,
@@ -27,7 +27,7 @@ pub(super) struct Query {
 enum Sort {
     #[default]
     Age,
-    /// Of the side that spoke last.
+    /// The silence of the side that sent last.
     Idle,
     Bytes,
     Messages,
@@ -73,35 +73,35 @@ impl Query {
         Ok(())
     }
 
-    /// What it asks for that is neither in use nor of a connection that is open, and what there is. A page that shows
-    /// such a list goes on when a reload takes a name away: it is no mistake.
+    /// Returns which requested name is neither configured nor used by an open connection, and the names that
+    /// exist. It is no error: a page that shows such a list goes on when a reload removes a name.
     pub(super) fn unknown(&self, names: Names, open: &[Live<'_>]) -> Option<String> {
-        self.scope.unknown(names, open.iter().map(|live| &live.session.report))
+        self.scope.unknown(names, open.iter().map(|live| &live.tunnel.report))
     }
 
-    /// What a connection is counted by.
+    /// Returns the group key of a connection.
     pub(super) fn key(&self, live: &Live<'_>) -> Vec<Option<String>> {
-        let (session, report) = (live.session, &live.session.report);
-        let key = |by: By| match by {
-            By::Route => Some(session.route().to_owned()),
-            By::Upstream => report.upstream().map(ToString::to_string),
-            By::Endpoint => Some(session.endpoint.address().to_string()),
-            By::Client => Some(client_name(report.client())),
-            By::Host => Some(report.host_text().into_owned()),
-            By::Path => Some(report.path_text().into_owned()),
-            By::Protocol => Some(report.protocol().to_owned()),
+        let (tunnel, report) = (live.tunnel, &live.tunnel.report);
+        let key = |by: GroupBy| match by {
+            GroupBy::Route => Some(tunnel.route().to_owned()),
+            GroupBy::Upstream => report.upstream().map(ToString::to_string),
+            GroupBy::Endpoint => Some(tunnel.endpoint.address().to_string()),
+            GroupBy::Client => Some(client_name(report.client())),
+            GroupBy::Host => Some(report.host_text().into_owned()),
+            GroupBy::Path => Some(report.path_text().into_owned()),
+            GroupBy::Protocol => Some(report.protocol().to_owned()),
         };
         self.by.iter().map(|(_, by)| key(*by)).collect()
     }
 
     pub(super) fn matches(&self, live: &Live<'_>) -> bool {
-        self.scope.matches(&live.session.report)
+        self.scope.matches(&live.tunnel.report)
             && self.min_age.is_none_or(|least| live.age >= least)
             && self.max_age.is_none_or(|most| live.age <= most)
             && self.text.as_ref().is_none_or(|text| holds(live, text))
     }
 
-    /// The size by which groups are sorted: of bytes or messages if that was asked for, else how many there are.
+    /// Returns the size that groups are sorted by: bytes or messages if requested, else their count.
     pub(super) fn size(&self, count: u64, bytes: u64, messages: u64) -> u64 {
         match self.sort {
             Sort::Bytes => bytes,
@@ -110,7 +110,7 @@ impl Query {
         }
     }
 
-    /// Sorts by what was asked for; among equals the older one is first, so that pages do not overlap.
+    /// Sorts as requested. Of equal ones the older comes first, so that pages do not overlap.
     pub(super) fn sort(&self, found: &mut [Live<'_>]) {
         let order = |a: &Live<'_>, b: &Live<'_>| -> Ordering {
             let by = match self.sort {
@@ -123,7 +123,7 @@ impl Query {
                 Sort::Rtt => rtt(a).cmp(&rtt(b)),
             };
             let by = if self.ascending { by } else { by.reverse() };
-            by.then_with(|| a.session.report.id.cmp(&b.session.report.id))
+            by.then_with(|| a.tunnel.report.id.cmp(&b.tunnel.report.id))
         };
         found.sort_unstable_by(order);
     }
@@ -141,16 +141,16 @@ fn sum(live: &Live<'_>, of: impl Fn(&Live<'_>, Side) -> u64) -> u64 {
     Side::BOTH.iter().map(|side| of(live, *side)).sum()
 }
 
-/// Whether a text, in small letters, is in what people search by.
+/// Whether a lower-case text occurs in a searchable field.
 fn holds(live: &Live<'_>, text: &str) -> bool {
-    let report = &live.session.report;
+    let report = &live.tunnel.report;
     let has = |found: &str| found.to_lowercase().contains(text);
     has(&report.host_text())
         || has(&report.target_text())
-        || has(live.session.route())
+        || has(live.tunnel.route())
         || has(&report.id.to_string())
         || has(&report.client().to_string())
-        || has(&live.session.endpoint.address().to_string())
+        || has(&live.tunnel.endpoint.address().to_string())
 }
 
 const SORTS: &[(&str, Sort)] = &[
@@ -163,9 +163,9 @@ const SORTS: &[(&str, Sort)] = &[
 
 const KNOWN: [&str; 8] = ["q", "min_age", "max_age", "by", "sort", "order", "offset", "limit"];
 
-/// By what connections are counted together.
+/// What connections are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum GroupBy {
     Route,
     Upstream,
     Endpoint,
@@ -175,18 +175,18 @@ pub(super) enum By {
     Protocol,
 }
 
-const BY: &[(&str, By)] = &[
-    ("route", By::Route),
-    ("upstream", By::Upstream),
-    ("endpoint", By::Endpoint),
-    ("client", By::Client),
-    ("host", By::Host),
-    ("path", By::Path),
-    ("protocol", By::Protocol),
+const BY: &[(&str, GroupBy)] = &[
+    ("route", GroupBy::Route),
+    ("upstream", GroupBy::Upstream),
+    ("endpoint", GroupBy::Endpoint),
+    ("client", GroupBy::Client),
+    ("host", GroupBy::Host),
+    ("path", GroupBy::Path),
+    ("protocol", GroupBy::Protocol),
 ];
 
-/// Connections of a page, unless it is said otherwise.
+/// Default number of connections per page.
 const PAGE: usize = 50;
 
-/// Connections of a page at most: some 250 KB.
+/// Maximum number of connections per page: some 250 KB.
 const MOST: usize = 500;

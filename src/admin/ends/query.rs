@@ -1,13 +1,13 @@
-//! Owns what is asked of the latest ends: which ones, how many, and by what they are counted together.
+//! Owns the query for the latest ends: filters, limit and grouping.
 
-use crate::admin::answer::Problem;
 use crate::admin::filter::{Names, SPAN, Scope, client_name, span, unknown, words, wrong};
+use crate::admin::response::Problem;
 use crate::outcome::{Outcome, Who, Why};
 use crate::telemetry::recent::{End, Recent};
 use crate::telemetry::report::Report;
 use std::time::{Duration, SystemTime};
 
-/// A question.
+/// A parsed query.
 #[derive(Debug)]
 pub(super) struct Query {
     who: Option<Who>,
@@ -16,24 +16,24 @@ pub(super) struct Query {
     scope: Scope,
     since: Option<SystemTime>,
     until: Option<SystemTime>,
-    /// Empty: they are listed one by one.
-    pub(super) by: Vec<(&'static str, By)>,
+    /// Empty means that they are listed one by one.
+    pub(super) by: Vec<(&'static str, GroupBy)>,
     pub(super) limit: usize,
 }
 
-/// Which close codes are meant.
+/// A filter for close codes.
 #[derive(Debug)]
 enum Codes {
-    /// There was none.
+    /// No close code.
     None,
     One(u16),
-    /// 3000 to 3999, or 4000 to 4999: the first digit.
+    /// 3000 to 3999 or 4000 to 4999, by the first digit.
     Thousand(u16),
 }
 
-/// By what ends are counted together.
+/// What ends are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum GroupBy {
     Who,
     Why,
     Cause,
@@ -48,27 +48,27 @@ pub(super) enum By {
     Minute,
 }
 
-const BY: &[(&str, By)] = &[
-    ("who", By::Who),
-    ("why", By::Why),
-    ("cause", By::Cause),
-    ("code", By::Code),
-    ("status", By::Status),
-    ("route", By::Route),
-    ("upstream", By::Upstream),
-    ("endpoint", By::Endpoint),
-    ("client", By::Client),
-    ("host", By::Host),
-    ("path", By::Path),
-    ("minute", By::Minute),
+const BY: &[(&str, GroupBy)] = &[
+    ("who", GroupBy::Who),
+    ("why", GroupBy::Why),
+    ("cause", GroupBy::Cause),
+    ("code", GroupBy::Code),
+    ("status", GroupBy::Status),
+    ("route", GroupBy::Route),
+    ("upstream", GroupBy::Upstream),
+    ("endpoint", GroupBy::Endpoint),
+    ("client", GroupBy::Client),
+    ("host", GroupBy::Host),
+    ("path", GroupBy::Path),
+    ("minute", GroupBy::Minute),
 ];
 
 const KNOWN: [&str; 7] = ["who", "why", "code", "since", "until", "by", "limit"];
 
-/// Ends, or groups of them, unless it is said otherwise.
+/// Default number of ends or groups.
 const DEFAULT: usize = 100;
 
-/// Ends, or groups of them, of one answer: about a megabyte.
+/// Maximum number of ends or groups: about a megabyte.
 const MOST: usize = 1000;
 
 impl Query {
@@ -112,7 +112,8 @@ impl Query {
         Ok(())
     }
 
-    /// Whether the names it asks for are known: in use, or of an end that is kept.
+    /// Checks that the requested names are configured, or used by a kept end. The empty name stands for
+    /// requests that no route served.
     pub(super) fn check_names(&self, names: Names, kept: &[End]) -> Result<(), Problem> {
         let unknown = self.scope.unknown(names, kept.iter().map(|end| &end.0));
         unknown.map_or(Ok(()), |what| Err(Problem::malformed(what)))
@@ -133,22 +134,22 @@ impl Query {
             && self.until.is_none_or(|until| outcome.ended.is_some_and(|ended| ended <= until))
     }
 
-    /// What an end is counted by.
+    /// Returns the group key of an end.
     pub(super) fn key(&self, (report, outcome): &(Report, Outcome)) -> Vec<Option<String>> {
         let ending = &outcome.ending;
-        let key = |by: By| match by {
-            By::Who => Some(ending.who.to_string()),
-            By::Why => Some(ending.why.to_string()),
-            By::Cause => Some(format!("{}/{}", ending.who, ending.why)),
-            By::Code => ending.code.map(|code| code.to_string()),
-            By::Status => Some(report.status.to_string()),
-            By::Route => report.route().map(ToString::to_string),
-            By::Upstream => report.upstream().map(ToString::to_string),
-            By::Endpoint => report.endpoint.as_ref().map(ToString::to_string),
-            By::Client => Some(client_name(report.client())),
-            By::Host => Some(report.host_text().into_owned()),
-            By::Path => Some(report.path_text().into_owned()),
-            By::Minute => outcome.ended.map(minute),
+        let key = |by: GroupBy| match by {
+            GroupBy::Who => Some(ending.who.to_string()),
+            GroupBy::Why => Some(ending.why.to_string()),
+            GroupBy::Cause => Some(format!("{}/{}", ending.who, ending.why)),
+            GroupBy::Code => ending.code.map(|code| code.to_string()),
+            GroupBy::Status => Some(report.status.to_string()),
+            GroupBy::Route => report.route().map(ToString::to_string),
+            GroupBy::Upstream => report.upstream().map(ToString::to_string),
+            GroupBy::Endpoint => report.endpoint.as_ref().map(ToString::to_string),
+            GroupBy::Client => Some(client_name(report.client())),
+            GroupBy::Host => Some(report.host_text().into_owned()),
+            GroupBy::Path => Some(report.path_text().into_owned()),
+            GroupBy::Minute => outcome.ended.map(minute),
         };
         self.by.iter().map(|(_, by)| key(*by)).collect()
     }
@@ -172,7 +173,7 @@ fn codes(text: &str) -> Option<Codes> {
 
 const CODES: &str = "a close code, 3xxx, 4xxx, or none";
 
-/// So long ago, or a moment.
+/// Parses a time, or a span before now.
 fn moment(text: &str, now: SystemTime) -> Option<SystemTime> {
     match span(text) {
         Some(span) => now.checked_sub(span),
@@ -182,14 +183,14 @@ fn moment(text: &str, now: SystemTime) -> Option<SystemTime> {
 
 const TIME: &str = "or a time like 2026-11-28T02:13:00Z";
 
-/// The minute that a moment is in.
+/// Returns the minute of a time.
 fn minute(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % 60);
     humantime::format_rfc3339_seconds(start).to_string()
 }
 
-/// What cannot be asked for at a time is not kept either.
+/// No more than the kept ends can be requested.
 const _: () = assert!(MOST <= Recent::MOST);
 
 #[cfg(test)]

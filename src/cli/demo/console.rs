@@ -6,7 +6,7 @@ use crate::health::Availability;
 use crate::http::respond::{Body, full, plain};
 use crate::outcome::Side;
 use crate::proxy::Proxy;
-use crate::proxy::session::Session;
+use crate::proxy::registry::Tunnel;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Bytes, Incoming};
@@ -47,7 +47,7 @@ impl Console {
     fn state(&self) -> Value {
         let Some((proxy, config)) = self.proxy.get() else { return json!({}) };
         let upstreams = ["chat", "echo"].map(|name| self.upstream(name, proxy));
-        let connections: Vec<_> = proxy.sessions.all().iter().map(|session| connection(session)).collect();
+        let connections: Vec<_> = proxy.tunnels.all().iter().map(|tunnel| connection(tunnel)).collect();
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         json!({ "config": config, "upstreams": upstreams, "connections": connections, "ends": *ends })
     }
@@ -71,8 +71,8 @@ impl Console {
     }
 }
 
-fn connection(session: &Session) -> Value {
-    let Session { report, endpoint, control, .. } = session;
+fn connection(tunnel: &Tunnel) -> Value {
+    let Tunnel { report, endpoint, control, .. } = tunnel;
     let side = |side: Side| {
         let traffic = control.counters().traffic(side);
         let rtt = traffic.last_rtt.map(|rtt| rtt.as_secs_f64());
@@ -81,7 +81,7 @@ fn connection(session: &Session) -> Value {
     json!({
         "id": report.id.to_string(),
         "path": report.target_text(),
-        "route": session.route(),
+        "route": tunnel.route(),
         "endpoint": endpoint.address().to_string(),
         "age": control.now().elapsed().as_secs_f64(),
         "client": side(Side::Client),

@@ -3,7 +3,7 @@
 use crate::drain::Watch;
 use crate::http::respond::{Body, full, plain};
 use crate::ws::frame::{Header, OpCode, encode};
-use crate::ws::handshake::{Wish, accept, wish};
+use crate::ws::handshake::{UpgradeKind, accept, classify};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Bytes, Incoming};
@@ -30,7 +30,7 @@ where
     F: FnOnce(Socket) -> T + Send + 'static,
     T: Future<Output = ()> + Send,
 {
-    if wish(request.method(), request.version(), request.headers()) != Ok(Wish::WebSocket) {
+    if classify(request.method(), request.version(), request.headers()) != Ok(UpgradeKind::WebSocket) {
         return plain(StatusCode::OK, "Here is a WebSocket server.");
     }
     let upgrade = hyper::upgrade::on(&mut request);

@@ -11,7 +11,7 @@ use crate::limit::rate::Rate;
 use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
 use crate::route::{HostPattern, PathPattern, PathRegex, Rewrite, Rule};
-use crate::telemetry::report::Names;
+use crate::telemetry::report::RouteNames;
 use crate::tunnel::{self, OnViolation, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
@@ -205,7 +205,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Opti
     let (path, target) = (path?, target?);
     let name = name.unwrap_or_else(|| default_name(&hosts, &path));
     Some(Route {
-        names: Arc::new(Names { route: name.into(), upstream: target.upstream().cloned() }),
+        names: Arc::new(RouteNames { route: name.into(), upstream: target.upstream().cloned() }),
         rule: Rule { hosts, path },
         target,
         rewrite,

@@ -12,7 +12,7 @@ use crate::health::EarlyEnd;
 use crate::tls::certs::Pair;
 use crate::tls::{Alpn, ServerName, client};
 use crate::upstream::pool::Limits;
-use crate::upstream::{Retry, Server, Settings, Tls};
+use crate::upstream::{RetryPolicy, Server, Settings, Tls};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -257,7 +257,7 @@ fn resolve_interval(table: &Table<'_>) -> Option<Duration> {
 }
 
 /// `retry`; "off" is a first try alone.
-fn retry(table: &Table<'_>) -> Retry {
+fn retry(table: &Table<'_>) -> RetryPolicy {
     let retry = table.section_or_off("retry", |table| {
         let tries = table.get("tries", integer(0..=u32::MAX)).unwrap_or(defaults::RETRY_TRIES);
         let timeout = table.get("timeout", off_or(duration)).unwrap_or(defaults::RETRY_TIMEOUT);
@@ -267,7 +267,7 @@ fn retry(table: &Table<'_>) -> Retry {
     retry.unwrap_or_else(|| retry_on(1, defaults::RETRY_TIMEOUT, defaults::RETRY_ON))
 }
 
-fn retry_on(tries: u32, timeout: Option<Duration>, on: &[RetryOn]) -> Retry {
+fn retry_on(tries: u32, timeout: Option<Duration>, on: &[RetryOn]) -> RetryPolicy {
     let mut on_status = Vec::new();
     for reason in on {
         match reason {
@@ -277,7 +277,7 @@ fn retry_on(tries: u32, timeout: Option<Duration>, on: &[RetryOn]) -> Retry {
     }
     on_status.sort_unstable();
     let (on_connect, on_timeout) = (on.contains(&RetryOn::Connect), on.contains(&RetryOn::Timeout));
-    Retry { tries, timeout, on_connect, on_timeout, on_status }
+    RetryPolicy { tries, timeout, on_connect, on_timeout, on_status }
 }
 
 /// What a hash may go by, as a message names it.

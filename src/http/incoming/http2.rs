@@ -1,4 +1,4 @@
-//! Owns a request's body as a stream of HTTP/2 brings it.
+//! Owns a request body that arrives in an HTTP/2 stream.
 
 use crate::http::upload::UploadError;
 use bytes::Bytes;
@@ -13,33 +13,34 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 
-/// A request's body. It ends with END_STREAM only: a reset, whatever its code, is an error.
-pub struct Received {
+/// A request's body. Only END_STREAM ends it. A reset with any code is an error.
+pub struct Http2Body {
     stream: RecvStream,
-    /// Bytes that are still to come by its `Content-Length`, to which `h2` holds it (RFC 9113 8.1.1).
+    /// Missing bytes by its `Content-Length`, which `h2` enforces (RFC 9113 8.1.1).
     left: Option<u64>,
-    /// Says 100 (Continue) when the body is first waited for, to a client that waits for that (RFC 9110 10.1.1).
-    invite: Option<mpsc::Sender<Response<()>>>,
-    /// Its request is under way while it comes, though the answer may have ended.
+    /// Sends 100 (Continue) when Holdline first waits for the body, to a client that expects it (RFC 9110
+    /// 10.1.1).
+    continue_sender: Option<mpsc::Sender<Response<()>>>,
+    /// Keeps the request active while the body comes, even if the response has ended.
     _request: Arc<dyn Any + Send + Sync>,
 }
 
-impl Received {
-    /// `interim` takes answers that go ahead of the answer. `request` is kept until the body is dropped.
+impl Http2Body {
+    /// Creates a body. `interim` sends interim responses. It holds `request` until it is dropped.
     pub(in crate::http) fn new(
         stream: RecvStream,
         headers: &HeaderMap,
         interim: &mpsc::Sender<Response<()>>,
         request: Arc<dyn Any + Send + Sync>,
     ) -> Self {
-        // h2 has found that it is digits (RFC 9113 8.1.1).
+        // h2 has checked that it consists of digits (RFC 9113 8.1.1).
         let digits = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
         let add =
             |sum: u64, digit: &u8| sum.checked_mul(10)?.checked_add(u64::from(digit.checked_sub(b'0')?));
         let left = digits.and_then(|digits| digits.iter().try_fold(0, add));
         let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        let invite = headers.get(EXPECT).filter(|value| expects(value)).map(|_| interim.clone());
-        Self { stream, left, invite, _request: request }
+        let continue_sender = headers.get(EXPECT).filter(|value| expects(value)).map(|_| interim.clone());
+        Self { stream, left, continue_sender, _request: request }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
@@ -52,16 +53,16 @@ impl Received {
     }
 }
 
-impl fmt::Debug for Received {
+impl fmt::Debug for Http2Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Received")
+        f.debug_struct("Http2Body")
             .field("stream", &self.stream)
             .field("left", &self.left)
             .finish_non_exhaustive()
     }
 }
 
-impl Body for Received {
+impl Body for Http2Body {
     type Data = Bytes;
     type Error = UploadError;
 
@@ -70,15 +71,15 @@ impl Body for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let next = self.stream.poll_data(cx);
-        if let Some(client) = self.invite.take().filter(|_| next.is_pending()) {
+        if let Some(client) = self.continue_sender.take().filter(|_| next.is_pending()) {
             let mut head = Response::new(());
             *head.status_mut() = StatusCode::CONTINUE;
-            // One that is answered already does not wait for it.
+            // A client that has its response does not wait for it.
             let _ = client.try_send(head);
         }
         match ready!(next) {
             Some(Ok(data)) => {
-                // It fails only when the stream has ended, and needs no window.
+                // It fails only if the stream has ended. Then the window does not matter.
                 let _ = self.stream.flow_control().release_capacity(data.len());
                 self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                 Poll::Ready(Some(Ok(Frame::data(data))))
@@ -102,7 +103,7 @@ impl Body for Received {
 }
 
 impl From<h2::Error> for UploadError {
-    /// What the library found is malformed (RFC 9113 8.1.1); all else was done by the client.
+    /// Errors that the library found are malformed bodies (RFC 9113 8.1.1). All others come from the client.
     fn from(error: h2::Error) -> Self {
         if error.is_library() { Self::Malformed(error.to_string()) } else { Self::Broken }
     }

@@ -1,27 +1,27 @@
-//! Owns a client's connection of HTTP/1 (RFC 9112), which hyper parses: what stands between hyper and the socket,
-//! and between hyper and the answers.
+//! Owns a client's HTTP/1 connection (RFC 9112), which hyper parses: the layers between hyper and the socket,
+//! and between hyper and the responses.
 
-mod along;
-mod counted;
 mod flush;
+mod head_filter;
 mod heads;
 mod interim;
-mod watched;
+mod observed_stream;
+mod response_body;
 
 use super::super::Settings;
-pub(super) use along::{Along, Shared};
-pub(super) use counted::Counted;
 pub(super) use flush::Flush;
-pub use heads::Told;
+pub(super) use head_filter::{HeadFilter, Shared};
+pub use heads::PartialRequest;
 use hyper::server::conn::http1::Builder;
-pub(super) use interim::Interim;
-pub(super) use watched::Watched;
+pub(super) use interim::InterimQueue;
+pub(super) use observed_stream::ObservedStream;
+pub(super) use response_body::ResponseBody;
 
-/// What parses the requests of a connection.
+/// Configures hyper's parser.
 pub(super) fn builder(settings: &Settings, keep_alive: bool) -> Builder {
     let mut builder = Builder::new();
     builder.keep_alive(keep_alive);
-    // The size of the buffer holds only for heads that come in pieces.
+    // The buffer size limits only heads that arrive in several reads.
     builder.max_buf_size(settings.max_header_size).max_header_size(settings.max_header_size);
     builder.preserve_header_case(true);
     builder

@@ -1,69 +1,68 @@
-//! Owns a client's connection of HTTP/2 (RFC 9113): its handshake, its streams and their order. The `h2` crate
-//! frames it. Each request is a task of its own.
+//! Owns a client's HTTP/2 connection (RFC 9113): its handshake and its streams. The `h2` crate parses the
+//! frames. Each request runs in its own task.
 
 mod frames;
-mod sent;
+mod send_tracker;
 mod stream;
 mod translate;
 mod tunnel;
-mod watched;
+mod observed_stream;
 
 use super::super::Settings;
-use super::super::incoming::{Incoming, Received};
+use super::super::incoming::{Http2Body, Incoming};
 use super::super::respond::Body;
-use super::activity::{Activity, Exchange, Fate};
-use super::hints::Hints;
-use super::upgrade::OnTunnel;
+use super::conn_state::{ConnState, ConnectionEnd, RequestGuard};
+use super::interim_sender::InterimSender;
+use super::upgrade::PendingTunnel;
 use crate::io::Stream;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{self, Builder, SendResponse};
 use http::{Method, Request, Response};
-use sent::Sent;
+use observed_stream::ObservedStream;
+use send_tracker::SendTracker;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-pub(super) use tunnel::Tunnel;
-use watched::Watched;
+pub(super) use tunnel::Http2Tunnel;
 
-/// What a stream may send before it was read, in bytes (RFC 9113 6.9.2).
+/// Flow-control window of a stream, in bytes (RFC 9113 6.9.2).
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// The same of all streams of a connection: that many bytes wait here for upstreams that do not
-/// read, and 16 such streams leave the others alone.
+/// Flow-control window of a connection. It bounds what waits here for slow upstreams. 16 stalled streams can
+/// fill it.
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
-/// Requests at once over one connection (nginx, `http2_max_concurrent_streams`).
+/// Maximum concurrent requests of one connection (nginx, `http2_max_concurrent_streams`).
 const MAX_STREAMS: u32 = 128;
 /// Interim answers to a request. More are left out: nobody needs one, and `h2` queues them without a bound.
 const MAX_INTERIM: usize = 8;
 
-/// A connection. As a future it ends with the connection, whose errors are those of its requests, which have
-/// reports of their own.
+/// A connection. The future ends with the connection. Its requests report the errors themselves.
 pub(super) struct Connection<F> {
     state: State,
     is_draining: bool,
-    activity: Arc<Activity>,
-    sent: Arc<Sent>,
+    conn_state: Arc<ConnState>,
+    tracker: Arc<SendTracker>,
     body_timeout: Option<Duration>,
     answer: F,
 }
 
 enum State {
-    Handshake(server::Handshake<Watched, Bytes>),
-    Open(server::Connection<Watched, Bytes>),
+    Handshake(server::Handshake<ObservedStream, Bytes>),
+    Open(server::Connection<ObservedStream, Bytes>),
 }
 
 impl<F, A> Connection<F>
 where
-    F: Fn(Request<Incoming>, Arc<Exchange>) -> A,
-    A: Future<Output = (Response<Body>, Arc<Exchange>)> + Send + 'static,
+    F: Fn(Request<Incoming>, Arc<RequestGuard>) -> A,
+    A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
 {
-    /// `answer` is asked for each request.
-    pub(super) fn new(stream: Stream, settings: &Settings, activity: Arc<Activity>, answer: F) -> Self {
-        let sent = Arc::new(Sent::new());
-        let watched = Watched::new(stream, Arc::clone(&activity), Arc::clone(&sent));
+    /// Calls `answer` for each request.
+    pub(super) fn new(stream: Stream, settings: &Settings, conn_state: Arc<ConnState>, answer: F) -> Self {
+        let tracker = Arc::new(SendTracker::new());
+        let observed_stream = ObservedStream::new(stream, Arc::clone(&conn_state), Arc::clone(&tracker));
         let handshake = Builder::new()
             .enable_connect_protocol()
             .initial_window_size(STREAM_WINDOW)
@@ -71,12 +70,12 @@ where
             .max_send_buffer_size(STREAM_WINDOW as usize)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
-            .handshake(watched);
+            .handshake(observed_stream);
         let state = State::Handshake(handshake);
-        Self { state, is_draining: false, activity, sent, body_timeout: settings.body_timeout, answer }
+        Self { state, is_draining: false, conn_state, tracker, body_timeout: settings.body_timeout, answer }
     }
 
-    /// Takes no more requests, and ends when those under way have ended (RFC 9113 6.8).
+    /// Accepts no more requests, and ends when the active ones have ended (RFC 9113 6.8).
     pub(super) fn shut_down(&mut self) {
         self.is_draining = true;
         if let State::Open(connection) = &mut self.state {
@@ -85,23 +84,24 @@ where
     }
 
     fn begin(&mut self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
-        let fate = Fate::default();
+        let connection_end = ConnectionEnd::default();
         let (send, interim) = mpsc::channel(MAX_INTERIM);
-        let hints = Hints::over_http2(send.clone());
-        let exchange = Arc::new(Exchange::begin(&self.activity, fate.clone(), hints));
+        let interim_sender = InterimSender::over_http2(send.clone());
+        let request_guard =
+            Arc::new(RequestGuard::begin(&self.conn_state, connection_end.clone(), interim_sender));
         let is_head = *request.method() == Method::HEAD;
-        let (mut request, tunnel) = take_apart(request, &send, &exchange);
+        let (mut request, tunnel) = take_apart(request, &send, &request_guard);
         let opens = translate::from_http2(&mut request);
-        let answer = (self.answer)(request, exchange);
+        let answer = (self.answer)(request, request_guard);
         let answer = async move {
-            let (mut response, exchange) = answer.await;
+            let (mut response, request_guard) = answer.await;
             translate::to_http2(&mut response, opens);
-            (response, exchange)
+            (response, request_guard)
         };
         let stream = stream::Context {
-            sent: Arc::clone(&self.sent),
+            tracker: Arc::clone(&self.tracker),
             body_timeout: self.body_timeout,
-            fate,
+            connection_end,
             is_head,
             tunnel,
             interim,
@@ -110,26 +110,26 @@ where
     }
 }
 
-/// A request with its body; what a CONNECT brings belongs to its tunnel.
+/// Returns a request with its body. The data of a CONNECT belongs to its tunnel.
 fn take_apart(
     request: Request<RecvStream>,
     interim: &mpsc::Sender<Response<()>>,
-    exchange: &Arc<Exchange>,
-) -> (Request<Incoming>, Option<stream::Promise>) {
+    request_guard: &Arc<RequestGuard>,
+) -> (Request<Incoming>, Option<stream::ConnectStream>) {
     let (mut parts, stream) = request.into_parts();
     if parts.method != Method::CONNECT {
-        let received = Received::new(stream, &parts.headers, interim, Arc::clone(exchange) as _);
+        let received = Http2Body::new(stream, &parts.headers, interim, Arc::clone(request_guard) as _);
         return (Request::from_parts(parts, Incoming::Http2(received)), None);
     }
     let (tunnel, opened) = oneshot::channel();
-    parts.extensions.insert(OnTunnel::new(opened));
-    (Request::from_parts(parts, Incoming::Empty), Some(stream::Promise { stream, tunnel }))
+    parts.extensions.insert(PendingTunnel::new(opened));
+    (Request::from_parts(parts, Incoming::Empty), Some(stream::ConnectStream { stream, tunnel }))
 }
 
 impl<F, A> Future for Connection<F>
 where
-    F: Fn(Request<Incoming>, Arc<Exchange>) -> A + Unpin,
-    A: Future<Output = (Response<Body>, Arc<Exchange>)> + Send + 'static,
+    F: Fn(Request<Incoming>, Arc<RequestGuard>) -> A + Unpin,
+    A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
 {
     type Output = Result<(), h2::Error>;
 

@@ -27,7 +27,7 @@ fn settings(http1: bool, http2: bool) -> Settings {
 /// A client of one that answers each request with 204.
 struct Client {
     stream: UnixStream,
-    refused: Arc<Mutex<Option<Refusal>>>,
+    refused: Arc<Mutex<Option<BadRequestKind>>>,
     served: tokio::task::JoinHandle<()>,
 }
 
@@ -35,7 +35,7 @@ impl Client {
     /// Takes one of the places.
     async fn new(slots: &Slots, http2: bool) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
-        let refused: Arc<Mutex<Option<Refusal>>> = Arc::default();
+        let refused: Arc<Mutex<Option<BadRequestKind>>> = Arc::default();
         let slot = slots.take().await;
         let settings = settings(!http2, http2);
         let told = Arc::clone(&refused);
@@ -46,13 +46,13 @@ impl Client {
                 *response.status_mut() = http::StatusCode::NO_CONTENT;
                 response
             };
-            let refused = |refusal, _| *told.lock().unwrap() = Some(refusal);
+            let refused = |bad_request_kind, _| *told.lock().unwrap() = Some(bad_request_kind);
             serve(Stream::Unix(theirs), &settings, watch, answer, refused, &slot).await;
         });
         Self { stream, refused, served }
     }
 
-    fn refused(&self) -> Option<Refusal> {
+    fn refused(&self) -> Option<BadRequestKind> {
         *self.refused.lock().unwrap()
     }
 }
@@ -75,7 +75,7 @@ async fn a_late_tick_forgets_nobody_who_waits() {
             }
         }
         drop(waiting.await.unwrap());
-        assert_eq!(client.refused(), Some(Refusal::GaveWay));
+        assert_eq!(client.refused(), Some(BadRequestKind::Evicted));
     }
 }
 
@@ -112,7 +112,7 @@ async fn frames_that_straddle_do_not_hold_a_place_that_is_wanted() {
     });
     let lasted = straddle(&mut client, Duration::from_millis(900)).await;
     assert!(lasted <= 4 * PATIENCE, "{lasted:?}");
-    assert_eq!(client.refused(), Some(Refusal::GaveWay));
+    assert_eq!(client.refused(), Some(BadRequestKind::Evicted));
     waiting.await.unwrap();
 }
 
@@ -136,7 +136,7 @@ async fn those_that_came_together_give_way_as_fast_as_others_come() {
         drop(others);
         for client in clients {
             client.served.await.unwrap();
-            assert_eq!(*client.refused.lock().unwrap(), Some(Refusal::GaveWay));
+            assert_eq!(*client.refused.lock().unwrap(), Some(BadRequestKind::Evicted));
         }
     }
 }
@@ -166,7 +166,7 @@ async fn who_asks_again_keeps_its_place() {
         () = keep_asking => {}
         _other = other => {}
     }
-    assert_eq!((busy.refused(), idle.refused()), (None, Some(Refusal::GaveWay)));
+    assert_eq!((busy.refused(), idle.refused()), (None, Some(BadRequestKind::Evicted)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +179,7 @@ async fn half_a_preface_does_not_hold_a_place_that_is_wanted() {
     let began = Instant::now();
     let served = tokio::spawn(async move {
         let settings = settings(true, true);
-        let refused = |refusal, _| assert_eq!(refusal, Refusal::GaveWay);
+        let refused = |bad_request_kind, _| assert_eq!(bad_request_kind, BadRequestKind::Evicted);
         let answer = |_| async { Response::new(respond::full("")) };
         serve(Stream::Unix(theirs), &settings, watch, answer, refused, &slot).await;
     });
@@ -203,5 +203,5 @@ async fn a_request_in_drops_has_its_time_and_no_more() {
         sleep(Duration::from_secs(1)).await;
     }
     assert!((HEADER_TIMEOUT..=HEADER_TIMEOUT * 5 / 4 + Duration::from_secs(2)).contains(&began.elapsed()));
-    assert_eq!(client.refused(), Some(Refusal::TooSlow));
+    assert_eq!(client.refused(), Some(BadRequestKind::TooSlow));
 }

@@ -1,10 +1,10 @@
-//! Owns what a request takes along of the connection that it came over: its body's settings, its room, and the
-//! stream that is left when it becomes a tunnel.
+//! Owns what a request keeps of its connection: the settings of its body, the capacity it holds, and the
+//! stream that remains when it becomes a tunnel.
 
-use super::activity::{Exchange, Fate};
-use super::hints::Hints;
-use super::http1::Watched;
-use super::http2::Tunnel;
+use super::conn_state::{ConnectionEnd, RequestGuard};
+use super::http1::ObservedStream;
+use super::http2::Http2Tunnel;
+use super::interim_sender::InterimSender;
 use crate::http::incoming::Incoming;
 use crate::http::upload::Upload;
 use crate::io::Stream;
@@ -16,99 +16,101 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// What a request is told of its listener.
+/// The settings of the listener that apply to a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ways {
+pub(super) struct RequestOptions {
     pub(super) body_timeout: Option<Duration>,
     pub(super) underscores: bool,
 }
 
-/// The tunnel of a CONNECT of HTTP/2, once it is answered so.
+/// The future tunnel of an HTTP/2 CONNECT, which opens with a 2xx response.
 #[derive(Clone, Debug)]
-pub(super) struct OnTunnel(Arc<Mutex<Option<oneshot::Receiver<Tunnel>>>>);
+pub(super) struct PendingTunnel(Arc<Mutex<Option<oneshot::Receiver<Http2Tunnel>>>>);
 
-impl OnTunnel {
-    pub(super) fn new(opened: oneshot::Receiver<Tunnel>) -> Self {
+impl PendingTunnel {
+    pub(super) fn new(opened: oneshot::Receiver<Http2Tunnel>) -> Self {
         Self(Arc::new(Mutex::new(Some(opened))))
     }
 
-    /// Waits for it; `None` means that the client left before, or that another asked.
-    async fn opened(self) -> Option<Tunnel> {
+    /// Waits for the tunnel. `None` means that the client left first, or that another caller took it.
+    async fn opened(self) -> Option<Http2Tunnel> {
         let opened = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         opened?.await.ok()
     }
 }
 
 #[derive(Clone, Debug)]
-enum On {
+enum PendingUpgrade {
     Http1(OnUpgrade),
-    Http2(OnTunnel),
+    Http2(PendingTunnel),
 }
 
-/// The connection, or the stream of HTTP/2, that a request came over: a tunnel once it is answered
-/// so.
+/// The connection or HTTP/2 stream of a request. It becomes a tunnel with the right response.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
-    on: On,
-    ways: Option<Ways>,
+    pending: PendingUpgrade,
+    options: Option<RequestOptions>,
     version: http::Version,
-    exchange: Option<Arc<Exchange>>,
+    request_guard: Option<Arc<RequestGuard>>,
 }
 
 impl Upgrade {
-    /// That of a request.
+    /// Takes it from a request.
     #[must_use]
     pub fn of(request: &mut Request<Incoming>) -> Self {
         let tunnel = request.extensions_mut().remove();
-        let on = tunnel.map_or_else(|| On::Http1(hyper::upgrade::on(&mut *request)), On::Http2);
+        let pending = tunnel
+            .map_or_else(|| PendingUpgrade::Http1(hyper::upgrade::on(&mut *request)), PendingUpgrade::Http2);
         Self {
-            on,
-            ways: request.extensions_mut().remove(),
+            pending,
+            options: request.extensions_mut().remove(),
             version: request.version(),
-            exchange: request.extensions_mut().remove(),
+            request_guard: request.extensions_mut().remove(),
         }
     }
 
-    /// What is going to become of the connection.
+    /// Returns a handle to the end of the connection.
     #[must_use]
-    pub fn fate(&self) -> Option<Fate> {
-        self.exchange.as_ref().map(|exchange| exchange.fate())
+    pub fn connection_end(&self) -> Option<ConnectionEnd> {
+        self.request_guard.as_ref().map(|request_guard| request_guard.connection_end())
     }
 
-    /// What passes interim answers to the client. `None` means that it cannot be sent any: HTTP/1.0 knows none
-    /// (RFC 9110 15.2).
+    /// Returns what sends interim responses to the client. `None` means that HTTP/1.0 has none (RFC 9110
+    /// 15.2).
     #[must_use]
-    pub fn hints(&self) -> Option<Hints> {
-        let exchange = self.exchange.as_ref().filter(|_| self.version >= http::Version::HTTP_11);
-        exchange.map(|exchange| exchange.hints())
+    pub fn interim_sender(&self) -> Option<InterimSender> {
+        let request_guard = self.request_guard.as_ref().filter(|_| self.version >= http::Version::HTTP_11);
+        request_guard.map(|request_guard| request_guard.interim_sender())
     }
 
-    /// Waits until there is room for a connection to an upstream. It is kept until the exchange is over, or its
-    /// tunnel.
-    pub async fn make_room(&self, slot: &Slot) {
-        if let Some(exchange) = &self.exchange {
-            exchange.make_room(slot).await;
+    /// Waits until there is capacity for a connection to an upstream. The request or its tunnel holds it to
+    /// its end.
+    pub async fn wait_for_capacity(&self, slot: &Slot) {
+        if let Some(request_guard) = &self.request_guard {
+            request_guard.wait_for_capacity(slot).await;
         }
     }
 
-    /// A request's body, with the patience that its listener has for it.
+    /// Returns a request's body with the listener's timeout.
     #[must_use]
     pub fn upload(&self, body: Incoming) -> Upload {
         let is_flagged = self.version == http::Version::HTTP_2;
-        let Some(Ways { body_timeout, underscores }) = self.ways else {
+        let Some(RequestOptions { body_timeout, underscores }) = self.options else {
             return Upload::new(body, None, is_flagged);
         };
         Upload::new(body, body_timeout, is_flagged).with_underscores(underscores)
     }
 
-    /// Waits until the answer is written; then the stream, and what was read from it ahead. The
-    /// bytes are copied: to keep hyper's would keep its whole buffer. `None` means that the client left before.
+    /// Waits until the response is written. Returns the stream and the bytes already read from it. They are
+    /// copied, because keeping hyper's would keep its whole buffer. `None` means that the client left first.
     pub async fn into_stream(self) -> Option<(Stream, Vec<u8>)> {
-        let upgraded = match self.on {
-            On::Http1(on) => on.await.ok()?,
-            On::Http2(on) => return Some((Stream::Layered(Box::new(on.opened().await?)), Vec::new())),
+        let upgraded = match self.pending {
+            PendingUpgrade::Http1(upgrade) => upgrade.await.ok()?,
+            PendingUpgrade::Http2(tunnel) => {
+                return Some((Stream::Layered(Box::new(tunnel.opened().await?)), Vec::new()));
+            }
         };
-        let parts = upgraded.downcast::<TokioIo<Watched>>().ok()?;
+        let parts = upgraded.downcast::<TokioIo<ObservedStream>>().ok()?;
         let (stream, held) = parts.io.into_inner().into_parts();
         Some((stream, [&parts.read_buf[..], &held].concat()))
     }

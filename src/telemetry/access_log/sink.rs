@@ -1,12 +1,12 @@
-//! Owns the targets of the access log as the thread sees them: what takes lines.
+//! Owns the targets of the access log, which the writer thread writes to.
 
 mod journal;
 mod stream;
 mod syslog;
 
 use super::Shared;
-use super::losses::Cause;
-use super::sample::Class;
+use super::drops::Cause;
+use super::sampling::LogClass;
 use crate::outcome::{Ending, Who, Why};
 use crate::telemetry::recent::End;
 use crate::telemetry::{AccessTarget, Format, Settings};
@@ -17,16 +17,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use stream::Stream;
 use syslog::Syslog;
 
-/// One line, not yet a text.
+/// One line that is not formatted yet.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct QueuedLine {
     pub(super) end: End,
-    pub(super) class: Class,
-    /// Lines of its class that are missing before it.
+    pub(super) class: LogClass,
+    /// How many lines of its class are missing before it.
     pub(super) left_out: u64,
 }
 
-impl Line {
+impl QueuedLine {
     fn text(&self, format: Format) -> String {
         let (report, outcome) = &*self.end;
         match format {
@@ -36,7 +36,7 @@ impl Line {
     }
 }
 
-/// Lines on their way to one target, and what became of them.
+/// Counts the queued, written and lost lines of one target.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     shared: Arc<Shared>,
@@ -48,37 +48,37 @@ impl Tally {
         Self { shared, waiting: Arc::default() }
     }
 
-    /// One more is on its way.
-    pub(super) fn given(&self) {
+    /// Counts a queued line.
+    pub(super) fn enqueued(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One is where it was to go.
+    /// Counts a written line.
     pub(super) fn written(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// One is not going to be there.
-    pub(super) fn lost(&self, cause: Cause, class: Class, left_out: u64) {
+    /// Counts a lost line.
+    pub(super) fn lost(&self, cause: Cause, class: LogClass, left_out: u64) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.shared.losses.add(cause, 1);
-        self.shared.sampler.is_missing(class, left_out);
+        self.shared.drops.add(cause, 1);
+        self.shared.sampler.add_missing(class, left_out);
     }
 
-    /// What is on its way is given up. How many lines that are.
-    pub(super) fn give_up(&self) -> u64 {
+    /// Counts all queued lines as lost. Returns how many.
+    pub(super) fn abandon(&self) -> u64 {
         let lines = self.waiting.load(Ordering::Relaxed);
-        self.shared.losses.add(Cause::Target, lines);
+        self.shared.drops.add(Cause::Target, lines);
         lines
     }
 
-    /// Says what is missing, if it is time.
-    pub(super) fn tell(&self) {
-        self.shared.losses.tell(self.shared.since.elapsed());
+    /// Logs missing lines, if that is due.
+    pub(super) fn log_due(&self) {
+        self.shared.drops.log_due(self.shared.since.elapsed());
     }
 }
 
-/// What takes lines.
+/// A target that writes lines.
 pub(super) struct Sink {
     kind: Kind,
     format: Format,
@@ -92,7 +92,7 @@ enum Kind {
 }
 
 impl Sink {
-    /// Opens the target; `None`: there is none.
+    /// Opens the target. `None` means that the log is off.
     pub(super) fn open(settings: &Settings, tally: Tally) -> io::Result<Option<Self>> {
         let kind = match &settings.access {
             AccessTarget::Off => return Ok(None),
@@ -105,8 +105,8 @@ impl Sink {
         Ok(Some(Self { kind, format: settings.format, tally }))
     }
 
-    /// Takes a line, which may wait for [`Self::flush`].
-    pub(super) fn take(&mut self, line: &Line) -> io::Result<()> {
+    /// Writes a line, which may stay buffered until [`Self::flush`].
+    pub(super) fn take(&mut self, line: &QueuedLine) -> io::Result<()> {
         let text = line.text(self.format);
         let result = match &mut self.kind {
             Kind::Stream(stream) => return stream.take(line, &text, &self.tally),
@@ -120,7 +120,7 @@ impl Sink {
         result
     }
 
-    /// Writes what waits.
+    /// Writes the buffer.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::Stream(stream) => stream.flush(&self.tally),
@@ -128,27 +128,27 @@ impl Sink {
         }
     }
 
-    /// Opens its file anew, and says how that went.
+    /// Reopens its file and logs the result.
     pub(super) fn reopen(&mut self) {
         match &mut self.kind {
             Kind::Stream(stream) => stream.reopen(),
             Kind::Syslog(_) | Kind::Journal(_) => {
-                tracing::info!("the access log is no file to be opened anew")
+                tracing::info!("the access log is not a file; there is nothing to reopen")
             }
         }
     }
 }
 
-/// How much an end asks for somebody's attention (RFC 5424 6.2.1).
+/// The severity of an end (RFC 5424 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
     /// A defect of the proxy.
     Error,
-    /// Something of the operator's own: an upstream failed, or there was none.
+    /// The operator's own systems: an upstream failed, or none was available.
     Warning,
-    /// Somebody's connection was lost or refused, as happens every day; many are news.
+    /// A client's connection was lost or refused. That is normal, unless there are many.
     Notice,
-    /// As it should be.
+    /// A normal end.
     Info,
 }
 

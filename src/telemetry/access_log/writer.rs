@@ -1,9 +1,9 @@
-//! Owns the thread that writes the access log: the queue before it, the order in which targets follow one
-//! another, and its end. Whoever hands a line over never waits.
+//! Owns the thread that writes the access log: its queue, the change of targets, and its end. Queueing a line
+//! never blocks.
 
-use super::losses::Cause;
-use super::sample::Allowances;
-use super::sink::{Line, Sink, Tally};
+use super::drops::Cause;
+use super::sampling::Allowances;
+use super::sink::{QueuedLine, Sink, Tally};
 use super::{OpenError, Shared};
 use crate::telemetry::{AccessTarget, Settings};
 use std::convert::Infallible;
@@ -13,60 +13,60 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait for the thread; more are lost.
+/// Maximum number of queued lines. Further lines are lost.
 const QUEUE: usize = 16 * 1024;
-/// A new target waits so long for the one before to have its last lines.
-const TURN: Duration = Duration::from_secs(2);
-/// A lasting failure to write is said once in this time.
-const COMPLAIN: Duration = Duration::from_secs(60);
-/// How often an idle thread looks whether there is something to be said.
+/// How long a new target waits until the old one has its last lines.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Minimum time between two log lines about write failures.
+const ERROR_INTERVAL: Duration = Duration::from_secs(60);
+/// How often an idle thread checks whether it must log missing lines.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What writes to one target. Dropped, it writes what waits and ends.
+/// Writes to one target. Dropping it ends the thread after the queued lines.
 #[derive(Debug)]
 pub(super) struct Writer {
-    queue: SyncSender<Order>,
+    queue: SyncSender<Command>,
     tally: Tally,
-    /// How many lines are written under a flood; `None`: all.
+    /// The sampling limits. `None` means that all lines are written.
     pub(super) allowed: Option<Allowances>,
-    /// The queue had no room for the order to open the file anew.
+    /// Set if the queue was full when the file should be reopened.
     reopen: Arc<AtomicBool>,
     ended: Mutex<Option<Ended>>,
 }
 
 #[derive(Debug)]
-enum Order {
-    /// Let another writer end before.
-    After(Rest),
-    Line(Line),
+enum Command {
+    /// Wait until another writer has ended.
+    After(Remainder),
+    Line(QueuedLine),
     Reopen,
 }
 
 /// Never receives anything: the thread holds the other end for as long as it lives.
 type Ended = Receiver<Infallible>;
 
-/// What is left of a writer that is to end.
+/// A writer that is about to end.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct Remainder {
     tally: Tally,
     ended: Option<Ended>,
 }
 
 impl Writer {
-    /// Opens the target and starts the thread; `None`: there is no target.
+    /// Opens the target and starts the thread. `None` means that the log is off.
     pub(super) fn open(settings: &Settings, shared: &Arc<Shared>) -> Result<Option<Self>, OpenError> {
         let failed = |error| OpenError { target: settings.access.clone(), error };
         let tally = Tally::new(Arc::clone(shared));
         let Some(sink) = Sink::open(settings, tally.clone()).map_err(failed)? else { return Ok(None) };
-        let (queue, orders) = sync_channel(QUEUE);
+        let (queue, commands) = sync_channel(QUEUE);
         let (alive, ended) = sync_channel::<Infallible>(0);
         let reopen = Arc::<AtomicBool>::default();
         let thread = Thread {
-            orders,
+            commands,
             sink,
             tally: tally.clone(),
             reopen: Arc::clone(&reopen),
-            complaint: Complaint::new(settings.access.clone()),
+            error_log: ErrorLog::new(settings.access.clone()),
         };
         let run = move || {
             thread.run();
@@ -77,68 +77,65 @@ impl Writer {
         Ok(Some(Self { queue, tally, allowed, reopen, ended: Mutex::new(Some(ended)) }))
     }
 
-    /// Hands a line over, or counts it as lost.
-    pub(super) fn give(&self, line: Line) {
+    /// Queues a line, or counts it as lost.
+    pub(super) fn enqueue(&self, line: QueuedLine) {
         let (class, left_out) = (line.class, line.left_out);
-        self.tally.given();
-        if self.queue.try_send(Order::Line(line)).is_err() {
+        self.tally.enqueued();
+        if self.queue.try_send(Command::Line(line)).is_err() {
             self.tally.lost(Cause::Queue, class, left_out);
-            self.tally.tell();
+            self.tally.log_due();
         }
     }
 
-    /// Opens the file anew, after what was given before.
+    /// Reopens the file after the queued lines.
     pub(super) fn reopen(&self) {
-        if self.queue.try_send(Order::Reopen).is_err() {
+        if self.queue.try_send(Command::Reopen).is_err() {
             self.reopen.store(true, Ordering::Release);
         }
     }
 
-    /// Lets another one end before; to be said first of all.
-    pub(super) fn follow(&self, before: Rest) {
-        // There is room: it is the first order.
-        let _ = self.queue.try_send(Order::After(before));
+    /// Makes the thread wait until another writer has ended. Must be the first command.
+    pub(super) fn wait_for(&self, before: Remainder) {
+        // The queue has space: this is the first command.
+        let _ = self.queue.try_send(Command::After(before));
     }
 
-    /// What will be left when it is dropped.
-    pub(super) fn rest(&self) -> Rest {
+    /// Returns what remains when it is dropped.
+    pub(super) fn remainder(&self) -> Remainder {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Rest { tally: self.tally.clone(), ended }
+        Remainder { tally: self.tally.clone(), ended }
     }
 }
 
-impl Rest {
-    /// Waits until all is written, and so long at most. What is left then is lost.
+impl Remainder {
+    /// Waits at most `patience` until all lines are written. The rest is lost.
     pub(super) fn wait(self, patience: Duration) {
         let Some(Err(RecvTimeoutError::Timeout)) = self.ended.map(|ended| ended.recv_timeout(patience))
         else {
             return;
         };
-        let lines = self.tally.give_up();
-        tracing::error!(
-            lines,
-            "the target of the access log takes nothing; lines that waited for it are lost"
-        );
+        let lines = self.tally.abandon();
+        tracing::error!(lines, "the target of the access log accepts nothing; the queued lines are lost");
     }
 }
 
 /// The thread.
 struct Thread {
-    orders: Receiver<Order>,
+    commands: Receiver<Command>,
     sink: Sink,
     tally: Tally,
     reopen: Arc<AtomicBool>,
-    complaint: Complaint,
+    error_log: ErrorLog,
 }
 
 impl Thread {
     fn run(mut self) {
         let mut open = true;
         while open {
-            open = match self.orders.recv_timeout(TICK) {
-                Ok(order) => {
-                    self.obey(order);
-                    self.obey_all()
+            open = match self.commands.recv_timeout(TICK) {
+                Ok(command) => {
+                    self.execute(command);
+                    self.execute_all()
                 }
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => false,
@@ -147,28 +144,28 @@ impl Thread {
             if self.reopen.swap(false, Ordering::Acquire) {
                 self.sink.reopen();
             }
-            self.tally.tell();
+            self.tally.log_due();
         }
     }
 
-    /// What waits is written in one go. Whether there may be more.
-    fn obey_all(&mut self) -> bool {
+    /// Executes all queued commands. Returns whether more may come.
+    fn execute_all(&mut self) -> bool {
         loop {
-            match self.orders.try_recv() {
-                Ok(order) => self.obey(order),
+            match self.commands.try_recv() {
+                Ok(command) => self.execute(command),
                 Err(error) => return error == TryRecvError::Empty,
             }
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::After(before) => before.wait(TURN),
-            Order::Line(line) => {
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::After(before) => before.wait(HANDOVER_TIMEOUT),
+            Command::Line(line) => {
                 let result = self.sink.take(&line);
-                self.complaint.of(result);
+                self.error_log.of(result);
             }
-            Order::Reopen => {
+            Command::Reopen => {
                 self.flush();
                 self.sink.reopen();
             }
@@ -177,24 +174,24 @@ impl Thread {
 
     fn flush(&mut self) {
         let result = self.sink.flush();
-        self.complaint.of(result);
+        self.error_log.of(result);
     }
 }
 
-/// Says why lines cannot be written, seldom. How many they are is said elsewhere.
-struct Complaint {
+/// Logs why lines cannot be written, at most once per interval. [`Drops`](super::drops::Drops) logs how many.
+struct ErrorLog {
     target: AccessTarget,
     last: Option<Instant>,
 }
 
-impl Complaint {
+impl ErrorLog {
     fn new(target: AccessTarget) -> Self {
         Self { target, last: None }
     }
 
     fn of(&mut self, result: io::Result<()>) {
         let Err(error) = result else { return };
-        if self.last.is_none_or(|last| last.elapsed() >= COMPLAIN) {
+        if self.last.is_none_or(|last| last.elapsed() >= ERROR_INTERVAL) {
             self.last = Some(Instant::now());
             tracing::error!(access = %self.target, %error, "cannot write the access log; lines are being lost");
         }

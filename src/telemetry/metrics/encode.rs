@@ -1,4 +1,4 @@
-//! Owns the forms of text that Prometheus reads. It must not know what is counted.
+//! Owns the text formats that Prometheus reads. It must not know which metrics exist.
 
 use crate::telemetry::tally::Histogram;
 use prometheus_client::collector::Collector;
@@ -8,17 +8,17 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt;
 
-/// A form of the text.
+/// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// Prometheus' own, 0.0.4: for whoever does not ask for the other.
+    /// Prometheus' own format 0.0.4, the default.
     Prometheus,
 }
 
 impl Format {
-    /// What a scraper that sent this `Accept` header gets.
+    /// Returns the format for a scraper's `Accept` header.
     #[must_use]
     pub fn wanted(accept: &str) -> Self {
         match accept.contains("application/openmetrics-text") {
@@ -27,7 +27,7 @@ impl Format {
         }
     }
 
-    /// The `Content-Type` of it.
+    /// Returns its `Content-Type`.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -49,8 +49,7 @@ pub(super) fn encode(families: Vec<Family>, format: Format) -> String {
     }
 }
 
-/// In Prometheus' own form a counter's name has its suffix where it is described too, and there are no
-/// units.
+/// In Prometheus' own format, the metadata of a counter also has the suffix, and there are no units.
 fn as_prometheus(text: &str) -> String {
     let mut converted = String::with_capacity(text.len());
     let (mut help, mut name) = ("", "");
@@ -76,7 +75,7 @@ fn as_prometheus(text: &str) -> String {
 
 pub(super) type Labels = Vec<(&'static str, String)>;
 
-/// A name and all that goes by it.
+/// A metric and its series.
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-/// What is live, read when somebody looks.
+/// The live state, collected for each scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     /// The tunnels of each route.
@@ -22,7 +22,7 @@ pub struct Live {
     pub missing_lines: Missing,
 }
 
-/// An endpoint as it is now.
+/// The current state of an endpoint.
 #[derive(Clone, Debug)]
 pub struct EndpointState {
     /// Its upstream's name.
@@ -31,15 +31,15 @@ pub struct EndpointState {
     pub endpoint: String,
     /// One of [`STANDINGS`].
     pub standing: &'static str,
-    /// Connections it has, opening ones among them.
+    /// Connections, including those being opened.
     pub active: u32,
-    /// Failures it was ever charged with.
+    /// Failures ever charged to it.
     pub failures: u64,
     /// How its tunnels ended.
     pub ends: Vec<(Who, Why, u64)>,
 }
 
-/// Whether an endpoint may be given connections: yes; only when no other can; one, on trial.
+/// The health of an endpoint: it takes connections; only if no other can; one, on trial.
 pub const STANDINGS: [&str; 3] = ["available", "failed", "trial"];
 
 pub(super) fn families(metrics: &Metrics, live: &Live, process: &Process) -> Vec<Family> {
@@ -192,7 +192,7 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
         ),
         histograms(
             "websocket_opening_tries",
-            "Endpoints tried for an opening.",
+            "Endpoints tried for a WebSocket handshake.",
             asked().map(|(name, route)| (of_route(name), route.tries.clone())),
         ),
         counters("holdline_refusals_total", "Openings that a limit refused.", refusals),
@@ -235,7 +235,7 @@ fn of_upstreams(tallies: &Tallies, live: &Live) -> Vec<Family> {
     vec![
         gauges(
             "holdline_endpoint_active",
-            "Connections of an endpoint, opening ones among them.",
+            "Connections of an endpoint, including those being opened.",
             endpoints().map(|(labels, of)| (labels, f64::from(of.active))),
         ),
         gauges("holdline_endpoint_standing", "1 for the standing that an endpoint has.", standings),
@@ -304,7 +304,7 @@ fn of_proxy(metrics: &Metrics, tallies: &Tallies, live: &Live) -> Vec<Family> {
         gauges(
             "holdline_connections_room",
             "Client connections that the limit of open files allows.",
-            one(metrics.room() as f64),
+            one(metrics.connection_capacity() as f64),
         ),
         gauges(
             "holdline_draining",

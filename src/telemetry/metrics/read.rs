@@ -1,4 +1,4 @@
-//! Owns what can be asked of what was counted. It must not count.
+//! Owns reading the metrics. It must not count.
 
 use super::{Cause, Format, Live, Metrics, Reloads, Route, encode, families};
 use crate::outcome::PerSide;
@@ -14,25 +14,25 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 impl Metrics {
-    /// When the counting began.
+    /// Returns when counting began.
     #[must_use]
     pub fn started(&self) -> SystemTime {
         self.started
     }
 
-    /// How long ago that was.
+    /// Returns how long ago counting began.
     #[must_use]
     pub fn uptime(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// Where tunnels count their round-trip times.
+    /// Returns the histograms of round-trip times that tunnels count into.
     #[must_use]
     pub fn round_trips(&self) -> &Arc<RoundTrips> {
         &self.round_trips
     }
 
-    /// How tunnels ended since the start, the most frequent first.
+    /// Returns how tunnels ended since the start, the most frequent cause first.
     #[must_use]
     pub fn ends(&self) -> Vec<(Cause, u64)> {
         let tallies = self.lock();
@@ -45,13 +45,13 @@ impl Metrics {
         ends
     }
 
-    /// How tunnels ended within the last `span`.
+    /// Returns how tunnels ended within the last `span`.
     #[must_use]
     pub fn ends_lately(&self, span: Duration) -> BTreeMap<Cause, u64> {
         self.lock().history.lately(self.since.elapsed(), span)
     }
 
-    /// How many tunnels of each route have ended.
+    /// Returns how many tunnels of each route have ended.
     #[must_use]
     pub fn ended_by_route(&self) -> HashMap<Arc<str>, u64> {
         let tallies = self.lock();
@@ -59,26 +59,26 @@ impl Metrics {
         tallies.routes.iter().map(sum).collect()
     }
 
-    /// How long each side had been silent when a tunnel ended without a Close and not by an order.
+    /// Returns how long each side had been silent when a tunnel ended abnormally.
     #[must_use]
     pub fn silence(&self) -> PerSide<Histogram> {
         self.lock().silence.clone()
     }
 
-    /// How reloads went.
+    /// Returns the results of reloads.
     #[must_use]
     pub fn reloads(&self) -> Reloads {
         self.lock().reloads.clone()
     }
 
-    /// The last hour, the oldest step first, and when the last step ended.
+    /// Returns the last hour, the oldest step first, and when the last step ended.
     #[must_use]
     pub fn history(&self) -> (Vec<Step>, SystemTime) {
         let (steps, until) = self.lock().history.steps(self.since.elapsed());
         (steps, self.started + until)
     }
 
-    /// The last ends of tunnels and of openings that came to nothing, the newest first; and how many
+    /// Returns the last ends of tunnels and of failed WebSocket handshakes, the newest first, and how many
     /// there ever were.
     #[must_use]
     pub fn recent(&self, most: usize) -> (Vec<End>, u64) {
@@ -87,24 +87,24 @@ impl Metrics {
         (recent.newest(most), recent.count())
     }
 
-    /// How many client connections there is room for.
+    /// Returns the capacity for client connections.
     #[must_use]
-    pub fn room(&self) -> usize {
-        self.room.load(Ordering::Relaxed)
+    pub fn connection_capacity(&self) -> usize {
+        self.connection_capacity.load(Ordering::Relaxed)
     }
 
-    /// All of it and what is live, as text.
+    /// Returns all metrics and the live state as text.
     #[must_use]
     pub fn encode(&self, live: &Live, format: Format) -> String {
         encode::encode(families::families(self, live, &Process::now()), format)
     }
 
-    /// When the next burst is over; `None`: none is under way.
+    /// Returns when the next burst is over. `None` means that there is none.
     pub(super) fn next_burst(&self) -> Option<Instant> {
         self.lock().bursts.next().map(|at| self.since + at)
     }
 
-    /// The bursts that are over.
+    /// Returns the bursts that are over.
     pub(super) fn bursts_over(&self) -> Vec<Burst> {
         self.lock().bursts.over(self.since.elapsed())
     }

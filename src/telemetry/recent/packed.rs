@@ -2,7 +2,7 @@
 
 use crate::addr::EndpointAddr;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
-use crate::telemetry::report::{ConnectionId, Names, Report};
+use crate::telemetry::report::{ConnectionId, Report, RouteNames};
 use crate::ws::close::CloseCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 /// they are shown.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Packed {
-    pub(super) names: Option<Arc<Names>>,
+    pub(super) names: Option<Arc<RouteNames>>,
     pub(super) endpoint: Option<Arc<EndpointAddr>>,
     pub(super) blind: Option<&'static str>,
     pub(super) bytes: Vec<u8>,
@@ -22,9 +22,9 @@ impl Packed {
     #[must_use]
     pub(in crate::telemetry) fn of((report, outcome): &(Report, Outcome)) -> Self {
         let Outcome { ending, traffic, duration, idle, blind, ended } = outcome;
-        let mut bytes = Vec::with_capacity(128 + report.texts().len() + ending.reason.len());
+        let mut bytes = Vec::with_capacity(128 + report.packed_text().len() + ending.reason.len());
         bytes.extend_from_slice(&report.id.0.to_le_bytes());
-        put_text(&mut bytes, report.texts());
+        put_text(&mut bytes, report.packed_text());
         put_text(&mut bytes, ending.reason.as_bytes());
         bytes.extend([ending.who as u8, ending.why as u8, u8::from(report.protocol() == "h2")]);
         let time = SystemTime::from(report.time);
@@ -50,7 +50,7 @@ impl Packed {
 /// The end that was packed so; `None` means that it was not.
 pub(super) fn unpack(
     bytes: &[u8],
-    names: Option<Arc<Names>>,
+    names: Option<Arc<RouteNames>>,
     endpoint: Option<Arc<EndpointAddr>>,
     blind: Option<&'static str>,
 ) -> Option<(Report, Outcome)> {
@@ -143,14 +143,14 @@ fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 pub(super) mod tests {
     use super::*;
     use crate::addr::ClientAddr;
-    use crate::telemetry::report::Asked;
+    use crate::telemetry::report::RequestInfo;
     use proptest::prelude::*;
 
     /// The end of a tunnel, as most are.
     pub(in crate::telemetry::recent) fn end(number: u64, target: &str) -> (Report, Outcome) {
         let client = ClientAddr::Tcp("203.0.113.77:50000".parse().unwrap());
         let (method, host, target) = ("GET", &b"chat.example.com"[..], target.as_bytes());
-        let asked = Asked { client, proxied_by: None, method, host, target, tls: Some("TLSv1.3") };
+        let asked = RequestInfo { client, proxied_by: None, method, host, target, tls: Some("TLSv1.3") };
         let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_858_800_123_456 + number);
         let mut report = Report::new(ConnectionId(number), time, &asked);
         (report.tries, report.status) = (1, 101);
@@ -196,7 +196,7 @@ pub(super) mod tests {
                 report.version = http::Version::HTTP_2;
             }
             if shares {
-                report.names = Some(Arc::new(Names { route: "r".into(), upstream: None }));
+                report.names = Some(Arc::new(RouteNames { route: "r".into(), upstream: None }));
                 report.endpoint = Some(Arc::new(EndpointAddr::Tcp("10.0.0.1:80".parse().unwrap())));
                 outcome.blind = Some("another protocol");
             }

@@ -1,54 +1,53 @@
-//! Owns the order in which a broken answer ends: what came of it is written first. hyper drops what it
-//! has not written yet as soon as a body fails, the head of the answer too.
+//! Owns the flush before a broken response ends, so that the client gets what came before. When a body fails,
+//! hyper drops what it has not written yet, even the head.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
-/// Tells the bodies of a connection when it has written all that they have given so far. Only bodies that
-/// fail ask.
+/// Tells the bodies of a connection when all their data so far is written. Only failing bodies ask.
 #[derive(Debug, Default)]
 pub(in crate::http::serve) struct Flush {
-    asked: AtomicU64,
-    /// The last one for which the connection is polled once more. What is asked for during a poll may
-    /// have come too late for that poll's writes.
-    begun: AtomicU64,
+    requested: AtomicU64,
+    /// The last flush for which the connection was polled again. A flush requested during a poll may be too
+    /// late for that poll's writes.
+    started: AtomicU64,
     done: AtomicU64,
-    ask: Notify,
+    request: Notify,
     waiting: Mutex<Vec<Waker>>,
 }
 
 impl Flush {
-    /// Asks for a flush: its number.
-    pub(in crate::http::serve) fn ask(&self) -> u64 {
-        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        self.ask.notify_one();
+    /// Requests a flush. Returns its number.
+    pub(in crate::http::serve) fn request(&self) -> u64 {
+        let number = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
+        self.request.notify_one();
         number
     }
 
-    /// Whether a flush that was asked for is done.
+    /// Waits until a requested flush is done.
     pub(in crate::http::serve) fn poll_done(&self, number: u64, cx: &Context<'_>) -> Poll<()> {
         let is_done = || self.done.load(Ordering::SeqCst) >= number;
         if is_done() {
             return Poll::Ready(());
         }
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
-        // It may have been done in between.
+        // It may have finished in between.
         if is_done() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Waits until a flush is asked for. Then the connection is to be polled.
-    pub(in crate::http::serve) async fn asked(&self) {
-        self.ask.notified().await;
-        self.begun.store(self.asked.load(Ordering::SeqCst), Ordering::SeqCst);
+    /// Waits until a flush is requested. The caller must then poll the connection.
+    pub(in crate::http::serve) async fn requested(&self) {
+        self.request.notified().await;
+        self.started.store(self.requested.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    /// The connection has written all it had.
+    /// Records that the connection has written all its data.
     pub(in crate::http::serve) fn flushed(&self) {
-        let begun = self.begun.load(Ordering::SeqCst);
-        if self.done.load(Ordering::SeqCst) < begun {
-            self.done.store(begun, Ordering::SeqCst);
+        let started = self.started.load(Ordering::SeqCst);
+        if self.done.load(Ordering::SeqCst) < started {
+            self.done.store(started, Ordering::SeqCst);
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             waiting.into_iter().for_each(Waker::wake);
         }
@@ -64,7 +63,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_flush_that_began_after_it_was_asked_for_counts() {
         let flush = Arc::new(Flush::default());
-        let number = flush.ask();
+        let number = flush.request();
         let waiting = tokio::spawn({
             let flush = Arc::clone(&flush);
             async move { poll_fn(|cx| flush.poll_done(number, cx)).await }
@@ -73,7 +72,7 @@ mod tests {
         flush.flushed();
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        flush.asked().await;
+        flush.requested().await;
         assert!(!waiting.is_finished());
         flush.flushed();
         waiting.await.unwrap();

@@ -1,5 +1,5 @@
-//! Owns the reading along of the requests of a connection of HTTP/1: where each head begins and ends.
-//! It must not know how requests are answered.
+//! Owns the parsing of HTTP/1 requests alongside hyper: where each head begins and ends. It must not know how
+//! requests are answered.
 //!
 //! hyper takes no `"`, `<` and `>` in a target (RFC 3986 2), which nginx and HAProxy pass. They are
 //! percent-encoded before hyper sees them, and nothing else is ever changed. So it must be certain that
@@ -11,40 +11,40 @@ mod chunks;
 mod explain;
 
 use chunks::Chunks;
-pub use explain::Told;
+pub use explain::PartialRequest;
 use std::collections::VecDeque;
 
-/// The most that is kept of a head, to tell what is wrong with it.
+/// Maximum bytes kept of a head, to explain what is wrong with it.
 const KEPT: usize = 2048;
-/// As much of a header line as tells what it says of the framing.
+/// Maximum bytes kept of a header line: enough for its framing.
 const LINE: usize = 64;
 
-/// The heads of a connection.
+/// Parses the heads of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     place: Place,
-    /// The beginnings of heads that are no requests yet, the oldest first.
+    /// Starts of the heads that hyper has not made requests of yet, oldest first.
     seen: VecDeque<Vec<u8>>,
-    /// The header line that is coming, or the method.
+    /// The current header line, or the method.
     line: Vec<u8>,
     framing: Framing,
-    /// How many requests hyper has made of heads.
+    /// How many requests hyper has made.
     requests: u64,
     begun: u64,
-    /// The number of the head that told two lengths.
+    /// The number of the head with two lengths.
     ambiguous: Option<u64>,
-    /// The connection may become a tunnel: what comes may be its own.
+    /// The connection may become a tunnel, whose bytes are not HTTP.
     may_switch: bool,
 }
 
 #[derive(Debug, Default)]
 enum Place {
-    /// Before a head, where empty lines may be (RFC 9112 2.2).
+    /// Before a head. Empty lines may come first (RFC 9112 2.2).
     #[default]
     Start,
     Method,
     Target(Part),
-    /// Behind the target, in the same line.
+    /// After the target, in the same line.
     Version,
     Field,
     Body(u64),
@@ -59,11 +59,11 @@ enum Part {
     First,
     Path,
     Query,
-    /// Of a target in another form than that with a path.
+    /// Part of a target that does not begin with a path.
     Other,
 }
 
-/// What the header lines of a head say of its body.
+/// What a head says about the framing of its body.
 #[derive(Debug, Default)]
 struct Framing {
     fields: u32,
@@ -74,7 +74,7 @@ struct Framing {
 }
 
 impl Heads {
-    /// Follows bytes that come; where bytes of a target have to be encoded, what they become.
+    /// Parses received bytes. If it must encode bytes of a target, returns the changed bytes.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let (mut at, mut edits) = (0, Vec::new());
         while at < bytes.len() {
@@ -83,21 +83,22 @@ impl Heads {
         (!edits.is_empty()).then(|| encoded(bytes, &edits))
     }
 
-    /// hyper has made a request of a head; whether that told two lengths, of which hyper shows one.
-    pub(super) fn is_request(&mut self) -> bool {
+    /// Records that hyper has made a request of a head. Returns whether the head had two lengths, of which
+    /// hyper shows one.
+    pub(super) fn mark_request(&mut self) -> bool {
         let number = self.requests;
         self.requests += 1;
         self.seen.pop_front();
         self.ambiguous == Some(number)
     }
 
-    /// What can be told of the head that is no request, and why hyper answers it with this status.
-    pub(super) fn told(&self, status: u16) -> Told {
+    /// Returns what could be read of the head that is no request, and why hyper answers it with this status.
+    pub(super) fn partial_request(&self, status: u16) -> PartialRequest {
         let seen = self.seen.front().map_or(&b""[..], |seen| seen);
         explain::explain(seen, status, self.framing.fields)
     }
 
-    /// Takes some bytes, or none where only the place changes; how many.
+    /// Consumes some bytes, or none if only the position changes. Returns how many.
     fn step(&mut self, rest: &[u8], base: usize, edits: &mut Vec<usize>) -> usize {
         match &mut self.place {
             Place::Start => self.start(rest),
@@ -172,7 +173,7 @@ impl Heads {
         self.keep(rest, end.map_or(rest.len(), |end| end + 1))
     }
 
-    /// Goes to the end of a line, and there to the next place.
+    /// Skips to the end of a line, then goes to the next position.
     fn line_end(&mut self, rest: &[u8], next: impl FnOnce(&mut Self) -> Place) -> usize {
         let end = rest.iter().position(|&byte| byte == b'\n');
         self.begin_line(&rest[..end.unwrap_or(rest.len())]);
@@ -184,7 +185,7 @@ impl Heads {
         taken
     }
 
-    /// At the end of a header line.
+    /// Handles the end of a header line.
     fn field(&mut self) -> Place {
         let line = self.line.strip_suffix(b"\r").unwrap_or(&self.line);
         if line.is_empty() {
@@ -230,7 +231,7 @@ impl Heads {
         self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Keeps some of the bytes that are taken.
+    /// Keeps some of the consumed bytes.
     fn keep(&mut self, rest: &[u8], taken: usize) -> usize {
         if let Some(seen) = self.seen.back_mut() {
             let room = KEPT - seen.len().min(KEPT);
@@ -240,8 +241,8 @@ impl Heads {
     }
 }
 
-/// Whether hyper refuses a byte there that nginx passes. In a query it takes a back-quote, in a path a
-/// quote. It refuses too what is not UTF-8, which no single byte tells.
+/// Whether hyper rejects a byte that nginx passes. hyper accepts a back-quote in a query and a quote in a
+/// path. It also rejects invalid UTF-8, which a single byte does not show.
 fn has_to_be_encoded(part: Part, byte: u8) -> bool {
     match part {
         Part::Path => matches!(byte, b'<' | b'>' | b'`'),
@@ -357,7 +358,7 @@ mod tests {
             let mut heads = Heads::default();
             heads.pass(request("/", "", "").as_bytes());
             heads.pass(request("/", lines, "").as_bytes());
-            assert_eq!([heads.is_request(), heads.is_request()], [false, expected], "{lines}");
+            assert_eq!([heads.mark_request(), heads.mark_request()], [false, expected], "{lines}");
         }
     }
 

@@ -1,6 +1,5 @@
-//! Owns interim answers (1xx) on their way to a client of HTTP/1.1 (RFC 9110 15.2). hyper's server cannot
-//! send any. They are written around it: only where it has nothing half written, and only before the
-//! answer that they announce.
+//! Owns interim responses (1xx) to a client of HTTP/1.1 (RFC 9110 15.2). hyper's server cannot send any.
+//! Holdline writes them past hyper, only between messages and only before the final response.
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -9,54 +8,58 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 
-/// What may wait for a client that takes nothing, in bytes. More is left out: nobody needs an interim
-/// answer.
-const MOST: usize = 16 * 1024;
+/// Maximum bytes that wait for a slow client. Holdline drops further ones: interim responses are optional.
+const MAX_PENDING: usize = 16 * 1024;
 
-/// Those of one connection, whose exchanges come one behind the other.
+/// The interim responses of one connection, whose exchanges follow one another.
 #[derive(Debug, Default)]
-pub(in crate::http::serve) struct Interim {
-    /// Looked at for each write.
+pub(in crate::http::serve) struct InterimQueue {
+    /// Read for each write.
     is_waiting: AtomicBool,
-    /// Bytes of hyper's own may be on their way.
-    is_amid: AtomicBool,
+    /// hyper may be in the middle of a message.
+    is_mid_write: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The exchange that is under way.
+    /// The number of the current exchange.
     exchange: u64,
-    /// It has not been answered.
+    /// Whether it still waits for its response.
     is_open: bool,
     bytes: BytesMut,
-    /// Some of them are written, so the others must be.
-    is_begun: bool,
+    /// Some of the bytes are written, so the rest must follow.
+    is_partly_written: bool,
 }
 
-impl Interim {
-    /// An exchange begins: its number.
-    pub(in crate::http::serve) fn open(&self) -> u64 {
+impl InterimQueue {
+    /// Begins an exchange. Returns its number.
+    pub(in crate::http::serve) fn begin_exchange(&self) -> u64 {
         let mut state = self.lock();
         (state.exchange, state.is_open) = (state.exchange + 1, true);
         state.exchange
     }
 
-    /// It is answered: nothing may be written behind the beginning of that.
-    pub(in crate::http::serve) fn seal(&self) {
+    /// Ends the interim phase: none may follow the start of the final response.
+    pub(in crate::http::serve) fn close(&self) {
         let mut state = self.lock();
         state.is_open = false;
-        // What hyper has not written yet may be followed by the answer without a gap.
-        if self.is_amid.load(Ordering::Relaxed) && !state.is_begun {
+        // The final response may directly follow what hyper has not written yet.
+        if self.is_mid_write.load(Ordering::Relaxed) && !state.is_partly_written {
             state.bytes.clear();
         }
     }
 
-    /// Adds an interim answer of an exchange. Whether there is something to write now.
-    pub(in crate::http::serve) fn add(&self, exchange: u64, status: StatusCode, headers: &HeaderMap) -> bool {
+    /// Adds an interim response of an exchange. Returns whether there is something to write now.
+    pub(in crate::http::serve) fn push(
+        &self,
+        exchange: u64,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> bool {
         let head = encode(status, headers);
         let mut state = self.lock();
-        let fits = state.bytes.len() + head.len() <= MOST;
+        let fits = state.bytes.len() + head.len() <= MAX_PENDING;
         if !fits || !state.is_open || state.exchange != exchange {
             return false;
         }
@@ -65,12 +68,12 @@ impl Interim {
         true
     }
 
-    /// Writes what waits, if this is a place for it. Nothing else may be written before it is ready.
+    /// Writes the waiting bytes, if hyper is between messages. Nothing else may be written until it is ready.
     pub(in crate::http::serve) fn poll_write(
         &self,
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
-        if !self.is_waiting.load(Ordering::Acquire) || self.is_amid.load(Ordering::Relaxed) {
+        if !self.is_waiting.load(Ordering::Acquire) || self.is_mid_write.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
         let mut state = self.lock();
@@ -80,21 +83,21 @@ impl Interim {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             state.bytes.advance(length);
-            state.is_begun = true;
+            state.is_partly_written = true;
         }
-        state.is_begun = false;
+        state.is_partly_written = false;
         self.is_waiting.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 
-    /// hyper writes.
-    pub(in crate::http::serve) fn begins(&self) {
-        self.is_amid.store(true, Ordering::Relaxed);
+    /// Records that hyper writes.
+    pub(in crate::http::serve) fn mark_writing(&self) {
+        self.is_mid_write.store(true, Ordering::Relaxed);
     }
 
-    /// hyper has written all it had.
+    /// Records that hyper has written all its data.
     pub(in crate::http::serve) fn flushed(&self) {
-        self.is_amid.store(false, Ordering::Relaxed);
+        self.is_mid_write.store(false, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,13 +125,13 @@ mod tests {
 
     const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
 
-    fn hint(interim: &Interim, exchange: u64) -> bool {
+    fn hint(interim: &InterimQueue, exchange: u64) -> bool {
         let link = ("link".parse().unwrap(), HeaderValue::from_static("</a.css>"));
-        interim.add(exchange, StatusCode::EARLY_HINTS, &HeaderMap::from_iter([link]))
+        interim.push(exchange, StatusCode::EARLY_HINTS, &HeaderMap::from_iter([link]))
     }
 
     /// What is written where the stream takes so many bytes, `None` as many as there are.
-    fn written(interim: &Interim, most: Option<usize>) -> String {
+    fn written(interim: &InterimQueue, most: Option<usize>) -> String {
         let (mut out, mut left) = (Vec::new(), most);
         let _ = interim.poll_write(|bytes| {
             let length = left.unwrap_or(bytes.len()).min(bytes.len());
@@ -144,9 +147,9 @@ mod tests {
 
     #[test]
     fn one_is_written_between_messages_only() {
-        let interim = Interim::default();
-        let exchange = interim.open();
-        interim.begins();
+        let interim = InterimQueue::default();
+        let exchange = interim.begin_exchange();
+        interim.mark_writing();
         assert!(hint(&interim, exchange));
         assert_eq!(written(&interim, None), "");
         interim.flushed();
@@ -156,38 +159,38 @@ mod tests {
 
     #[test]
     fn one_never_follows_the_answer_that_it_announces() {
-        let interim = Interim::default();
-        let exchange = interim.open();
+        let interim = InterimQueue::default();
+        let exchange = interim.begin_exchange();
         // The end of the last answer is not written yet.
-        interim.begins();
+        interim.mark_writing();
         assert!(hint(&interim, exchange));
-        interim.seal();
+        interim.close();
         interim.flushed();
         assert_eq!(written(&interim, None), "");
         assert!(!hint(&interim, exchange), "too late");
-        let next = interim.open();
+        let next = interim.begin_exchange();
         assert!(!hint(&interim, exchange), "another exchange's");
         // What waits when the answer is there goes before it.
         assert!(hint(&interim, next));
-        interim.seal();
+        interim.close();
         assert_eq!(written(&interim, None), HINTS);
     }
 
     #[test]
     fn one_that_is_begun_is_written_to_its_end() {
-        let interim = Interim::default();
-        let exchange = interim.open();
+        let interim = InterimQueue::default();
+        let exchange = interim.begin_exchange();
         assert!(hint(&interim, exchange));
         let begun = written(&interim, Some(9));
-        interim.seal();
+        interim.close();
         assert_eq!(begun + &written(&interim, None), HINTS);
     }
 
     #[test]
     fn no_more_waits_than_the_limit() {
-        let interim = Interim::default();
-        let exchange = interim.open();
+        let interim = InterimQueue::default();
+        let exchange = interim.begin_exchange();
         let added = (0..10_000).filter(|_| hint(&interim, exchange)).count();
-        assert_eq!(added, MOST / HINTS.len());
+        assert_eq!(added, MAX_PENDING / HINTS.len());
     }
 }

@@ -1,20 +1,20 @@
-//! Owns where a client's stream of HTTP/2 stands between its frames, as far as timeouts want to know:
-//! bytes in, no clock. What frames say is h2's affair, but for two that h2 takes for something else
-//! than RFC 9113 does: their type is changed before h2 sees it.
+//! Owns the position between the frames of an HTTP/2 connection, as far as timeouts need it. It reads bytes
+//! and knows no clock. h2 interprets the frames. RFC 9113 and h2 disagree on two of them: Holdline changes
+//! their type before h2 sees them.
 
-/// The stream so far.
+/// The position in the client's byte stream.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Bytes that are missing of the preface (RFC 9113 3.4), which nothing can come before.
+    /// Missing bytes of the preface (RFC 9113 3.4), which must come first.
     preface: usize,
-    /// The head of the frame that comes, as far as it is there.
+    /// The received part of the current frame header.
     head: [u8; HEAD],
     read: usize,
-    /// Bytes that are missing of its payload.
+    /// Missing bytes of its payload.
     left: usize,
-    /// A block of header fields has begun, and its last frame has not come (RFC 9113 4.3).
+    /// A header block has begun and is not complete (RFC 9113 4.3).
     block: bool,
-    /// The first frame has come.
+    /// The first frame has begun.
     opened: bool,
 }
 
@@ -25,7 +25,8 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Takes what came. Whether in it, or at its end, there was a moment at which nothing was half there.
+    /// Processes received bytes. Returns whether nothing was incomplete at some moment within them or at
+    /// their end.
     pub(super) fn pass(&mut self, mut bytes: &mut [u8]) -> bool {
         let mut was_whole = false;
         while !bytes.is_empty() {
@@ -54,20 +55,20 @@ impl Frames {
         was_whole
     }
 
-    /// Whether something is half there that takes no time: anything but data.
+    /// Whether something other than DATA is incomplete.
     pub(super) fn is_half(&self) -> bool {
         let is_data = self.left > 0 && self.head[KIND] == DATA;
         self.preface > 0 || self.block || (self.read > 0 && !is_data)
     }
 
-    /// The type under which h2 gets a frame whose length and type are there.
+    /// Returns the type that h2 sees for a frame whose length and type are known.
     fn kind_for_h2(&mut self) -> u8 {
         let is_first = !std::mem::replace(&mut self.opened, true);
         match self.head[KIND] {
-            // h2 takes any frame as the first one. Of this type, it answers with PROTOCOL_ERROR (RFC 9113 3.4).
+            // h2 accepts any frame as the first one. It answers this type with PROTOCOL_ERROR (RFC 9113 3.4).
             kind if is_first && kind != SETTINGS => CONTINUATION,
-            // An error of the stream (RFC 9113 6.3), for which h2 ends the connection. Endpoints ignore priorities
-            // (5.3.2) and frames of unknown types (4.1).
+            // It is a stream error (RFC 9113 6.3), but h2 ends the connection. Endpoints ignore priorities
+            // (5.3.2) and unknown frame types (4.1).
             PRIORITY if self.length() != PRIORITY_LENGTH => UNKNOWN,
             kind => kind,
         }
@@ -94,7 +95,7 @@ impl Frames {
 const PREFACE: usize = 24;
 /// RFC 9113 4.1.
 const HEAD: usize = 9;
-/// Where the type is in it, behind the length.
+/// Offset of the type, after the length.
 const KIND: usize = 3;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -103,7 +104,7 @@ const PRIORITY: u8 = 2;
 const PRIORITY_LENGTH: usize = 5;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
-/// One of those that are reserved for experiments (RFC 9113 11.2).
+/// A type that is reserved for experiments (RFC 9113 11.2).
 const UNKNOWN: u8 = 0xf0;
 const END_HEADERS: u8 = 4;
 

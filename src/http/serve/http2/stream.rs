@@ -1,11 +1,10 @@
-//! Owns one request of HTTP/2 from its head to the end of its answer. Each answer has a timeout of its own, which
-//! counts from the last byte of it that the client took: a client that takes none of one loses that stream, and
-//! whatever else its connection carries goes on.
+//! Owns one HTTP/2 request, from its head to the end of its response. Each response has its own timeout,
+//! which runs from the last byte that the client accepted. A stalled client loses that stream only.
 
-use super::super::activity::{Exchange, Fate};
+use super::super::conn_state::{ConnectionEnd, RequestGuard};
 use super::MAX_INTERIM;
-use super::sent::{Followed, Sent};
-use super::tunnel::Tunnel;
+use super::send_tracker::{SendTracker, TrackedResponse};
+use super::tunnel::Http2Tunnel;
 use crate::http::respond::Body;
 use crate::stall::is_late;
 use bytes::Bytes;
@@ -22,55 +21,56 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Pieces of an answer that may wait in `h2`, which bounds their bytes, and not what each of them takes beside those.
+/// Maximum number of frames of a response that wait in `h2`. It limits their bytes, but not the memory of
+/// each frame.
 const MAX_UNTAKEN: usize = 64;
 
-/// What a request needs beside its answer.
+/// What a request needs beside its response.
 pub(super) struct Context {
-    pub(super) sent: Arc<Sent>,
+    pub(super) tracker: Arc<SendTracker>,
     pub(super) body_timeout: Option<Duration>,
-    pub(super) fate: Fate,
-    /// Its answer has no body, whatever its head says (RFC 9110 9.3.2).
+    pub(super) connection_end: ConnectionEnd,
+    /// Its response has no body, whatever its head says (RFC 9110 9.3.2).
     pub(super) is_head: bool,
-    /// Of a CONNECT.
-    pub(super) tunnel: Option<Promise>,
-    /// Interim answers.
+    /// Set for a CONNECT.
+    pub(super) tunnel: Option<ConnectStream>,
+    /// Interim responses to send.
     pub(super) interim: mpsc::Receiver<Response<()>>,
 }
 
-/// The stream of a CONNECT, and who waits for its tunnel.
-pub(super) struct Promise {
+/// The stream of a CONNECT, and the receiver of its tunnel.
+pub(super) struct ConnectStream {
     pub(super) stream: RecvStream,
-    pub(super) tunnel: oneshot::Sender<Tunnel>,
+    pub(super) tunnel: oneshot::Sender<Http2Tunnel>,
 }
 
-/// Why an answer did not come to its end.
+/// Why a response was not sent completely.
 #[derive(Debug)]
-enum Broken {
+enum SendError {
     /// The client reset the stream, or its connection is gone.
-    Left,
-    /// It took nothing of the answer for `body_timeout`.
+    ClientGone,
+    /// The client accepted nothing for `body_timeout`.
     Stalled,
-    /// The answer itself broke off.
+    /// The response body failed.
     Body,
 }
 
-/// Waits for the answer of a request and sends it.
+/// Waits for the response to a request and sends it.
 pub(super) async fn run<A>(mut reply: SendResponse<Bytes>, answer: A, mut context: Context)
 where
-    A: Future<Output = (Response<Body>, Arc<Exchange>)>,
+    A: Future<Output = (Response<Body>, Arc<RequestGuard>)>,
 {
-    let mut interim = Interim { taken: None, count: 0 };
+    let mut interim = Interim { progress: None, count: 0 };
     let answered = interim.pass_until(&mut reply, answer, &mut context).await;
-    let Some((response, exchange)) = answered else { return };
+    let Some((response, request_guard)) = answered else { return };
     let (parts, body) = response.into_parts();
     let mut head = Response::from_parts(parts, ());
-    if let Some(Promise { stream, tunnel }) = context.tunnel.filter(|_| head.status().is_success()) {
-        // RFC 9110 9.3.6: it has none.
+    if let Some(ConnectStream { stream, tunnel }) = context.tunnel.filter(|_| head.status().is_success()) {
+        // A 2xx to CONNECT has no length (RFC 9110 9.3.6).
         head.headers_mut().remove(CONTENT_LENGTH);
         if let Ok(send) = reply.send_response(head, false) {
-            // Dropped, it ends.
-            let _ = tunnel.send(Tunnel::new(send, stream, exchange));
+            // If the receiver is gone, dropping the tunnel ends it.
+            let _ = tunnel.send(Http2Tunnel::new(send, stream, request_guard));
         }
         return;
     }
@@ -79,29 +79,37 @@ where
         head.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
     }
     if context.is_head || body.is_end_stream() {
-        // It fails only where the client has left.
+        // It fails only if the client has left.
         let _ = reply.send_response(head, true);
         return;
     }
-    let taken = interim.taken.unwrap_or_else(|| context.sent.follow(reply.stream_id().into()));
+    let progress = interim.progress.unwrap_or_else(|| context.tracker.track(reply.stream_id().into()));
     if let Ok(send) = reply.send_response(head, false) {
-        let patience = Patience::new(context.body_timeout);
-        let answer = Answer { send, body, taken, patience, heads: interim.count + 1, given: 0, untaken: 0 };
-        answer.send(&context.fate).await;
-        // It is over when all of it is sent.
-        drop(exchange);
+        let send_timeout = SendTimeout::new(context.body_timeout);
+        let answer = ResponseWriter {
+            send,
+            body,
+            progress,
+            send_timeout,
+            heads: interim.count + 1,
+            given: 0,
+            untaken: 0,
+        };
+        answer.send(&context.connection_end).await;
+        // The request is over once its whole response is sent.
+        drop(request_guard);
     }
 }
 
-/// The interim answers of a request.
+/// The interim responses of a request.
 struct Interim {
-    /// Followed from the first one on, so that its head is not taken for that of the answer.
-    taken: Option<Followed>,
+    /// Tracks the stream from the first one on, so that its head is not taken for the final one.
+    progress: Option<TrackedResponse>,
     count: u32,
 }
 
 impl Interim {
-    /// Passes them on until the answer comes. `None` means that the client left before it.
+    /// Sends them until the response comes. `None` means that the client left first.
     async fn pass_until<A>(
         &mut self,
         reply: &mut SendResponse<Bytes>,
@@ -116,12 +124,12 @@ impl Interim {
             tokio::select! {
                 biased;
                 _ = poll_fn(|cx| reply.poll_reset(cx)) => return None,
-                // What announces an answer goes ahead of it.
+                // Send interim responses before the final one.
                 Some(head) = context.interim.recv() => {
                     if self.count < MAX_INTERIM as u32 {
-                        self.taken.get_or_insert_with(|| context.sent.follow(reply.stream_id().into()));
+                        self.progress.get_or_insert_with(|| context.tracker.track(reply.stream_id().into()));
                         self.count += 1;
-                        // It fails only where the client has left.
+                        // It fails only if the client has left.
                         let _ = reply.send_informational(head);
                     }
                 }
@@ -131,41 +139,41 @@ impl Interim {
     }
 }
 
-/// An answer whose head was sent.
-struct Answer {
+/// Writes a response whose head was sent.
+struct ResponseWriter {
     send: SendStream<Bytes>,
     body: Body,
-    taken: Followed,
-    patience: Patience,
-    /// Heads that were given to `h2`, those of interim answers among them.
+    progress: TrackedResponse,
+    send_timeout: SendTimeout,
+    /// Heads given to `h2`, including those of interim responses.
     heads: u32,
-    /// Bytes of the body that were given to `h2`.
+    /// Body bytes given to `h2`.
     given: u64,
-    /// Pieces of it since the client last had taken all.
+    /// Frames given since the client last had accepted everything.
     untaken: usize,
 }
 
-impl Answer {
-    async fn send(mut self, fate: &Fate) {
+impl ResponseWriter {
+    async fn send(mut self, connection_end: &ConnectionEnd) {
         match self.pass().await {
             Ok(()) => {}
-            // The report looks at it when the body is dropped.
-            Err(Broken::Left) => fate.leave(),
-            Err(Broken::Stalled) => {
-                fate.stall();
+            // The report reads it when the body is dropped.
+            Err(SendError::ClientGone) => connection_end.mark_left(),
+            Err(SendError::Stalled) => {
+                connection_end.stall();
                 self.send.send_reset(Reason::CANCEL);
             }
-            Err(Broken::Body) => {
-                // A reset would drop what waits to be written.
+            Err(SendError::Body) => {
+                // A reset would drop unwritten data.
                 let (heads, given) = (self.heads, self.given);
-                let _ = self.until(|taken| taken.has_heads(heads) && taken.has_bytes(given)).await;
+                let _ = self.until(|progress| progress.has_heads(heads) && progress.has_bytes(given)).await;
                 self.send.send_reset(Reason::INTERNAL_ERROR);
             }
         }
     }
 
-    /// Passes the body on, and waits until its end is written.
-    async fn pass(&mut self) -> Result<(), Broken> {
+    /// Sends the body, and waits until its end is written.
+    async fn pass(&mut self) -> Result<(), SendError> {
         let mut is_over = false;
         while !is_over {
             is_over = match self.next().await? {
@@ -176,19 +184,19 @@ impl Answer {
                 }
             };
         }
-        self.until(Followed::has_ended).await
+        self.until(TrackedResponse::has_ended).await
     }
 
-    /// What comes next of the body. The upstream is waited for, and the client for what it has not taken.
-    async fn next(&mut self) -> Result<Option<Frame<Bytes>>, Broken> {
+    /// Waits for the next frame of the body from the upstream, and for the client to accept what `h2` has.
+    async fn next(&mut self) -> Result<Option<Frame<Bytes>>, SendError> {
         poll_fn(|cx| {
             if self.send.poll_reset(cx).is_ready() {
-                return Poll::Ready(Err(Broken::Left));
+                return Poll::Ready(Err(SendError::ClientGone));
             }
             match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(next) => Poll::Ready(next.transpose().map_err(|_| Broken::Body)),
-                Poll::Pending if !self.taken.has_bytes(self.given) && self.is_stalled(cx) => {
-                    Poll::Ready(Err(Broken::Stalled))
+                Poll::Ready(next) => Poll::Ready(next.transpose().map_err(|_| SendError::Body)),
+                Poll::Pending if !self.progress.has_bytes(self.given) && self.is_stalled(cx) => {
+                    Poll::Ready(Err(SendError::Stalled))
                 }
                 Poll::Pending => Poll::Pending,
             }
@@ -197,11 +205,11 @@ impl Answer {
     }
 
     fn is_stalled(&mut self, cx: &mut Cx<'_>) -> bool {
-        self.patience.is_over(self.taken.last(self.given), cx)
+        self.send_timeout.is_over(self.progress.last(self.given), cx)
     }
 
-    /// Passes a part of the body on. Whether it was the last.
-    async fn pass_frame(&mut self, frame: Frame<Bytes>) -> Result<bool, Broken> {
+    /// Sends a frame. Returns whether it was the last.
+    async fn pass_frame(&mut self, frame: Frame<Bytes>) -> Result<bool, SendError> {
         match frame.into_data() {
             Ok(data) => {
                 let is_last = self.body.is_end_stream();
@@ -209,25 +217,24 @@ impl Answer {
                 Ok(is_last)
             }
             Err(frame) => {
-                // Of what is neither, nothing is known.
+                // Ignore a frame that is neither data nor trailers.
                 let Ok(trailers) = frame.into_trailers() else { return Ok(false) };
                 self.send.reserve_capacity(0);
-                self.send.send_trailers(trailers).map_err(|_| Broken::Left)?;
+                self.send.send_trailers(trailers).map_err(|_| SendError::ClientGone)?;
                 Ok(true)
             }
         }
     }
 
-    /// Gives `h2` no more than the client's window has room for: what waits there beside the window would wait
-    /// without a timeout.
-    async fn pass_data(&mut self, mut data: Bytes, is_last: bool) -> Result<(), Broken> {
+    /// Gives `h2` no more than the client's window accepts. More would wait in `h2` without a timeout.
+    async fn pass_data(&mut self, mut data: Bytes, is_last: bool) -> Result<(), SendError> {
         if data.is_empty() {
             return self.give(data, is_last);
         }
         while !data.is_empty() {
             if self.untaken >= MAX_UNTAKEN {
                 let given = self.given;
-                self.until(|taken| taken.has_bytes(given)).await?;
+                self.until(|progress| progress.has_bytes(given)).await?;
             }
             let piece = self.room(data.len()).await?;
             let piece = data.split_to(piece);
@@ -236,34 +243,34 @@ impl Answer {
         Ok(())
     }
 
-    fn give(&mut self, data: Bytes, is_last: bool) -> Result<(), Broken> {
-        if self.taken.has_bytes(self.given) {
+    fn give(&mut self, data: Bytes, is_last: bool) -> Result<(), SendError> {
+        if self.progress.has_bytes(self.given) {
             self.untaken = 0;
-            self.taken.gives(self.given);
-            self.patience.begin();
+            self.progress.gives(self.given);
+            self.send_timeout.begin();
         }
         self.untaken += 1;
         self.given += data.len() as u64;
-        self.send.send_data(data, is_last).map_err(|_| Broken::Left)
+        self.send.send_data(data, is_last).map_err(|_| SendError::ClientGone)
     }
 
-    /// Waits for the client's window to have room, for `most` bytes at most.
-    async fn room(&mut self, most: usize) -> Result<usize, Broken> {
+    /// Waits until the client's window has space, for at most `most` bytes.
+    async fn room(&mut self, most: usize) -> Result<usize, SendError> {
         self.send.reserve_capacity(most);
-        if self.taken.has_bytes(self.given) {
-            self.patience.begin();
+        if self.progress.has_bytes(self.given) {
+            self.send_timeout.begin();
         }
         poll_fn(|cx| {
             loop {
-                // Asked once: a window can shrink in between.
+                // Ask once, because a window can shrink in between.
                 let room = self.send.capacity();
                 if room > 0 {
                     return Poll::Ready(Ok(room.min(most)));
                 }
                 match self.send.poll_capacity(cx) {
                     Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Broken::Left)),
-                    Poll::Pending if self.is_stalled(cx) => return Poll::Ready(Err(Broken::Stalled)),
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(SendError::ClientGone)),
+                    Poll::Pending if self.is_stalled(cx) => return Poll::Ready(Err(SendError::Stalled)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -271,19 +278,20 @@ impl Answer {
         .await
     }
 
-    /// Waits until the client has taken so much, of what its window has room for: only its turn is waited for.
-    async fn until(&mut self, has: impl Fn(&Followed) -> bool) -> Result<(), Broken> {
-        let Self { send, taken, patience, .. } = self;
-        while !has(taken) {
-            let mut changed = pin!(taken.changed());
+    /// Waits until `has` holds for the client's progress. The data fits its window, so only its turn on the
+    /// connection is missing.
+    async fn until(&mut self, has: impl Fn(&TrackedResponse) -> bool) -> Result<(), SendError> {
+        let Self { send, progress, send_timeout, .. } = self;
+        while !has(progress) {
+            let mut changed = pin!(progress.changed());
             poll_fn(|cx| {
                 let has_changed = changed.as_mut().poll(cx).is_ready();
-                if taken.is_gone() || send.poll_reset(cx).is_ready() {
-                    Poll::Ready(Err(Broken::Left))
+                if progress.is_gone() || send.poll_reset(cx).is_ready() {
+                    Poll::Ready(Err(SendError::ClientGone))
                 } else if has_changed {
                     Poll::Ready(Ok(()))
-                } else if patience.is_over(taken.last(u64::MAX), cx) {
-                    Poll::Ready(Err(Broken::Stalled))
+                } else if send_timeout.is_over(progress.last(u64::MAX), cx) {
+                    Poll::Ready(Err(SendError::Stalled))
                 } else {
                     Poll::Pending
                 }
@@ -294,28 +302,28 @@ impl Answer {
     }
 }
 
-/// How long a client may take nothing while there is something for it.
-struct Patience {
-    /// `None` means for ever.
+/// Limits how long a client may accept nothing while data is ready.
+struct SendTimeout {
+    /// `None` means no limit.
     limit: Option<Duration>,
     since: Instant,
-    /// Armed anew only when it fires, not for each piece.
+    /// Reset only when it fires, not for each frame.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The time in which the process itself stood still was given to the client.
+    /// Whether the client already got extra time because the process itself was paused.
     excused: bool,
 }
 
-impl Patience {
+impl SendTimeout {
     fn new(limit: Option<Duration>) -> Self {
         Self { limit, since: Instant::now(), timer: None, excused: false }
     }
 
-    /// Now the client is waited for.
+    /// Starts waiting for the client.
     fn begin(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Whether it was waited for too long. `last` is when it last took something.
+    /// Whether the wait has expired. `last` is when the client last accepted data.
     fn is_over(&mut self, last: Instant, cx: &mut Cx<'_>) -> bool {
         let Some(limit) = self.limit else { return false };
         let due = self.since.max(last) + limit;

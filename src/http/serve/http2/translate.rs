@@ -1,5 +1,5 @@
-//! Owns the two forms of an opening: HTTP/2's extended CONNECT (RFC 8441) comes in and is made the
-//! GET of RFC 6455 that all stages know; its answer goes back in the form of HTTP/2.
+//! Owns the translation of WebSocket handshakes over HTTP/2. An extended CONNECT (RFC 8441) becomes the GET
+//! of RFC 6455 that all stages know. Its response becomes one of HTTP/2.
 
 use crate::http::headers::remove_hop_by_hop;
 use crate::http::respond::Body;
@@ -8,7 +8,7 @@ use h2::ext::Protocol;
 use http::header::{CONNECTION, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-/// A request as HTTP/1.1 would have it; whether it was an extended CONNECT for a WebSocket.
+/// Translates a request to HTTP/1.1. Returns whether it was an extended CONNECT for a WebSocket.
 pub(super) fn from_http2<B>(request: &mut Request<B>) -> bool {
     join_cookies(request.headers_mut());
     let protocol = request.extensions_mut().remove::<Protocol>();
@@ -18,13 +18,13 @@ pub(super) fn from_http2<B>(request: &mut Request<B>) -> bool {
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        // The client has none: here begins the handshake with the upstream (RFC 8441 5).
+        // The client sends no key. Create one for the handshake with the upstream (RFC 8441 5).
         set(headers, SEC_WEBSOCKET_KEY, new_key().as_bytes());
     }
     opens
 }
 
-/// An answer as HTTP/2 has it (RFC 9113 8.2.2, RFC 8441 4).
+/// Translates a response to HTTP/2 (RFC 9113 8.2.2, RFC 8441 4).
 pub(super) fn to_http2(response: &mut Response<Body>, opens: bool) {
     if opens && response.status() == StatusCode::SWITCHING_PROTOCOLS {
         *response.status_mut() = StatusCode::OK;
@@ -33,7 +33,7 @@ pub(super) fn to_http2(response: &mut Response<Body>, opens: bool) {
     remove_hop_by_hop(response.headers_mut());
 }
 
-/// HTTP/2 may send them one by one; HTTP/1.1 has one line (RFC 9113 8.2.3).
+/// HTTP/2 may send cookies separately. HTTP/1.1 has one line (RFC 9113 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if lines.len() > 1 {
@@ -52,7 +52,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
 mod tests {
     use super::*;
     use crate::http::respond::full;
-    use crate::ws::handshake::{Wish, wish};
+    use crate::ws::handshake::{UpgradeKind, classify};
     use http::Version;
 
     #[test]
@@ -65,7 +65,10 @@ mod tests {
             .extension(Protocol::from_static("websocket"));
         let mut request = request.body(()).unwrap();
         assert!(from_http2(&mut request));
-        assert_eq!(wish(request.method(), request.version(), request.headers()), Ok(Wish::WebSocket));
+        assert_eq!(
+            classify(request.method(), request.version(), request.headers()),
+            Ok(UpgradeKind::WebSocket)
+        );
     }
 
     #[test]

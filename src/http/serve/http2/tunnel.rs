@@ -1,7 +1,7 @@
-//! Owns a stream of HTTP/2 that has become a tunnel, both ways (RFC 8441 5): END_STREAM stands for FIN, RST_STREAM for
-//! RST.
+//! Owns an HTTP/2 stream that has become a tunnel, in both directions (RFC 8441 5). END_STREAM corresponds to
+//! FIN, RST_STREAM to RST.
 
-use super::super::activity::Exchange;
+use super::super::conn_state::RequestGuard;
 use crate::io::{Arrivals, Layered, Stream};
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
@@ -11,29 +11,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A tunnel. It ends with END_STREAM when it is dropped, if it has not ended before.
+/// An HTTP/2 tunnel. Dropping it sends END_STREAM, if it has not ended before.
 #[derive(Debug)]
-pub(in crate::http::serve) struct Tunnel {
+pub(in crate::http::serve) struct Http2Tunnel {
     send: SendStream<Bytes>,
     recv: RecvStream,
-    /// What came and was not read.
+    /// Received bytes that nobody has read yet.
     came: Bytes,
     has_ended: bool,
-    /// Goes on with it, so that its connection is not idle.
-    _exchange: Arc<Exchange>,
+    /// Keeps its connection from counting as idle.
+    _request_guard: Arc<RequestGuard>,
 }
 
-impl Tunnel {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, exchange: Arc<Exchange>) -> Self {
+impl Http2Tunnel {
+    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, request_guard: Arc<RequestGuard>) -> Self {
         let came = Bytes::new();
-        Self { send, recv, came, has_ended: false, _exchange: exchange }
+        Self { send, recv, came, has_ended: false, _request_guard: request_guard }
     }
 
-    /// Waits until the client's window has room, for `most` bytes at most.
+    /// Waits until the client's window has space, for at most `most` bytes.
     fn poll_room(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.send.reserve_capacity(most);
         loop {
-            // Asked once: a window can shrink in between.
+            // Ask once, because a window can shrink in between.
             let room = self.send.capacity();
             if room > 0 {
                 return Poll::Ready(Ok(room.min(most)));
@@ -41,36 +41,36 @@ impl Tunnel {
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
-                // It was reset, or has ended.
+                // The stream was reset, or has ended.
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for Http2Tunnel {
     fn drop(&mut self) {
         if !self.has_ended {
-            // It fails only where the stream has ended already.
+            // It fails only if the stream has ended already.
             let _ = self.send.send_data(Bytes::new(), true);
         }
     }
 }
 
-impl Arrivals for Tunnel {
-    /// Its frames come among those of others.
+impl Arrivals for Http2Tunnel {
+    /// Its frames are mixed with those of other streams.
     fn has_arrived(&self) -> Option<bool> {
         None
     }
 }
 
-impl Layered for Tunnel {
+impl Layered for Http2Tunnel {
     fn below(&mut self) -> Option<&mut Stream> {
         None
     }
 }
 
-impl AsyncRead for Tunnel {
+impl AsyncRead for Http2Tunnel {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -81,7 +81,7 @@ impl AsyncRead for Tunnel {
                 None => return Poll::Ready(Ok(())),
                 Some(Ok(data)) => self.came = data,
                 Some(Err(error)) => {
-                    // The client does not want it any more, as a page that was closed.
+                    // The client closed the stream, like a page that was closed.
                     let is_left = matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL));
                     return Poll::Ready(if is_left { Ok(()) } else { Err(to_io(error)) });
                 }
@@ -90,13 +90,13 @@ impl AsyncRead for Tunnel {
         let length = self.came.len().min(into.remaining());
         into.put_slice(&self.came[..length]);
         self.came.advance(length);
-        // It fails only when the stream has ended, and needs no window.
+        // It fails only if the stream has ended. Then the window does not matter.
         let _ = self.recv.flow_control().release_capacity(length);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Tunnel {
+impl AsyncWrite for Http2Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));

@@ -1,6 +1,6 @@
-//! Owns journald as the access log's target: each line with its fields, to be asked for one by one.
+//! Owns journald as the access log's target. Each line has fields that can be queried.
 
-use super::{Line, Severity};
+use super::{QueuedLine, Severity};
 use crate::escape::Token;
 use crate::telemetry::Facility;
 use log::kv::{ToValue, Value};
@@ -8,24 +8,23 @@ use log::{Level, Record};
 use std::io;
 use systemd_journal_logger::JournalLog;
 
-/// What `journalctl -t` knows it by.
+/// The identifier for `journalctl -t`.
 const NAME: &str = "holdline";
-/// Where the crate finds it.
+/// The socket that the crate uses.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The daemon of this host. Its socket is named anew with each message, so that a daemon that was restarted
-/// is found.
+/// The daemon of this host. Each message names its socket, so that a restarted daemon is found.
 pub(super) struct Journal(JournalLog);
 
 impl Journal {
-    /// Looks whether it is there.
+    /// Checks that it is there.
     pub(super) fn connect(facility: Facility) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{SOCKET}: {error}"));
         let log = JournalLog::empty().map_err(named)?.with_syslog_identifier(NAME.to_owned());
         Ok(Self(log.add_extra_field("SYSLOG_FACILITY", facility.0.to_string())))
     }
 
-    pub(super) fn send(&self, line: &Line, text: &str) -> io::Result<()> {
+    pub(super) fn send(&self, line: &QueuedLine, text: &str) -> io::Result<()> {
         let (report, outcome) = &*line.end;
         let ending = &outcome.ending;
         let code = ending.code.map(|code| code.0);
@@ -56,7 +55,7 @@ impl Journal {
 }
 
 impl Severity {
-    /// What the crate writes as this priority: it counts from "info" as "notice" downwards.
+    /// Returns the crate's level for this priority: it counts down from "info" as "notice".
     fn level(self) -> Level {
         match self {
             Self::Error => Level::Error,

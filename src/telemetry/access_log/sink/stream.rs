@@ -1,9 +1,9 @@
-//! Owns a file, the standard output or the standard error as the access log's target: lines are gathered and
-//! written in one go, and each is known to be there or to be lost.
+//! Owns a file, standard output or standard error as the access log's target. It writes lines in batches, and
+//! knows of each line whether it was written or lost.
 
-use super::{Line, Tally};
-use crate::telemetry::access_log::losses::Cause;
-use crate::telemetry::access_log::sample::Class;
+use super::{QueuedLine, Tally};
+use crate::telemetry::access_log::drops::Cause;
+use crate::telemetry::access_log::sampling::LogClass;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -11,41 +11,40 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// So many bytes are gathered, and written to a file at once.
+/// Bytes that it collects and writes to a file at once.
 const BATCH: usize = 64 * 1024;
-/// So many are written at once to what may be a pipe: it takes all of them or none (`PIPE_BUF` of Linux), so
-/// that it is known of each line whether it is there, and the lines of others do not get between.
+/// Bytes that it writes at once to a possible pipe. A pipe accepts all or none of them (`PIPE_BUF` of Linux),
+/// so that no line is cut or mixed with others' lines.
 const ATOMIC: usize = 4096;
 
-/// A file, or what is like one.
+/// A file or an open stream.
 pub(super) struct Stream {
     file: File,
-    /// Of a file that can be opened anew.
+    /// The path of a file that can be reopened.
     path: Option<PathBuf>,
-    /// Most bytes that are written at once.
+    /// Maximum bytes of one write.
     most: usize,
-    /// What is to be written.
+    /// Bytes to write.
     bytes: Vec<u8>,
-    /// Where in it each line ends.
+    /// The end of each line in the buffer.
     ends: VecDeque<LineEnd>,
-    /// What was written last is a part of a line.
+    /// Whether the last write ended within a line.
     torn: bool,
 }
 
 struct LineEnd {
     at: usize,
-    class: Class,
+    class: LogClass,
     left_out: u64,
 }
 
 impl Stream {
-    /// A file, to be appended to.
+    /// Opens a file for appending.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { path: Some(path.to_owned()), most: BATCH, ..Self::new(append_to(path)?) })
     }
 
-    /// A stream that is open. It is written to without the lock that the process has for it: whoever waits
-    /// for its reader may hold nobody else up.
+    /// Wraps an open stream. It bypasses the process-wide lock, so that a slow reader blocks nobody else.
     pub(super) fn of(stream: &impl AsFd) -> io::Result<Self> {
         Ok(Self::new(File::from(stream.as_fd().try_clone_to_owned()?)))
     }
@@ -54,7 +53,7 @@ impl Stream {
         Self { file, path: None, most: ATOMIC, bytes: Vec::new(), ends: VecDeque::new(), torn: false }
     }
 
-    pub(super) fn take(&mut self, line: &Line, text: &str, tally: &Tally) -> io::Result<()> {
+    pub(super) fn take(&mut self, line: &QueuedLine, text: &str, tally: &Tally) -> io::Result<()> {
         if self.torn && self.bytes.is_empty() {
             self.bytes.push(b'\n');
         }
@@ -64,7 +63,7 @@ impl Stream {
         if self.bytes.len() >= BATCH { self.flush(tally) } else { Ok(()) }
     }
 
-    /// Writes what waits; what cannot be written is lost.
+    /// Writes the buffer. Lines that it cannot write are lost.
     pub(super) fn flush(&mut self, tally: &Tally) -> io::Result<()> {
         let mut done = 0;
         let result = loop {
@@ -83,7 +82,7 @@ impl Stream {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // A pipe that somebody else has set to be non-blocking.
+                    // Another process has made the pipe non-blocking.
                     let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None);
                 }
                 Err(error) => break Err(error),
@@ -94,7 +93,7 @@ impl Stream {
         result
     }
 
-    /// What is to be written next: whole lines, if one fits.
+    /// Returns the next bytes to write: whole lines, if one fits.
     fn next(&self, done: usize) -> &[u8] {
         let most = self.bytes.len().min(done + self.most);
         let fitting = self.ends.partition_point(|end| end.at <= most);
@@ -102,20 +101,20 @@ impl Stream {
         &self.bytes[done..end]
     }
 
-    /// Opens its file anew. Where that fails the old one stays in use: its lines are somewhere at least.
+    /// Reopens its file. If that fails, the old one stays in use, so that its lines are not lost.
     pub(super) fn reopen(&mut self) {
         let Some(path) = &self.path else {
-            tracing::info!("the access log is no file to be opened anew");
+            tracing::info!("the access log is not a file; there is nothing to reopen");
             return;
         };
         match append_to(path) {
             Ok(file) => {
                 (self.file, self.torn) = (file, false);
-                tracing::info!(path = %path.display(), "access log is opened anew");
+                tracing::info!(path = %path.display(), "access log reopened");
             }
             Err(error) => tracing::error!(
                 path = %path.display(), %error,
-                "the access log cannot be opened anew, the file before stays in use"
+                "cannot reopen the access log; the old file stays in use"
             ),
         }
     }

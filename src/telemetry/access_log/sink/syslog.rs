@@ -1,5 +1,4 @@
-//! Owns syslog as the access log's target: messages in datagrams, and a socket that comes back after the
-//! daemon was restarted.
+//! Owns syslog as the access log's target: datagrams, and a socket that reconnects after the daemon restarts.
 
 use super::Severity;
 use crate::telemetry::{Facility, SyslogAddr};
@@ -9,23 +8,23 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 use syslog_fmt::v5424::{Config, Formatter, Timestamp};
 
-/// As it is filed, and what RFC 5424 calls the APP-NAME.
+/// The APP-NAME of RFC 5424.
 const NAME: &str = "holdline";
-/// What kind of message it is: the MSGID of RFC 5424.
+/// The MSGID of RFC 5424.
 const MESSAGE_ID: &str = "access";
-/// A socket that failed is made anew once in this time at most.
+/// Minimum time between two attempts to reconnect a failed socket.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The most that UDP carries over IPv6: 65,535 bytes less the header of UDP, less that of IPv4 to be sure.
 const MOST_UDP: usize = 65_507;
-/// What is cut further than this is no message any more: every receiver takes as much (RFC 5424 6.1).
+/// Holdline cuts no message below this size, which every receiver accepts (RFC 5424 6.1).
 const LEAST: usize = 480;
 
-/// A daemon, here or elsewhere.
+/// A local or remote syslog daemon.
 pub(super) struct Syslog {
     to: SyslogAddr,
     form: Form,
     socket: Option<Socket>,
-    /// When a socket was last made.
+    /// When it last tried to connect.
     tried: Option<Instant>,
     message: Vec<u8>,
 }
@@ -35,18 +34,17 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// How a message is written.
+/// The format of messages.
 enum Form {
-    /// As programs talk to the daemon of their host, RFC 3164 without TIMESTAMP and HOSTNAME, which the daemon
-    /// adds (4.3). Most of them do that in any case; a stamp without a zone is wrong as soon as the
-    /// daemon's is another.
+    /// As local programs write: RFC 3164 without TIMESTAMP and HOSTNAME, which the daemon adds (4.3). Most
+    /// daemons ignore them anyway, and a timestamp without a zone is wrong if the daemon's zone differs.
     Local { facility: Facility, process: u32 },
     /// RFC 5424.
     Remote(Formatter),
 }
 
 impl Syslog {
-    /// Says so if nobody takes messages there, and tries again later: the daemon may come up later.
+    /// Logs a warning if it cannot connect, and tries again later, because the daemon may start later.
     pub(super) fn new(to: SyslogAddr, facility: Facility) -> Self {
         let process = std::process::id();
         let form = match &to {
@@ -116,8 +114,8 @@ impl Syslog {
             Form::Remote(form) => {
                 let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
                 let time = Timestamp::PreformattedString(time);
-                // As arguments it is written as it is: a text would begin with a byte order mark, which
-                // receivers show.
+                // Arguments are written unchanged. A text would begin with a byte order mark, which receivers
+                // show.
                 let text = format_args!("{text}");
                 form.write_without_data(&mut self.message, severity.number(), time, text, Some(MESSAGE_ID))
             }
@@ -130,7 +128,7 @@ fn remote(facility: Facility, process: u32) -> Formatter {
     let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
     let process = process.to_string();
     Config {
-        // Every facility that can be configured is one.
+        // Every configurable facility is valid.
         facility: syslog_fmt::Facility::try_from(facility.0).unwrap_or_default(),
         hostname: name.nodename().to_str().ok().filter(is_name),
         app_name: Some(NAME),
@@ -151,7 +149,7 @@ impl Severity {
 }
 
 impl Socket {
-    /// Sends a message, as much of it as the socket takes.
+    /// Sends a message, cut to the size that the socket accepts.
     fn send(&self, message: &mut Vec<u8>) -> io::Result<()> {
         if matches!(self, Self::Udp(_)) {
             cut(message, MOST_UDP);
@@ -177,7 +175,7 @@ fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
 }
 
-/// Cuts a text to so many bytes at most, not within a character.
+/// Cuts a text to at most this many bytes, not within a character.
 fn cut(text: &mut Vec<u8>, most: usize) {
     let mut length = text.len().min(most);
     while text.get(length).is_some_and(|byte| byte & 0xC0 == 0x80) {

@@ -1,20 +1,19 @@
-//! Owns the way through a chunked body, in the form of RFC 9112 7.1 alone. It must not know what is in
-//! it.
+//! Owns the parsing of a chunked body, strictly by RFC 9112 7.1. It must not know its content.
 
-/// Where in the body the next byte is.
+/// The position of the next byte.
 #[derive(Debug, Default)]
 pub(super) enum Chunks {
-    /// In the line that tells a chunk's size, of which so much is known.
+    /// In the line with a chunk's size, with its value so far.
     #[default]
     Size,
     More(u64),
-    /// Behind the size, where extensions are.
+    /// After the size, in the extensions.
     Rest(u64),
     SizeLf(u64),
     Data(u64),
     DataCr,
     DataLf,
-    /// At the beginning of a trailer, or of the line that ends all.
+    /// At the start of a trailer or of the final empty line.
     Trailer,
     InTrailer,
     TrailerLf,
@@ -22,7 +21,7 @@ pub(super) enum Chunks {
 }
 
 impl Chunks {
-    /// Follows bytes: how many were the body's, and at its end whether it was as it should be.
+    /// Parses bytes. Returns how many belong to the body, and at its end whether it was valid.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> (usize, Option<bool>) {
         let mut at = 0;
         while at < bytes.len() {

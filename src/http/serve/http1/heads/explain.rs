@@ -1,33 +1,35 @@
-//! Owns what is told of a head that is no request: to its client in the answer, to the operator in the
-//! log. It must not know more of the head than its beginning.
+//! Owns the explanation of a head that is no request, for its client and for the log. It must not know more
+//! than the start of the head.
 
 use super::is_token;
 use http::Uri;
 
-/// What could be read of a head, and what is wrong with it. Nothing in it is escaped: that is for whoever writes it.
+/// What could be read of a head, and what is wrong with it. Nothing in it is escaped: that is for whoever
+/// writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The status it is answered with.
+pub struct PartialRequest {
+    /// The status of its response.
     pub status: u16,
     /// Its method, if its request line could be read.
     pub method: Option<String>,
-    /// Its target, likewise.
+    /// Its target, if its request line could be read.
     pub target: Option<Vec<u8>>,
     /// What is wrong.
     pub reason: String,
 }
 
-/// What hyper takes at most.
-const MOST_FIELDS: u32 = 100;
+/// hyper's limit.
+const MAX_FIELDS: u32 = 100;
 
-/// Explains why a head that begins so, with so many header lines, was answered with this status.
-pub(super) fn explain(seen: &[u8], status: u16, fields: u32) -> Told {
+/// Explains why hyper answered a head with this status. `seen` is the start of the head, `fields` the number
+/// of its header lines.
+pub(super) fn explain(seen: &[u8], status: u16, fields: u32) -> PartialRequest {
     let mut lines = seen.split_inclusive(|&byte| byte == b'\n');
     let line = lines.next().unwrap_or_default();
     let read = RequestLine::read(line);
     let reason = match status {
         414 => "the target is over 64 KiB".to_owned(),
-        431 if fields >= MOST_FIELDS => format!("the request has over {MOST_FIELDS} headers"),
+        431 if fields >= MAX_FIELDS => format!("the request has over {MAX_FIELDS} headers"),
         431 => "the request's head is over max_header_size".to_owned(),
         _ => {
             let fault =
@@ -36,7 +38,7 @@ pub(super) fn explain(seen: &[u8], status: u16, fields: u32) -> Told {
         }
     };
     let known = read.filter(|read| read.is_http());
-    Told {
+    PartialRequest {
         status,
         method: known.map(|read| token(read.method)),
         target: known.map(|read| read.target.to_vec()),
@@ -49,7 +51,7 @@ pub(super) fn explain(seen: &[u8], status: u16, fields: u32) -> Told {
 struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
-    /// `None`: the target is not there to its end.
+    /// `None` means that the target is incomplete.
     version: Option<&'a [u8]>,
 }
 
@@ -65,7 +67,7 @@ impl<'a> RequestLine<'a> {
         is_method.then_some(Self { method, target, version })
     }
 
-    /// Whether it is a line of HTTP, as far as it is there.
+    /// Whether it may be a request line of HTTP, as far as it was received.
     fn is_http(&self) -> bool {
         let version = self.version.unwrap_or_default();
         let begins = [&b"HTTP/1.1"[..], b"HTTP/1.0"].iter().any(|known| known.starts_with(version));
@@ -98,7 +100,7 @@ fn fault_of_line(line: &[u8], read: &Option<RequestLine<'_>>) -> Option<String> 
 }
 
 fn fault_of_target(target: &[u8], is_whole: bool) -> Option<String> {
-    // Each byte alone, behind a path, as far as it is not one that is encoded.
+    // Check each byte by itself. Bytes that Holdline encodes after a path are no fault.
     let path_end = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
     let is_refused = |byte: u8| byte <= b' ' || byte == 0x7f;
     let has_path = target.starts_with(b"/");
@@ -119,7 +121,7 @@ fn fault_of_target(target: &[u8], is_whole: bool) -> Option<String> {
     }
 }
 
-/// What is wrong with a header line (RFC 9112 5), if the whole of it is there.
+/// Returns what is wrong with a complete header line (RFC 9112 5).
 fn fault_of_field(line: &[u8], read: &Option<RequestLine<'_>>) -> Option<String> {
     let line = line.strip_suffix(b"\n")?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -216,18 +218,18 @@ mod tests {
 
     #[test]
     fn a_request_line_is_told_if_it_is_one() {
-        let told = |head: &str| {
-            let told = explain(head.as_bytes(), 400, 0);
-            told.method.zip(told.target)
+        let partial = |head: &str| {
+            let partial = explain(head.as_bytes(), 400, 0);
+            partial.method.zip(partial.target)
         };
         let both = |method: &str, target: &str| Some((method.to_owned(), target.into()));
-        assert_eq!(told("GET /a?\"<\r\x01> HTTP/1.1\r\n"), both("GET", "/a?\"<\r\x01>"));
-        assert_eq!(told("GET /a HTTP/1.1\r\nHost"), both("GET", "/a"));
-        assert_eq!(told("PUT /unfinished"), both("PUT", "/unfinished"));
+        assert_eq!(partial("GET /a?\"<\r\x01> HTTP/1.1\r\n"), both("GET", "/a?\"<\r\x01>"));
+        assert_eq!(partial("GET /a HTTP/1.1\r\nHost"), both("GET", "/a"));
+        assert_eq!(partial("PUT /unfinished"), both("PUT", "/unfinished"));
         for head in
             ["no HTTP at all\r\n\r\n", "PRI * HTTP/2.0\r\n", "\x16\x03\x01", "G(T /a HTTP/1.1\r\n", "GET", ""]
         {
-            assert_eq!(told(head), None, "{head:?}");
+            assert_eq!(partial(head), None, "{head:?}");
         }
     }
 }

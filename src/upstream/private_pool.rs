@@ -1,5 +1,5 @@
-//! Owns the connections to endpoints that are one client's alone, since a login is bound to them: they live as long as
-//! that client's connection. It must not know what a login looks like.
+//! Owns the endpoint connections that belong to one client, because a login is bound to them. They live as
+//! long as that client's connection. It must not know how a login is recognised.
 
 use super::client::Connection;
 use super::endpoint::Endpoint;
@@ -10,28 +10,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::Instant;
 
-/// Those of one connection of a client, while none of its requests uses them.
+/// The idle private connections of one client connection.
 #[derive(Debug, Default)]
-pub struct Private {
+pub struct PrivatePool {
     idle: Mutex<Vec<Idle>>,
-    /// Those who want descriptors know of it.
+    /// Whether it is registered as a source of descriptors.
     is_offered: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Idle {
-    /// Whose it is: over one connection of a proxy come several clients.
+    /// Its client. A trusted proxy's connection carries several clients.
     client: ClientAddr,
     endpoint: Arc<Endpoint>,
     connection: Connection,
     since: Instant,
 }
 
-/// Most that are kept: a client has one for each upstream that wants a login, and over HTTP/2 some more.
+/// Maximum number kept. A client has one for each upstream that needs a login, and a few more over HTTP/2.
 const MOST: usize = 8;
 
-impl Private {
-    /// The connection of a client that was used last, to an endpoint of an upstream that takes it.
+impl PrivatePool {
+    /// Returns the client's connection that was used last to an endpoint of this upstream, if the endpoint
+    /// takes it.
     #[must_use]
     pub fn take(&self, client: ClientAddr, upstream: &Upstream) -> Option<(Lease, Connection)> {
         let mut idle = self.lock();
@@ -43,7 +44,7 @@ impl Private {
         Some((lease, idle.remove(at).connection))
     }
 
-    /// Keeps a connection whose exchange has ended; the oldest goes if there are too many.
+    /// Keeps a connection after an exchange. The oldest is closed if there are too many.
     pub fn keep(self: &Arc<Self>, client: ClientAddr, endpoint: &Arc<Endpoint>, connection: Connection) {
         if let Some(file) = connection.file()
             && !self.is_offered.swap(true, Ordering::Relaxed)
@@ -56,7 +57,7 @@ impl Private {
             idle.remove(0);
         }
         idle.push(Idle { client, endpoint: Arc::clone(endpoint), connection, since: Instant::now() });
-        // Whoever began to wait before it was here has not seen it.
+        // A waiter that came before this connection has not seen it, so serve it now.
         idle.pop_if(|idle| idle.connection.file().is_some_and(File::is_wanted));
     }
 
@@ -65,7 +66,7 @@ impl Private {
     }
 }
 
-impl slots::Idle for Private {
+impl slots::Idle for PrivatePool {
     fn since(&self) -> Option<Instant> {
         self.lock().first().map(|idle| idle.since)
     }

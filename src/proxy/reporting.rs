@@ -1,108 +1,113 @@
-//! Owns the guard that makes one report of every request, whichever way it goes.
+//! Owns the guard that writes exactly one report for each request, however the request ends.
 
 use super::Proxy;
 use super::failure::{CLIENT_LEFT, Failure};
 use crate::drain::{Phase, Watch};
-use crate::http::serve::Fate;
+use crate::http::serve::ConnectionEnd;
 use crate::http::upload::{Progress, Upload};
 use crate::limit::connections::Permit;
 use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
-use crate::telemetry::report::{Asked, Report};
+use crate::telemetry::report::{Report, RequestInfo};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// Makes one report of a request, exactly: by [`Guard::finish_http`], or, when the request is dropped
-/// before, as left by its client. That of a tunnel is left to whoever holds the tunnel.
+/// Writes exactly one report of a request. [`ReportGuard::finish_http`] writes it. If the request is dropped
+/// first, the report says that its client left. The owner of a tunnel writes the tunnel's report.
 #[derive(Debug)]
-pub(super) struct Guard {
-    /// What is known so far; taken when it is written.
+pub(super) struct ReportGuard {
+    /// The report as known so far. Taken when it is written.
     report: Option<Report>,
     started: Instant,
     kind: Kind,
-    books: Arc<Books>,
+    sink: Arc<ReportSink>,
     watch: Watch,
-    /// What becomes of the connection that it came over.
-    fate: Option<Fate>,
-    /// Tells whether its request's body has failed.
+    /// The end of the connection that the request came over.
+    connection_end: Option<ConnectionEnd>,
+    /// Tells whether the request's body has failed.
     upload: Progress,
-    /// Of an opening that got another answer than a tunnel: it counts while that lasts.
+    /// The permit of an upgrade request that got a plain response. It counts until that response has passed.
     permit: Option<Permit>,
 }
 
-impl Guard {
-    /// For a request that has just arrived.
+impl ReportGuard {
+    /// Starts the report of a request that has just arrived.
     #[must_use]
-    pub(super) fn new(proxy: &Proxy, asked: &Asked<'_>, watch: Watch, fate: Option<Fate>) -> Self {
-        let report = Report::new(proxy.sessions.next_id(), SystemTime::now(), asked);
+    pub(super) fn new(
+        proxy: &Proxy,
+        info: &RequestInfo<'_>,
+        watch: Watch,
+        connection_end: Option<ConnectionEnd>,
+    ) -> Self {
+        let report = Report::new(proxy.tunnels.next_id(), SystemTime::now(), info);
         Self {
             report: Some(report),
             started: Instant::now(),
             kind: Kind::Http,
-            books: Arc::clone(&proxy.books),
+            sink: Arc::clone(&proxy.sink),
             watch,
-            fate,
+            connection_end,
             upload: Progress::default(),
             permit: None,
         }
     }
 
-    /// What is known, to be added to.
+    /// Returns the report, so that the caller can add to it.
     ///
     /// # Panics
-    /// Never: the report is there until the guard is consumed.
+    /// Never. The guard keeps its report until it is consumed.
     pub(super) fn report(&mut self) -> &mut Report {
         self.report.as_mut().expect("a guard has its report until it is consumed")
     }
 
-    /// It never became a request.
-    pub(super) fn is_unasked(&mut self) {
-        self.kind = Kind::Unasked;
+    /// Marks that the bytes never became a request.
+    pub(super) fn mark_no_request(&mut self) {
+        self.kind = Kind::NoRequest;
     }
 
-    /// The request is one for a tunnel.
-    pub(super) fn is_opening(&mut self) {
+    /// Marks the request as an upgrade request.
+    pub(super) fn mark_opening(&mut self) {
         self.kind = Kind::Opening;
     }
 
-    /// Its tunnel opens: what is known of it, to which nothing is added any more. The guard keeps its own
-    /// until the tunnel has taken over.
+    /// Counts the opened tunnel and returns a copy of its final report. The guard keeps its own copy until
+    /// the tunnel has taken over.
     ///
     /// # Panics
-    /// Never: the report is there until the guard is consumed.
+    /// Never. The guard keeps its report until it is consumed.
     #[must_use]
     pub(super) fn open(&mut self) -> Report {
         let report = self.report.as_ref().expect("a guard has its report until it is consumed");
         self.kind = Kind::Tunnel;
-        self.books.metrics.opened(report, self.started.elapsed());
+        self.sink.metrics.opened(report, self.started.elapsed());
         report.clone()
     }
 
-    /// Where things are counted.
+    /// Returns the metrics that count this request.
     #[must_use]
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
-        &self.books.metrics
+        &self.sink.metrics
     }
 
-    /// Whether the client left, or took nothing, before it had all of an answer that was whole.
+    /// Whether the client left or stalled before it had accepted all of a complete response.
     #[must_use]
     pub(super) fn lost_its_client(&self) -> bool {
-        self.fate.as_ref().is_some_and(Fate::is_lost)
+        self.connection_end.as_ref().is_some_and(ConnectionEnd::is_lost)
     }
 
-    /// The end of an exchange that is dropped before its end: unless the proxy itself has run out of
-    /// grace, its client has left.
+    /// Returns the ending of an exchange that is dropped before its end. Its client has left, unless the
+    /// proxy's own shutdown grace has expired.
     #[must_use]
-    pub(super) fn broken_off(&self, by_client: &str) -> Ending {
+    pub(super) fn aborted_ending(&self, by_client: &str) -> Ending {
         self.upload.look();
         if let (false, Some(ending)) = (self.watch.phase() == Phase::Expired, self.failed_upload()) {
             return ending;
         }
         let (who, why, reason) = match self.watch.phase() {
             Phase::Expired => (Who::Proxy, Why::Shutdown, "cut at the end of shutdown_grace"),
-            _ if self.fate.as_ref().is_some_and(Fate::is_stalled) => {
+            _ if self.connection_end.as_ref().is_some_and(ConnectionEnd::is_stalled) => {
                 (Who::Client, Why::SendTimeout, "client took nothing of the response for body_timeout")
             }
             _ => (Who::Client, Why::Eof, by_client),
@@ -110,38 +115,40 @@ impl Guard {
         Ending { reason: reason.into(), ..Ending::new(who, why) }
     }
 
-    /// Its request has this body.
-    pub(super) fn follow_upload(&mut self, upload: &Upload) {
+    /// Watches the request's body.
+    pub(super) fn watch_upload(&mut self, upload: &Upload) {
         self.upload = upload.progress();
     }
 
-    /// Whether the client's connection must end with the answer. hyper's server keeps the end of a body with
-    /// trailers to itself where the answer has ended before, until the next request comes.
+    /// Whether Holdline must close the client's connection after the response. If a response ends before a
+    /// chunked request body does, hyper's server withholds the end of a body with trailers until the next
+    /// request comes.
     #[must_use]
     pub(super) fn ends_connection(&self) -> bool {
         self.upload.is_amid_chunks()
     }
 
-    /// The end of an exchange that its request's body took with it. `None` means that the body has not
+    /// Returns the ending of an exchange whose request body failed. `None` means that the body has not
     /// failed.
     #[must_use]
     pub(super) fn failed_upload(&self) -> Option<Ending> {
         self.upload.failure().map(|error| Failure::Body(error.clone()).ending())
     }
 
-    /// The opening gets another answer than a tunnel, and counts until that has passed.
-    pub(super) fn keep(&mut self, permit: Permit) {
+    /// Keeps the permit of an upgrade request that got a plain response, until that response has passed.
+    pub(super) fn hold_permit(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
-    /// Its tunnel has taken over: [`Books::write`] is to be told of its end.
+    /// Gives up the report, because the tunnel has its own. The caller must pass the tunnel's end to
+    /// [`ReportSink::write`].
     #[must_use]
-    pub(super) fn hand_over(mut self) -> (Arc<Books>, Watch) {
+    pub(super) fn into_sink(mut self) -> (Arc<ReportSink>, Watch) {
         self.report = None;
-        (Arc::clone(&self.books), self.watch.clone())
+        (Arc::clone(&self.sink), self.watch.clone())
     }
 
-    /// Writes the report of an exchange that was no tunnel.
+    /// Writes the report of a plain exchange.
     pub(super) fn finish_http(mut self, ending: Ending, sent: PerSide<u64>) {
         self.write_http(ending, sent);
     }
@@ -151,25 +158,25 @@ impl Guard {
         for side in Side::BOTH {
             traffic[side] = Traffic { bytes: sent[side], ..Traffic::default() };
         }
-        // When the end is written its place is free.
+        // The permit is free before the report is written.
         self.permit = None;
         let duration = self.started.elapsed();
         let idle = PerSide::default();
         let outcome = Outcome { ending, traffic, duration, idle, blind: None, ended: None };
         if let Some(report) = self.report.take() {
-            self.books.write(self.kind, report, outcome);
+            self.sink.write(self.kind, report, outcome);
         }
     }
 }
 
-/// Where it is written down what has become of requests and tunnels.
+/// Writes the reports of requests and tunnels.
 #[derive(Debug)]
-pub(super) struct Books {
+pub(super) struct ReportSink {
     log: Arc<AccessLog>,
     metrics: Arc<Metrics>,
 }
 
-impl Books {
+impl ReportSink {
     pub(super) fn new(log: Arc<AccessLog>, metrics: Arc<Metrics>) -> Self {
         Self { log, metrics }
     }
@@ -177,14 +184,14 @@ impl Books {
     /// Writes a report.
     pub(super) fn write(&self, kind: Kind, report: Report, outcome: Outcome) {
         let end = Arc::new((report, Outcome { ended: Some(SystemTime::now()), ..outcome }));
-        // Whoever reads of the end finds it counted.
+        // Count first: a reader of the log then finds the end in the metrics.
         self.metrics.ended(kind, &end);
         self.log.write(kind, end);
     }
 }
 
-impl Drop for Guard {
-    /// nginx's 499: the client left before there was an answer, unless its request's body says otherwise.
+impl Drop for ReportGuard {
+    /// Reports nginx's status 499: the client left before the response. A failed request body overrides that.
     fn drop(&mut self) {
         if let Some(report) = &mut self.report {
             if report.status == 0 {
@@ -192,7 +199,7 @@ impl Drop for Guard {
                 let failed = self.upload.failure().map(|error| Failure::Body(error.clone()).logged_status());
                 report.status = failed.unwrap_or(CLIENT_LEFT).as_u16();
             }
-            let ending = self.broken_off("client left before the answer");
+            let ending = self.aborted_ending("client left before the answer");
             self.write_http(ending, PerSide::default());
         }
     }

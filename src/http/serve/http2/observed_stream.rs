@@ -1,9 +1,10 @@
-//! Owns what is seen of a connection's bytes below `h2`: half frames that come in, answers that go out.
+//! Owns the observation of a connection's bytes below `h2`: incomplete incoming frames, and outgoing
+//! responses.
 
-use super::super::activity::Activity;
-use super::super::{LONG, UNSENT};
+use super::super::conn_state::ConnState;
+use super::super::{LARGE_RESPONSE, MAX_UNSENT};
 use super::frames::Frames;
-use super::sent::{Reader, Sent};
+use super::send_tracker::{FrameReader, SendTracker};
 use crate::io::Stream;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,47 +14,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The stream of a client that speaks HTTP/2.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct ObservedStream {
     stream: Stream,
-    activity: Arc<Activity>,
+    conn_state: Arc<ConnState>,
     came: Frames,
-    went: Reader,
-    /// What the kernel holds is limited.
+    went: FrameReader,
+    /// Whether the kernel's send buffer is limited.
     is_limited: bool,
 }
 
-impl Watched {
-    pub(super) fn new(stream: Stream, activity: Arc<Activity>, sent: Arc<Sent>) -> Self {
-        Self { stream, activity, came: Frames::default(), went: Reader::new(sent), is_limited: false }
+impl ObservedStream {
+    pub(super) fn new(stream: Stream, conn_state: Arc<ConnState>, tracker: Arc<SendTracker>) -> Self {
+        Self {
+            stream,
+            conn_state,
+            came: Frames::default(),
+            went: FrameReader::new(tracker),
+            is_limited: false,
+        }
     }
 
-    /// Takes note of what was written.
+    /// Processes written bytes.
     fn wrote(&mut self, bytes: &[u8]) {
         self.went.pass(bytes);
-        if !self.is_limited && self.went.bytes() >= LONG {
+        if !self.is_limited && self.went.bytes() >= LARGE_RESPONSE {
             self.is_limited = true;
-            self.stream.limit_unsent(Some(UNSENT));
+            self.stream.limit_unsent(Some(MAX_UNSENT));
         }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ObservedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         let before = into.filled().len();
         let read = Pin::new(&mut me.stream).poll_read(cx, into);
         if let came @ [_, ..] = &mut into.filled_mut()[before..] {
             let was_whole = me.came.pass(came);
-            me.activity.frames_came(me.came.is_half(), was_whole);
+            me.conn_state.note_frames_read(me.came.is_half(), was_whole);
         }
         read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ObservedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.activity.is_written(written.is_ready());
+        self.conn_state.note_write(written.is_ready());
         if let Poll::Ready(Ok(length)) = written {
             self.wrote(&bytes[..length]);
         }
@@ -66,7 +73,7 @@ impl AsyncWrite for Watched {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.activity.is_written(written.is_ready());
+        self.conn_state.note_write(written.is_ready());
         if let Poll::Ready(Ok(mut left)) = written {
             for slice in slices {
                 let length = left.min(slice.len());

@@ -1,5 +1,5 @@
-//! Owns the signs of a login that is bound to its connection: NTLM, Negotiate and their like (RFC 4559). RFC 9110
-//! 16.4.1 calls them flawed, as whoever uses the connection next has the login of the one before.
+//! Owns the detection of logins that are bound to a connection: NTLM, Negotiate and the like (RFC 4559). RFC
+//! 9110 16.4.1 calls them flawed, because the next user of the connection inherits the login.
 
 use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName};
@@ -8,20 +8,20 @@ const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
 
 const SCHEMES: [&str; 4] = ["ntlm", "negotiate", "nego2", "kerberos"];
 
-/// Whether a request brings the credentials of such a login.
+/// Whether a request carries credentials of such a login.
 #[must_use]
 pub fn has_credentials(request: &HeaderMap) -> bool {
     name(request, &[AUTHORIZATION, PROXY_AUTHORIZATION])
 }
 
-/// Whether an answer asks for such a login, or says that there is one.
+/// Whether a response asks for such a login, or confirms one.
 #[must_use]
 pub(super) fn has_challenge(answer: &HeaderMap) -> bool {
     answer.contains_key(PERSISTENT_AUTH) || name(answer, &[WWW_AUTHENTICATE, PROXY_AUTHENTICATE])
 }
 
-/// Whether one of the headers names such a scheme, in any of its lines and members. What stands in quotes is looked at
-/// too: a connection that is private without need does no harm.
+/// Whether one of the headers names such a scheme, in any of its lines and members. It also looks inside
+/// quotes: a connection that is private without need does no harm.
 fn name(headers: &HeaderMap, names: &[HeaderName]) -> bool {
     let values = names.iter().flat_map(|name| headers.get_all(name));
     let mut members = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));

@@ -1,4 +1,4 @@
-//! Owns the look at what is live: for metrics, and for whoever shows the state of the proxy.
+//! Owns the view of what is live, for the metrics and the status.
 
 use super::Proxy;
 use super::failure::CLIENT_LEFT;
@@ -13,13 +13,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Proxy {
-    /// What is live now.
+    /// Returns what is live now.
     #[must_use]
     pub fn live(&self) -> Live {
         let snapshot = self.snapshot.load();
-        let mut routes = self.sessions.totals();
+        let mut routes = self.tunnels.totals();
         for route in snapshot.routes().filter(|route| matches!(route.target, Target::Upstream(_))) {
-            // What has not been used yet is told as well: from nothing no rate can be computed.
+            // Include routes without traffic: Prometheus computes no rate of a missing series.
             routes.entry(Arc::clone(route.name())).or_default();
         }
         let endpoints = snapshot.upstreams().flat_map(|upstream| upstream.endpoints());
@@ -28,34 +28,34 @@ impl Proxy {
         Live { routes, endpoints, missing_lines: self.log.missing() }
     }
 
-    /// All metrics as text.
+    /// Returns all metrics as text.
     #[must_use]
     pub fn metrics_text(&self, format: Format) -> String {
         self.metrics.encode(&self.live(), format)
     }
 
-    /// Takes all that is open over into a new snapshot, and forgets what was counted by names that are
+    /// Applies a new snapshot to all open tunnels, and forgets the counts of routes and upstreams that are
     /// gone.
-    pub fn follow(&self, next: &Snapshot, previous: &Snapshot) {
-        self.sessions.follow(next, previous);
-        let live = self.sessions.totals();
+    pub fn apply_snapshot(&self, next: &Snapshot, previous: &Snapshot) {
+        self.tunnels.apply_snapshot(next, previous);
+        let live = self.tunnels.totals();
         let is_known = |route: &str| live.contains_key(route) || next.route_named(route).is_some();
         self.metrics.retain(is_known, |upstream| next.upstream(upstream).is_some());
         expect(&self.metrics, next);
     }
 }
 
-/// Has everything that a snapshot's routes and upstreams may meet counted from 0 on.
+/// Starts every series that a snapshot's routes and upstreams may need at 0.
 pub(super) fn expect(metrics: &Metrics, snapshot: &Snapshot) {
     for route in snapshot.routes() {
         metrics.expect_route(route.name(), &expected(route));
     }
-    let nowhere = Expected {
-        openings: NOWHERE.to_vec(),
-        requests: NOWHERE.iter().chain(&UNASKED).copied().collect(),
+    let no_route = Expected {
+        openings: NO_ROUTE.to_vec(),
+        requests: NO_ROUTE.iter().chain(&NO_REQUEST).copied().collect(),
         ..Expected::default()
     };
-    metrics.expect_route(&Arc::default(), &nowhere);
+    metrics.expect_route(&Arc::default(), &no_route);
     for upstream in snapshot.upstreams() {
         metrics.expect_upstream(&upstream.settings().name);
     }
@@ -77,16 +77,16 @@ fn expected(route: &Route) -> Expected {
     }
 }
 
-/// What refuses a request before anybody is asked, and what is logged of a client that left.
+/// Statuses of requests that Holdline refuses itself, and the logged status of a client that left.
 const REFUSED: [u16; 8] = [400, 403, 405, 408, 413, 426, 429, CLIENT_LEFT.as_u16()];
-/// What answers a request that nobody could answer.
+/// Statuses of requests that no endpoint answered.
 const FAILED: [u16; 3] = [502, 503, 504];
-/// What answers a request that no route serves.
-const NOWHERE: [u16; 2] = [400, 404];
-/// What answers bytes that are no request.
-const UNASKED: [u16; 3] = [403, 408, 431];
+/// Statuses of requests that no route serves.
+const NO_ROUTE: [u16; 2] = [400, 404];
+/// Statuses of bytes that never became a request.
+const NO_REQUEST: [u16; 3] = [403, 408, 431];
 
-/// The kinds of ends that tunnels have, whatever close codes their routes send.
+/// Returns the kinds of tunnel ends, whatever close codes a route sends.
 fn kinds() -> BTreeSet<(Who, Why)> {
     possible_ends(CloseCodes::Registered).into_iter().map(|(who, why, _)| (who, why)).collect()
 }

@@ -1,7 +1,7 @@
-//! Owns what is told of what was counted: ends by cause, silence, round-trip times, the last hour, metrics.
+//! Owns the responses about counts: ends by cause, silence, round-trip times, the last hour, metrics.
 
-use super::answer::{Answer, Time, json, of};
-use super::router::Asked;
+use super::response::{AdminResponse, Time, json, of};
+use super::router::AdminRequest;
 use crate::outcome::Side;
 use crate::telemetry::history::{History, Step};
 use crate::telemetry::metrics::{Cause, Code, Format, Metrics};
@@ -17,12 +17,12 @@ use std::time::Duration;
 pub(super) struct Ends {
     who: &'static str,
     why: &'static str,
-    /// A number; where there are too many of them, their kind; `null`: there was none.
+    /// A number, or the kind of a grouped code. `null` means no code.
     code: Value,
     count: u64,
 }
 
-/// A histogram of both sides: counts up to each edge, and above the last.
+/// A histogram for both sides: counts up to each edge, and above the last.
 #[derive(Serialize)]
 pub(super) struct BothSides {
     edges: &'static [f64],
@@ -30,7 +30,7 @@ pub(super) struct BothSides {
     upstream: Vec<u64>,
 }
 
-/// An idle limit of what stands between clients and servers.
+/// A known idle limit of hops between clients and servers.
 #[derive(Serialize)]
 pub(super) struct Limit {
     seconds: u32,
@@ -57,14 +57,14 @@ struct CauseByTime {
     ended: Vec<Option<u64>>,
 }
 
-/// The most frequent first.
+/// Returns the ends by cause, the most frequent first.
 pub(super) fn ends(metrics: &Metrics) -> Vec<Ends> {
     let mut ends = metrics.ends();
     ends.sort_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
     ends.into_iter().map(Ends::of).collect()
 }
 
-/// Those of the last five minutes.
+/// Returns the ends of the last five minutes by cause.
 pub(super) fn ends_lately(metrics: &Metrics) -> Vec<Ends> {
     metrics.ends_lately(LATELY).into_iter().map(Ends::of).collect()
 }
@@ -83,7 +83,7 @@ fn code(cause: Cause) -> Value {
     }
 }
 
-/// "Lately" in the table of causes.
+/// The span of `ends_lately`.
 const LATELY: Duration = Duration::from_secs(5 * 60);
 
 pub(super) fn silence(metrics: &Metrics) -> BothSides {
@@ -108,8 +108,8 @@ impl BothSides {
 }
 
 /// `GET /api/history`.
-pub(super) fn history(asked: &Asked) -> Answer {
-    let (steps, until) = asked.admin.proxy.metrics.history();
+pub(super) fn history(request: &AdminRequest) -> AdminResponse {
+    let (steps, until) = request.admin.proxy.metrics.history();
     let each = |of: &dyn Fn(&Step) -> u64| -> Vec<Option<u64>> {
         let before = std::iter::repeat_n(None, History::STEPS.saturating_sub(steps.len()));
         before.chain(steps.iter().map(|step| Some(of(step)))).collect()
@@ -135,7 +135,7 @@ pub(super) fn history(asked: &Asked) -> Answer {
 }
 
 /// `GET /metrics`.
-pub(super) fn metrics(asked: &Asked) -> Answer {
-    let format = Format::wanted(&asked.accept);
-    of(StatusCode::OK, format.content_type(), asked.admin.proxy.metrics_text(format).into())
+pub(super) fn metrics(request: &AdminRequest) -> AdminResponse {
+    let format = Format::wanted(&request.accept);
+    of(StatusCode::OK, format.content_type(), request.admin.proxy.metrics_text(format).into())
 }

@@ -1,54 +1,54 @@
-//! Owns what a request says of itself, in one piece of memory: every tunnel keeps it to its end.
+//! Owns the texts of a request in one allocation, because every tunnel keeps them to its end.
 
 use crate::addr::ClientAddr;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// What a request says of itself, and who sent it.
+/// What a request says, and who sent it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// Who asked.
+pub struct RequestInfo<'a> {
+    /// The client.
     pub client: ClientAddr,
-    /// Who sent the request for the client; `None`: the client itself.
+    /// The trusted proxy that sent the request for the client. `None` means the client itself.
     pub proxied_by: Option<ClientAddr>,
     /// Its method.
     pub method: &'a str,
-    /// The host asked for, as it was sent.
+    /// The requested host, as sent.
     pub host: &'a [u8],
-    /// The path and query asked for, secrets removed.
+    /// The requested path and query, secrets removed.
     pub target: &'a [u8],
-    /// The version of TLS; `None`: there was none.
+    /// The TLS version. `None` means no TLS.
     pub tls: Option<&'a str>,
 }
 
-/// What [`Asked`] holds, and what was agreed on: both addresses, as [`put`] writes them, then a line for
-/// each text. None of them has a line feed in it, as nothing in the head of a request can (RFC 9110 5.5,
-/// RFC 9112 3).
+/// The content of [`RequestInfo`] and the negotiated texts: both addresses, as [`put`] writes them, then one
+/// line for each text. No text has a line feed, because the head of a request cannot (RFC 9110 5.5, RFC 9112
+/// 3).
 #[derive(Clone, Debug)]
-pub(super) struct Texts(Box<[u8]>);
+pub(super) struct PackedText(Box<[u8]>);
 
-/// The lines of those that are always there.
+/// Lines of the texts that always exist.
 const METHOD: usize = 0;
 const HOST: usize = 1;
 const TARGET: usize = 2;
-/// The lines of those that may be missing: begun by [`THERE`], or empty.
+/// Lines of the optional texts: they begin with [`PRESENT`], or are empty.
 const TLS: usize = 3;
 const SUBPROTOCOL: usize = 4;
 const EXTENSIONS: usize = 5;
-/// Tells an empty text from none.
-const THERE: &str = "+";
+/// Distinguishes an empty text from a missing one.
+const PRESENT: &str = "+";
 
-impl Texts {
-    pub(super) fn new(asked: &Asked<'_>, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
-        let Asked { client, proxied_by, method, host, target, tls } = *asked;
+impl PackedText {
+    pub(super) fn new(info: &RequestInfo<'_>, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
+        let RequestInfo { client, proxied_by, method, host, target, tls } = *info;
         let always = [method.as_bytes(), host, target].map(|text| ("", text));
         let perhaps = [tls, subprotocol, extensions];
-        // A request has mostly none of the last.
+        // Most requests lack the last ones.
         let there = perhaps.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        let perhaps = perhaps.map(|text| text.map_or(("", &b""[..]), |text| (THERE, text.as_bytes())));
+        let perhaps = perhaps.map(|text| text.map_or(("", &b""[..]), |text| (PRESENT, text.as_bytes())));
         let lines = || always.iter().chain(&perhaps[..there]);
         let length = lines().map(|(mark, text)| mark.len() + text.len() + 1).sum::<usize>() - 1;
         let room = size(Some(client)) + size(proxied_by) + length;
-        // All that is needed and no more: otherwise it would be copied.
+        // Reserve the exact size, or the boxed slice would be a copy.
         let mut bytes = Vec::with_capacity(room);
         put(&mut bytes, Some(client));
         put(&mut bytes, proxied_by);
@@ -64,9 +64,9 @@ impl Texts {
         Self(bytes.into())
     }
 
-    /// The same, with what was agreed on.
+    /// Returns a copy with the negotiated texts.
     pub(super) fn with(&self, subprotocol: Option<&str>, extensions: Option<&str>) -> Self {
-        let asked = Asked {
+        let info = RequestInfo {
             client: self.client(),
             proxied_by: self.proxied_by(),
             method: self.method(),
@@ -74,7 +74,7 @@ impl Texts {
             target: self.target(),
             tls: self.tls(),
         };
-        Self::new(&asked, subprotocol, extensions)
+        Self::new(&info, subprotocol, extensions)
     }
 
     pub(super) fn client(&self) -> ClientAddr {
@@ -100,15 +100,15 @@ impl Texts {
     }
 
     pub(super) fn tls(&self) -> Option<&str> {
-        self.line(TLS).strip_prefix(THERE)
+        self.line(TLS).strip_prefix(PRESENT)
     }
 
     pub(super) fn subprotocol(&self) -> Option<&str> {
-        self.line(SUBPROTOCOL).strip_prefix(THERE)
+        self.line(SUBPROTOCOL).strip_prefix(PRESENT)
     }
 
     pub(super) fn extensions(&self) -> Option<&str> {
-        self.line(EXTENSIONS).strip_prefix(THERE)
+        self.line(EXTENSIONS).strip_prefix(PRESENT)
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -116,11 +116,11 @@ impl Texts {
     }
 
     fn line(&self, number: usize) -> &str {
-        // Whole texts were written.
+        // Only whole texts were written.
         std::str::from_utf8(self.bytes(number)).unwrap_or_default()
     }
 
-    /// Those at the end that are missing have none.
+    /// Missing texts at the end have no line.
     fn bytes(&self, number: usize) -> &[u8] {
         let mut rest = &*self.0;
         take(&mut rest);
@@ -129,22 +129,22 @@ impl Texts {
     }
 }
 
-impl From<&[u8]> for Texts {
-    /// From what [`Texts::as_bytes`] gave.
+impl From<&[u8]> for PackedText {
+    /// From what [`PackedText::as_bytes`] gave.
     fn from(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
 }
 
-/// What an address begins with.
+/// The first byte of an address.
 const NONE: u8 = 0;
 const UNIX: u8 = 1;
 const V4: u8 = 4;
 const V6: u8 = 6;
-/// With flow and scope, which few have.
+/// With flow and scope, which are rare.
 const SCOPED_V6: u8 = 7;
 
-/// How many bytes an address takes.
+/// Returns how many bytes an address takes.
 fn size(address: Option<ClientAddr>) -> usize {
     match address {
         None | Some(ClientAddr::Unix) => 1,
@@ -179,7 +179,7 @@ fn put(bytes: &mut Vec<u8>, address: Option<ClientAddr>) {
     }
 }
 
-/// Takes the address that `bytes` begin with.
+/// Reads the address at the start of `bytes`.
 fn take(bytes: &mut &[u8]) -> Option<ClientAddr> {
     let [kind] = array(bytes)?;
     match kind {
@@ -234,11 +234,11 @@ mod tests {
         ) {
             let (method, host, target, tls) = (&*method, &*host, &*target, tls.as_deref());
             let agreed = (subprotocol.as_deref(), extensions.as_deref());
-            let first = Texts::new(&Asked { client, proxied_by, method, host, target, tls }, None, None);
-            for (texts, agreed) in [(&first, (None, None)), (&first.with(agreed.0, agreed.1), agreed)] {
-                prop_assert_eq!((texts.client(), texts.proxied_by()), (client, proxied_by));
-                prop_assert_eq!((texts.method(), texts.host(), texts.target()), (method, host, target));
-                prop_assert_eq!((texts.tls(), (texts.subprotocol(), texts.extensions())), (tls, agreed));
+            let first = PackedText::new(&RequestInfo { client, proxied_by, method, host, target, tls }, None, None);
+            for (packed_text, agreed) in [(&first, (None, None)), (&first.with(agreed.0, agreed.1), agreed)] {
+                prop_assert_eq!((packed_text.client(), packed_text.proxied_by()), (client, proxied_by));
+                prop_assert_eq!((packed_text.method(), packed_text.host(), packed_text.target()), (method, host, target));
+                prop_assert_eq!((packed_text.tls(), (packed_text.subprotocol(), packed_text.extensions())), (tls, agreed));
             }
         }
     }

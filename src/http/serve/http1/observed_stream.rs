@@ -1,9 +1,9 @@
-//! Owns what is seen of a connection's bytes below hyper's server of HTTP/1: the first byte of each request, and
-//! what the client takes.
+//! Owns the observation of a connection's bytes below hyper's HTTP/1 server: the first byte of each request,
+//! and what the client accepts.
 
-use super::super::activity::Activity;
-use super::super::{LONG, UNSENT};
-use super::along::Along;
+use super::super::conn_state::ConnState;
+use super::super::{LARGE_RESPONSE, MAX_UNSENT};
+use super::head_filter::HeadFilter;
 use crate::io::Stream;
 use std::io;
 use std::pin::Pin;
@@ -13,34 +13,38 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The stream of a client that speaks HTTP/1.
 #[derive(Debug)]
-pub(in crate::http::serve) struct Watched {
+pub(in crate::http::serve) struct ObservedStream {
     stream: Stream,
-    activity: Arc<Activity>,
-    along: Along,
-    /// Bytes that were written, as far as they matter.
+    conn_state: Arc<ConnState>,
+    head_filter: HeadFilter,
+    /// Written bytes, up to [`LARGE_RESPONSE`].
     written: usize,
 }
 
-impl Watched {
-    pub(in crate::http::serve) fn new(stream: Stream, activity: Arc<Activity>, along: Along) -> Self {
-        Self { stream, activity, along, written: 0 }
+impl ObservedStream {
+    pub(in crate::http::serve) fn new(
+        stream: Stream,
+        conn_state: Arc<ConnState>,
+        head_filter: HeadFilter,
+    ) -> Self {
+        Self { stream, conn_state, head_filter, written: 0 }
     }
 
-    /// The stream, and what was read of it and never given to hyper.
+    /// Returns the stream, and the read bytes that hyper never got.
     pub(in crate::http::serve) fn into_parts(mut self) -> (Stream, Vec<u8>) {
-        if self.written >= LONG {
+        if self.written >= LARGE_RESPONSE {
             self.stream.limit_unsent(None);
         }
-        (self.stream, self.along.into_held())
+        (self.stream, self.head_filter.into_held())
     }
 
-    /// Writes the answer that stands for hyper's own, if that is what hyper writes.
+    /// Writes the replacement for hyper's own response, if hyper is writing that.
     fn poll_answer(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         loop {
-            let answer = self.along.answer(bytes)?;
+            let answer = self.head_filter.replacement(bytes)?;
             match Pin::new(&mut self.stream).poll_write(cx, answer) {
                 Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(count)) if self.along.wrote(count) => {
+                Poll::Ready(Ok(count)) if self.head_filter.advance(count) => {
                     return Some(Poll::Ready(Ok(bytes.len())));
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -50,48 +54,48 @@ impl Watched {
         }
     }
 
-    /// What must be done before hyper writes.
+    /// Writes interim responses before hyper writes.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.write_interim(cx))?;
-        self.activity.interim.begins();
+        self.conn_state.interim.mark_writing();
         Poll::Ready(Ok(()))
     }
 
-    /// The client took some bytes.
+    /// Records that the client accepted bytes.
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         let Poll::Ready(Ok(length)) = written else { return };
-        self.activity.bytes_went();
-        if self.written < LONG {
+        self.conn_state.note_bytes_written();
+        if self.written < LARGE_RESPONSE {
             self.written += length;
-            if self.written >= LONG {
-                self.stream.limit_unsent(Some(UNSENT));
+            if self.written >= LARGE_RESPONSE {
+                self.stream.limit_unsent(Some(MAX_UNSENT));
             }
         }
     }
 
     fn write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, activity, .. } = self;
-        activity.interim.poll_write(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
+        let Self { stream, conn_state, .. } = self;
+        conn_state.interim.poll_write(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ObservedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, activity, along, .. } = self.get_mut();
-        if along.give(into) {
+        let Self { stream, conn_state, head_filter, .. } = self.get_mut();
+        if head_filter.drain_held(into) {
             return Poll::Ready(Ok(()));
         }
         let before = into.filled().len();
         let read = Pin::new(stream).poll_read(cx, into);
         if into.filled().len() > before {
-            activity.bytes_came();
-            along.came(into, before);
+            conn_state.note_bytes_read();
+            head_filter.filter_read(into, before);
         }
         read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ObservedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
         if let Some(written) = self.poll_answer(cx, bytes) {
@@ -120,16 +124,16 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when all that it had to write is written.
+    /// hyper flushes when it has written all its data.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.activity.is_busy() {
-            self.along.shared.is_idle();
+        if !self.conn_state.is_busy() {
+            self.head_filter.shared.mark_idle();
         }
-        // hyper flushes when it has given all it had.
-        self.activity.interim.flushed();
+        // hyper flushes when it has no more data.
+        self.conn_state.interim.flushed();
         ready!(self.write_interim(cx))?;
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.activity.flush.flushed();
+        self.conn_state.flush.flushed();
         Poll::Ready(Ok(()))
     }
 

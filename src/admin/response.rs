@@ -1,4 +1,4 @@
-//! Owns the forms of answers: JSON, texts, problems, and the headers that each of them has.
+//! Owns the forms of responses: JSON, text, errors, and their common headers.
 
 use crate::escape;
 use crate::http::respond::{Body, full};
@@ -8,14 +8,14 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
-pub(super) type Answer = Response<Body>;
+pub(super) type AdminResponse = Response<Body>;
 
-/// Why a request is not answered as it would like: what is wrong, and the remedy.
+/// An error response: what is wrong, and the remedy.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
     error: String,
-    /// More of them, where there are several.
+    /// All errors, if there are several.
     errors: Option<Vec<String>>,
     allow: Option<String>,
 }
@@ -35,12 +35,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, error)
     }
 
-    /// 404, of a path that leads nowhere.
+    /// 404, for an unknown path.
     pub(super) fn nothing_here() -> Self {
         Self::not_found("there is nothing of this name; /api/openapi.json tells what there is")
     }
 
-    /// 422: read, but not to be done.
+    /// 422: understood, but not possible.
     pub(super) fn refused(error: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, error)
     }
@@ -50,18 +50,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
     }
 
-    /// With each single mistake.
+    /// Adds each single error.
     pub(super) fn with_errors(self, errors: Vec<String>) -> Self {
         Self { errors: Some(errors), ..self }
     }
 
-    /// 405, with the methods that there are (RFC 9110 15.5.6).
+    /// 405, with the allowed methods (RFC 9110 15.5.6).
     pub(super) fn wrong_method(allow: String) -> Self {
         let error = format!("another method is expected here; there is {allow}");
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, error) }
     }
 
-    pub(super) fn answer(self) -> Answer {
+    pub(super) fn answer(self) -> AdminResponse {
         let mut body = json!({ "error": self.error });
         if let Some(errors) = self.errors {
             body["errors"] = errors.into();
@@ -79,39 +79,39 @@ impl Problem {
     }
 }
 
-/// 200 and a value.
-pub(super) fn json(value: &impl Serialize) -> Answer {
+/// 200 with a value.
+pub(super) fn json(value: &impl Serialize) -> AdminResponse {
     json_with(StatusCode::OK, value)
 }
 
-pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
-    // Strings, numbers and lists: there is nothing in it that could not be written.
+pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> AdminResponse {
+    // Strings, numbers and lists always serialise.
     let text = serde_json::to_string(value).unwrap_or_default();
     of(status, "application/json", escape::json(&text).into_owned().into())
 }
 
-pub(super) fn text(status: StatusCode, text: &'static str) -> Answer {
+pub(super) fn text(status: StatusCode, text: &'static str) -> AdminResponse {
     of(status, "text/plain; charset=utf-8", text.into())
 }
 
-pub(super) fn of(status: StatusCode, kind: &'static str, body: bytes::Bytes) -> Answer {
+pub(super) fn of(status: StatusCode, kind: &'static str, body: bytes::Bytes) -> AdminResponse {
     with_body(status, kind, full(body))
 }
 
-pub(super) fn with_body(status: StatusCode, kind: &'static str, body: Body) -> Answer {
+pub(super) fn with_body(status: StatusCode, kind: &'static str, body: Body) -> AdminResponse {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    for (name, value) in GUARDS {
+    for (name, value) in SECURITY_HEADERS {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     answer
 }
 
-/// What keeps browsers from making something else of an answer.
-const GUARDS: [(&str, &str); 4] = [
+/// Headers that restrict what browsers do with a response.
+const SECURITY_HEADERS: [(&str, &str); 4] = [
     (
         "content-security-policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -122,7 +122,7 @@ const GUARDS: [(&str, &str); 4] = [
     ("referrer-policy", "no-referrer"),
 ];
 
-/// A span of time as a number of seconds, to the microsecond.
+/// A duration as a number of seconds, to the microsecond.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seconds(pub(super) Duration);
 
@@ -132,7 +132,7 @@ impl Serialize for Seconds {
     }
 }
 
-/// A moment as RFC 3339 has it, in UTC, to the millisecond.
+/// A time by RFC 3339, in UTC, to the millisecond.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Time(pub(super) SystemTime);
 

@@ -1,9 +1,9 @@
-//! Owns the admin endpoint in a running proxy: its listener, which lives until the very end, what it is told of
-//! the process, and the orders that come out of it.
+//! Owns the admin endpoint in a running proxy: its listener, which lives to the very end, its information
+//! about the process, and its reload requests.
 
 use super::Running;
 use crate::admin::server::{Bound, Serving};
-use crate::admin::{Admin, Facts, Listener, ReloadOrder, Settings, Token, TokenError};
+use crate::admin::{Admin, Listener, ReloadRequest, RuntimeInfo, Settings, Token, TokenError};
 use crate::drain::{self, Trigger, Watch};
 use crate::proxy::Proxy;
 use crate::slots::Slots;
@@ -13,61 +13,61 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// The admin endpoint, whether anybody can reach it or not.
+/// The admin endpoint, with or without a listener.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct AdminEndpoint {
     pub(super) admin: Arc<Admin>,
-    /// `None`: nobody can.
+    /// `None` means no listener.
     pub(super) serving: Option<Serving>,
-    orders: mpsc::Receiver<ReloadOrder>,
-    /// Its end is later than that of all others, who are waited for while it tells of them.
+    reloads: mpsc::Receiver<ReloadRequest>,
+    /// It ends after all others, because it shows their shutdown.
     trigger: Trigger,
     watch: Watch,
 }
 
-impl Window {
+impl AdminEndpoint {
     pub(super) fn new(proxy: &Arc<Proxy>, slots: &Slots) -> Self {
-        let (admin, orders) = Admin::new(Arc::clone(proxy), slots.clone());
+        let (admin, reloads) = Admin::new(Arc::clone(proxy), slots.clone());
         let (trigger, watch) = drain::channel();
-        Self { admin, serving: None, orders, trigger, watch }
+        Self { admin, serving: None, reloads, trigger, watch }
     }
 
-    /// Answers from now on, and no more where it did before.
+    /// Starts to serve a socket, and stops serving an earlier one.
     pub(super) fn open(&mut self, socket: Bound, token: Option<Token>) {
         self.admin.set_token(token);
         self.serving = Some(socket.serve(&self.admin, &self.watch));
     }
 
-    /// The next order to load the configuration anew.
-    pub(super) async fn ordered(&mut self) -> ReloadOrder {
-        match self.orders.recv().await {
-            Some(order) => order,
-            // Not while `admin`, which sends them, is here.
+    /// Waits for the next reload request.
+    pub(super) async fn next_reload(&mut self) -> ReloadRequest {
+        match self.reloads.recv().await {
+            Some(reload) => reload,
+            // This cannot happen while `admin` holds the sender.
             None => std::future::pending().await,
         }
     }
 
-    /// From now on the proxy is not ready, and nothing is reloaded any more.
+    /// Records that the proxy is no longer ready, and rejects further reloads.
     pub(super) fn drain(&mut self) {
         self.admin.drain();
-        self.orders.close();
-        while self.orders.try_recv().is_ok() {}
+        self.reloads.close();
+        while self.reloads.try_recv().is_ok() {}
     }
 
-    /// Ends it. Answers under way are sent.
+    /// Ends it after the active responses.
     pub(super) async fn close(self) {
         let Self { trigger, watch, serving, .. } = self;
         drop((watch, serving));
-        trigger.drain(LAST_ANSWERS);
-        // What takes longer has no reader.
-        let _ = timeout(LAST_ANSWERS, trigger.finished()).await;
+        trigger.drain(LAST_RESPONSES_TIMEOUT);
+        // A response that takes longer has no reader.
+        let _ = timeout(LAST_RESPONSES_TIMEOUT, trigger.finished()).await;
         trigger.expire();
     }
 }
 
 impl Running {
-    /// Tells the admin endpoint what it cannot see by itself.
-    pub(super) fn tell_facts(&self) {
+    /// Updates the information that the admin endpoint shows about the process.
+    pub(super) fn update_runtime_info(&self) {
         let listeners = self.listeners.iter().map(|active| {
             let ready = active.settings.load();
             Listener {
@@ -79,16 +79,18 @@ impl Running {
             }
         });
         let drain_spread = self.config.process.drain_spread;
-        self.window.admin.set_facts(Facts { listeners: listeners.collect(), drain_spread });
+        self.admin_endpoint
+            .admin
+            .set_runtime_info(RuntimeInfo { listeners: listeners.collect(), drain_spread });
     }
 }
 
-/// The token of the endpoint, if it has one, read on a thread that may block.
+/// Reads the token of the endpoint, if it has one, on a blocking thread.
 pub(super) async fn read_token(settings: &Settings) -> Result<Option<Token>, TokenError> {
     let Some(secret) = settings.token.clone() else { return Ok(None) };
     let read = spawn_blocking(move || secret.token()).await;
     read.expect("reading a file does not panic").map(Some)
 }
 
-/// How long the last answers may take.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Time limit for the last responses.
+const LAST_RESPONSES_TIMEOUT: Duration = Duration::from_millis(500);

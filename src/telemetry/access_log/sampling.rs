@@ -1,5 +1,5 @@
-//! Owns what is left out of the access log under a flood, and the account of what is missing in it. It must
-//! not know what a line says, or where it goes.
+//! Owns the sampling of the access log under a flood, and the count of the lines left out. It must not know
+//! the content or target of lines.
 
 use crate::limit::rate::Rate;
 use crate::telemetry::metrics::Kind;
@@ -7,99 +7,98 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Of the lines beyond an allowance, one in so many is written: it shows what the flood is made of.
+/// Of the lines above the limit, one in this many is written, to show what the flood consists of.
 const ONE_IN: u32 = 100;
-/// What never became a request has so small a part of what requests have: scanners take a few lines.
-const PART_OF_UNASKED: u32 = 10;
+/// Connections without a request have this fraction of the request limit: a few lines show a scanner.
+const NO_REQUEST_DIVISOR: u32 = 10;
 
-/// Lines that share an allowance. A flood of one class leaves the others their lines.
+/// Lines that share a limit. A flood of one class does not affect the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(super) enum LogClass {
     /// Ends of tunnels.
     Tunnel,
-    /// Plain requests, and openings that came to nothing.
+    /// Plain requests, and failed WebSocket handshakes.
     Request,
-    /// What never became a request.
-    Unasked,
+    /// Connections that never sent a request.
+    NoRequest,
 }
 
-impl From<Kind> for Class {
+impl From<Kind> for LogClass {
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::Tunnel => Self::Tunnel,
             Kind::Http | Kind::Opening => Self::Request,
-            Kind::Unasked => Self::Unasked,
+            Kind::NoRequest => Self::NoRequest,
         }
     }
 }
 
-/// Ends of tunnels may come so much longer at full pace: the tunnels of a large proxy, 60,000 by default, may
-/// all end at once, and none is to go unexplained.
+/// Factor of the burst for ends of tunnels. All tunnels of a large proxy, 60,000 by default, may end at once,
+/// and each end should be explained.
 const TUNNELS_LONGER: NonZeroU32 = NonZeroU32::MIN.saturating_add(5);
 
-/// How many lines each class may have.
+/// The limit of each class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowances {
     tunnels: Rate,
     requests: Rate,
-    unasked: Rate,
+    no_request: Rate,
 }
 
 impl Allowances {
-    /// `rate` for requests, the same and a larger burst for tunnels, and a tenth for what never became a
-    /// request.
+    /// Gives requests `rate`, tunnels a larger burst, and connections without a request a tenth.
     pub(super) fn new(rate: Rate) -> Self {
         let longer = rate.burst().checked_mul(TUNNELS_LONGER);
         let tunnels = longer.and_then(|burst| Rate::new(rate.openings(), rate.per(), burst));
-        let burst = (rate.burst().get() / PART_OF_UNASKED).max(1);
+        let burst = (rate.burst().get() / NO_REQUEST_DIVISOR).max(1);
         let part = burst.try_into().ok().and_then(|burst| {
-            let per = rate.per().checked_mul(PART_OF_UNASKED)?;
+            let per = rate.per().checked_mul(NO_REQUEST_DIVISOR)?;
             Rate::new(rate.openings(), per, burst)
         });
-        Self { tunnels: tunnels.unwrap_or(rate), requests: rate, unasked: part.unwrap_or(rate) }
+        Self { tunnels: tunnels.unwrap_or(rate), requests: rate, no_request: part.unwrap_or(rate) }
     }
 
-    fn of(&self, class: Class) -> Rate {
+    fn of(&self, class: LogClass) -> Rate {
         match class {
-            Class::Tunnel => self.tunnels,
-            Class::Request => self.requests,
-            Class::Unasked => self.unasked,
+            LogClass::Tunnel => self.tunnels,
+            LogClass::Request => self.requests,
+            LogClass::NoRequest => self.no_request,
         }
     }
 }
 
-/// The accounts of all classes.
+/// The state of all classes.
 #[derive(Debug, Default)]
 pub(super) struct Sampler {
     accounts: [Mutex<Account>; 3],
 }
 
 impl Sampler {
-    /// Whether one more line is written, and if so how many of its class are missing before it, since
-    /// the last that was. `now` is the time since a fixed moment; without allowances every line is written.
-    pub(super) fn admit(&self, class: Class, allowed: Option<&Allowances>, now: Duration) -> Option<u64> {
+    /// Returns `None` if a line is left out. Otherwise returns how many lines of its class are missing since
+    /// the last written one. `now` is the time since a fixed moment. Without limits every line is written.
+    pub(super) fn admit(&self, class: LogClass, allowed: Option<&Allowances>, now: Duration) -> Option<u64> {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let rate = allowed.map(|allowed| allowed.of(class));
         self.with(class, |account| account.admit(rate, now))
     }
 
-    /// A line that was admitted with this count is missing after all: the next one says so.
-    pub(super) fn is_missing(&self, class: Class, left_out: u64) {
+    /// Records that an admitted line with this count was lost. The next line reports it.
+    pub(super) fn add_missing(&self, class: LogClass, left_out: u64) {
         self.with(class, |account| account.missing += left_out + 1);
     }
 
-    fn with<T>(&self, class: Class, change: impl FnOnce(&mut Account) -> T) -> T {
+    fn with<T>(&self, class: LogClass, change: impl FnOnce(&mut Account) -> T) -> T {
         let account = &self.accounts[class as usize];
         change(&mut account.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// What is known of one class.
+/// The state of one class.
 #[derive(Debug, Default)]
 struct Account {
-    /// When its allowance is used up to, in nanoseconds.
+    /// Until when its limit is used up, in nanoseconds.
     due: u64,
-    /// Lines beyond the allowance since the last of them that was written.
+    /// Lines above the limit since the last of them that was written.
     beyond: u32,
     /// Lines that are missing since the last one written.
     missing: u64,
@@ -139,18 +138,18 @@ mod tests {
         let lines = |class, count: usize, now| -> Vec<u64> {
             (0..count).filter_map(|_| sampler.admit(class, Some(&allowed), now)).collect()
         };
-        assert_eq!(lines(Class::Request, 100, SECOND), [0; 100]);
-        assert_eq!(lines(Class::Request, 250, SECOND), [99, 99]);
+        assert_eq!(lines(LogClass::Request, 100, SECOND), [0; 100]);
+        assert_eq!(lines(LogClass::Request, 250, SECOND), [99, 99]);
         // 50 are missing; the allowance of a second shows the first of them.
         let mut next = [0; 10];
         next[0] = 50;
-        assert_eq!(lines(Class::Request, 10, 2 * SECOND), next);
+        assert_eq!(lines(LogClass::Request, 10, 2 * SECOND), next);
         // The others are as they were.
-        assert_eq!(lines(Class::Tunnel, 600, SECOND), [0; 600]);
-        assert_eq!(lines(Class::Tunnel, 100, SECOND), [99]);
-        assert_eq!(lines(Class::Unasked, 100, SECOND), [0; 10], "a tenth");
+        assert_eq!(lines(LogClass::Tunnel, 600, SECOND), [0; 600]);
+        assert_eq!(lines(LogClass::Tunnel, 100, SECOND), [99]);
+        assert_eq!(lines(LogClass::NoRequest, 100, SECOND), [0; 10], "a tenth");
         assert_eq!(
-            lines(Class::Unasked, 11, 2 * SECOND),
+            lines(LogClass::NoRequest, 11, 2 * SECOND),
             [90, 9],
             "one a second, and the hundredth beyond it"
         );
@@ -159,10 +158,10 @@ mod tests {
     #[test]
     fn without_an_allowance_nothing_is_left_out_and_what_was_lost_is_told() {
         let sampler = Sampler::default();
-        let admit = || sampler.admit(Class::Tunnel, None, SECOND);
+        let admit = || sampler.admit(LogClass::Tunnel, None, SECOND);
         assert!((0..10_000).all(|_| admit() == Some(0)));
-        sampler.is_missing(Class::Tunnel, 0);
-        sampler.is_missing(Class::Tunnel, 41);
+        sampler.add_missing(LogClass::Tunnel, 0);
+        sampler.add_missing(LogClass::Tunnel, 41);
         assert_eq!([admit(), admit()], [Some(43), Some(0)]);
     }
 

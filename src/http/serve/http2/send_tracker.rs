@@ -1,5 +1,5 @@
-//! Owns what the client of a connection has taken of each answer: bytes out, as frames of HTTP/2. `h2` does not
-//! tell when it has written what it was given.
+//! Owns the progress of each response on an HTTP/2 connection. It reads the outgoing frames, because `h2`
+//! does not report what it has written.
 
 use super::{MAX_STREAMS, STREAM_WINDOW};
 use std::collections::HashMap;
@@ -16,26 +16,26 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// Bytes that a connection writes at most between two frames of one answer, if its window lets it: `h2` gives each
-/// stream its turn.
+/// Maximum bytes that a connection writes between two frames of one response whose window is open: `h2` gives
+/// each stream its turn.
 const TURN: u64 = (MAX_STREAMS * STREAM_WINDOW) as u64;
 
-/// The answers under way of one connection, by stream.
+/// The active responses of one connection, by stream.
 #[derive(Debug)]
-pub(super) struct Sent {
-    /// Looked at for each frame, so that tunnels pay for no lock.
+pub(super) struct SendTracker {
+    /// Read for each frame, so that tunnels take no lock.
     count: AtomicUsize,
-    answers: Mutex<HashMap<u32, Arc<Taken>>>,
+    answers: Mutex<HashMap<u32, Arc<SendProgress>>>,
     begun: Instant,
-    /// Bytes that were written, of whatever stream.
+    /// Bytes written, of any stream.
     written: AtomicU64,
-    /// When, in milliseconds since it begun. Kept while answers are followed.
+    /// When they were written, in milliseconds since `begun`. Updated while responses are tracked.
     moved: AtomicU64,
     /// The connection has ended.
     is_gone: AtomicBool,
 }
 
-impl Sent {
+impl SendTracker {
     pub(super) fn new() -> Self {
         Self {
             count: AtomicUsize::new(0),
@@ -47,15 +47,15 @@ impl Sent {
         }
     }
 
-    /// Follows the answer of a stream until what is returned is dropped.
-    pub(super) fn follow(self: &Arc<Self>, stream: u32) -> Followed {
-        let taken = Arc::<Taken>::default();
-        self.lock().insert(stream, Arc::clone(&taken));
+    /// Tracks the response of a stream until the returned value is dropped.
+    pub(super) fn track(self: &Arc<Self>, stream: u32) -> TrackedResponse {
+        let progress = Arc::<SendProgress>::default();
+        self.lock().insert(stream, Arc::clone(&progress));
         self.count.fetch_add(1, Ordering::Release);
-        Followed { sent: Arc::clone(self), stream, taken }
+        TrackedResponse { tracker: Arc::clone(self), stream, progress }
     }
 
-    fn find(&self, stream: u32) -> Option<Arc<Taken>> {
+    fn find(&self, stream: u32) -> Option<Arc<SendProgress>> {
         self.has_answers().then(|| self.lock().get(&stream).cloned()).flatten()
     }
 
@@ -67,7 +67,7 @@ impl Sent {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// Bytes were written.
+    /// Records written bytes.
     fn wrote(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.has_answers() {
@@ -75,120 +75,123 @@ impl Sent {
         }
     }
 
-    /// Nothing is written any more: `h2` does not tell those whose end it has queued.
+    /// Records that nothing more will be written. `h2` does not tell the tasks whose end it has queued.
     fn end(&self) {
         self.is_gone.store(true, Ordering::SeqCst);
         self.lock().values().for_each(|answer| answer.changed.notify_one());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Taken>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<SendProgress>>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An answer that is followed.
+/// A tracked response.
 #[derive(Debug)]
-pub(super) struct Followed {
-    sent: Arc<Sent>,
+pub(super) struct TrackedResponse {
+    tracker: Arc<SendTracker>,
     stream: u32,
-    taken: Arc<Taken>,
+    progress: Arc<SendProgress>,
 }
 
-impl Followed {
-    /// More of the body is given to `h2`, which has had `given` bytes.
+impl TrackedResponse {
+    /// Records that more body is given to `h2`, which has had `given` bytes before.
     pub(super) fn gives(&self, given: u64) {
         if self.has_bytes(given) {
-            self.taken.at.store(self.sent.written.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.progress.at.store(self.tracker.written.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
-    /// When its client last took something, if `h2` has had `given` bytes of the body. While some of them wait for
-    /// their turn, that is whatever the connection carries.
+    /// Returns when the client last accepted something, if `h2` has had `given` bytes of the body. While some
+    /// of them wait for their turn, progress of any stream counts.
     pub(super) fn last(&self, given: u64) -> Instant {
-        let own = self.taken.last.load(Ordering::Relaxed);
-        let since =
-            self.sent.written.load(Ordering::Relaxed).saturating_sub(self.taken.at.load(Ordering::Relaxed));
+        let own = self.progress.last.load(Ordering::Relaxed);
+        let since = self
+            .tracker
+            .written
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.progress.at.load(Ordering::Relaxed));
         let waits_for_turn = !self.has_bytes(given) && since <= TURN;
-        let last = if waits_for_turn { own.max(self.sent.moved.load(Ordering::Relaxed)) } else { own };
-        self.sent.begun + Duration::from_millis(last)
+        let last = if waits_for_turn { own.max(self.tracker.moved.load(Ordering::Relaxed)) } else { own };
+        self.tracker.begun + Duration::from_millis(last)
     }
 
-    /// Whether so many bytes of the body were taken.
+    /// Whether the client has accepted this many body bytes.
     pub(super) fn has_bytes(&self, bytes: u64) -> bool {
-        self.taken.bytes.load(Ordering::Relaxed) >= bytes
+        self.progress.bytes.load(Ordering::Relaxed) >= bytes
     }
 
-    /// Whether so many heads were taken.
+    /// Whether the client has accepted this many heads.
     pub(super) fn has_heads(&self, heads: u32) -> bool {
-        self.taken.heads.load(Ordering::Relaxed) >= heads
+        self.progress.heads.load(Ordering::Relaxed) >= heads
     }
 
-    /// Whether the end was taken.
+    /// Whether the client has accepted the end.
     pub(super) fn has_ended(&self) -> bool {
-        self.taken.has_ended.load(Ordering::Relaxed)
+        self.progress.has_ended.load(Ordering::Relaxed)
     }
 
     /// Whether the connection has ended.
     pub(super) fn is_gone(&self) -> bool {
-        self.sent.is_gone.load(Ordering::SeqCst)
+        self.tracker.is_gone.load(Ordering::SeqCst)
     }
 
-    /// Waits until one of these may have changed.
+    /// Waits until the progress may have changed.
     pub(super) fn changed(&self) -> Notified<'_> {
-        self.taken.changed.notified()
+        self.progress.changed.notified()
     }
 }
 
-impl Drop for Followed {
+impl Drop for TrackedResponse {
     fn drop(&mut self) {
-        self.sent.lock().remove(&self.stream);
-        self.sent.count.fetch_sub(1, Ordering::Release);
+        self.tracker.lock().remove(&self.stream);
+        self.tracker.count.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// What was taken of one answer.
+/// How much of one response the client has accepted.
 #[derive(Debug, Default)]
-struct Taken {
-    /// When bytes of its body were last taken, in milliseconds since the connection's beginning.
+struct SendProgress {
+    /// When the client last accepted body bytes, in milliseconds since `begun`.
     last: AtomicU64,
-    /// What the connection had written then, or when the next bytes were given.
+    /// How much the connection had written then, or when the next bytes were given.
     at: AtomicU64,
-    /// How many bytes of its body.
+    /// How many body bytes it has accepted.
     bytes: AtomicU64,
-    /// How many heads: the last one is its own, those before it are interim answers.
+    /// How many heads it has accepted. The last one is final, the others are interim.
     heads: AtomicU32,
     has_ended: AtomicBool,
     changed: Notify,
 }
 
-/// Reads the frames of a connection on their way out.
+/// Reads the outgoing frames of a connection.
 #[derive(Debug)]
-pub(super) struct Reader {
-    sent: Arc<Sent>,
-    /// The head of the frame, as far as it was written.
+pub(super) struct FrameReader {
+    tracker: Arc<SendTracker>,
+    /// The written part of the current frame header.
     head: [u8; HEAD],
     read: usize,
-    /// Bytes that are missing of its payload.
+    /// Missing bytes of its payload.
     left: usize,
-    /// The answer that it is of.
-    answer: Option<Arc<Taken>>,
-    /// Bytes of all answers.
+    /// The response that the frame belongs to.
+    answer: Option<Arc<SendProgress>>,
+    /// Body bytes of all responses.
     bytes: usize,
 }
 
-impl Reader {
-    pub(super) fn new(sent: Arc<Sent>) -> Self {
-        Self { sent, head: [0; HEAD], read: 0, left: 0, answer: None, bytes: 0 }
+impl FrameReader {
+    pub(super) fn new(tracker: Arc<SendTracker>) -> Self {
+        Self { tracker, head: [0; HEAD], read: 0, left: 0, answer: None, bytes: 0 }
     }
 
-    /// How many bytes of answers were written.
+    /// Returns how many body bytes were written.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes note of what was written.
+    /// Processes written bytes.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) {
-        self.sent.wrote(bytes.len());
+        self.tracker.wrote(bytes.len());
         while !bytes.is_empty() {
             let taken;
             if self.read < HEAD {
@@ -202,8 +205,8 @@ impl Reader {
                 taken = self.left.min(bytes.len());
                 self.left -= taken;
                 if let Some(answer) = self.answer.as_ref().filter(|_| self.head[3] == DATA) {
-                    answer.last.store(self.sent.now(), Ordering::Relaxed);
-                    answer.at.store(self.sent.written.load(Ordering::Relaxed), Ordering::Relaxed);
+                    answer.last.store(self.tracker.now(), Ordering::Relaxed);
+                    answer.at.store(self.tracker.written.load(Ordering::Relaxed), Ordering::Relaxed);
                     answer.bytes.fetch_add(taken as u64, Ordering::Relaxed);
                     self.bytes = self.bytes.saturating_add(taken);
                 }
@@ -219,7 +222,7 @@ impl Reader {
         let [high, middle, low, kind, _, stream @ ..] = self.head;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         self.answer = match kind {
-            DATA | HEADERS => self.sent.find(u32::from_be_bytes(stream)),
+            DATA | HEADERS => self.tracker.find(u32::from_be_bytes(stream)),
             _ => None,
         };
     }
@@ -237,9 +240,9 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for FrameReader {
     fn drop(&mut self) {
-        self.sent.end();
+        self.tracker.end();
     }
 }
 
@@ -267,9 +270,9 @@ mod tests {
         ]
         .concat();
         for step in [1, 2, 7, written.len()] {
-            let sent = Arc::new(Sent::new());
-            let mut reader = Reader::new(Arc::clone(&sent));
-            let (one, five) = (sent.follow(1), sent.follow(5));
+            let tracker = Arc::new(SendTracker::new());
+            let mut reader = FrameReader::new(Arc::clone(&tracker));
+            let (one, five) = (tracker.track(1), tracker.track(5));
             let begun = Instant::now();
             advance(Duration::from_secs(3)).await;
             for bytes in written.chunks(step) {
@@ -285,17 +288,17 @@ mod tests {
             );
             assert!(!one.is_gone());
             drop(reader);
-            assert!(one.is_gone() && sent.follow(7).is_gone());
+            assert!(one.is_gone() && tracker.track(7).is_gone());
             drop((one, five));
-            assert_eq!(sent.lock().len(), 0);
+            assert_eq!(tracker.lock().len(), 0);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_for_its_turn_lives_by_what_others_take() {
-        let sent = Arc::new(Sent::new());
-        let mut reader = Reader::new(Arc::clone(&sent));
-        let answer = sent.follow(1);
+        let tracker = Arc::new(SendTracker::new());
+        let mut reader = FrameReader::new(Arc::clone(&tracker));
+        let answer = tracker.track(1);
         let begun = Instant::now();
         answer.gives(0);
         let other = frame(DATA, 0, 3, &[0; 16_000]);

@@ -1,4 +1,4 @@
-//! Owns what the operator orders of a running proxy: endpoints that are to be left, and come back.
+//! Owns the operator's changes to endpoint states: an endpoint is drained, taken down, or put back up.
 
 use super::Proxy;
 use crate::addr::EndpointAddr;
@@ -7,24 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What came of an order about an endpoint.
+/// The result of a change to an endpoint's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ordered {
-    /// The state in effect.
+pub struct StateChanged {
+    /// The state that is now in effect.
     pub state: State,
-    /// How many of its tunnels will be closed.
+    /// How many of its tunnels Holdline will close.
     pub closing: usize,
 }
 
-/// Whom an order is about who is not there.
+/// The upstream or endpoint that a request names does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unknown {
-    /// There is no such upstream.
+pub enum NotFound {
+    /// No upstream has this name.
     #[error("no upstream \"{name}\"; there {}", listed(.known))]
     Upstream {
-        /// The name.
+        /// The name in the request.
         name: String,
-        /// Those there are.
+        /// The names that exist.
         known: Vec<String>,
     },
     /// There is no such endpoint.
@@ -32,9 +32,9 @@ pub enum Unknown {
     Endpoint {
         /// The upstream.
         name: String,
-        /// The address.
+        /// The address in the request.
         address: String,
-        /// Those there are.
+        /// The names that exist.
         known: Vec<String>,
     },
 }
@@ -48,37 +48,38 @@ fn listed(known: &[String]) -> String {
 }
 
 impl Proxy {
-    /// Orders an endpoint, by its address as shown, to be in a state; see
-    /// [`Upstream::order`](crate::upstream::Upstream::order). Unless it is [`State::Up`], its
-    /// tunnels are closed with 1012, evenly spread at random over `spread`; `None`: they stay.
+    /// Sets the state of an endpoint, which `address` names as the status shows it. See
+    /// [`Upstream::override_state`](crate::upstream::Upstream::override_state). Unless the state is
+    /// [`State::Up`], Holdline closes the endpoint's tunnels with 1012, at random moments within `spread`.
+    /// `None` means that they stay open.
     ///
     /// # Errors
     /// There is no such endpoint.
-    pub fn order(
+    pub fn set_endpoint_state(
         &self,
         name: &str,
         address: &str,
         state: State,
         spread: Option<Duration>,
-    ) -> Result<Ordered, Unknown> {
+    ) -> Result<StateChanged, NotFound> {
         let snapshot = self.snapshot.load();
         let Some(upstream) = snapshot.upstream(name) else {
             let mut known: Vec<_> = snapshot.upstreams().map(|u| u.settings().name.to_string()).collect();
             known.sort();
-            return Err(Unknown::Upstream { name: name.to_owned(), known });
+            return Err(NotFound::Upstream { name: name.to_owned(), known });
         };
         let endpoints = upstream.endpoints();
         let until = spread.map(|spread| Instant::now() + spread).filter(|_| state != State::Up);
         let named: Option<EndpointAddr> =
             endpoints.iter().map(|endpoint| endpoint.address()).find(|a| a.to_string() == address).cloned();
-        let ordered = named.and_then(|named| Some((upstream.order(&named, state, until)?, named)));
-        let Some((in_effect, named)) = ordered else {
+        let changed = named.and_then(|named| Some((upstream.override_state(&named, state, until)?, named)));
+        let Some((in_effect, named)) = changed else {
             let known = endpoints.iter().map(|endpoint| endpoint.address().to_string()).collect();
-            return Err(Unknown::Endpoint { name: name.to_owned(), address: address.to_owned(), known });
+            return Err(NotFound::Endpoint { name: name.to_owned(), address: address.to_owned(), known });
         };
         let name = Arc::clone(&upstream.settings().name);
-        // After the order, not before: what opens in between finds it there.
-        let closing = until.map_or(0, |until| self.sessions.leave(&name, &named, until));
-        Ok(Ordered { state: in_effect, closing })
+        // The override comes first: a tunnel that opens in between finds it.
+        let closing = until.map_or(0, |until| self.tunnels.close_by(&name, &named, until));
+        Ok(StateChanged { state: in_effect, closing })
     }
 }

@@ -1,49 +1,49 @@
-//! Owns what is told of an upstream's endpoints to whoever looks at them.
+//! Owns the status of an upstream's endpoints.
 
-use super::{By, Endpoint, Server, State, Upstream};
+use super::{Endpoint, Server, State, StateSource, Upstream};
 use crate::health::Availability;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// One endpoint at a moment.
+/// The status of one endpoint at one moment.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct EndpointStatus {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
-    /// The server of the file that stands for it.
+    /// Its server in the configuration.
     pub server: Server,
-    /// What is wanted of it.
+    /// Its state.
     pub state: State,
-    /// Who wants it.
-    pub by: By,
-    /// Whether it may be given connections, as far as its standing goes.
+    /// Where the state comes from.
+    pub state_source: StateSource,
+    /// Whether its health allows connections.
     pub availability: Availability,
-    /// The part of its weight that it has now, in thousandths; less than all while it starts slowly.
+    /// Its current share of its weight, in thousandths. It is below 1000 during a slow start.
     pub share: u32,
     /// Failures that count towards its `max_fails`.
     pub failures: u32,
 }
 
 impl Upstream {
-    /// Its endpoints as they are now, in the order of the file.
+    /// Returns the current status of its endpoints, in the order of the file.
     #[must_use]
-    pub fn view(&self) -> Vec<View> {
+    pub fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
         let now = Instant::now().into_std();
         let members = self.members.list.load();
-        let orders = self.members.orders.lock();
-        let view = |member: &super::Member| {
-            let (state, by) = member.state(&orders);
+        let overrides = self.members.overrides.lock();
+        let status = |member: &super::Member| {
+            let (state, state_source) = member.state(&overrides);
             let standing = member.endpoint.standing();
-            View {
+            EndpointStatus {
                 endpoint: Arc::clone(&member.endpoint),
                 server: member.server.clone(),
                 state,
-                by,
+                state_source,
                 availability: standing.availability(now),
                 share: standing.share(&member.terms.rules, now),
                 failures: standing.counted(&member.terms.rules, now),
             }
         };
-        members.iter().map(view).collect()
+        members.iter().map(status).collect()
     }
 }

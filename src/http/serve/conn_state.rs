@@ -1,0 +1,276 @@
+//! Owns the state of a connection, as far as its timeouts need it: active requests, the start of an
+//! incomplete head, the start of an idle time.
+//!
+//! The idle time of a connection runs from the end of its last request. Only a request stops it, not any
+//! other bytes.
+
+use super::super::Settings;
+use super::http1::{Flush, InterimQueue};
+use super::interim_sender::InterimSender;
+use crate::slots::{More, Slot};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// The state of a connection, for its timeouts. Its stream and its requests share it. Times are milliseconds
+/// since it was accepted.
+#[derive(Debug)]
+pub(super) struct ConnState {
+    /// HTTP/1 heads follow one another, so the first byte of one ends the idle time. In HTTP/2 no byte does,
+    /// because not every byte belongs to a request.
+    is_http1: bool,
+    accepted: Instant,
+    active_requests: AtomicU32,
+    /// HTTP/1: whether Holdline waits for the client to accept response data.
+    is_waiting: AtomicBool,
+    /// When that wait began, or when the client last accepted data.
+    last_progress: AtomicU64,
+    /// When an incomplete head, or an incomplete HTTP/2 frame other than DATA, began. 0 means none. An HTTP/2
+    /// client can restart it with each frame.
+    head_started: AtomicU64,
+    /// 0 means that there was no request yet.
+    idle_since: AtomicU64,
+    /// HTTP/2: since when the socket accepts no data. 0 means that it does.
+    blocked: AtomicU64,
+    /// Set if it ends because the client accepted nothing.
+    connection_end: ConnectionEnd,
+    pub(super) flush: Flush,
+    pub(super) interim: InterimQueue,
+    /// The capacity for one upstream connection that its slot includes.
+    included_capacity: Arc<Semaphore>,
+}
+
+/// How the connection or HTTP/2 stream of a request ended.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionEnd(Arc<AtomicU8>);
+
+const CLIENT_LEFT: u8 = 1;
+const STALLED: u8 = 2;
+
+impl ConnectionEnd {
+    /// Whether Holdline ended it because the client accepted nothing for `body_timeout`.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == STALLED
+    }
+
+    /// Whether it ended before the client had accepted the whole response. HTTP/1 does not tell that if the
+    /// whole response had come.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn stall(&self) {
+        self.0.store(STALLED, Ordering::Relaxed);
+    }
+
+    pub(super) fn mark_left(&self) {
+        self.0.store(CLIENT_LEFT, Ordering::Relaxed);
+    }
+}
+
+pub(super) enum TimeoutVerdict {
+    Fine,
+    /// There was no request for `keepalive_timeout`, or none for `header_timeout` since the start.
+    Idle,
+    /// A head was not complete within `header_timeout`.
+    TooSlow,
+    /// The client accepted nothing of the response for `body_timeout`. Over HTTP/2, it accepted nothing at
+    /// all, and no request is active.
+    Stalled,
+}
+
+impl ConnState {
+    pub(super) fn new(is_http1: bool) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            is_http1,
+            accepted: Instant::now(),
+            active_requests: AtomicU32::new(0),
+            is_waiting: AtomicBool::new(false),
+            last_progress: zero(),
+            head_started: zero(),
+            idle_since: zero(),
+            blocked: zero(),
+            connection_end: ConnectionEnd::default(),
+            flush: Flush::default(),
+            interim: InterimQueue::default(),
+            included_capacity: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Returns the time. Never 0, which means "none".
+    fn now(&self) -> u64 {
+        self.accepted.elapsed().as_millis() as u64 + 1
+    }
+
+    /// Records received HTTP/1 bytes.
+    pub(super) fn note_bytes_read(&self) {
+        if !self.is_busy() && self.head_started.load(Ordering::Relaxed) == 0 {
+            self.head_started.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Records received HTTP/2 bytes: whether a frame is incomplete now, and whether none was at some moment
+    /// in between.
+    pub(super) fn note_frames_read(&self, is_half: bool, was_whole: bool) {
+        if !is_half {
+            self.head_started.store(0, Ordering::Relaxed);
+        } else if was_whole || self.head_started.load(Ordering::Relaxed) == 0 {
+            self.head_started.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Records whether the HTTP/2 socket accepts data.
+    pub(super) fn note_write(&self, takes: bool) {
+        if takes {
+            self.blocked.store(0, Ordering::Relaxed);
+        } else if self.blocked.load(Ordering::Relaxed) == 0 {
+            self.blocked.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets whether Holdline waits for the HTTP/1 client.
+    pub(super) fn set_waiting_for_client(&self, waits: bool) {
+        self.last_progress.store(self.now(), Ordering::Relaxed);
+        self.is_waiting.store(waits, Ordering::Relaxed);
+    }
+
+    /// Records that the HTTP/1 client accepted bytes.
+    pub(super) fn note_bytes_written(&self) {
+        if self.is_waiting.load(Ordering::Relaxed) {
+            self.last_progress.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.active_requests.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn verdict(&self, settings: &Settings) -> TimeoutVerdict {
+        let read = |moment: &AtomicU64| moment.load(Ordering::Relaxed);
+        let over = |since: u64, limit: Duration| self.now().saturating_sub(since) >= limit.as_millis() as u64;
+        let active_requests = self.active_requests.load(Ordering::Relaxed);
+        let head_started = read(&self.head_started);
+        if head_started > 0 && over(head_started, settings.header_timeout) {
+            return TimeoutVerdict::TooSlow;
+        }
+        if active_requests == 0 {
+            let blocked = read(&self.blocked);
+            if blocked > 0 && settings.body_timeout.is_some_and(|limit| over(blocked, limit)) {
+                return TimeoutVerdict::Stalled;
+            }
+            let idle_since = read(&self.idle_since);
+            let patience = if idle_since == 0 { settings.header_timeout } else { settings.keepalive_timeout };
+            let is_asking = self.is_http1 && head_started > 0;
+            return if !is_asking && over(idle_since, patience) {
+                TimeoutVerdict::Idle
+            } else {
+                TimeoutVerdict::Fine
+            };
+        }
+        let is_over = |limit| over(read(&self.last_progress), limit);
+        if self.is_waiting.load(Ordering::Relaxed) && settings.body_timeout.is_some_and(is_over) {
+            self.connection_end.stall();
+            return TimeoutVerdict::Stalled;
+        }
+        TimeoutVerdict::Fine
+    }
+
+    /// Whether Holdline has waited for a request, and nothing else, for `patience`.
+    pub(super) fn has_waited_for(&self, patience: Duration) -> bool {
+        let since = match self.head_started.load(Ordering::Relaxed) {
+            head_started if head_started > 0 && self.is_http1 => head_started,
+            _ => self.idle_since.load(Ordering::Relaxed),
+        };
+        !self.is_busy() && self.now().saturating_sub(since) >= patience.as_millis() as u64
+    }
+}
+
+/// Marks a request as active until its response is written, or its HTTP/2 tunnel ends.
+#[derive(Debug)]
+pub(super) struct RequestGuard {
+    conn_state: Weak<ConnState>,
+    connection_end: ConnectionEnd,
+    interim_sender: InterimSender,
+    capacity: OnceLock<UpstreamCapacity>,
+}
+
+/// Capacity for a connection to an upstream.
+#[derive(Debug)]
+enum UpstreamCapacity {
+    /// The capacity that the connection's slot includes.
+    Included { _included: OwnedSemaphorePermit },
+    /// Additional capacity.
+    Extra { _extra: More },
+}
+
+impl RequestGuard {
+    /// Begins an HTTP/1 request.
+    pub(super) fn over_http1(conn_state: &Arc<ConnState>) -> Self {
+        conn_state.head_started.store(0, Ordering::Relaxed);
+        let number = conn_state.interim.begin_exchange();
+        let interim_sender = InterimSender::over_http1(Arc::downgrade(conn_state), number);
+        Self::begin(conn_state, conn_state.connection_end.clone(), interim_sender)
+    }
+
+    /// Begins a request with its own end.
+    pub(super) fn begin(
+        conn_state: &Arc<ConnState>,
+        connection_end: ConnectionEnd,
+        interim_sender: InterimSender,
+    ) -> Self {
+        conn_state.active_requests.fetch_add(1, Ordering::Relaxed);
+        let conn_state = Arc::downgrade(conn_state);
+        Self { conn_state, connection_end, interim_sender, capacity: OnceLock::new() }
+    }
+
+    pub(super) fn connection_end(&self) -> ConnectionEnd {
+        self.connection_end.clone()
+    }
+
+    /// Returns what sends interim responses to its client.
+    pub(super) fn interim_sender(&self) -> InterimSender {
+        self.interim_sender.clone()
+    }
+
+    /// Records that its final response begins.
+    pub(super) fn answered(&self) {
+        if let Some(conn_state) = self.conn_state.upgrade() {
+            conn_state.interim.close();
+        }
+    }
+
+    /// Returns the state of its connection, if that still exists.
+    pub(super) fn conn_state(&self) -> Option<Arc<ConnState>> {
+        self.conn_state.upgrade()
+    }
+
+    /// Waits until there is capacity for a connection to an upstream, and holds it to the end.
+    pub(super) async fn wait_for_capacity(&self, slot: &Slot) {
+        let Some(included) =
+            self.conn_state.upgrade().map(|conn_state| Arc::clone(&conn_state.included_capacity))
+        else {
+            return;
+        };
+        let capacity = tokio::select! {
+            biased;
+            Ok(permit) = included.acquire_owned() => UpstreamCapacity::Included { _included: permit },
+            extra = slot.more() => UpstreamCapacity::Extra { _extra: extra },
+        };
+        // It is called once per request.
+        let _ = self.capacity.set(capacity);
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        if let Some(conn_state) = self.conn_state.upgrade() {
+            conn_state.idle_since.store(conn_state.now(), Ordering::Relaxed);
+            conn_state.active_requests.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
