@@ -13,7 +13,8 @@ use holdline::tunnel::timer::Tick;
 use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
 use holdline::ws::frame::{OpCode, Violation};
 use holdline::ws::handshake::{
-    AnswerError, Extensions, UpgradeKind, accept, check_answer, check_other_answer, extensions, list_names, classify,
+    AnswerError, Extensions, UpgradeKind, accept, check_answer, check_other_answer, classify, extensions,
+    list_names,
 };
 use holdline::ws::mask::MaskKey;
 use holdline::ws::scanner::{Rules, Scanner};
@@ -92,7 +93,9 @@ fn bytes_beyond_ascii_hid_the_other_members_of_a_list() {
 #[test]
 fn a_protocol_beyond_ascii_was_asked_for_and_its_answer_refused() {
     let asked = answer(&[("connection", b"upgrade"), ("upgrade", "h\u{e4}, tcp".as_bytes())]);
-    let Ok(UpgradeKind::Other(tokens)) = classify(&Method::GET, Version::HTTP_11, &asked) else { panic!("another") };
+    let Ok(UpgradeKind::Other(tokens)) = classify(&Method::GET, Version::HTTP_11, &asked) else {
+        panic!("another")
+    };
     assert_eq!(tokens, "tcp");
     assert_eq!(check_other_answer(&tokens, &answer(&[("upgrade", b"tcp")])), Ok(()));
 }
