@@ -240,7 +240,7 @@ impl Stage {
         assert!(code == 0 || line.contains(&format!(" code={code} ")), "{name}: {line}");
         let (recent, count) = self.core.metrics.recent(10);
         assert_eq!((recent.len(), count), (1, 1), "{name}: one end, once");
-        assert!(Arc::ptr_eq(&recent[0], &told), "{name}: {recent:?}");
+        assert_eq!(recent[0].0.json(&recent[0].1, 0), told.0.json(&told.1, 0), "{name}");
         if let Some(operator) = &self.operator {
             let ends = operator.value("/api/ends").await["ends"].clone();
             let row = |key: &str| ends[0][key].clone();
