@@ -4,11 +4,11 @@
 use super::handshakes::Handshakes;
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
+use crate::clock::timeout;
 use crate::io::{Arrivals, Layered, Stream};
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::slots::{Slot, Wanted};
-use crate::stall::timeout;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::server::{self, HandshakeError, NotTls};
 use crate::tls::session::{ClientCertificate, Session};

@@ -2,10 +2,10 @@
 
 use super::bound_login;
 use super::connect::ConnectionResources;
+use crate::clock::timeout;
 use crate::drain::Watch;
 use crate::io::Stream;
 use crate::slots::File;
-use crate::stall::timeout;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;

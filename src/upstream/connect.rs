@@ -3,9 +3,9 @@
 use super::ports::{Port, or_any};
 use super::{Lease, Upstream};
 use crate::addr::EndpointAddr;
+use crate::clock::timeout;
 use crate::io::Stream;
 use crate::slots::{File, Files};
-use crate::stall::timeout;
 use crate::tls::client;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::io::Errno;

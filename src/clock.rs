@@ -1,46 +1,46 @@
-//! Owns what is known of stalls: time in which the process itself did not run, as it was stopped,
-//! swapped out, or its machine paused. It must not be held against a peer, whose bytes may be
-//! waiting to be read.
+//! Owns lateness: how late timers fire, and what that says about pauses of the process itself. The process
+//! pauses when it is stopped, swapped out, or its machine is frozen. A pause must not count against a peer,
+//! because the peer's bytes may already be waiting in the kernel.
 
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout as strict_timeout};
 
-/// A timer that fires so late was not kept by load: a busy process reaches all its timers within
-/// some tens of milliseconds.
+/// A timer this late means that the process was paused. Load alone delays a timer by some tens of
+/// milliseconds.
 const STALL: Duration = Duration::from_secs(1);
-/// A timer that fires so late may be ahead of bytes that came before it: there is more to catch up
-/// with than one question to the kernel answers.
+/// A timer this late may fire before bytes that arrived earlier were read. One look into the socket does not
+/// show all of them.
 const LATE: Duration = Duration::from_millis(20);
 
-/// Whether a timer that fired late by so much tells of a stall.
+/// Whether a timer that fired this late shows that the process was paused.
 #[must_use]
 pub fn is_stall(late: Duration) -> bool {
     late >= STALL
 }
 
-/// Whether a timer that fired late by so much tells that the process has yet to catch up.
+/// Whether a timer that fired this late may have overtaken bytes that wait to be read.
 #[must_use]
 pub fn is_late(late: Duration) -> bool {
     late >= LATE
 }
 
-/// Waits for something, for `limit` at most. If that is found to be over late, for as long again
-/// as it was late, but for twice `limit` at most.
+/// Awaits `awaited` for at most `limit`. If the timer fires late, it waits again for as long as the timer was
+/// late. These extensions add up to at most another `limit`.
 ///
 /// # Errors
-/// It did not come.
+/// [`Elapsed`] if `awaited` is still pending after the limit and all extensions.
 pub async fn timeout<F: Future>(limit: Duration, awaited: F) -> Result<F::Output, Elapsed> {
     tokio::pin!(awaited);
-    let (mut patience, mut left) = (limit, limit);
+    let (mut wait, mut extension_left) = (limit, limit);
     loop {
         let began = Instant::now();
-        let ended = strict_timeout(patience, &mut awaited).await;
-        let late = began.elapsed().saturating_sub(patience).min(left);
+        let ended = strict_timeout(wait, &mut awaited).await;
+        let late = began.elapsed().saturating_sub(wait).min(extension_left);
         if ended.is_ok() || !is_late(late) {
             return ended;
         }
-        (patience, left) = (late, left - late);
+        (wait, extension_left) = (late, extension_left - late);
     }
 }
 
@@ -52,18 +52,18 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(5);
 
     #[tokio::test(start_paused = true)]
-    async fn a_stall_does_not_count() {
+    async fn a_pause_of_the_process_does_not_count() {
         for (stall, further) in [(5_300, 200), (60_000, 4_900)] {
             let whole = Duration::from_millis(stall + further);
             let waiting = tokio::spawn(timeout(LIMIT, sleep(whole)));
             tokio::task::yield_now().await;
             advance(Duration::from_millis(stall)).await;
-            assert!(waiting.await.unwrap().is_ok(), "{further} ms behind the stall");
+            assert!(waiting.await.unwrap().is_ok(), "{further} ms after the pause");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_other_time_does() {
+    async fn all_other_time_counts() {
         for (stall, whole) in [(0, 5_000), (5_010, 5_010), (5_300, 5_600), (60_000, 65_000)] {
             let began = Instant::now();
             let waiting = tokio::spawn(timeout(LIMIT, std::future::pending::<()>()));
