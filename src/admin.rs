@@ -23,9 +23,9 @@ pub use router::{OPENAPI, routes};
 pub use token::{Secret, Token, TokenError};
 
 use crate::addr::ListenAddr;
+use crate::capacity::Slots;
 use crate::http::Protocols;
 use crate::proxy::Proxy;
-use crate::slots::Slots;
 use crate::tls::server::Config as TlsConfig;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use events::Ticker;

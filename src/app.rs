@@ -15,6 +15,7 @@ pub use shutdown::Ended;
 use crate::addr::ListenAddr;
 use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
 use crate::admin::{Token, TokenError};
+use crate::capacity::Slots;
 use crate::config::Config;
 use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
@@ -24,7 +25,6 @@ use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
 use crate::proxy::snapshot::Snapshot;
-use crate::slots::Slots;
 use crate::telemetry::access_log::{AccessLog, OpenError};
 use crate::telemetry::log::LogControl;
 use crate::telemetry::metrics::log_bursts;
@@ -170,7 +170,7 @@ impl Bound {
             trigger,
             watch,
         };
-        running.proxy.metrics.set_connection_capacity(running.slots.all());
+        running.proxy.metrics.set_connection_capacity(running.slots.total());
         running.keep_names_fresh();
         tokio::spawn(log_bursts(Arc::downgrade(&running.proxy.metrics)));
         for (ready, socket) in self.sockets {

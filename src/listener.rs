@@ -8,8 +8,8 @@ pub mod handshakes;
 pub mod socket;
 
 use crate::addr::{ClientAddr, ListenAddr};
+use crate::capacity::Slot;
 use crate::io::{Stream, TcpOptions};
-use crate::slots::Slot;
 use crate::tls;
 use std::time::Duration;
 

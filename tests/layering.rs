@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const RANKS: [(u32, &[&str]); 9] = [
     (1, &["addr", "escape", "ws", "proxy_protocol"]),
     (2, &["route", "real_ip", "limit", "balance", "health", "outcome"]),
-    (3, &["drain", "slots", "clock", "telemetry", "io", "tls"]),
+    (3, &["capacity", "clock", "drain", "telemetry", "io", "tls"]),
     (4, &["listener", "http", "upstream", "tunnel"]),
     (5, &["proxy"]),
     (6, &["admin"]),

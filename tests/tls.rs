@@ -5,9 +5,9 @@
 mod support;
 
 use holdline::app::ReloadError;
+use holdline::capacity::EVICT_AFTER;
 use holdline::config::Config;
 use holdline::outcome::{Who, Why};
-use holdline::slots::PATIENCE;
 use holdline::telemetry::metrics::Format;
 use holdline::tls::certs::Pair;
 use http::Request;
@@ -234,7 +234,7 @@ async fn half_a_first_message_takes_no_place_among_handshakes() {
     for _ in 0..3 {
         site.open().await.echo("past all of them").await;
     }
-    assert!(began.elapsed() < PATIENCE);
+    assert!(began.elapsed() < EVICT_AFTER);
     // They are good for what they have begun.
     let mut last = halves.pop().unwrap();
     last.write(&hello[hello.len() - 1..]).await;

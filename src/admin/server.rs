@@ -4,12 +4,12 @@
 use super::access::Requester;
 use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
+use crate::capacity::{Slot, Slots};
 use crate::drain::Watch;
 use crate::http::respond::Body;
 use crate::io::{Stream, TcpOptions};
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind_for_group};
 use crate::listener::{self, Accepted, accept};
-use crate::slots::{Slot, Slots};
 use hyper::Request;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -79,7 +79,7 @@ impl Bound {
                 () = ending.draining() => {}
             }
         };
-        let connections = CONNECTIONS.min(admin.slots.own() / 2);
+        let connections = CONNECTIONS.min(admin.slots.reserved() / 2);
         let (admin, watch) = (Arc::clone(admin), watch.clone());
         let give = move |accepted: Accepted| {
             tokio::spawn(serve_one(accepted, Arc::clone(&admin), watch.clone()));
@@ -150,10 +150,10 @@ impl Idleness {
     /// Waits until another connection needs the slot of an idle one, and gives it up.
     async fn wait_evictable(&self, slot: &Slot) {
         loop {
-            let claim = slot.wanted(PATIENCE).await;
+            let claim = slot.eviction(PATIENCE).await;
             let asking = self.lock();
             if asking.requests == 0 && asking.idle_since.elapsed() >= PATIENCE {
-                claim.give();
+                claim.confirm();
                 return;
             }
         }

@@ -140,7 +140,7 @@ pub(super) fn changing(admin: &Admin) -> Status {
         connections: Connections {
             tunnels: admin.proxy.tunnels.count(),
             clients: admin.slots.taken().saturating_sub(held),
-            room: admin.slots.all(),
+            room: admin.slots.total(),
         },
         listeners: None,
         upstreams,

@@ -4,9 +4,9 @@
 use super::Running;
 use crate::admin::server::{Bound, Serving};
 use crate::admin::{Admin, Listener, ReloadRequest, RuntimeInfo, Settings, Token, TokenError};
+use crate::capacity::Slots;
 use crate::drain::{self, Trigger, Watch};
 use crate::proxy::Proxy;
-use crate::slots::Slots;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;

@@ -1,7 +1,7 @@
 //! Owns the limit of open files: raising it, and deriving the connection capacity from it.
 
+use crate::capacity::Slots;
 use crate::config::Process;
-use crate::slots::Slots;
 use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -69,7 +69,7 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
             println!("{text}");
         }
         descriptors::raise();
-        let (files, fit) = (descriptors::open_files(), descriptors::capacity_for(&config.process).all());
+        let (files, fit) = (descriptors::open_files(), descriptors::capacity_for(&config.process).total());
         println!(
             "room for {fit} connections, started from here: a limit of {files} open files, two for each"
         );

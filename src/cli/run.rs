@@ -22,7 +22,8 @@ pub(super) fn run(path: &Path) -> ExitCode {
         tracing::warn!("{warning}");
     }
     descriptors::raise();
-    let (files, connections) = (descriptors::open_files(), descriptors::capacity_for(&config.process).all());
+    let (files, connections) =
+        (descriptors::open_files(), descriptors::capacity_for(&config.process).total());
     tracing::info!("{connections} client connections fit into the limit of {files} open files");
     let workers = config.process.workers;
     let life = async move {

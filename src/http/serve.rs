@@ -12,10 +12,10 @@ use super::incoming::Incoming;
 use super::names::remove_invalid;
 use super::respond::{self, Body};
 use super::{Protocols, Settings};
+use crate::capacity::{EVICT_AFTER, Evicted, Slot};
 use crate::clock::{is_late, timeout};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
-use crate::slots::{PATIENCE, Slot, Wanted};
 pub use conn_state::ConnectionEnd;
 use conn_state::{ConnState, RequestGuard, TimeoutVerdict};
 use http::header::CONTENT_LENGTH;
@@ -75,10 +75,10 @@ pub async fn serve<F, A, R>(
     R: Fn(BadRequestKind, Option<PartialRequest>),
 {
     let mut waited = Duration::ZERO;
-    let version = slot.spare(&mut waited, version(&mut stream, settings.protocols));
+    let version = slot.wait_evictable(&mut waited, version(&mut stream, settings.protocols));
     let version = match timeout(settings.header_timeout, version).await {
         Ok(Ok(Ok(version))) => version,
-        Ok(Err(Wanted)) => return on_bad_request(BadRequestKind::Evicted, None),
+        Ok(Err(Evicted)) => return on_bad_request(BadRequestKind::Evicted, None),
         Ok(Ok(Err(_))) | Err(_) => return,
     };
     let conn_state = Arc::new(ConnState::new(version == Version::Http1));
@@ -150,7 +150,7 @@ impl BadRequestKind {
 /// Whether the connection may be evicted for another one.
 fn may_evict(conn_state: &ConnState, settings: &Settings) -> bool {
     matches!(conn_state.verdict(settings), TimeoutVerdict::Fine | TimeoutVerdict::Idle)
-        && conn_state.has_waited_for(PATIENCE)
+        && conn_state.has_waited_for(EVICT_AFTER)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Versio
 fn check_every(settings: &Settings) -> Duration {
     let shortest = settings.header_timeout.min(settings.keepalive_timeout);
     let shortest = settings.body_timeout.map_or(shortest, |body| body.min(shortest));
-    (shortest / 4).clamp(Duration::from_millis(10), 2 * PATIENCE)
+    (shortest / 4).clamp(Duration::from_millis(10), 2 * EVICT_AFTER)
 }
 
 /// Drives a connection to its end. Returns why it was rejected, if it was.
@@ -219,9 +219,9 @@ where
             () = end.expired() => return None,
             // Poll the connection again: it then writes what the failing response gave before.
             () = conn_state.flush.requested() => {}
-            claim = slot.wanted(Duration::ZERO), if may_be_evicted => {
+            claim = slot.eviction(Duration::ZERO), if may_be_evicted => {
                 if may_evict(conn_state, settings) {
-                    claim.give();
+                    claim.confirm();
                     return Some(BadRequestKind::Evicted);
                 }
                 // The claim goes to another connection.

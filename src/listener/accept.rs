@@ -3,8 +3,8 @@
 use super::Accepted;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
+use crate::capacity::{LogLimit, Slots};
 use crate::io::{Stream, TcpOptions};
-use crate::slots::{LogLimit, Slots};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -131,8 +131,8 @@ async fn accept(
         Some(slot) => slot,
         None => {
             if lines.take() {
-                let connections = slots.all();
-                let bound = slots.bound();
+                let connections = slots.total();
+                let bound = slots.limited_by();
                 tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: {bound}");
             }
             slots.take().await

@@ -4,11 +4,11 @@
 use super::handshakes::Handshakes;
 use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
+use crate::capacity::{Evicted, Slot};
 use crate::clock::timeout;
 use crate::io::{Arrivals, Layered, Stream};
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
-use crate::slots::{Slot, Wanted};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::server::{self, HandshakeError, NotTls};
 use crate::tls::session::{ClientCertificate, Session};
@@ -75,8 +75,8 @@ pub enum NotReady {
     Io(#[from] io::Error),
 }
 
-impl From<Wanted> for NotReady {
-    fn from(_: Wanted) -> Self {
+impl From<Evicted> for NotReady {
+    fn from(_: Evicted) -> Self {
         Self::GaveWay
     }
 }
@@ -106,7 +106,7 @@ pub async fn ready(
         if !real_ip.trusts(client) {
             return Err(NotReady::Untrusted);
         }
-        let header = connection.slot.spare(&mut waited, proxy_header(&mut stream));
+        let header = connection.slot.wait_evictable(&mut waited, proxy_header(&mut stream));
         let header = timeout(limit, header).await.map_err(|_| NotReady::TooSlow)???;
         match header {
             Header::Proxied { source, destination } => {
@@ -131,7 +131,7 @@ pub async fn ready(
         connection.tls = Some(Box::new(secured));
         return Ok((stream, connection));
     }
-    let first = connection.slot.spare(&mut waited, stream.look(1, |seen| Some(seen.is_empty())));
+    let first = connection.slot.wait_evictable(&mut waited, stream.look(1, |seen| Some(seen.is_empty())));
     match timeout(limit, first).await.map_err(|_| NotReady::Silent)?? {
         Ok(false) => Ok((stream, connection)),
         Ok(true) | Err(_) => Err(NotReady::Silent),
@@ -148,7 +148,7 @@ async fn secure(
     mut waited: Duration,
 ) -> Result<(Stream, Secured), NotReady> {
     // What is wrong with a message that breaks off is found by whoever reads it.
-    let _ = slot.spare(&mut waited, stream.look(HELLO, is_whole)).await?;
+    let _ = slot.wait_evictable(&mut waited, stream.look(HELLO, is_whole)).await?;
     match handshakes.lead(slot, &mut waited, server::accept(stream, config)).await? {
         Ok(stream) => {
             let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));

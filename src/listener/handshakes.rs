@@ -1,7 +1,7 @@
 //! Owns how many handshakes of TLS are under way at once on a listener, and that their signatures
 //! leave the CPUs to tunnels. It must not know TLS.
 
-use crate::slots::{LogLimit, Slot, Slots, Wanted};
+use crate::capacity::{Evicted, LogLimit, Slot, Slots};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
@@ -33,12 +33,12 @@ impl Handshakes {
     /// How many there may be at once.
     #[must_use]
     pub fn most(&self) -> usize {
-        self.places.all()
+        self.places.total()
     }
 
     /// Leads a handshake to its end, as soon as there is a place for it. It is to be given what it
     /// works on when it is polled first: until then it should own no buffer. `waited` is as with
-    /// [`Slot::spare`].
+    /// [`Slot::wait_evictable`].
     ///
     /// # Errors
     /// The client keeps the proxy waiting, and others want the place, or that of the connection.
@@ -47,7 +47,7 @@ impl Handshakes {
         connection: &Slot,
         waited: &mut Duration,
         handshake: impl Future<Output = T>,
-    ) -> Result<T, Wanted> {
+    ) -> Result<T, Evicted> {
         let place = self.place().await;
         let mut handshake = pin!(handshake);
         loop {
@@ -58,7 +58,7 @@ impl Handshakes {
                 return Ok(done);
             }
             let mut of_place = *waited;
-            connection.spare(waited, place.spare(&mut of_place, woken())).await??;
+            connection.wait_evictable(waited, place.wait_evictable(&mut of_place, woken())).await??;
         }
     }
 
@@ -87,7 +87,7 @@ async fn woken() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slots::PATIENCE;
+    use crate::capacity::EVICT_AFTER;
     use std::future::pending;
     use tokio::sync::oneshot;
     use tokio::task::{JoinHandle, yield_now};
@@ -97,7 +97,7 @@ mod tests {
     fn begin(
         handshakes: &Handshakes,
         handshake: impl Future<Output = ()> + Send + 'static,
-    ) -> JoinHandle<Result<(), Wanted>> {
+    ) -> JoinHandle<Result<(), Evicted>> {
         let handshakes = handshakes.clone();
         tokio::spawn(async move {
             let slots = Slots::new(1, "");
@@ -111,13 +111,13 @@ mod tests {
         let handshakes = Handshakes::new(2);
         let (done, first) = oneshot::channel::<()>();
         let first = begin(&handshakes, async move { first.await.unwrap_or_default() });
-        let second = begin(&handshakes, sleep(PATIENCE / 2));
+        let second = begin(&handshakes, sleep(EVICT_AFTER / 2));
         yield_now().await;
         let (said, heard) = oneshot::channel();
         let third = begin(&handshakes, async move { said.send(Instant::now()).unwrap_or_default() });
         let began = Instant::now();
         assert_eq!(third.await.unwrap(), Ok(()));
-        assert_eq!(heard.await.unwrap() - began, PATIENCE / 2, "when the second ended");
+        assert_eq!(heard.await.unwrap() - began, EVICT_AFTER / 2, "when the second ended");
         assert_eq!(second.await.unwrap(), Ok(()));
         done.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(()));
@@ -128,7 +128,7 @@ mod tests {
     async fn clients_that_stall_give_way_to_others_and_not_before() {
         let handshakes = Handshakes::new(3);
         let stalled: Vec<_> = (0..3).map(|_| begin(&handshakes, pending())).collect();
-        sleep(PATIENCE * 5).await;
+        sleep(EVICT_AFTER * 5).await;
         assert!(stalled.iter().all(|stalled| !stalled.is_finished()), "nobody wants their places");
         let began = Instant::now();
         assert_eq!(begin(&handshakes, async {}).await.unwrap(), Ok(()));
@@ -147,7 +147,7 @@ mod tests {
         yield_now().await;
         let began = Instant::now();
         assert_eq!(begin(&handshakes, async {}).await.unwrap(), Ok(()));
-        assert!(began.elapsed().abs_diff(PATIENCE) < Duration::from_millis(110), "{:?}", began.elapsed());
-        assert_eq!(drip.await.unwrap(), Err(Wanted));
+        assert!(began.elapsed().abs_diff(EVICT_AFTER) < Duration::from_millis(110), "{:?}", began.elapsed());
+        assert_eq!(drip.await.unwrap(), Err(Evicted));
     }
 }

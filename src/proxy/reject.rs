@@ -4,10 +4,10 @@
 use super::failure::Failure;
 use super::reporting::ReportGuard;
 use super::snapshot::{RejectWith, Route};
+use crate::capacity::Slot;
 use crate::http::respond::{Body, full, plain, retry_after};
 use crate::http::serve::Upgrade;
 use crate::outcome::PerSide;
-use crate::slots::Slot;
 use crate::tunnel::CloseCodes;
 use crate::ws::close::{self, CloseCode};
 use crate::ws::frame::{OpCode, encode};

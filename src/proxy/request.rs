@@ -313,7 +313,7 @@ fn without_port(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slots::Slots;
+    use crate::capacity::Slots;
 
     fn inbound(request: http::request::Builder) -> Result<InboundRequest, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());

@@ -6,13 +6,13 @@ use super::reporting::ReportGuard;
 use super::request::InboundRequest;
 use super::snapshot::Route;
 use crate::addr::{ClientAddr, EndpointAddr};
+use crate::capacity::Slot;
 use crate::clock::timeout;
 use crate::drain::Watch;
 use crate::health::Witness;
 use crate::http::headers::{check_framing, settle_length};
 use crate::http::serve::Upgrade;
 use crate::limit::ClientKey;
-use crate::slots::Slot;
 use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::{Lease, PendingCharge, PrivatePool, Upstream};
@@ -146,7 +146,7 @@ impl<'a> Retry<'a> {
             }
             let (limit, first) = (self.route.connect_timeout, self.proxy_header.as_deref());
             let began = Instant::now();
-            let error = match self.upstream.connect(&lease, limit, first, self.slot.files()).await {
+            let error = match self.upstream.connect(&lease, limit, first, self.slot.descriptors()).await {
                 Ok((stream, taken)) => {
                     guard.metrics().connected(&self.upstream.settings().name, began.elapsed());
                     return Ok((lease, Connection::new(stream, taken, watch.clone()).await?));

@@ -2,10 +2,10 @@
 
 use super::bound_login;
 use super::connect::ConnectionResources;
+use crate::capacity::Descriptor;
 use crate::clock::timeout;
 use crate::drain::Watch;
 use crate::io::Stream;
-use crate::slots::File;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -87,9 +87,9 @@ impl Connection {
         // Some servers look for `Sec-WebSocket-Key` in just this case.
         builder.preserve_header_case(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-        let file = resources.file.clone();
+        let descriptor = resources.descriptor.clone();
         tokio::spawn(async move {
-            let _held = (watch, file);
+            let _held = (watch, descriptor);
             // The response or its body reports its errors.
             let _ = connection.with_upgrades().await;
         });
@@ -103,8 +103,8 @@ impl Connection {
     }
 
     /// Returns its descriptor, if descriptors are counted.
-    pub(super) fn file(&self) -> Option<&File> {
-        self.resources.file.as_deref()
+    pub(super) fn descriptor(&self) -> Option<&Descriptor> {
+        self.resources.descriptor.as_deref()
     }
 
     /// Sends a request and waits for the head of its response, at most for `limit` (nginx,

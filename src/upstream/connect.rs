@@ -3,9 +3,9 @@
 use super::ports::{Port, or_any};
 use super::{Lease, Upstream};
 use crate::addr::EndpointAddr;
+use crate::capacity::{Descriptor, Descriptors};
 use crate::clock::timeout;
 use crate::io::Stream;
-use crate::slots::{File, Files};
 use crate::tls::client;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::io::Errno;
@@ -79,12 +79,12 @@ pub struct ConnectionResources {
     pub port: Option<Port>,
     /// Its descriptor. Both the user of the connection and the task that closes it hold it. `None` means that
     /// descriptors are not counted.
-    pub(super) file: Option<Arc<File>>,
+    pub(super) descriptor: Option<Arc<Descriptor>>,
 }
 
 impl Upstream {
     /// Connects to the endpoint of a lease within `limit` (nginx, `proxy_connect_timeout`). It sends `first`,
-    /// then makes the TLS handshake. It waits for a descriptor of `files`. The caller must hold the returned
+    /// then makes the TLS handshake. It waits for a descriptor of `descriptors`. The caller must hold the returned
     /// resources while the connection is open.
     ///
     /// # Errors
@@ -94,11 +94,11 @@ impl Upstream {
         lease: &Lease,
         limit: Duration,
         first: Option<&[u8]>,
-        files: Option<&Files>,
+        descriptors: Option<&Descriptors>,
     ) -> Result<(Stream, ConnectionResources), ConnectError> {
-        let file = match files {
-            Some(files) => match timeout(limit, files.take()).await {
-                Ok(file) => Some(Arc::new(file)),
+        let descriptor = match descriptors {
+            Some(descriptors) => match timeout(limit, descriptors.take()).await {
+                Ok(descriptor) => Some(Arc::new(descriptor)),
                 Err(_) => return Err(ConnectError::NoRoom(limit)),
             },
             None => None,
@@ -122,7 +122,7 @@ impl Upstream {
                     Stream::Layered(Box::new(Box::pin(client::connect(stream, name, config)).await?))
                 }
             };
-            Ok((stream, ConnectionResources { port, file }))
+            Ok((stream, ConnectionResources { port, descriptor }))
         };
         timeout(limit, attempt).await.unwrap_or(Err(ConnectError::TimedOut(limit)))
     }

@@ -2,8 +2,8 @@
 //! when descriptors run short.
 
 use super::client::Connection;
+use crate::capacity::{self, Descriptor};
 use crate::drain::Watch;
-use crate::slots::{self, File};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -50,10 +50,10 @@ impl Pool {
         if limits.connections == 0 || connection.is_closed() || !connection.is_shareable() {
             return;
         }
-        if let Some(file) = connection.file()
+        if let Some(descriptor) = connection.descriptor()
             && !self.is_offered.swap(true, Ordering::Relaxed)
         {
-            file.offer(Arc::downgrade(self) as Weak<dyn slots::Idle>);
+            descriptor.offer(Arc::downgrade(self) as Weak<dyn capacity::IdlePool>);
         }
         let mut idle = self.lock();
         let first = idle.is_empty();
@@ -62,7 +62,7 @@ impl Pool {
         let surplus = idle.len().saturating_sub(limits.connections);
         idle.drain(..surplus);
         // A waiter that came before this connection has not seen it, so serve it now.
-        idle.pop_if(|idle| idle.connection.file().is_some_and(File::is_wanted));
+        idle.pop_if(|idle| idle.connection.descriptor().is_some_and(Descriptor::has_waiters));
         if first {
             tokio::spawn(sweep(Arc::downgrade(self), watch.clone()));
         }
@@ -80,12 +80,12 @@ impl Pool {
     }
 }
 
-impl slots::Idle for Pool {
-    fn since(&self) -> Option<Instant> {
+impl capacity::IdlePool for Pool {
+    fn oldest_since(&self) -> Option<Instant> {
         self.lock().first().map(|idle| idle.since)
     }
 
-    fn close_one(&self) {
+    fn close_oldest(&self) {
         let mut idle = self.lock();
         if !idle.is_empty() {
             idle.remove(0);

@@ -5,7 +5,7 @@ use super::client::Connection;
 use super::endpoint::Endpoint;
 use super::{Lease, Upstream};
 use crate::addr::ClientAddr;
-use crate::slots::{self, File};
+use crate::capacity::{self, Descriptor};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::Instant;
@@ -46,10 +46,10 @@ impl PrivatePool {
 
     /// Keeps a connection after an exchange. The oldest is closed if there are too many.
     pub fn keep(self: &Arc<Self>, client: ClientAddr, endpoint: &Arc<Endpoint>, connection: Connection) {
-        if let Some(file) = connection.file()
+        if let Some(descriptor) = connection.descriptor()
             && !self.is_offered.swap(true, Ordering::Relaxed)
         {
-            file.offer(Arc::downgrade(self) as Weak<dyn slots::Idle>);
+            descriptor.offer(Arc::downgrade(self) as Weak<dyn capacity::IdlePool>);
         }
         let mut idle = self.lock();
         idle.retain(|idle| !idle.connection.is_closed());
@@ -58,7 +58,7 @@ impl PrivatePool {
         }
         idle.push(Idle { client, endpoint: Arc::clone(endpoint), connection, since: Instant::now() });
         // A waiter that came before this connection has not seen it, so serve it now.
-        idle.pop_if(|idle| idle.connection.file().is_some_and(File::is_wanted));
+        idle.pop_if(|idle| idle.connection.descriptor().is_some_and(Descriptor::has_waiters));
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -66,12 +66,12 @@ impl PrivatePool {
     }
 }
 
-impl slots::Idle for PrivatePool {
-    fn since(&self) -> Option<Instant> {
+impl capacity::IdlePool for PrivatePool {
+    fn oldest_since(&self) -> Option<Instant> {
         self.lock().first().map(|idle| idle.since)
     }
 
-    fn close_one(&self) {
+    fn close_oldest(&self) {
         let mut idle = self.lock();
         if !idle.is_empty() {
             idle.remove(0);

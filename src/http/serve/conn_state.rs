@@ -7,7 +7,7 @@
 use super::super::Settings;
 use super::http1::{Flush, InterimQueue};
 use super::interim_sender::InterimSender;
-use crate::slots::{More, Slot};
+use crate::capacity::{Slot, UpstreamSlot};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -205,7 +205,7 @@ enum UpstreamCapacity {
     /// The capacity that the connection's slot includes.
     Included { _included: OwnedSemaphorePermit },
     /// Additional capacity.
-    Extra { _extra: More },
+    Extra { _extra: UpstreamSlot },
 }
 
 impl RequestGuard {
@@ -259,7 +259,7 @@ impl RequestGuard {
         let capacity = tokio::select! {
             biased;
             Ok(permit) = included.acquire_owned() => UpstreamCapacity::Included { _included: permit },
-            extra = slot.more() => UpstreamCapacity::Extra { _extra: extra },
+            extra = slot.upstream_slot() => UpstreamCapacity::Extra { _extra: extra },
         };
         // It is called once per request.
         let _ = self.capacity.set(capacity);

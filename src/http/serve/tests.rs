@@ -1,5 +1,5 @@
 use super::*;
-use crate::slots::Slots;
+use crate::capacity::Slots;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -111,7 +111,7 @@ async fn frames_that_straddle_do_not_hold_a_place_that_is_wanted() {
         async move { slots.take().await }
     });
     let lasted = straddle(&mut client, Duration::from_millis(900)).await;
-    assert!(lasted <= 4 * PATIENCE, "{lasted:?}");
+    assert!(lasted <= 4 * EVICT_AFTER, "{lasted:?}");
     assert_eq!(client.refused(), Some(BadRequestKind::Evicted));
     waiting.await.unwrap();
 }
@@ -132,7 +132,7 @@ async fn those_that_came_together_give_way_as_fast_as_others_come() {
         for _ in 0..8 {
             others.push(slots.take().await);
         }
-        assert!(began.elapsed() <= 4 * PATIENCE, "{:?}", began.elapsed());
+        assert!(began.elapsed() <= 4 * EVICT_AFTER, "{:?}", began.elapsed());
         drop(others);
         for client in clients {
             client.served.await.unwrap();
@@ -151,15 +151,15 @@ async fn who_asks_again_keeps_its_place() {
     let keep_asking = async {
         let mut head = [0; 256];
         // Until after a check that finds it idle.
-        sleep(PATIENCE * 5 / 2).await;
+        sleep(EVICT_AFTER * 5 / 2).await;
         loop {
             busy.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
             assert!(busy.stream.read(&mut head).await.unwrap() > 0);
-            sleep(PATIENCE / 2).await;
+            sleep(EVICT_AFTER / 2).await;
         }
     };
     let other = async {
-        sleep(PATIENCE * 13 / 4).await;
+        sleep(EVICT_AFTER * 13 / 4).await;
         slots.take().await
     };
     tokio::select! {
@@ -184,7 +184,7 @@ async fn half_a_preface_does_not_hold_a_place_that_is_wanted() {
         serve(Stream::Unix(theirs), &settings, watch, answer, refused, &slot).await;
     });
     slots.take().await;
-    assert!(began.elapsed().abs_diff(PATIENCE) < Duration::from_millis(10));
+    assert!(began.elapsed().abs_diff(EVICT_AFTER) < Duration::from_millis(10));
     served.await.unwrap();
 }
 

@@ -1,25 +1,25 @@
-//! Owns that the log hears of a lasting shortage now and then, not of everybody who waits.
+//! Owns how often the log mentions a lasting shortage: once a minute, not for each connection that waits.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// One line of the log in a minute.
+/// Allows one log line a minute.
 #[derive(Debug, Default)]
 pub struct LogLimit(Mutex<Option<Instant>>);
 
-const ONE_IN: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 impl LogLimit {
-    /// Whether a line may be written now; then no other may for a minute.
+    /// Returns whether the caller may write a line now. If so, no other line is allowed for a minute.
     #[must_use]
     pub fn take(&self) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| last.elapsed() >= ONE_IN);
-        if may {
+        let is_due = last.is_none_or(|last| last.elapsed() >= INTERVAL);
+        if is_due {
             *last = Some(Instant::now());
         }
-        may
+        is_due
     }
 }
 
@@ -33,7 +33,7 @@ mod tests {
         let limit = LogLimit::default();
         for _ in 0..3 {
             assert!(limit.take() && !limit.take());
-            advance(ONE_IN - Duration::from_millis(1)).await;
+            advance(INTERVAL - Duration::from_millis(1)).await;
             assert!(!limit.take());
             advance(Duration::from_millis(1)).await;
         }
