@@ -1,8 +1,8 @@
-//! Owns the byte streams that the stages hand to one another, and the options of their sockets.
+//! Owns the byte streams that the stages pass to each other, and the options of their sockets.
 
-mod edge;
+mod epoll_socket;
 
-pub use edge::Edge;
+pub use epoll_socket::EpollSocket;
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;
@@ -19,66 +19,72 @@ use tokio_rustls::client;
 /// A connection, to a client or to an upstream.
 #[derive(Debug)]
 pub enum Stream {
-    /// TCP.
+    /// A TCP connection.
     Tcp(TcpStream),
-    /// A unix socket.
+    /// A connection over a unix socket.
     Unix(UnixStream),
-    /// One of them outside of the runtime.
-    Edge(Edge),
-    /// What one of them carries: TLS, a stream of HTTP/2. In a box, for plain ones are to stay small.
-    Layered(Box<dyn Layered>),
+    /// A TCP or unix socket that was detached from the tokio runtime.
+    Epoll(EpollSocket),
+    /// A protocol over one of the above: TLS, or an HTTP/2 stream. Boxed, so that plain streams stay small.
+    Layered(Box<dyn StreamLayer>),
 }
 
-/// Bytes both ways over something else.
-pub trait Layered: AsyncRead + AsyncWrite + Arrivals + Debug + Send + Unpin {
-    /// What it is made of, and alone uses; `None`: others use that as well.
-    fn below(&mut self) -> Option<&mut Stream>;
+/// A byte stream that another stream carries.
+pub trait StreamLayer: AsyncRead + AsyncWrite + Readiness + Debug + Send + Unpin {
+    /// The stream that carries this one. `None` means that it carries other streams too.
+    fn inner_mut(&mut self) -> Option<&mut Stream>;
 }
 
-impl Layered for client::TlsStream<Stream> {
-    fn below(&mut self) -> Option<&mut Stream> {
+impl StreamLayer for client::TlsStream<Stream> {
+    fn inner_mut(&mut self) -> Option<&mut Stream> {
         Some(self.get_mut().0)
     }
 }
 
 impl Stream {
-    /// The socket that it is, or is carried by, and alone uses.
+    /// The socket at the bottom. `None` means that other streams share it.
     fn socket(&mut self) -> Option<&mut Self> {
         match self {
-            Self::Layered(stream) => stream.below()?.socket(),
+            Self::Layered(stream) => stream.inner_mut()?.socket(),
             socket => Some(socket),
         }
     }
 
-    /// The same, if it is outside of the runtime.
-    pub fn edge(&mut self) -> Option<&mut Edge> {
+    /// The socket at the bottom, if it was detached from the runtime.
+    pub fn epoll_socket(&mut self) -> Option<&mut EpollSocket> {
         match self.socket()? {
-            Self::Edge(edge) => Some(edge),
+            Self::Epoll(edge) => Some(edge),
             _ => None,
         }
     }
 
-    /// Whether it can be taken out of the runtime.
-    pub fn can_leave(&mut self) -> bool {
+    /// Whether [`Stream::detach`] is possible: no other stream shares the socket.
+    pub fn can_detach(&mut self) -> bool {
         self.socket().is_some()
     }
 
-    /// Takes it out of the runtime, where it is to be watched through [`Stream::edge`] from then on.
+    /// Detaches the socket from the tokio runtime. From then on the caller reports its events through
+    /// [`Stream::epoll_socket`].
     ///
     /// # Errors
-    /// The runtime does not let go of it, there is no descriptor to be had, or others use the socket.
-    pub fn leave(self) -> io::Result<Self> {
+    /// The runtime cannot deregister the socket, no descriptor is free, or other streams share the socket
+    /// (`Unsupported`). The stream is dropped then.
+    pub fn detach(self) -> io::Result<Self> {
         match self {
-            Self::Tcp(stream) => Ok(Self::Edge(Edge::new(stream.into_std()?.into(), true))),
-            Self::Unix(stream) => Ok(Self::Edge(Edge::new(stream.into_std()?.into(), false))),
-            Self::Edge(_) => Ok(self),
+            Self::Tcp(stream) => Ok(Self::Epoll(EpollSocket::new(stream.into_std()?.into(), true))),
+            Self::Unix(stream) => Ok(Self::Epoll(EpollSocket::new(stream.into_std()?.into(), false))),
+            Self::Epoll(_) => Ok(self),
             Self::Layered(mut stream) => {
-                let below = stream.below().ok_or(io::ErrorKind::Unsupported)?;
-                // It cannot be moved out of what it carries: a second descriptor takes its place.
+                let below = stream.inner_mut().ok_or(io::ErrorKind::Unsupported)?;
+                // The layer owns its socket, so a second descriptor of the same socket replaces it.
                 let second = match &*below {
-                    Self::Tcp(stream) => Self::Edge(Edge::new(stream.as_fd().try_clone_to_owned()?, true)),
-                    Self::Unix(stream) => Self::Edge(Edge::new(stream.as_fd().try_clone_to_owned()?, false)),
-                    Self::Edge(_) | Self::Layered(_) => return Err(io::ErrorKind::Unsupported.into()),
+                    Self::Tcp(stream) => {
+                        Self::Epoll(EpollSocket::new(stream.as_fd().try_clone_to_owned()?, true))
+                    }
+                    Self::Unix(stream) => {
+                        Self::Epoll(EpollSocket::new(stream.as_fd().try_clone_to_owned()?, false))
+                    }
+                    Self::Epoll(_) | Self::Layered(_) => return Err(io::ErrorKind::Unsupported.into()),
                 };
                 *below = second;
                 Ok(Self::Layered(stream))
@@ -86,58 +92,57 @@ impl Stream {
         }
     }
 
-    /// Sets the options of a TCP connection. It fails only when the peer is gone, which reading will tell.
+    /// Sets the options of a TCP connection. This fails only when the peer is gone, which the next read reports.
     pub fn apply(&self, options: &TcpOptions) {
         if let Self::Tcp(stream) = self {
             let _ = options.apply(stream);
         }
     }
 
-    /// Limits what the kernel may hold unsent before it takes more, in bytes (TCP_NOTSENT_LOWAT). `None` means the
-    /// system's own limit. It fails only where the kernel does not know it, which then has none.
+    /// Limits the unsent bytes that the kernel may buffer (TCP_NOTSENT_LOWAT). `None` means the system's own limit.
+    /// This fails only on kernels without the option, which then have no limit.
     pub fn limit_unsent(&mut self, limit: Option<u32>) {
         if let Some(Self::Tcp(stream)) = self.socket() {
             let _ = SockRef::from(&*stream).set_tcp_notsent_lowat(limit.unwrap_or(0));
         }
     }
 
-    /// Where it was connected to; `None`: a unix socket, or a layer.
+    /// The local address. `None` means that this is no TCP stream of the runtime.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) | Self::Edge(_) | Self::Layered(_) => None,
+            Self::Unix(_) | Self::Epoll(_) | Self::Layered(_) => None,
         }
     }
 
-    /// Looks at the first bytes, `most` at most, without taking them, until `enough` says what they
-    /// are. It is not asked before there is a byte, an end or an error. Of layers, and outside of the
-    /// runtime, nothing is seen:
-    /// `enough` is asked at once.
+    /// Peeks at up to `most` of the first bytes until `enough` returns a value. The bytes stay in the socket. The
+    /// first call of `enough` waits for a byte, the end of the stream or an error. Layers and detached sockets
+    /// cannot be peeked at, so there `enough` sees no bytes.
     ///
     /// # Errors
-    /// Those of the socket; `UnexpectedEof`: the end came before there was enough.
-    pub async fn look<T>(&mut self, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
-        // A stream that was just accepted counts as readable until the first try: only a look into
-        // the socket tells.
+    /// Those of the socket. `UnexpectedEof` if the stream ended before `enough` returned a value. `Unsupported` if
+    /// this stream cannot be peeked at.
+    pub async fn peek<T>(&mut self, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
+        // tokio reports a stream as readable until a first read fails. Only the socket itself can tell.
         loop {
             let (ready, found) = match self {
                 Self::Tcp(stream) => {
                     let ready = stream.ready(Interest::READABLE).await?;
-                    let look = || look(stream.as_fd(), most, &enough);
-                    (ready, stream.try_io(Interest::READABLE, look))
+                    let peek = || peek_once(stream.as_fd(), most, &enough);
+                    (ready, stream.try_io(Interest::READABLE, peek))
                 }
                 Self::Unix(stream) => {
                     let ready = stream.ready(Interest::READABLE).await?;
-                    let look = || look(stream.as_fd(), most, &enough);
-                    (ready, stream.try_io(Interest::READABLE, look))
+                    let peek = || peek_once(stream.as_fd(), most, &enough);
+                    (ready, stream.try_io(Interest::READABLE, peek))
                 }
-                Self::Edge(_) | Self::Layered(_) => {
+                Self::Epoll(_) | Self::Layered(_) => {
                     return enough(&[]).ok_or_else(|| io::ErrorKind::Unsupported.into());
                 }
             };
             match found {
-                // It would be ready for ever: an end is not cleared, for it does not pass.
+                // tokio never clears the end of a stream, so waiting again would loop for ever.
                 Err(error) if error.kind() == WouldBlock && ready.is_read_closed() => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -148,77 +153,77 @@ impl Stream {
     }
 }
 
-/// One look; `WouldBlock` when more is to come before anything can be said.
-fn look<T>(socket: BorrowedFd<'_>, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
+/// Peeks once. `WouldBlock` means that `enough` needs more bytes.
+fn peek_once<T>(socket: BorrowedFd<'_>, most: usize, enough: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
     let mut seen = vec![0; most];
     let (length, _) = recv(socket, &mut seen[..], RecvFlags::PEEK)?;
     enough(&seen[..length]).ok_or_else(|| WouldBlock.into())
 }
 
-/// What can be said of bytes that nobody has read yet.
-pub trait Arrivals {
-    /// Whether there is something to read: bytes, an end or an error. The kernel is asked itself:
-    /// the runtime may not have heard of it yet. `None` where that cannot be told.
-    fn has_arrived(&self) -> Option<bool>;
+/// What is known about a stream without reading from it.
+pub trait Readiness {
+    /// Whether bytes, the end of the stream or an error wait to be read. This asks the kernel, because the runtime
+    /// may not know yet. `None` means that this stream cannot tell.
+    fn has_pending(&self) -> Option<bool>;
 
-    /// Whether another read may find something, as far as is known without asking anybody: `false` when
-    /// it would only say that it has to wait.
+    /// Whether the next read may find something, as far as is known without a system call. `false` means that it
+    /// would only return `Pending`.
     fn may_read(&self) -> bool {
         true
     }
 
-    /// Whether the peer is gone, though its end was read before: reading says only that again. As far as the
-    /// kernel knows.
-    fn is_broken(&mut self) -> bool {
+    /// Takes the socket's pending error (SO_ERROR), and returns whether there was one. It tells that the peer is
+    /// gone after the end of its stream was read, when another read would only return that end again.
+    fn check_broken(&mut self) -> bool {
         false
     }
 
-    /// Has the peer told of a break, not of an end, when this is dropped: TCP by RST. Without effect on others.
-    fn break_off(&mut self) {}
+    /// Makes the drop of this stream look like a failure to the peer: TCP sends RST. Other streams ignore it.
+    fn reset_on_close(&mut self) {}
 }
 
-fn is_broken(socket: &impl AsFd) -> bool {
+fn check_broken(socket: &impl AsFd) -> bool {
     !matches!(SockRef::from(socket).take_error(), Ok(None))
 }
 
-/// RST rather than FIN at the close: no time is given to what was not sent. It fails only when the peer is
-/// gone.
-fn break_off(socket: &impl AsFd) {
+/// Sends RST instead of FIN at the close, and discards unsent bytes (`SO_LINGER` 0). This fails only when the peer
+/// is gone.
+fn reset_on_close(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-impl Arrivals for Stream {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for Stream {
+    fn has_pending(&self) -> Option<bool> {
         let socket = match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
-            Self::Edge(stream) => stream.as_fd(),
-            Self::Layered(stream) => return stream.has_arrived(),
+            Self::Epoll(stream) => stream.as_fd(),
+            Self::Layered(stream) => return stream.has_pending(),
         };
-        Some(look(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
+        Some(peek_once(socket, 1, |_| Some(())).map_or_else(|error| error.kind() != WouldBlock, |()| true))
     }
 
-    fn is_broken(&mut self) -> bool {
+    fn check_broken(&mut self) -> bool {
         match self.socket() {
-            Some(Self::Tcp(stream)) => is_broken(stream),
-            Some(Self::Edge(stream)) => stream.is_broken(),
+            Some(Self::Tcp(stream)) => check_broken(stream),
+            Some(Self::Epoll(stream)) => stream.check_broken(),
             _ => false,
         }
     }
 
-    fn break_off(&mut self) {
+    fn reset_on_close(&mut self) {
         match self.socket() {
-            Some(Self::Tcp(stream)) => break_off(stream),
-            Some(Self::Edge(stream)) => stream.break_off(),
+            Some(Self::Tcp(stream)) => reset_on_close(stream),
+            Some(Self::Epoll(stream)) => stream.reset_on_close(),
             _ => {}
         }
     }
 }
 
-/// A record of TLS is a sign of life, whatever is in it.
-impl<S: Arrivals> Arrivals for client::TlsStream<S> {
-    fn has_arrived(&self) -> Option<bool> {
-        self.get_ref().0.has_arrived()
+/// Any TLS record is a sign of life, whatever it contains.
+impl<S: Readiness> Readiness for client::TlsStream<S> {
+    fn has_pending(&self) -> Option<bool> {
+        self.get_ref().0.has_pending()
     }
 }
 
@@ -227,7 +232,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
-            Self::Edge(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Epoll(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Layered(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
@@ -238,7 +243,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Edge(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Epoll(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Layered(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -251,7 +256,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-            Self::Edge(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Epoll(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Layered(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         }
     }
@@ -259,15 +264,15 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::Unix(_) => true,
-            Self::Edge(_) => false,
+            Self::Epoll(_) => false,
             Self::Layered(stream) => stream.is_write_vectored(),
         }
     }
 
-    /// Nothing of a plain socket is buffered here.
+    /// Plain sockets have no buffer here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Unix(_) | Self::Edge(_) => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Unix(_) | Self::Epoll(_) => Poll::Ready(Ok(())),
             Self::Layered(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -276,19 +281,19 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Edge(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Epoll(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Layered(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
 
-/// How the kernel watches over a TCP connection.
+/// How the kernel finds out that the peer of a TCP connection is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpOptions {
-    /// SO_KEEPALIVE and its numbers; `None`: off.
+    /// SO_KEEPALIVE. `None` means off.
     pub keepalive: Option<Keepalive>,
-    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged; `None`: the kernel's
-    /// retransmission limit, about 15 minutes.
+    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged. `None` means the kernel's retransmission
+    /// limit, about 15 minutes.
     pub user_timeout: Option<Duration>,
 }
 
@@ -297,15 +302,15 @@ pub struct TcpOptions {
 pub struct Keepalive {
     /// Silence before the first probe.
     pub time: Duration,
-    /// From one probe to the next.
+    /// Time from one probe to the next.
     pub interval: Duration,
-    /// Unanswered probes that end the connection.
+    /// The kernel closes the connection after this many unanswered probes.
     pub probes: u32,
 }
 
 impl TcpOptions {
-    /// Sets the options, and TCP_NODELAY: a frame is a unit, waiting for more to send with it
-    /// only delays it. Those of a listening socket are inherited by each connection that it accepts.
+    /// Sets the options and TCP_NODELAY, because Nagle's algorithm only delays frames. Accepted connections inherit
+    /// the options of their listening socket.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`.

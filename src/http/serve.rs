@@ -169,7 +169,7 @@ async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Versio
         is_clear.then_some(common == PREFACE.len())
     };
     let is_http2 = match (protocols.http1, protocols.http2) {
-        (true, true) => stream.look(PREFACE.len(), begins).await?,
+        (true, true) => stream.peek(PREFACE.len(), begins).await?,
         (_, http2) => http2,
     };
     Ok(if is_http2 { Version::Http2 } else { Version::Http1 })

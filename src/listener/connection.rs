@@ -6,7 +6,7 @@ use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
 use crate::capacity::{Evicted, Slot};
 use crate::clock::timeout;
-use crate::io::{Arrivals, Layered, Stream};
+use crate::io::{Readiness, Stream, StreamLayer};
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::telemetry::metrics::Metrics;
@@ -131,7 +131,7 @@ pub async fn ready(
         connection.tls = Some(Box::new(secured));
         return Ok((stream, connection));
     }
-    let first = connection.slot.wait_evictable(&mut waited, stream.look(1, |seen| Some(seen.is_empty())));
+    let first = connection.slot.wait_evictable(&mut waited, stream.peek(1, |seen| Some(seen.is_empty())));
     match timeout(limit, first).await.map_err(|_| NotReady::Silent)?? {
         Ok(false) => Ok((stream, connection)),
         Ok(true) | Err(_) => Err(NotReady::Silent),
@@ -148,7 +148,7 @@ async fn secure(
     mut waited: Duration,
 ) -> Result<(Stream, Secured), NotReady> {
     // What is wrong with a message that breaks off is found by whoever reads it.
-    let _ = slot.wait_evictable(&mut waited, stream.look(HELLO, is_whole)).await?;
+    let _ = slot.wait_evictable(&mut waited, stream.peek(HELLO, is_whole)).await?;
     match handshakes.lead(slot, &mut waited, server::accept(stream, config)).await? {
         Ok(stream) => {
             let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));
@@ -190,15 +190,15 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
     Content-Length: 62\r\nConnection: close\r\n\r\n400 Bad Request\nPlain HTTP was sent to a port that speaks TLS\n";
 
 /// A record of TLS is a sign of life, whatever is in it.
-impl Layered for TlsStream<Stream> {
-    fn below(&mut self) -> Option<&mut Stream> {
+impl StreamLayer for TlsStream<Stream> {
+    fn inner_mut(&mut self) -> Option<&mut Stream> {
         Some(self.io_mut())
     }
 }
 
-impl<S: Arrivals> Arrivals for TlsStream<S> {
-    fn has_arrived(&self) -> Option<bool> {
-        if self.has_unread() { Some(true) } else { self.io().has_arrived() }
+impl<S: Readiness> Readiness for TlsStream<S> {
+    fn has_pending(&self) -> Option<bool> {
+        if self.has_unread() { Some(true) } else { self.io().has_pending() }
     }
 }
 
@@ -210,7 +210,7 @@ async fn proxy_header(stream: &mut Stream) -> Result<Header, NotReady> {
         Ok(Some(found)) => Some(Ok(found)),
         Err(malformed) => Some(Err(malformed.into())),
     };
-    let (header, length) = stream.look(MAX_LENGTH, read).await??;
+    let (header, length) = stream.peek(MAX_LENGTH, read).await??;
     let mut taken = vec![0; length];
     stream.read_exact(&mut taken).await?;
     Ok(header)

@@ -240,8 +240,8 @@ async fn switch(
     };
     let control = Arc::clone(&held.registration.tunnel.control);
     let mut streams = PerSide { client, upstream };
-    let can_leave = streams.client.stream.can_leave() && streams.upstream.stream.can_leave();
-    let Some(engine) = engine.filter(|_| can_leave) else {
+    let can_detach = streams.client.stream.can_detach() && streams.upstream.stream.can_detach();
+    let Some(engine) = engine.filter(|_| can_detach) else {
         let pump = run(streams, settings, framing, control);
         tokio::spawn(PumpTask { pump, end: Some(Box::new(TunnelEnd::new(held, guard))) });
         return;

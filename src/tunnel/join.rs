@@ -14,7 +14,7 @@ use super::tap::Taps;
 use super::timer::Tick;
 use super::{Framing, Settings};
 use crate::clock::{is_late, is_stall};
-use crate::io::Arrivals;
+use crate::io::Readiness;
 use crate::outcome::{Outcome, PerSide, Side, Why};
 pub use leg::Opened;
 use leg::{Leg, unread, why};
@@ -87,7 +87,7 @@ enum Input {
     Tick,
 }
 
-impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
+impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Join<S> {
     /// Two streams that are to be relayed from now on; the tunnel's time begins with its control.
     pub(super) fn new(
         streams: PerSide<Opened<S>>,
@@ -138,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
     fn end(&mut self) -> Next {
         if self.relay.ends_by_stream() {
             for side in Side::BOTH {
-                self.legs[side].break_off();
+                self.legs[side].reset_on_close();
             }
         }
         Next::End
@@ -212,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         let mut is_unknown = false;
         for side in Side::BOTH {
             if self.relay.judges(side, now) {
-                match self.legs[side].stream.has_arrived() {
+                match self.legs[side].stream.has_pending() {
                     Some(true) => self.relay.on_arrival(side, now),
                     Some(false) => {}
                     None => is_unknown = true,
@@ -357,7 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Join<S> {
         self.write_waiting(now, cx);
         for side in Side::BOTH {
             let leg = &mut self.legs[side];
-            if self.relay.may_break(side) && leg.broken.is_none() && leg.stream.is_broken() {
+            if self.relay.may_break(side) && leg.broken.is_none() && leg.stream.check_broken() {
                 leg.broken = Some(io::ErrorKind::ConnectionReset);
             }
             // A broken side whose other side is held up cannot be read to its end, nor one that has ended.

@@ -6,7 +6,7 @@ pub use super::join::Opened;
 use super::join::{Join, Next};
 use super::relay::BadAnswer;
 use super::{Framing, Settings};
-use crate::io::Arrivals;
+use crate::io::Readiness;
 use crate::outcome::{Outcome, PerSide};
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -33,13 +33,13 @@ pub fn run<S>(
     control: Arc<Control>,
 ) -> Pump<S>
 where
-    S: AsyncRead + AsyncWrite + Arrivals + Unpin,
+    S: AsyncRead + AsyncWrite + Readiness + Unpin,
 {
     let wake_up = Box::pin(sleep_until(control.opened()));
     Pump { join: Join::new(streams, settings, framing, control), wake_up }
 }
 
-impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Future for Pump<S> {
+impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Future for Pump<S> {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
@@ -64,7 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Future for Pump<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Pump<S> {
+impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Pump<S> {
     /// A side that answers Pings badly, if one was found since this was last asked.
     pub fn take_bad_answer(&mut self) -> Option<BadAnswer> {
         self.join.take_bad_answer()

@@ -1,5 +1,5 @@
 use super::*;
-use crate::io::{Arrivals as _, Stream};
+use crate::io::{Readiness as _, Stream};
 use crate::tls::session::{ClientCertificate, Session};
 use crate::tls::stream::TlsStream;
 use crate::tls::{ServerName, client};
@@ -120,8 +120,8 @@ async fn what_has_arrived_below_is_known_above() {
         tokio::join!(client::connect(Stream::Unix(here), &name, &near), accept(Stream::Unix(there), &far));
     let (mut near, far) =
         (near.unwrap(), Stream::Layered(Box::new(far.map_err(|(error, _)| error).unwrap())));
-    assert_eq!(far.has_arrived(), Some(false));
+    assert_eq!(far.has_pending(), Some(false));
     near.write_all(b"x").await.unwrap();
     near.flush().await.unwrap();
-    assert_eq!(far.has_arrived(), Some(true), "unread, and of that the runtime has not heard");
+    assert_eq!(far.has_pending(), Some(true), "unread, and of that the runtime has not heard");
 }

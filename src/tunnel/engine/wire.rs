@@ -1,6 +1,6 @@
 //! Owns the stream of one side as the engine has it: half the size of one that may be of the runtime too.
 
-use crate::io::{Arrivals, Edge, Layered, Stream};
+use crate::io::{EpollSocket, Readiness, Stream, StreamLayer};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,17 +10,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub enum Wire {
     /// A socket.
-    Plain(Edge),
+    Plain(EpollSocket),
     /// What a socket carries.
-    Layered(Box<dyn Layered>),
+    Layered(Box<dyn StreamLayer>),
 }
 
 impl Wire {
     /// The socket, which epoll watches.
-    pub(super) fn edge(&mut self) -> Option<&mut Edge> {
+    pub(super) fn epoll_socket(&mut self) -> Option<&mut EpollSocket> {
         match self {
-            Self::Plain(edge) => Some(edge),
-            Self::Layered(stream) => stream.below()?.edge(),
+            Self::Plain(socket) => Some(socket),
+            Self::Layered(stream) => stream.inner_mut()?.epoll_socket(),
         }
     }
 }
@@ -30,37 +30,37 @@ impl TryFrom<Stream> for Wire {
     type Error = io::Error;
 
     fn try_from(stream: Stream) -> io::Result<Self> {
-        match stream.leave()? {
-            Stream::Edge(edge) => Ok(Self::Plain(edge)),
+        match stream.detach()? {
+            Stream::Epoll(socket) => Ok(Self::Plain(socket)),
             Stream::Layered(stream) => Ok(Self::Layered(stream)),
             Stream::Tcp(_) | Stream::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
 
-impl Arrivals for Wire {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for Wire {
+    fn has_pending(&self) -> Option<bool> {
         match self {
-            Self::Plain(edge) => edge.has_arrived(),
-            Self::Layered(stream) => stream.has_arrived(),
+            Self::Plain(socket) => socket.has_pending(),
+            Self::Layered(stream) => stream.has_pending(),
         }
     }
 
     fn may_read(&self) -> bool {
         match self {
-            Self::Plain(edge) => edge.may_read(),
+            Self::Plain(socket) => socket.may_read(),
             // A layer may have read ahead.
             Self::Layered(_) => true,
         }
     }
 
-    fn is_broken(&mut self) -> bool {
-        self.edge().is_some_and(Arrivals::is_broken)
+    fn check_broken(&mut self) -> bool {
+        self.epoll_socket().is_some_and(Readiness::check_broken)
     }
 
-    fn break_off(&mut self) {
-        if let Some(edge) = self.edge() {
-            edge.break_off();
+    fn reset_on_close(&mut self) {
+        if let Some(socket) = self.epoll_socket() {
+            socket.reset_on_close();
         }
     }
 }
@@ -68,7 +68,7 @@ impl Arrivals for Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(edge) => Pin::new(edge).poll_read(cx, into),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, into),
             Self::Layered(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
@@ -77,21 +77,21 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(edge) => Pin::new(edge).poll_write(cx, bytes),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Layered(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(edge) => Pin::new(edge).poll_flush(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Layered(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(edge) => Pin::new(edge).poll_shutdown(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Layered(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

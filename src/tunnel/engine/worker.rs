@@ -4,7 +4,7 @@
 use super::inbox::{Inbox, Line, Post, Token};
 use super::session::Session;
 use super::wheel::Wheel;
-use crate::io::Edge;
+use crate::io::EpollSocket;
 use crate::outcome::Side;
 use crate::tunnel::join::Next;
 use crate::tunnel::timer::Tick;
@@ -99,8 +99,8 @@ impl Worker {
         }
         let (token, side) = unpack(event.data.u64());
         if let Some(session) = self.session(token) {
-            if let Some(edge) = session.join.stream(side).edge() {
-                edge.ready(event.flags);
+            if let Some(socket) = session.join.stream(side).epoll_socket() {
+                socket.on_events(event.flags);
             }
             self.give_turn(token.index);
         }
@@ -127,8 +127,8 @@ impl Worker {
         session.join.control().attach(Line { inbox: Arc::clone(&self.inbox), token }.into());
         let watched = Side::BOTH.into_iter().try_for_each(|side| {
             let data = EventData::new_u64(pack(token, side));
-            match session.join.stream(side).edge() {
-                Some(edge) => epoll::add(&self.epoll, edge, data, Edge::INTEREST),
+            match session.join.stream(side).epoll_socket() {
+                Some(socket) => epoll::add(&self.epoll, socket, data, EpollSocket::INTEREST),
                 None => Err(Errno::NOTSUP),
             }
         });

@@ -1,6 +1,6 @@
 //! Owns one side's stream of a tunnel, and what waits for it. It must not know the other side.
 
-use crate::io::Arrivals;
+use crate::io::Readiness;
 use crate::outcome::Why;
 use std::io;
 use std::pin::Pin;
@@ -34,7 +34,7 @@ pub(super) struct Waiting {
     taken: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
+impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Leg<S> {
     pub(super) fn new(opened: Opened<S>) -> Self {
         let ahead = (!opened.ahead.is_empty()).then(|| Box::new(opened.ahead));
         Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
@@ -104,9 +104,9 @@ impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Leg<S> {
     }
 
     /// What is dropped from now on tells its peer of a break, unless its end was told in order.
-    pub(super) fn break_off(&mut self) {
+    pub(super) fn reset_on_close(&mut self) {
         if !self.shut {
-            self.stream.break_off();
+            self.stream.reset_on_close();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Owns the way of the relay's bytes to the streams: one write for all that a side is sent at once.
 
 use super::leg::Leg;
-use crate::io::Arrivals;
+use crate::io::Readiness;
 use crate::outcome::{PerSide, Side};
 use crate::tunnel::relay::{BadAnswer, Fault, Output, Seen};
 use crate::tunnel::tap::{Frame, Taps};
@@ -25,7 +25,7 @@ pub(super) struct Both<'a, 'c, S> {
     gathers: PerSide<bool>,
 }
 
-impl<'a, 'c, S: AsyncRead + AsyncWrite + Arrivals + Unpin> Both<'a, 'c, S> {
+impl<'a, 'c, S: AsyncRead + AsyncWrite + Readiness + Unpin> Both<'a, 'c, S> {
     pub(super) fn new(
         legs: &'a mut PerSide<Leg<S>>,
         bad_answers: &'a mut PerSide<Option<Fault>>,
@@ -49,7 +49,7 @@ impl<'a, 'c, S: AsyncRead + AsyncWrite + Arrivals + Unpin> Both<'a, 'c, S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Arrivals + Unpin> Output for Both<'_, '_, S> {
+impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Output for Both<'_, '_, S> {
     fn send(&mut self, to: Side, bytes: &[u8]) {
         if self.gathers[to] { self.gather(to, bytes) } else { self.legs[to].write(bytes, self.cx) }
     }

@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-impl Arrivals for DuplexStream {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for DuplexStream {
+    fn has_pending(&self) -> Option<bool> {
         Some(false)
     }
 }
@@ -160,8 +160,8 @@ struct Endless {
     reads: Arc<AtomicUsize>,
 }
 
-impl Arrivals for Endless {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for Endless {
+    fn has_pending(&self) -> Option<bool> {
         Some(true)
     }
 }

@@ -2,7 +2,7 @@
 //! FIN, RST_STREAM to RST.
 
 use super::super::conn_state::RequestGuard;
-use crate::io::{Arrivals, Layered, Stream};
+use crate::io::{Readiness, Stream, StreamLayer};
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use std::io;
@@ -57,15 +57,15 @@ impl Drop for Http2Tunnel {
     }
 }
 
-impl Arrivals for Http2Tunnel {
+impl Readiness for Http2Tunnel {
     /// Its frames are mixed with those of other streams.
-    fn has_arrived(&self) -> Option<bool> {
+    fn has_pending(&self) -> Option<bool> {
         None
     }
 }
 
-impl Layered for Http2Tunnel {
-    fn below(&mut self) -> Option<&mut Stream> {
+impl StreamLayer for Http2Tunnel {
+    fn inner_mut(&mut self) -> Option<&mut Stream> {
         None
     }
 }

@@ -24,8 +24,8 @@ impl Script {
     }
 }
 
-impl Arrivals for Script {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for Script {
+    fn has_pending(&self) -> Option<bool> {
         Some(false)
     }
 }

@@ -10,8 +10,8 @@ struct Unheard {
     arrived: Option<bool>,
 }
 
-impl Arrivals for Unheard {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for Unheard {
+    fn has_pending(&self) -> Option<bool> {
         self.arrived
     }
 }

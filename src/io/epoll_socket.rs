@@ -1,7 +1,7 @@
-//! Owns a socket outside of the runtime, which an epoll instance watches edge by edge: it is asked for
-//! bytes only while there may be some. It must not know whose the instance is.
+//! Owns a socket outside of the tokio runtime, registered with an edge-triggered epoll instance. It reads and
+//! writes only while the last events allow it. It must not know who owns the epoll instance.
 
-use super::Arrivals;
+use super::Readiness;
 use rustix::event::epoll::EventFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -11,47 +11,47 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connected stream socket, not blocking. As a stream it never wakes anybody: who watches it says by
-/// [`Edge::ready`] what there is, and asks it then.
+/// A connected non-blocking stream socket. It never wakes a task. The owner of the epoll instance reports events
+/// through [`EpollSocket::on_events`] and then polls it.
 #[derive(Debug)]
-pub struct Edge {
+pub struct EpollSocket {
     fd: OwnedFd,
     readable: bool,
     writable: bool,
-    /// Its end, or an error, is on its way: what is read must be read up to there.
+    /// Epoll reported the end of the stream or an error, so reads go on until they return it.
     ends: bool,
-    /// A read that does not fill its buffer has emptied the socket. Of unix sockets that is not said: a
-    /// read ends where ancillary data begins.
+    /// A read that does not fill its buffer has emptied the socket. This does not hold for unix sockets, where a
+    /// read ends at ancillary data.
     short_read_empties: bool,
 }
 
-impl Edge {
+impl EpollSocket {
     pub(super) fn new(fd: OwnedFd, short_read_empties: bool) -> Self {
-        // Epoll tells at once what there is to read; to write there is room nearly always.
+        // Epoll reports readable bytes right after the registration. A new socket is nearly always writable.
         Self { fd, readable: false, writable: true, ends: false, short_read_empties }
     }
 
-    /// What is asked of epoll, once for all.
+    /// The events to register with epoll, once.
     pub const INTEREST: EventFlags =
         EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
-    /// Epoll has seen this.
-    pub fn ready(&mut self, seen: EventFlags) {
+    /// Records the events that epoll reported.
+    pub fn on_events(&mut self, events: EventFlags) {
         let ends = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-        self.ends |= seen.intersects(ends);
-        self.readable |= seen.intersects(ends | EventFlags::IN);
-        self.writable |= seen.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
+        self.ends |= events.intersects(ends);
+        self.readable |= events.intersects(ends | EventFlags::IN);
+        self.writable |= events.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
     }
 }
 
-impl AsFd for Edge {
+impl AsFd for EpollSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl Arrivals for Edge {
-    fn has_arrived(&self) -> Option<bool> {
+impl Readiness for EpollSocket {
+    fn has_pending(&self) -> Option<bool> {
         Some(!matches!(recv(&self.fd, &mut [0_u8; 1], RecvFlags::PEEK), Err(Errno::AGAIN)))
     }
 
@@ -59,16 +59,16 @@ impl Arrivals for Edge {
         self.readable
     }
 
-    fn is_broken(&mut self) -> bool {
-        super::is_broken(self)
+    fn check_broken(&mut self) -> bool {
+        super::check_broken(self)
     }
 
-    fn break_off(&mut self) {
-        super::break_off(self);
+    fn reset_on_close(&mut self) {
+        super::reset_on_close(self);
     }
 }
 
-impl AsyncRead for Edge {
+impl AsyncRead for EpollSocket {
     #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -95,7 +95,7 @@ impl AsyncRead for Edge {
     }
 }
 
-impl AsyncWrite for Edge {
+impl AsyncWrite for EpollSocket {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if !self.writable {
             return Poll::Pending;
