@@ -6,7 +6,7 @@ use holdline::balance::{Candidate, Method, Source, key_of, pick};
 use holdline::outcome::{PerSide, Side};
 use holdline::route::{PathPattern, Rule, Table, normalise};
 use holdline::tunnel::relay::{Output, Relay};
-use holdline::tunnel::timer::Tick;
+use holdline::tunnel::timer::TunnelTime;
 use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
 use holdline::ws::frame::{OpCode, encode};
 use holdline::ws::mask::MaskKey;
@@ -92,7 +92,7 @@ fn relay(c: &mut Criterion) {
         group.throughput(throughput);
         group.bench_function(name, |b| {
             let (mut relay, mut out) = (relay_with_defaults(), Count::default());
-            b.iter(|| relay.on_bytes(Side::Client, black_box(wire), Tick::ZERO, &mut out));
+            b.iter(|| relay.on_bytes(Side::Client, black_box(wire), TunnelTime::ZERO, &mut out));
             assert!(out.0 > 0);
         });
     };

@@ -1,15 +1,15 @@
-//! Owns an open connection between a client and an upstream, from the switching of protocols to
-//! its end. It must not know HTTP, routes or how the upstream was chosen.
+//! Owns tunnels: upgraded connections between a client and an upstream, from the 101 to the end. It must not know
+//! HTTP, routes, or how the upstream was chosen.
 
 mod blind;
 pub mod control;
 pub mod counters;
 mod ends;
 pub mod engine;
-mod join;
+mod session;
 pub mod pump;
 pub mod relay;
-pub mod tap;
+pub mod inspect;
 pub mod timer;
 
 pub use blind::Blind;
@@ -17,39 +17,39 @@ pub use ends::possible_ends;
 
 use crate::outcome::{Outcome, PerSide};
 use crate::ws::close::CloseCode;
-use relay::BadAnswer;
+use relay::BadPong;
 use std::time::Duration;
 
-/// How a tunnel behaves. Shared by all tunnels of a route and exchanged on reload.
+/// How a tunnel behaves. All tunnels of a route share it, and a reload replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Silence of a side after which it is sent a Ping; `None`: never.
+    /// Holdline sends a side a Ping after this much silence. `None` means never.
     pub ping: PerSide<Option<Duration>>,
-    /// From a Ping to the latest moment for any byte of that side.
+    /// How long a side may send no byte after a Ping.
     pub ping_timeout: Duration,
-    /// What follows when no byte comes.
+    /// Whether that ends the tunnel.
     pub pong: Pong,
-    /// From the last byte of either side to giving both up (nginx `proxy_read_timeout` as it acts
-    /// on upgraded connections); `None`: never.
+    /// Idle timeout: how long both sides may be silent (nginx `proxy_read_timeout`, as it acts on upgraded
+    /// connections). `None` means without limit.
     pub read_timeout: Option<Duration>,
-    /// From the last byte that a side took, while more are waiting for it, to giving it up (nginx
-    /// `send_timeout`, `proxy_send_timeout`); `None`: never.
+    /// How long a side may take no byte while some wait for it (nginx `send_timeout`, `proxy_send_timeout`). `None`
+    /// means without limit.
     pub send_timeout: Option<Duration>,
-    /// From the first sign of the end to cutting what has not closed by itself.
+    /// How long the sides may take to close after the end is decided.
     pub close_timeout: Duration,
-    /// From the opening to the end; `None`: as long as the peers like.
+    /// How long the tunnel may live. `None` means without limit.
     pub max_lifetime: Option<Duration>,
-    /// What follows a breach of framing.
+    /// What Holdline does about a breach of framing.
     pub on_violation: OnViolation,
-    /// Largest message, in bytes as sent (compressed ones count compressed); `None`: any.
+    /// The largest message, in bytes as sent: a compressed message counts compressed. `None` means without limit.
     pub max_message_size: Option<u64>,
-    /// Which close codes peers are sent.
+    /// Which close codes Holdline sends.
     pub close_codes: CloseCodes,
 }
 
 #[cfg(test)]
 impl Settings {
-    /// What tests begin with: no pings, and the usual timeouts.
+    /// The settings that tests begin with: no Pings, and the usual timeouts.
     fn of_tests() -> Self {
         Self {
             ping: PerSide::default(),
@@ -69,7 +69,7 @@ impl Settings {
 /// Whether a peer must answer Pings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pong {
-    /// A side that sends no byte after a Ping is dead.
+    /// A side that sends no byte after a Ping counts as dead.
     Required,
     /// Pings only keep the path warm.
     Optional,
@@ -78,23 +78,23 @@ pub enum Pong {
 /// What to do about a breach of framing (RFC 6455 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnViolation {
-    /// Relay on without reading frames; the peers judge it themselves.
+    /// Relay on without reading frames. The peers decide what to do.
     Blind,
     /// Close both sides with 1002.
     Close,
 }
 
-/// Which close codes peers are sent.
+/// Which close codes Holdline sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseCodes {
-    /// All that IANA registered, 1012 to 1014 among them.
+    /// All that IANA registered, including 1012 to 1014.
     Registered,
     /// Only those that RFC 6455 defines.
     Rfc6455,
 }
 
 impl CloseCodes {
-    /// The code as it is sent.
+    /// The code that Holdline sends for `code`.
     #[must_use]
     pub fn apply(self, code: CloseCode) -> CloseCode {
         match self {
@@ -104,12 +104,12 @@ impl CloseCodes {
     }
 }
 
-/// Who is told of a tunnel, on the thread that relays it.
+/// Learns about a tunnel, on the thread that relays it.
 pub trait Observer: Send {
-    /// A side answers the proxy's Pings badly; told once of each side.
-    fn answered_badly(&self, _: BadAnswer) {}
+    /// Called once for each side that answers Holdline's Pings incorrectly.
+    fn report_bad_pong(&self, _: BadPong) {}
 
-    /// The tunnel has ended; told once.
+    /// Called once, when the tunnel has ended.
     fn ended(self: Box<Self>, outcome: Outcome);
 }
 
@@ -119,24 +119,24 @@ impl<F: FnOnce(Outcome) + Send> Observer for F {
     }
 }
 
-/// What relays the tunnels whose sockets are theirs alone. Those over HTTP/2 are tasks of the runtime in
-/// any case.
+/// What relays tunnels that have sockets of their own. Tunnels over HTTP/2 share a socket, so they are always tokio
+/// tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// Threads of their own, each with an epoll instance: [`engine`].
+    /// The threads of [`engine`], each with its epoll instance.
     Epoll,
-    /// Tasks of the runtime: [`pump`].
+    /// One tokio task for each tunnel: [`pump`].
     Tokio,
 }
 
-/// What the bytes of a tunnel are.
+/// Whether the relay reads the bytes of a tunnel as frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// WebSocket frames.
     WebSocket {
-        /// permessage-deflate was agreed on.
+        /// Whether the handshake agreed on permessage-deflate.
         deflate: bool,
     },
-    /// Not readable here, for the reason given: nothing is injected.
+    /// The relay reads no frames, for this reason, and injects none.
     Blind(Blind),
 }

@@ -9,7 +9,7 @@ use holdline::outcome::{PerSide, Side, Who, Why};
 use holdline::route::{PathError, PathPattern, Rewrite};
 use holdline::telemetry::report::redact;
 use holdline::tunnel::relay::{Output, Relay};
-use holdline::tunnel::timer::Tick;
+use holdline::tunnel::timer::TunnelTime;
 use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
 use holdline::ws::frame::{OpCode, Violation};
 use holdline::ws::handshake::{
@@ -60,9 +60,9 @@ fn a_ping_interval_below_a_microsecond_was_due_for_ever() {
         close_codes: CloseCodes::Registered,
     };
     let mut relay = Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false }, PerSide::default());
-    let now = Tick::after(Duration::from_secs(1));
-    relay.on_tick(now, &mut Few(0));
-    assert!(relay.next_tick().unwrap() > now);
+    let now = TunnelTime::after(Duration::from_secs(1));
+    relay.on_timer(now, &mut Few(0));
+    assert!(relay.next_deadline().unwrap() > now);
 }
 
 fn answer(pairs: &[(&'static str, &'static [u8])]) -> HeaderMap {

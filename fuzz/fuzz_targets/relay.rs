@@ -7,8 +7,8 @@
 
 use arbitrary::Arbitrary;
 use holdline::outcome::{Ending, PerSide, Side, Why};
-use holdline::tunnel::relay::{Order, Output, Relay};
-use holdline::tunnel::timer::Tick;
+use holdline::tunnel::relay::{CloseRequest, Output, Relay};
+use holdline::tunnel::timer::TunnelTime;
 use holdline::tunnel::{Blind, CloseCodes, Framing, OnViolation, Pong, Settings};
 use holdline::ws::frame::{Header, OpCode, encode};
 use holdline::ws::mask::MaskKey;
@@ -96,7 +96,7 @@ enum Step<'a> {
     /// A Pong to the last Ping that this side was sent, or to the one before.
     Answer(From),
     /// An answer to the proxy's last Ping to this side, in whatever shape.
-    BadAnswer {
+    BadPong {
         from: From,
         bits: u8,
         masked: bool,
@@ -104,13 +104,13 @@ enum Step<'a> {
         cut: u8,
     },
     Wait(Span),
-    ToNextTick,
+    ToNextDeadline,
     Blocked(From),
     Progress(From),
     Drained(From),
     Eof(From),
     Gone(From, bool),
-    Order(Span, u8),
+    CloseRequest(Span, u8),
     Settings(Wanted),
 }
 
@@ -212,7 +212,7 @@ impl Reader {
 struct Model {
     relay: Relay,
     entropy: u64,
-    now: Tick,
+    now: TunnelTime,
     /// By the destination.
     ways: PerSide<Way>,
     ending: Option<Ending>,
@@ -241,7 +241,7 @@ impl Model {
         Self {
             relay: Relay::new(input.settings.settings(), framing, tags),
             entropy: input.entropy,
-            now: Tick::ZERO,
+            now: TunnelTime::ZERO,
             ways: PerSide { client: way(false), upstream: way(true) },
             ending: None,
             blocked: PerSide::default(),
@@ -276,15 +276,15 @@ impl Model {
                     self.more(side, usize::MAX);
                 }
             }
-            Step::BadAnswer { from, bits, masked, wide, cut } => {
+            Step::BadPong { from, bits, masked, wide, cut } => {
                 self.answer_badly(from.side(), *bits, *masked, *wide, usize::from(*cut));
             }
             Step::Wait(span) => {
                 self.now = self.now + span.duration();
                 self.tick();
             }
-            Step::ToNextTick => {
-                self.now = self.now.max(self.relay.next_tick().unwrap_or(self.now));
+            Step::ToNextDeadline => {
+                self.now = self.now.max(self.relay.next_deadline().unwrap_or(self.now));
                 self.tick();
             }
             Step::Blocked(from) => {
@@ -307,9 +307,9 @@ impl Model {
                 assert!(self.relay.is_dead(from.side()));
                 self.check(None, &[], sent);
             }
-            Step::Order(span, why) => {
+            Step::CloseRequest(span, why) => {
                 let why = [Why::Drain, Why::Shutdown, Why::EndpointRemoved][usize::from(*why % 3)];
-                self.relay.order(Order { at: self.now + span.duration(), why, words: None });
+                self.relay.request_close(CloseRequest { at: self.now + span.duration(), why, reason: None });
             }
             Step::Settings(wanted) => self.relay.set_settings(wanted.settings()),
         }
@@ -403,12 +403,12 @@ impl Model {
 
     fn tick(&mut self) {
         let mut sent = self.sent();
-        self.relay.on_tick(self.now, &mut sent);
+        self.relay.on_timer(self.now, &mut sent);
         let few = sent.pieces.len() <= 4;
         assert!(few, "one tick sends a Ping and a Close to each side at most");
         self.check(None, &[], sent);
         if self.ending.is_none() {
-            let next = self.relay.next_tick();
+            let next = self.relay.next_deadline();
             assert!(next.is_none_or(|next| next > self.now), "what was due was done");
         }
     }
@@ -489,7 +489,7 @@ impl Model {
     /// Without a byte more, everything ends.
     fn finish(&mut self) {
         for _ in 0..3 {
-            match self.relay.next_tick() {
+            match self.relay.next_deadline() {
                 Some(next) if !self.is_over() => {
                     self.now = self.now.max(next);
                     self.tick();
@@ -498,12 +498,12 @@ impl Model {
             }
         }
         if self.ending.is_none() {
-            self.relay.order(Order { at: self.now, why: Why::Shutdown, words: None });
+            self.relay.request_close(CloseRequest { at: self.now, why: Why::Shutdown, reason: None });
             self.tick();
         }
         assert!(self.ending.is_some(), "an order ends it");
         if !self.is_over() {
-            let deadline = self.relay.next_tick();
+            let deadline = self.relay.next_deadline();
             assert!(deadline.is_some_and(|deadline| self.relay.is_expired(deadline)), "the end comes");
         }
     }

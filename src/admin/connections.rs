@@ -30,9 +30,9 @@ struct Live<'a> {
 
 impl<'a> Live<'a> {
     fn at(now: Instant, tunnel: &'a Tunnel) -> Self {
-        let (control, now) = (&tunnel.control, tunnel.control.tick(now));
+        let (control, now) = (&tunnel.control, tunnel.control.time_at(now));
         let counters = control.counters();
-        let idle = |side| now.since(counters.heard(side));
+        let idle = |side| now.since(counters.last_read(side));
         Self {
             tunnel,
             age: now.elapsed(),

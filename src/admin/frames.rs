@@ -10,8 +10,8 @@ use crate::outcome::Side;
 use crate::proxy::registry::Tunnel;
 use crate::telemetry::recent::End;
 use crate::telemetry::report::ConnectionId;
-use crate::tunnel::relay::{Course, Seen};
-use crate::tunnel::tap::{Frame, Tail};
+use crate::tunnel::inspect::{FrameStream, TimedFrame};
+use crate::tunnel::relay::{Disposition, FrameEvent};
 use crate::ws::frame::OpCode;
 use serde::Serialize;
 use serde_json::json;
@@ -38,7 +38,7 @@ pub(super) fn answer(request: AdminRequest) -> Result<AdminResponse, Problem> {
     let (sender, answer) = stream::open(&request)?;
     // Listen before tapping, so that the end cannot be missed.
     let ends = request.admin.proxy.log.listen();
-    let tail = tunnel.control.tap(MOST);
+    let tail = tunnel.control.inspect(MOST);
     let (id, opened) = (tunnel.report.id, tunnel.opened.into());
     // A viewer must not keep the tunnel alive.
     drop::<Arc<Tunnel>>(tunnel);
@@ -48,7 +48,7 @@ pub(super) fn answer(request: AdminRequest) -> Result<AdminResponse, Problem> {
 
 async fn pass_on(
     sender: Sender,
-    tail: Tail,
+    tail: FrameStream,
     opened: SystemTime,
     ends: Receiver<End>,
     id: ConnectionId,
@@ -69,7 +69,7 @@ async fn pass_on(
 }
 
 /// Sends at most [`MOST`] frames per [`WINDOW`]. Returns whether the connection ended before the reader left.
-async fn frames(sender: &Sender, mut tail: Tail, opened: SystemTime) -> bool {
+async fn frames(sender: &Sender, mut tail: FrameStream, opened: SystemTime) -> bool {
     loop {
         let Ok(mut next) = timeout(BEAT, tail.next()).await else {
             if !sender.beat().await {
@@ -100,15 +100,15 @@ async fn frames(sender: &Sender, mut tail: Tail, opened: SystemTime) -> bool {
 }
 
 /// Returns whether there still is a reader.
-async fn tell_left_out(sender: &Sender, tail: &Tail) -> bool {
-    match tail.take_left_out() {
+async fn tell_left_out(sender: &Sender, tail: &FrameStream) -> bool {
+    match tail.take_dropped() {
         0 => true,
         count => sender.send(stream::event("left_out", &json!({ "count": count }))).await,
     }
 }
 
-fn line(Frame { at, seen }: &Frame, opened: SystemTime) -> Line {
-    let Seen { side, opcode, fin, length, course } = *seen;
+fn line(TimedFrame { at, event }: &TimedFrame, opened: SystemTime) -> Line {
+    let FrameEvent { side, opcode, fin, length, disposition } = *event;
     Line {
         time: Time(opened + at.elapsed()),
         side: match side {
@@ -125,11 +125,11 @@ fn line(Frame { at, seen }: &Frame, opened: SystemTime) -> Line {
         },
         fin,
         length,
-        origin: if course == Course::Begins { "proxy" } else { "peer" },
-        course: match course {
-            Course::Passes => "passes",
-            Course::Ends => "ends",
-            Course::Begins => "begins",
+        origin: if disposition == Disposition::Injected { "proxy" } else { "peer" },
+        course: match disposition {
+            Disposition::Forwarded => "passes",
+            Disposition::Consumed => "ends",
+            Disposition::Injected => "begins",
         },
     }
 }

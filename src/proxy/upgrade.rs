@@ -24,9 +24,9 @@ use crate::telemetry::metrics::Kind;
 use crate::telemetry::report::Report;
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::engine::{Engine, Wire};
-use crate::tunnel::pump::{Opened, Pump, run};
-use crate::tunnel::relay::BadAnswer;
+use crate::tunnel::engine::{DetachedStream, Engine};
+use crate::tunnel::pump::{PrefixedStream, Pump, run};
+use crate::tunnel::relay::BadPong;
 use crate::tunnel::{Blind, Framing, Observer, Settings};
 use crate::upstream::connect::ConnectionResources;
 use crate::upstream::{Lease, Upstream};
@@ -234,7 +234,7 @@ async fn switch(
     let Some((stream, ahead)) = client.into_stream().await else {
         return unopened(held, guard, Who::Client, "client left before the tunnel opened");
     };
-    let client = Opened { stream, ahead };
+    let client = PrefixedStream { stream, ahead };
     let Some(upstream) = upstream.await.ok().and_then(opened) else {
         return unopened(held, guard, Who::Upstream, "upstream left before the tunnel opened");
     };
@@ -249,7 +249,7 @@ async fn switch(
     match detach(streams) {
         Ok(streams) => {
             let end = TunnelEnd::new(held, guard);
-            let wake = engine.run(streams, settings, framing, control, end);
+            let wake = engine.open(streams, settings, framing, control, end);
             // All tunnels that open in this turn of the runtime wake the thread once. On a shared processor,
             // each wake-up costs two context switches.
             yield_now().await;
@@ -262,17 +262,18 @@ async fn switch(
     }
 }
 
-fn detach(streams: PerSide<Opened<Stream>>) -> io::Result<PerSide<Opened<Wire>>> {
-    let detach =
-        |Opened::<Stream> { stream, ahead }| stream.try_into().map(|stream| Opened { stream, ahead });
+fn detach(streams: PerSide<PrefixedStream<Stream>>) -> io::Result<PerSide<PrefixedStream<DetachedStream>>> {
+    let detach = |PrefixedStream::<Stream> { stream, ahead }| {
+        stream.try_into().map(|stream| PrefixedStream { stream, ahead })
+    };
     Ok(PerSide { client: detach(streams.client)?, upstream: detach(streams.upstream)? })
 }
 
 /// Returns the stream of an upstream's connection, and the bytes that hyper has already read. Holdline copies
 /// these bytes: keeping hyper's would keep its whole buffer.
-fn opened(upgraded: Upgraded) -> Option<Opened<Stream>> {
+fn opened(upgraded: Upgraded) -> Option<PrefixedStream<Stream>> {
     let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
-    Some(Opened { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
+    Some(PrefixedStream { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
 }
 
 /// What a tunnel holds until it ends.
@@ -320,7 +321,7 @@ impl TunnelEnd {
 }
 
 impl Observer for TunnelEnd {
-    fn answered_badly(&self, how: BadAnswer) {
+    fn report_bad_pong(&self, how: BadPong) {
         let (report, side) = (&self.held.registration.tunnel.report, how.side);
         let key = match side {
             Side::Client => "client",
@@ -357,9 +358,9 @@ impl Future for PumpTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let polled = Pin::new(&mut self.pump).poll(cx);
-        while let Some(how) = self.pump.take_bad_answer() {
+        while let Some(how) = self.pump.take_bad_pong() {
             if let Some(end) = &self.end {
-                end.answered_badly(how);
+                end.report_bad_pong(how);
             }
         }
         let Poll::Ready(outcome) = polled else { return Poll::Pending };

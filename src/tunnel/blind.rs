@@ -1,20 +1,20 @@
-//! Owns the reasons why the frames of a tunnel are not read.
+//! Owns the reasons why the relay reads no frames of a tunnel.
 
 use crate::ws::frame::Violation;
 
-/// Why frames are not read: nothing is injected then.
+/// Why the relay reads no frames of a tunnel. It injects none either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blind {
-    /// It is not WebSocket.
+    /// The connection is no WebSocket.
     Protocol,
-    /// An extension was agreed on that is not known here.
+    /// The peers agreed on an extension that Holdline does not know.
     Extension,
-    /// A breach of framing came, and what is framed otherwise cannot be told from it.
+    /// A peer broke the framing, so later frame boundaries are unknown.
     Violation(Violation),
 }
 
 impl Blind {
-    /// The reason in words.
+    /// The reason in words, for logs and the admin endpoint.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -24,7 +24,7 @@ impl Blind {
         }
     }
 
-    /// Its number, from 1: a byte in the place of a pointer and a length.
+    /// The number of the reason, from 1. One byte instead of a pointer and a length.
     pub(super) fn number(self) -> u8 {
         match self {
             Self::Protocol => 1,
@@ -44,7 +44,7 @@ impl Blind {
         }
     }
 
-    /// The one of this number, whichever opcode it was; `None`: there is none.
+    /// The reason of this number, without its opcode. `None` means that no reason has it.
     pub(super) fn numbered(number: u8) -> Option<Self> {
         ALL.get(usize::from(number).checked_sub(1)?).copied()
     }

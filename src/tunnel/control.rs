@@ -1,11 +1,11 @@
-//! Owns the line between an open tunnel and the rest of the process: orders and new settings go in,
-//! its counts can be read at any time. An idle tunnel costs nothing for it but its place.
+//! Owns the handle to an open tunnel. Other tasks use it to change settings, to request the end, and to read
+//! counts. An idle tunnel pays for it with memory only.
 
 use super::Settings;
 use super::counters::Counters;
-use super::engine::Line;
-use super::tap::{self, Tail, Tap};
-use super::timer::Tick;
+use super::engine::SessionRef;
+use super::inspect::{self, FrameSender, FrameStream};
+use super::timer::TunnelTime;
 use crate::outcome::Why;
 use crate::ws::close::CloseReason;
 use std::sync::atomic::Ordering;
@@ -13,212 +13,214 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use tokio::time::Instant;
 
-/// The end that the rest of the process holds.
+/// The handle to a tunnel.
 #[derive(Debug)]
 pub struct Control {
     opened: Instant,
     counters: Counters,
-    /// On each of the tunnel's turns a flag tells whether there are any, at the price of one load.
-    letters: Mutex<Letters>,
+    /// A flag in `counters` tells whether this holds changes, so that a turn pays for one load only.
+    mailbox: Mutex<Mailbox>,
 }
 
 #[derive(Debug, Default)]
-enum Letters {
-    /// None, and nobody to be told of any.
+enum Mailbox {
+    /// No changes, and no driver to wake yet.
     #[default]
     Unattached,
-    /// None: nearly always.
-    None(Bell),
-    /// Some, with the bell.
-    Some(Box<Mail>),
-    /// The tunnel is no more: nobody will collect what is left.
-    Ended,
+    /// No changes. This is the usual state.
+    Empty(DriverWaker),
+    /// Changes that the tunnel has not taken yet.
+    Full(Box<Changes>),
+    /// The tunnel has ended. Changes are dropped.
+    Closed,
 }
 
-/// How the tunnel is told that something was left for it.
+/// Wakes the driver of a tunnel.
 #[derive(Clone, Debug)]
-pub(super) enum Bell {
-    /// It is a task.
+pub(super) enum DriverWaker {
+    /// The tunnel is a tokio task.
     Task(Waker),
-    /// It is a session of the engine.
-    Session(Line),
+    /// The tunnel is a session of the engine.
+    Session(SessionRef),
 }
 
-impl Bell {
-    fn ring(&self) {
+impl DriverWaker {
+    fn wake(&self) {
         match self {
             Self::Task(waker) => waker.wake_by_ref(),
-            Self::Session(line) => line.ring(),
+            Self::Session(session) => session.wake(),
         }
     }
 }
 
-impl From<&Waker> for Bell {
+impl From<&Waker> for DriverWaker {
     fn from(waker: &Waker) -> Self {
         Self::Task(waker.clone())
     }
 }
 
-impl From<Line> for Bell {
-    fn from(line: Line) -> Self {
-        Self::Session(line)
+impl From<SessionRef> for DriverWaker {
+    fn from(session: SessionRef) -> Self {
+        Self::Session(session)
     }
 }
 
-/// What was left for the tunnel since it last looked.
+/// What other tasks asked of the tunnel since it last took changes.
 #[derive(Debug, Default)]
-pub(super) struct Mail {
+pub(super) struct Changes {
     pub(super) settings: Option<Arc<Settings>>,
-    pub(super) order: Option<(Instant, Why, Option<Box<CloseReason>>)>,
+    pub(super) close: Option<(Instant, Why, Option<Box<CloseReason>>)>,
     pub(super) cut: Option<Why>,
-    pub(super) taps: Vec<Tap>,
-    bell: Option<Bell>,
+    pub(super) inspectors: Vec<FrameSender>,
+    waker: Option<DriverWaker>,
 }
 
-impl Letters {
-    /// Those there are, to be added to; `None`: nobody would collect them.
-    fn mail(&mut self) -> Option<&mut Mail> {
+impl Mailbox {
+    /// The changes, to add to them. `None` means that the tunnel has ended.
+    fn changes(&mut self) -> Option<&mut Changes> {
         match std::mem::take(self) {
-            Self::Unattached => *self = Self::Some(Box::default()),
-            Self::None(bell) => *self = Self::Some(Box::new(Mail { bell: Some(bell), ..Mail::default() })),
-            letters => *self = letters,
+            Self::Unattached => *self = Self::Full(Box::default()),
+            Self::Empty(waker) => {
+                *self = Self::Full(Box::new(Changes { waker: Some(waker), ..Changes::default() }));
+            }
+            mailbox => *self = mailbox,
         }
         match self {
-            Self::Some(mail) => Some(mail),
+            Self::Full(changes) => Some(changes),
             _ => None,
         }
     }
 }
 
 impl Default for Control {
-    /// Of a tunnel that opens now.
     fn default() -> Self {
         Self::new(Counters::default())
     }
 }
 
 impl Control {
-    /// Of a tunnel that opens now, counting there.
+    /// The handle to a tunnel that opens now and counts in `counters`.
     #[must_use]
     pub fn new(counters: Counters) -> Self {
-        Self { opened: Instant::now(), counters, letters: Mutex::default() }
+        Self { opened: Instant::now(), counters, mailbox: Mutex::default() }
     }
 
-    /// When the tunnel opened: [`Tick::ZERO`] of its counters.
+    /// When the tunnel opened, which is [`TunnelTime::ZERO`].
     #[must_use]
     pub fn opened(&self) -> Instant {
         self.opened
     }
 
-    /// What the tunnel has counted up to now.
+    /// The tunnel's counters, which change while it lives.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Now, as the tunnel's counters tell time.
+    /// The present moment in tunnel time.
     #[must_use]
-    pub fn now(&self) -> Tick {
-        self.tick(Instant::now())
+    pub fn now(&self) -> TunnelTime {
+        self.time_at(Instant::now())
     }
 
-    /// A moment, as the tunnel's counters tell time.
+    /// Converts a moment to tunnel time.
     #[must_use]
-    pub fn tick(&self, at: Instant) -> Tick {
-        Tick::after(at.saturating_duration_since(self.opened))
+    pub fn time_at(&self, at: Instant) -> TunnelTime {
+        TunnelTime::after(at.saturating_duration_since(self.opened))
     }
 
-    /// Orders the tunnel to close at a moment; the earliest moment counts.
+    /// Asks the tunnel to close at `at`. The earliest request counts.
     pub fn close(&self, at: Instant, why: Why) {
-        self.order(at, why, None);
+        self.request_close(at, why, None);
     }
 
-    /// Orders the tunnel to close now, at the next frame boundary, with these words to both sides. A
-    /// text over 123 bytes is cut; a code that may not be sent (RFC 6455 7.4) is the caller's to refuse.
-    /// `close_codes` applies.
-    pub fn close_with(&self, why: Why, words: CloseReason) {
-        self.order(Instant::now(), why, Some(Box::new(words)));
+    /// Asks the tunnel to close now, at the next frame boundary, and to send this code and text to both sides.
+    /// `close_codes` applies to the code. A text over 123 bytes is cut. The caller must reject a code that may not
+    /// be sent (RFC 6455 7.4).
+    pub fn close_with(&self, why: Why, reason: CloseReason) {
+        self.request_close(Instant::now(), why, Some(Box::new(reason)));
     }
 
-    fn order(&self, at: Instant, why: Why, words: Option<Box<CloseReason>>) {
-        self.leave(|mail| {
-            if mail.order.as_ref().is_none_or(|(standing, ..)| at < *standing) {
-                mail.order = Some((at, why, words));
+    fn request_close(&self, at: Instant, why: Why, reason: Option<Box<CloseReason>>) {
+        self.post(|changes| {
+            if changes.close.as_ref().is_none_or(|(earlier, ..)| at < *earlier) {
+                changes.close = Some((at, why, reason));
             }
         });
     }
 
-    /// Ends the tunnel at once, with whatever words still fit.
+    /// Ends the tunnel at once. A Close frame is sent only where it fits.
     pub fn cut(&self, why: Why) {
-        self.leave(|mail| mail.cut = Some(why));
+        self.post(|changes| changes.cut = Some(why));
     }
 
-    /// Gives the tunnel its route's new settings.
+    /// Gives the tunnel new settings of its route.
     pub fn set_settings(&self, settings: Arc<Settings>) {
-        self.leave(|mail| mail.settings = Some(settings));
+        self.post(|changes| changes.settings = Some(settings));
     }
 
-    /// The headers of its frames from its next turn on. `room` frames may wait to be looked at; what
-    /// comes while there is none is left out, and counted.
+    /// Streams the frame headers from the tunnel's next turn on. The queue holds up to `capacity` frames. Further
+    /// frames are dropped and counted.
     #[must_use]
-    pub fn tap(&self, room: usize) -> Tail {
-        let (tap, tail) = tap::channel(room);
-        self.leave(|mail| mail.taps.push(tap));
-        tail
+    pub fn inspect(&self, capacity: usize) -> FrameStream {
+        let (sender, stream) = inspect::channel(capacity);
+        self.post(|changes| changes.inspectors.push(sender));
+        stream
     }
 
-    fn leave(&self, write: impl FnOnce(&mut Mail)) {
-        let bell = {
-            let mut letters = self.lock();
-            let Some(mail) = letters.mail() else { return };
-            write(mail);
-            self.counters.has_mail.store(true, Ordering::Release);
-            mail.bell.clone()
+    fn post(&self, change: impl FnOnce(&mut Changes)) {
+        let waker = {
+            let mut mailbox = self.lock();
+            let Some(changes) = mailbox.changes() else { return };
+            change(changes);
+            self.counters.has_changes.store(true, Ordering::Release);
+            changes.waker.clone()
         };
-        if let Some(bell) = bell {
-            bell.ring();
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
-    /// The tunnel is told by `bell` from now on.
-    pub(super) fn attach(&self, bell: Bell) {
-        let mut letters = self.lock();
-        match &mut *letters {
-            Letters::Unattached | Letters::None(_) => *letters = Letters::None(bell),
-            Letters::Some(mail) => mail.bell = Some(bell),
-            Letters::Ended => {}
+    /// Sets what wakes the tunnel's driver from now on.
+    pub(super) fn attach(&self, waker: DriverWaker) {
+        let mut mailbox = self.lock();
+        match &mut *mailbox {
+            Mailbox::Unattached | Mailbox::Empty(_) => *mailbox = Mailbox::Empty(waker),
+            Mailbox::Full(changes) => changes.waker = Some(waker),
+            Mailbox::Closed => {}
         }
     }
 
-    /// The tunnel is no more. What was left for it is dropped, and whoever watches it learns.
-    pub(super) fn detach(&self) {
-        let left = std::mem::replace(&mut *self.lock(), Letters::Ended);
-        // Behind the lock: it may wake others.
-        drop(left);
+    /// Closes the mailbox, because the tunnel has ended. This drops all changes, which ends the streams of
+    /// inspectors among them.
+    pub(super) fn close_mailbox(&self) {
+        let dropped = std::mem::replace(&mut *self.lock(), Mailbox::Closed);
+        // Dropped after the lock is released, because it may wake other tasks.
+        drop(dropped);
     }
 
-    /// Whether there may be something to collect: nearly never. A plain load, as an exchange on every turn would
-    /// own the cache line for nothing.
+    /// Whether there may be changes to take. A plain load: an atomic exchange on every turn would take the cache
+    /// line for nothing.
     #[inline]
-    pub(super) fn has_mail(&self) -> bool {
-        self.counters.has_mail.load(Ordering::Relaxed)
+    pub(super) fn has_changes(&self) -> bool {
+        self.counters.has_changes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn collect(&self) -> Option<Box<Mail>> {
-        if !self.counters.has_mail.swap(false, Ordering::Acquire) {
+    pub(super) fn take_changes(&self) -> Option<Box<Changes>> {
+        if !self.counters.has_changes.swap(false, Ordering::Acquire) {
             return None;
         }
-        let mut letters = self.lock();
-        let Letters::Some(mail) = &mut *letters else { return None };
-        let rest = mail.bell.take().map_or(Letters::Unattached, Letters::None);
-        match std::mem::replace(&mut *letters, rest) {
-            Letters::Some(mail) => Some(mail),
+        let mut mailbox = self.lock();
+        let Mailbox::Full(changes) = &mut *mailbox else { return None };
+        let rest = changes.waker.take().map_or(Mailbox::Unattached, Mailbox::Empty);
+        match std::mem::replace(&mut *mailbox, rest) {
+            Mailbox::Full(changes) => Some(changes),
             _ => None,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Letters> {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -229,33 +231,33 @@ mod tests {
     use std::task::Wake;
 
     #[derive(Default)]
-    struct Rings(AtomicUsize);
+    struct Wakes(AtomicUsize);
 
-    impl Wake for Rings {
+    impl Wake for Wakes {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     #[test]
-    fn what_is_left_is_collected_once_and_rings_from_the_attaching_on() {
-        let (control, rings) = (Control::default(), Arc::new(Rings::default()));
-        let cut = || control.collect().and_then(|mail| mail.cut);
+    fn changes_are_taken_once_and_wake_the_driver_once_it_is_attached() {
+        let (control, wakes) = (Control::default(), Arc::new(Wakes::default()));
+        let cut = || control.take_changes().and_then(|changes| changes.cut);
         control.cut(Why::Drain);
-        control.attach(Bell::Task(Arc::clone(&rings).into()));
-        assert_eq!((cut(), cut(), rings.0.load(Ordering::Relaxed)), (Some(Why::Drain), None, 0));
+        control.attach(DriverWaker::Task(Arc::clone(&wakes).into()));
+        assert_eq!((cut(), cut(), wakes.0.load(Ordering::Relaxed)), (Some(Why::Drain), None, 0));
         control.cut(Why::Shutdown);
         control.cut(Why::Operator);
-        assert_eq!((cut(), cut(), rings.0.load(Ordering::Relaxed)), (Some(Why::Operator), None, 2));
-        control.detach();
+        assert_eq!((cut(), cut(), wakes.0.load(Ordering::Relaxed)), (Some(Why::Operator), None, 2));
+        control.close_mailbox();
         control.cut(Why::Drain);
-        assert_eq!((cut(), rings.0.load(Ordering::Relaxed)), (None, 2));
-        assert_eq!(Arc::strong_count(&rings), 1, "it keeps no task");
+        assert_eq!((cut(), wakes.0.load(Ordering::Relaxed)), (None, 2));
+        assert_eq!(Arc::strong_count(&wakes), 1, "it keeps no waker");
     }
 
     #[test]
-    fn the_line_to_a_tunnel_is_small() {
-        // Each idle tunnel has one; with the counts of the Arc that shares it, it is 160 bytes.
+    fn the_handle_to_a_tunnel_is_small() {
+        // Each idle tunnel has one. With the counts of its Arc it takes 160 bytes.
         assert!(size_of::<Control>() <= 144, "{}", size_of::<Control>());
     }
 }

@@ -1,12 +1,10 @@
-//! Owns what a tunnel counts: numbers beside the relay, which writes them, and which anybody may read
-//! while the tunnel lives.
+//! Owns the counters of a tunnel. The relay writes them, and any thread may read them while the tunnel lives.
 //!
-//! The relay is the only writer, so a count goes up by a load and a store, which cost what they cost
-//! on plain numbers. A reader sees each number as it was a moment ago; two of them need not be of the
-//! same moment.
+//! The relay is the only writer, so it adds with a plain load and store instead of an atomic addition. Readers see
+//! each number as it was a moment ago. Two numbers need not be of the same moment.
 
 use super::Blind;
-use super::timer::Tick;
+use super::timer::TunnelTime;
 use crate::outcome::{PerSide, Side, Traffic};
 use crate::telemetry::tally::RoundTrips;
 use std::sync::Arc;
@@ -14,40 +12,40 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
-/// What is counted of one tunnel.
+/// The counters of one tunnel.
 #[derive(Debug, Default)]
 pub struct Counters {
     sides: PerSide<Count>,
-    /// The number of the reason why frames are not read; 0: they are.
+    /// The number of the [`Blind`] reason. 0 means that frames are read.
     blind: AtomicU8,
-    /// The control's, and no count. It is here because here is room for it: there, it would take eight bytes.
-    pub(super) has_mail: AtomicBool,
-    /// Where round-trip times of all tunnels are counted.
+    /// Belongs to `Control`. It is here because this struct has a padding byte to spare.
+    pub(super) has_changes: AtomicBool,
+    /// Counts the round-trip times of all tunnels.
     round_trips: Option<Arc<RoundTrips>>,
 }
 
-/// What is counted of one side.
+/// The counters of one side.
 #[derive(Debug, Default)]
 struct Count {
     bytes: AtomicU64,
     messages: AtomicU64,
-    /// Microseconds from the opening to its last byte.
-    heard: AtomicU64,
+    /// When its last byte came, in microseconds since the tunnel opened.
+    last_read: AtomicU64,
     pings: AtomicU32,
     pongs: AtomicU32,
-    /// Round-trip times in microseconds, which hold 71 minutes, more than any `ping.timeout`; 0: none.
+    /// Round-trip times in microseconds. They hold 71 minutes, more than any `ping.timeout`. 0 means none.
     last_rtt: AtomicU32,
     worst_rtt: AtomicU32,
 }
 
 impl Counters {
-    /// Nothing yet; round-trip times are also counted there.
+    /// Counters at zero. Round-trip times are also added to `round_trips`.
     #[must_use]
     pub fn counting_into(round_trips: Arc<RoundTrips>) -> Self {
         Self { round_trips: Some(round_trips), ..Self::default() }
     }
 
-    /// What a side sent up to now, and how it answered Pings.
+    /// What a side has sent, and how it answered Pings.
     #[must_use]
     pub fn traffic(&self, side: Side) -> Traffic {
         let count = &self.sides[side];
@@ -61,13 +59,13 @@ impl Counters {
         }
     }
 
-    /// When the last byte came from a side; the opening, before the first.
+    /// When the last byte came from a side. Before the first, when the tunnel opened.
     #[must_use]
-    pub fn heard(&self, side: Side) -> Tick {
-        Tick::from_micros(self.sides[side].heard.load(Relaxed))
+    pub fn last_read(&self, side: Side) -> TunnelTime {
+        TunnelTime::from_micros(self.sides[side].last_read.load(Relaxed))
     }
 
-    /// Why frames are not read, if they are not.
+    /// Why the relay reads no frames. `None` means that it reads them.
     #[must_use]
     pub fn blind(&self) -> Option<&'static str> {
         Blind::numbered(self.blind.load(Relaxed)).map(Blind::as_str)
@@ -76,8 +74,8 @@ impl Counters {
 
 // What only the relay calls.
 impl Counters {
-    pub(super) fn arrived(&self, side: Side, now: Tick) {
-        self.sides[side].heard.store(now.micros(), Relaxed);
+    pub(super) fn arrived(&self, side: Side, now: TunnelTime) {
+        self.sides[side].last_read.store(now.micros(), Relaxed);
     }
 
     pub(super) fn received(&self, side: Side, bytes: usize) {
@@ -93,8 +91,8 @@ impl Counters {
         pings.store(pings.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// The latest Ping, sent at `sent`, was answered.
-    pub(super) fn pong(&self, side: Side, sent: Tick, now: Tick) {
+    /// Counts the answer to the latest Ping, which was sent at `sent`.
+    pub(super) fn pong(&self, side: Side, sent: TunnelTime, now: TunnelTime) {
         let count = &self.sides[side];
         count.pongs.store(count.pongs.load(Relaxed).wrapping_add(1), Relaxed);
         let micros = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX).max(1);
@@ -105,33 +103,32 @@ impl Counters {
         count.worst_rtt.store(count.worst_rtt.load(Relaxed).max(micros), Relaxed);
     }
 
-    /// Frames are not read any more, or were not from the start; the first reason counts.
+    /// Records why the relay reads no frames. The first reason counts.
     pub(super) fn go_blind(&self, reason: Blind) {
         if !self.is_blind() {
             self.blind.store(reason.number(), Relaxed);
         }
     }
 
-    /// There are no frames: it is no WebSocket.
-    pub(super) fn is_foreign(&self) -> bool {
+    /// Whether this is no WebSocket connection.
+    pub(super) fn is_other_protocol(&self) -> bool {
         self.blind.load(Relaxed) == Blind::Protocol.number()
     }
 
-    /// Frames are not read.
+    /// Whether the relay reads no frames.
     pub(super) fn is_blind(&self) -> bool {
         self.blind.load(Relaxed) != 0
     }
 }
 
-/// There is one writer: no exchange is needed, whose locked cycle would be paid by each read.
+/// With a single writer this needs no atomic addition, whose locked bus cycle each read would pay for.
 fn add(count: &AtomicU64, more: u64) {
     if COUNTS {
         count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
     }
 }
 
-/// Whether bytes and messages are counted: always, but for the build that `benches/counting` holds
-/// others against.
+/// Whether bytes and messages are counted. Only the baseline build of `benches/counting` does without.
 const COUNTS: bool = !cfg!(holdline_uncounted);
 
 fn time(micros: &AtomicU32) -> Option<Duration> {
@@ -145,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_reader_sees_what_was_written() {
-        let at = |micros| Tick::after(Duration::from_micros(micros));
+        let at = |micros| TunnelTime::after(Duration::from_micros(micros));
         let counters = Counters::counting_into(Arc::default());
         counters.arrived(Side::Client, at(7));
         counters.received(Side::Client, 9);
@@ -157,13 +154,13 @@ mod tests {
         counters.go_blind(Blind::Extension);
         counters.go_blind(Blind::Protocol);
         let client = Traffic { bytes: 9, messages: 1, ..Traffic::default() };
-        assert_eq!((counters.traffic(Side::Client), counters.heard(Side::Client)), (client, at(7)));
+        assert_eq!((counters.traffic(Side::Client), counters.last_read(Side::Client)), (client, at(7)));
         let upstream = counters.traffic(Side::Upstream);
         assert_eq!((upstream.pings, upstream.pongs), (2, 2));
         let micros = |time: Option<Duration>| time.map(|time| time.as_micros());
         assert_eq!(micros(upstream.last_rtt), Some(1), "an answer within the microsecond is one");
         assert_eq!(micros(upstream.worst_rtt), Some(30));
-        assert_eq!(counters.heard(Side::Upstream), Tick::ZERO);
+        assert_eq!(counters.last_read(Side::Upstream), TunnelTime::ZERO);
         assert_eq!(counters.blind(), Some("unknown extension"));
         let all = counters.round_trips.as_ref().unwrap().of(Side::Upstream);
         assert_eq!(all.counts()[0], 2);

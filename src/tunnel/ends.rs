@@ -1,13 +1,13 @@
-//! Owns the list of the ways in which a tunnel can end, for whoever counts ends from 0 on. `relay` decides which one
-//! it is; `tests/ends` holds this list to what happens.
+//! Owns the list of all possible ends of a tunnel, so that metrics can count each from 0. `relay` decides which end
+//! it is. `tests/ends` compares this list with what happens.
 
 use super::CloseCodes;
 use crate::outcome::{Side, Who, Why};
 use crate::ws::close::CloseCode;
 use std::collections::BTreeSet;
 
-/// Every end of a tunnel whose route sends these close codes: who, why, and the code; of the codes of libraries and
-/// applications, and of those that may not be sent, there is one each.
+/// Every end of a tunnel whose route sends these close codes: who, why, and the code. Codes of libraries, codes of
+/// applications and codes that may not be sent are each listed as one.
 #[must_use]
 pub fn possible_ends(codes: CloseCodes) -> Vec<(Who, Why, Option<CloseCode>)> {
     let mut ends = Vec::new();
@@ -21,27 +21,27 @@ pub fn possible_ends(codes: CloseCodes) -> Vec<(Who, Why, Option<CloseCode>)> {
     for (why, code) in ENDS_OF_PROXY {
         ends.extend(with_and_without(Who::Proxy, why, codes.apply(code)));
     }
-    // An operator chooses the code; by default it is 1012.
+    // The operator may choose the code. The default is 1012.
     let chosen: BTreeSet<_> = SENDABLE.iter().map(|code| codes.apply(CloseCode(*code))).collect();
     let chosen = chosen.into_iter().map(Some).chain([None]);
     ends.extend(chosen.map(|code| (Who::Proxy, Why::Operator, code)));
-    // The last: its opening had a body that broke off, or was over a limit, before the tunnel had it.
+    // The last: the body of the request broke off, or was over a limit, before the tunnel had it.
     ends.extend([Why::Aborted, Why::Eof, Why::Refused].map(|why| (Who::Proxy, why, None)));
     ends
 }
 
-/// A blind tunnel ends without a Close frame, and so does one within a frame.
+/// A blind tunnel ends without a Close frame, and so does one inside a frame.
 fn with_and_without(who: Who, why: Why, code: CloseCode) -> [(Who, Why, Option<CloseCode>); 2] {
     [(who, why, Some(code)), (who, why, None)]
 }
 
-/// What a Close frame may carry (IANA registry), with one code of a library and one of an application.
+/// Codes that a Close frame may carry (IANA registry), with one code of a library and one of an application.
 const SENDABLE: [u16; 14] =
     [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4000];
-/// What it carries all the same.
+/// A code that peers send although they may not.
 const UNSENDABLE: u16 = 0;
 
-/// How a side ends a tunnel other than by a Close frame, and what the other side is told then.
+/// How a side ends a tunnel other than by a Close frame, and the code that Holdline then sends.
 fn ends_of(side: Side) -> [(Why, CloseCode); 5] {
     let gone = match side {
         Side::Client => CloseCode::GOING_AWAY,

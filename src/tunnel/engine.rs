@@ -1,91 +1,90 @@
-//! Owns the epoll driver: threads that each relay many tunnels over sockets that have left the runtime,
-//! plain or with TLS on them. It must not know what is done with the bytes.
+//! Owns the epoll driver: threads that relay many tunnels each, over sockets detached from the tokio runtime, with
+//! or without TLS. It must not know what happens to the bytes.
 //!
-//! A tunnel stays with its thread, and each of its sockets is registered once, edge-triggered: a message
-//! costs one `recv`, one `send` and a share of an `epoll_wait`. An idle one owns no task, no timer entry
-//! of the runtime and no buffer.
+//! A tunnel stays with its thread. Each of its sockets is registered once, edge-triggered. A message costs one
+//! `recv`, one `send` and a share of an `epoll_wait`. An idle tunnel owns no task, no runtime timer and no buffer.
 
-mod inbox;
-mod session;
+mod detached_stream;
+mod entry;
+mod queue;
 mod wheel;
-mod wire;
 mod worker;
 
 use super::control::Control;
-use super::join::{Join, Opened};
+use super::session::{PrefixedStream, Session};
 use super::{Framing, Observer, Settings};
 use crate::outcome::PerSide;
-pub use inbox::Knock;
-pub(super) use inbox::Line;
-use inbox::{Inbox, Post};
-use session::Session;
+pub use detached_stream::DetachedStream;
+use entry::Entry;
+pub(super) use queue::SessionRef;
+pub use queue::WakeOnDrop;
+use queue::{Message, Queue};
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, available_parallelism};
 use tokio::runtime::Handle;
-pub use wire::Wire;
 use worker::Worker;
 
-/// Threads that relay.
+/// The threads that relay tunnels.
 #[derive(Debug)]
 pub struct Engine {
-    inboxes: Vec<Arc<Inbox>>,
+    queues: Vec<Arc<Queue>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Starts `workers` threads, one for each CPU if that is 0. What is done at the end of a tunnel may
-    /// use the runtime that this is called in.
+    /// Starts `workers` threads. 0 means one for each CPU. The caller must be inside a tokio runtime, which
+    /// observers of tunnels may use.
     ///
     /// # Errors
-    /// There are no descriptors, or no threads, to be had.
+    /// The system has no descriptors or threads left. Threads that were started by then end.
     pub fn start(workers: usize) -> io::Result<Self> {
-        let mut engine = Self { inboxes: Vec::new(), threads: Mutex::default() };
+        let mut engine = Self { queues: Vec::new(), threads: Mutex::default() };
         for _ in 0..threads(workers) {
-            let inbox = Arc::new(Inbox::new()?);
-            let worker = Worker::new(Arc::clone(&inbox))?;
+            let queue = Arc::new(Queue::new()?);
+            let worker = Worker::new(Arc::clone(&queue))?;
             let runtime = Handle::current();
             let run = move || {
                 let _entered = runtime.enter();
                 worker.run();
             };
             let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(run)?;
-            engine.inboxes.push(inbox);
+            engine.queues.push(queue);
             engine.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(engine)
     }
 
-    /// Open files that so many workers take for themselves.
+    /// How many descriptors `workers` threads open for themselves.
     #[must_use]
     pub fn descriptors(workers: usize) -> u64 {
         2 * threads(workers) as u64
     }
 
-    /// Joins two streams to their end, of which `observer` is told on the thread that relays; the tunnel's time
-    /// begins with its control. The thread with the fewest tunnels gets it, and is woken when the knock is
-    /// dropped: whoever has more to do that comes to the same thread wakes it once for all.
-    pub fn run(
+    /// Hands both streams to the worker with the fewest tunnels. The tunnel's time begins with its control.
+    /// `observer` runs on the worker's thread. Dropping the returned guard wakes the worker, so a caller can batch
+    /// several changes into one wake-up.
+    pub fn open(
         &self,
-        streams: PerSide<Opened<Wire>>,
+        streams: PerSide<PrefixedStream<DetachedStream>>,
         settings: Arc<Settings>,
         framing: Framing,
         control: Arc<Control>,
         observer: impl Observer + 'static,
-    ) -> Knock {
-        let join = Join::new(streams, settings, framing, control);
-        let session = Box::new(Session::new(join, Box::new(observer)));
-        let fewest = self.inboxes.iter().min_by_key(|inbox| (inbox.is_closed(), inbox.sessions()));
-        let inbox = fewest.expect("an engine has a thread at least");
-        inbox.leave(Post::Open(session));
-        Knock(Arc::clone(inbox))
+    ) -> WakeOnDrop {
+        let session = Session::new(streams, settings, framing, control);
+        let entry = Box::new(Entry::new(session, Box::new(observer)));
+        let fewest = self.queues.iter().min_by_key(|queue| (queue.is_closed(), queue.sessions()));
+        let queue = fewest.expect("an engine has a thread at least");
+        queue.push(Message::Open(entry));
+        WakeOnDrop(Arc::clone(queue))
     }
 
-    /// Ends the threads. A tunnel that is still open is dropped, and reported so.
+    /// Ends the threads and waits for them. Tunnels that are still open are dropped and reported as aborted.
     pub fn stop(&self) {
-        for inbox in &self.inboxes {
-            inbox.post(Post::Stop);
+        for queue in &self.queues {
+            queue.send(Message::Stop);
         }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A panic of the thread has been printed.
@@ -94,7 +93,7 @@ impl Engine {
     }
 }
 
-/// How many threads are meant; 0: one for each CPU, as the runtime has it.
+/// Resolves 0 to one thread for each CPU, as tokio does.
 fn threads(workers: usize) -> usize {
     match workers {
         0 => available_parallelism().map_or(1, NonZeroUsize::get),
@@ -103,10 +102,10 @@ fn threads(workers: usize) -> usize {
 }
 
 impl Drop for Engine {
-    /// Without waiting: it may be a thread of its own that drops it.
+    /// Ends the threads without waiting for them, because one of them may drop the engine.
     fn drop(&mut self) {
-        for inbox in &self.inboxes {
-            inbox.post(Post::Stop);
+        for queue in &self.queues {
+            queue.send(Message::Stop);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Owns the tokio driver: a tunnel as a future, over any two byte streams, that one task polls. It must not
-//! know what is done with the bytes.
+//! Owns the tokio driver: a tunnel as a future that one task polls, over any two byte streams. It must not know what
+//! happens to the bytes.
 
 use super::control::Control;
-pub use super::join::Opened;
-use super::join::{Join, Next};
-use super::relay::BadAnswer;
+use super::relay::BadPong;
+pub use super::session::PrefixedStream;
+use super::session::{Next, Session};
 use super::{Framing, Settings};
 use crate::io::Readiness;
 use crate::outcome::{Outcome, PerSide};
@@ -16,18 +16,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep_until};
 
-/// An open tunnel; as a future it resolves to the tunnel's outcome. It is to be polled by one task
-/// only, whose waker it keeps.
+/// An open tunnel, as a future that resolves to its outcome. Only one task may poll it, because it keeps the waker of
+/// its first poll.
 #[must_use = "a tunnel does nothing unless polled"]
 pub struct Pump<S> {
-    join: Join<S>,
-    /// One wake-up for all timers, set again only when it fires or must come earlier.
-    wake_up: Pin<Box<Sleep>>,
+    session: Session<S>,
+    /// One timer for all deadlines. It is reset only when it fires or must fire earlier.
+    timer: Pin<Box<Sleep>>,
 }
 
-/// Joins two streams to their end; the tunnel's time begins with its control.
+/// Relays between two streams until the tunnel ends. The tunnel's time begins with its control.
 pub fn run<S>(
-    streams: PerSide<Opened<S>>,
+    streams: PerSide<PrefixedStream<S>>,
     settings: Arc<Settings>,
     framing: Framing,
     control: Arc<Control>,
@@ -35,28 +35,28 @@ pub fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Readiness + Unpin,
 {
-    let wake_up = Box::pin(sleep_until(control.opened()));
-    Pump { join: Join::new(streams, settings, framing, control), wake_up }
+    let timer = Box::pin(sleep_until(control.opened()));
+    Pump { session: Session::new(streams, settings, framing, control), timer }
 }
 
 impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Future for Pump<S> {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let Self { join, wake_up } = self.get_mut();
-        if !std::mem::replace(&mut join.attached, true) {
-            join.control().attach(cx.waker().into());
+        let Self { session, timer } = self.get_mut();
+        if !std::mem::replace(&mut session.is_attached, true) {
+            session.control().attach(cx.waker().into());
         }
-        match join.turn(join.control().now(), cx) {
-            Next::End => return Poll::Ready(join.outcome()),
-            // A thread that always has a task at hand looks at its sockets only every 61st time: a mere
-            // wake-up would keep bytes for others waiting.
-            Next::GoOn => _ = pin!(yield_now()).poll(cx),
+        match session.turn(session.control().now(), cx) {
+            Next::End => return Poll::Ready(session.outcome()),
+            // A busy tokio thread polls its sockets only every 61st task. `yield_now` makes it poll them first, so
+            // that bytes for other tunnels do not wait.
+            Next::Again => _ = pin!(yield_now()).poll(cx),
             Next::Wait => {}
         }
-        if let Some(next) = join.arm() {
-            wake_up.as_mut().reset(join.control().opened() + next.elapsed());
-            if wake_up.as_mut().poll(cx).is_ready() {
+        if let Some(next) = session.arm() {
+            timer.as_mut().reset(session.control().opened() + next.elapsed());
+            if timer.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }
@@ -65,15 +65,15 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Future for Pump<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Pump<S> {
-    /// A side that answers Pings badly, if one was found since this was last asked.
-    pub fn take_bad_answer(&mut self) -> Option<BadAnswer> {
-        self.join.take_bad_answer()
+    /// Takes a bad Pong that was found since the last call.
+    pub fn take_bad_pong(&mut self) -> Option<BadPong> {
+        self.session.take_bad_pong()
     }
 
-    /// The story so far, for a tunnel that is given up.
+    /// The outcome up to now, for a tunnel that is dropped before its end.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        self.join.outcome()
+        self.session.outcome()
     }
 }
 

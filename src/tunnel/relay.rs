@@ -1,148 +1,148 @@
-//! Owns the life of a tunnel as a state machine: which bytes pass, where a Ping fits, whose a Pong
-//! is, how it ends. It must not know sockets or clocks: bytes and the time are handed in, bytes to
-//! send are handed out, and the same machine serves every driver, test and fuzz target.
+//! Owns the state machine of a tunnel: which bytes pass, where a Ping fits, which Ping a Pong answers, and how the
+//! tunnel ends. It must not know sockets or clocks. Callers pass in bytes and the time, and it returns bytes to send.
+//! So drivers, tests and fuzz targets use the same machine.
 
 mod control;
 mod ending;
 mod inject;
 mod keepalive;
-mod seen;
+mod frame_event;
 mod timing;
 mod violation;
 
 use super::counters::Counters;
-use super::timer::Tick;
+use super::timer::TunnelTime;
 use super::{Framing, OnViolation, Settings};
 use crate::outcome::{Ending, PerSide, Side, Why};
 use crate::ws::close::{CloseCode, CloseReason};
 use crate::ws::frame::Header;
 use crate::ws::mask::MaskKey;
 use crate::ws::scanner::{Event, Found, Rules, Scanner};
-pub use control::{BadAnswer, Fault};
+pub use control::{BadPong, PongFault};
+pub use frame_event::{Disposition, FrameEvent};
 use keepalive::Keepalive;
-pub use seen::{Course, Seen};
 use std::sync::Arc;
 use violation::Breach;
 
-/// Where the relay's bytes go, and where it gets what it cannot make.
+/// What the relay needs from its caller: a way to send bytes, and random mask keys.
 pub trait Output {
-    /// `bytes` are to reach `to`, in order, behind everything sent to it before.
+    /// Sends `bytes` to a side, after everything sent to it before.
     fn send(&mut self, to: Side, bytes: &[u8]);
 
-    /// The same, where more may follow for that side before the call ends: what is gathered until then
-    /// can be sent at once.
+    /// Like [`Output::send`], but more bytes for that side may follow before the call of the relay returns. The
+    /// output may gather them and send all at once.
     fn gather(&mut self, to: Side, bytes: &[u8]) {
         self.send(to, bytes);
     }
 
-    /// A key for a frame to the upstream, which nobody can predict from those before it (RFC 6455 5.3).
+    /// A key to mask a frame to the upstream. Nobody may predict it from earlier keys (RFC 6455 5.3).
     fn mask_key(&mut self) -> MaskKey;
 
-    /// A frame was read or is sent. Whoever does not watch pays nothing for it.
-    fn see(&mut self, _: Seen) {}
+    /// Called for each frame that the relay reads or injects. The default does nothing and costs nothing.
+    fn on_frame(&mut self, _: FrameEvent) {}
 
-    /// A side answers the proxy's Pings otherwise than it should; told once of each side.
-    fn answered_badly(&mut self, _: BadAnswer) {}
+    /// Reports that a side answers Holdline's Pings incorrectly. Called once for each side.
+    fn report_bad_pong(&mut self, _: BadPong) {}
 }
 
-/// A tunnel without its sockets. It counts in what `C` leads to.
+/// A tunnel without its sockets. `C` leads to its counters.
 #[derive(Debug)]
 pub struct Relay<C = Arc<Counters>> {
     settings: Arc<Settings>,
-    legs: PerSide<Leg>,
+    sides: PerSide<RelaySide>,
     counters: C,
-    /// Nearly always none: one word for both.
+    /// Boxed, because nearly all tunnels have none.
     closing: Option<Box<Closing>>,
 }
 
-/// What brings a tunnel to its end.
+/// The end of a tunnel: decided, or requested.
 #[derive(Debug, Default)]
 struct Closing {
-    /// Set when the end is decided; the first sign of it wins.
+    /// Set when the end is decided. The first cause wins.
     end: Option<End>,
-    order: Option<Order>,
-    /// What sides are told at the next frame boundary.
+    request: Option<CloseRequest>,
+    /// The codes of Close frames that wait for the next frame boundary.
     codes: PerSide<Option<CloseCode>>,
 }
 
-/// An order of the operator to close.
+/// A request to close the tunnel at a moment.
 #[derive(Clone, Debug)]
-pub struct Order {
-    /// When.
-    pub at: Tick,
+pub struct CloseRequest {
+    /// When to close.
+    pub at: TunnelTime,
     /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`], [`Why::Operator`].
     pub why: Why,
-    /// What the peers are told; `None`: what goes with the cause.
-    pub words: Option<Box<CloseReason>>,
+    /// The code and text of the Close frames. `None` means those of the cause.
+    pub reason: Option<Box<CloseReason>>,
 }
 
 #[derive(Debug)]
 struct End {
     ending: Ending,
-    at: Tick,
+    at: TunnelTime,
     idle: PerSide<std::time::Duration>,
 }
 
-/// One side, as the source of what it sends and as the destination of what it is sent.
+/// One side, as a source and as a destination of bytes.
 #[derive(Debug)]
-struct Leg {
+struct RelaySide {
     scanner: Scanner,
     keepalive: Keepalive,
-    /// When this side last took some of the bytes that wait for it, or all of them; or the end of
-    /// a stall, in which it may have done so.
-    took: Tick,
-    /// Since when bytes wait for this side that it does not take.
-    blocked: Option<Tick>,
-    /// A Close waits for the next frame boundary: [`Closing::codes`].
+    /// When this side last took some of the bytes that waited for it. A pause of the process counts too, because
+    /// the side may have taken bytes meanwhile.
+    last_write: TunnelTime,
+    /// Since when bytes wait for this side.
+    blocked_since: Option<TunnelTime>,
+    /// A Close to this side waits for the next frame boundary. Its code is in [`Closing::codes`].
     queued_close: bool,
-    /// A data frame *from* this side has passed in part.
+    /// Only a part of a data frame *from* this side was forwarded.
     mid_frame: bool,
     /// This side has sent a Close frame.
-    closed: bool,
-    /// A Close frame was sent to this side: nothing may be injected behind it.
-    told: bool,
-    /// It was the proxy's: nothing of the other side may follow.
-    sealed: bool,
-    /// This side's stream has ended.
+    close_received: bool,
+    /// A Close frame was sent to this side, so nothing may be injected after it.
+    close_sent: bool,
+    /// Holdline sent that Close frame, so nothing of the other side may follow it.
+    closed_by_us: bool,
+    /// The stream from this side has ended.
     eof: bool,
-    /// Nothing can be exchanged with this side any more.
+    /// Nothing can be read from or written to this side any more.
     dead: bool,
-    /// Something happened that may have moved a timer forward: see [`Relay::has_moved_forward`].
-    moved_forward: bool,
+    /// A deadline may be earlier now. See [`Relay::take_earlier_deadline`].
+    earlier_deadline: bool,
 }
 
-impl Leg {
+impl RelaySide {
     fn new(rules: Rules, tag: u32) -> Self {
         Self {
             scanner: Scanner::new(rules),
             keepalive: Keepalive::new(tag),
-            took: Tick::ZERO,
-            blocked: None,
+            last_write: TunnelTime::ZERO,
+            blocked_since: None,
             queued_close: false,
             mid_frame: false,
-            closed: false,
-            told: false,
-            sealed: false,
+            close_received: false,
+            close_sent: false,
+            closed_by_us: false,
             eof: false,
             dead: false,
-            moved_forward: true,
+            earlier_deadline: true,
         }
     }
 }
 
 impl Relay {
-    /// A tunnel that has just opened, at [`Tick::ZERO`]. `tags` mark the proxy's Pings to each side: random,
-    /// so that no peer knows them before.
+    /// A tunnel that opens at [`TunnelTime::ZERO`]. `tags` mark Holdline's Pings to each side. They must be random, so
+    /// that no peer knows them in advance.
     #[must_use]
     pub fn new(settings: Arc<Settings>, framing: Framing, tags: PerSide<u32>) -> Self {
-        Self::counting(settings, framing, tags, Arc::default())
+        Self::with_counters(settings, framing, tags, Arc::default())
     }
 }
 
 impl<C: AsRef<Counters>> Relay<C> {
-    /// One that has just opened, counting where others can read it. No other tunnel may count there.
+    /// A tunnel that opens now and counts in `counters`. No other tunnel may count there.
     #[must_use]
-    pub fn counting(settings: Arc<Settings>, framing: Framing, tags: PerSide<u32>, counters: C) -> Self {
+    pub fn with_counters(settings: Arc<Settings>, framing: Framing, tags: PerSide<u32>, counters: C) -> Self {
         let deflate = match framing {
             Framing::WebSocket { deflate } => deflate,
             Framing::Blind(reason) => {
@@ -150,17 +150,17 @@ impl<C: AsRef<Counters>> Relay<C> {
                 false
             }
         };
-        let legs = PerSide {
-            client: Leg::new(Rules { masked: true, deflate }, tags.client),
-            upstream: Leg::new(Rules { masked: false, deflate }, tags.upstream),
+        let sides = PerSide {
+            client: RelaySide::new(Rules { masked: true, deflate }, tags.client),
+            upstream: RelaySide::new(Rules { masked: false, deflate }, tags.upstream),
         };
-        let mut relay = Self { settings, legs, counters, closing: None };
+        let mut relay = Self { settings, sides, counters, closing: None };
         relay.apply_tolerance();
         relay
     }
 
-    /// What leads to its counters.
-    pub(super) fn counting_in(&self) -> &C {
+    /// The handle that leads to the counters.
+    pub(super) fn counters_handle(&self) -> &C {
         &self.counters
     }
 
@@ -168,7 +168,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.counters.as_ref()
     }
 
-    /// The end is not decided.
+    /// Whether the end is not decided yet.
     fn is_open(&self) -> bool {
         self.end().is_none()
     }
@@ -177,61 +177,68 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.closing.as_ref().and_then(|closing| closing.end.as_ref())
     }
 
-    fn standing_order(&self) -> Option<&Order> {
-        self.closing.as_ref().and_then(|closing| closing.order.as_ref())
+    fn close_request(&self) -> Option<&CloseRequest> {
+        self.closing.as_ref().and_then(|closing| closing.request.as_ref())
     }
 
-    /// New settings of the route, from a reload.
+    /// Takes new settings of the route, from a reload.
     pub fn set_settings(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
         self.apply_tolerance();
-        self.move_forward();
+        self.mark_earlier_deadline();
     }
 
-    /// A length in more bytes than it needs can be read, so it is no reason to give up reading.
+    /// A length that is not minimal can still be read, so `blind` tolerates it.
     fn apply_tolerance(&mut self) {
         let tolerate = self.settings.on_violation == OnViolation::Blind;
         for side in Side::BOTH {
-            self.legs[side].scanner.tolerate_lengths(tolerate);
+            self.sides[side].scanner.tolerate_lengths(tolerate);
         }
     }
 
-    /// Takes the operator's order to close; an earlier moment replaces a later one.
-    pub fn order(&mut self, order: Order) {
-        if self.standing_order().is_none_or(|standing| order.at < standing.at) {
-            self.closing.get_or_insert_default().order = Some(order);
-            self.move_forward();
+    /// Takes a request to close. The earliest one counts.
+    pub fn request_close(&mut self, request: CloseRequest) {
+        if self.close_request().is_none_or(|earlier| request.at < earlier.at) {
+            self.closing.get_or_insert_default().request = Some(request);
+            self.mark_earlier_deadline();
         }
     }
 
-    /// Bytes arrived from a side. How many frames, and pieces of frames, were found in them: what they cost.
-    pub fn on_bytes(&mut self, from: Side, input: &[u8], now: Tick, out: &mut impl Output) -> usize {
+    /// Handles bytes from a side. Returns how many frames, and pieces of frames, it found: the cost of the call.
+    pub fn on_bytes(&mut self, from: Side, input: &[u8], now: TunnelTime, out: &mut impl Output) -> usize {
         self.on_arrival(from, now);
         self.counters().received(from, input.len());
         if self.is_blind() {
-            self.pass(from.other(), input, out);
+            self.forward(from.other(), input, out);
             return 0;
         }
-        let (at, found) = self.pass_data(from, input, out);
+        let (at, found) = self.forward_data(from, input, out);
         if at < input.len() {
             return found + self.scan(from, input, at, now, out);
         }
-        self.pass(from.other(), input, out);
+        self.forward(from.other(), input, out);
         found
     }
 
-    /// Reads the frames of `input` from `at` on; what is before it passes. What passes unchanged passes in one
-    /// piece: `run` is where the piece begins that is to be sent next.
+    /// Reads the frames of `input` from `at` on, and forwards the bytes before it. Bytes that pass unchanged are sent
+    /// in one piece, which begins at `run`.
     #[inline(never)]
-    fn scan(&mut self, from: Side, input: &[u8], mut at: usize, now: Tick, out: &mut impl Output) -> usize {
+    fn scan(
+        &mut self,
+        from: Side,
+        input: &[u8],
+        mut at: usize,
+        now: TunnelTime,
+        out: &mut impl Output,
+    ) -> usize {
         let to = from.other();
         let (mut run, mut found) = (0, 0);
         loop {
-            let event = match self.legs[from].scanner.next(&input[at..]) {
+            let event = match self.sides[from].scanner.next(&input[at..]) {
                 Ok(Some(event)) => event,
                 Ok(None) => {
-                    // The rest is held back by the scanner, or there is none.
-                    self.pass(to, &input[run..at], out);
+                    // The scanner holds the rest, if there is any.
+                    self.forward(to, &input[run..at], out);
                     return found;
                 }
                 Err(violation) => {
@@ -244,13 +251,13 @@ impl<C: AsRef<Counters>> Relay<C> {
             let start = at;
             at += event.taken;
             let is_whole = event.is_contiguous();
-            let course = self.admit(from, &event, &input[start..], now, out);
-            if course != Ok(Course::Passes) || !is_whole {
+            let disposition = self.on_event(from, &event, &input[start..], now, out);
+            if disposition != Ok(Disposition::Forwarded) || !is_whole {
                 self.gather(to, &input[run..start], out);
                 run = at;
             }
-            match course {
-                Ok(Course::Passes) if !is_whole => self.gather(to, event.bytes(&input[start..]), out),
+            match disposition {
+                Ok(Disposition::Forwarded) if !is_whole => self.gather(to, event.bytes(&input[start..]), out),
                 Ok(_) => {}
                 Err(Breach::Framing(violation)) => {
                     let frame = Some(event.bytes(&input[start..]));
@@ -259,33 +266,33 @@ impl<C: AsRef<Counters>> Relay<C> {
                 }
                 Err(breach) => self.end_breach(from, breach, now, out),
             }
-            if !self.legs[from].mid_frame && self.has_queued(to) {
+            if !self.sides[from].mid_frame && self.has_queued(to) {
                 self.gather(to, &input[run..at], out);
                 run = at;
                 self.inject_queued(to, now, out);
             }
-            let (size, frames) = self.pass_data(from, &input[at..], out);
+            let (size, frames) = self.forward_data(from, &input[at..], out);
             (at, found) = (at + size, found + frames);
         }
     }
 
-    /// The short way of most bytes: data within the limits, with nothing waiting to be injected. How many bytes
-    /// that is from the start of `input`, and how many frames.
+    /// The fast path of most bytes: data within the limits, while nothing waits to be injected. Returns how many bytes
+    /// at the start of `input` that is, and how many frames.
     #[inline]
-    fn pass_data(&mut self, from: Side, input: &[u8], out: &mut impl Output) -> (usize, usize) {
+    fn forward_data(&mut self, from: Side, input: &[u8], out: &mut impl Output) -> (usize, usize) {
         if self.has_queued(from.other()) || !self.is_open() {
             return (0, 0);
         }
         let most = self.settings.max_message_size.unwrap_or(u64::MAX);
-        let leg = &mut self.legs[from];
+        let state = &mut self.sides[from];
         let (mut at, mut frames, mut messages) = (0, 0, 0);
         while at < input.len()
-            && let Some(data) = leg.scanner.take_data(&input[at..], most)
+            && let Some(data) = state.scanner.take_data(&input[at..], most)
         {
             if let Some(header) = data.header {
-                out.see(Seen::from(from, &header, true));
+                out.on_frame(FrameEvent::received(from, &header, true));
             }
-            leg.mid_frame = !data.ends_frame;
+            state.mid_frame = !data.ends_frame;
             (at, frames, messages) = (at + data.taken, frames + 1, messages + u64::from(data.ends_message));
         }
         if messages > 0 {
@@ -294,76 +301,76 @@ impl<C: AsRef<Counters>> Relay<C> {
         (at, frames)
     }
 
-    /// Takes note of an event; what becomes of its bytes. Nothing is sent.
+    /// Updates the state for an event, and returns what happens to its bytes. Sends nothing.
     #[inline(never)]
-    fn admit(
+    fn on_event(
         &mut self,
         from: Side,
         event: &Event,
         input: &[u8],
-        now: Tick,
+        now: TunnelTime,
         out: &mut impl Output,
-    ) -> Result<Course, Breach> {
+    ) -> Result<Disposition, Breach> {
         match &event.found {
             Found::Data(header) => {
                 let too_big = self.too_big(from);
-                out.see(Seen::from(from, header, !too_big));
+                out.on_frame(FrameEvent::received(from, header, !too_big));
                 if too_big {
                     return Err(Breach::TooBig);
                 }
                 self.on_data(from, header);
-                Ok(Course::Passes)
+                Ok(Disposition::Forwarded)
             }
             Found::Payload { ends_frame, ends_message } => {
                 self.on_payload(from, *ends_frame, *ends_message);
-                Ok(Course::Passes)
+                Ok(Disposition::Forwarded)
             }
-            Found::BadPayload => Ok(Course::Ends),
+            Found::BadPayload => Ok(Disposition::Consumed),
             Found::Control(header) => {
-                let course = self.on_control(from, header, event.bytes(input), now, out);
-                out.see(Seen::from(from, header, course == Ok(Course::Passes)));
-                course
+                let disposition = self.on_control(from, header, event.bytes(input), now, out);
+                out.on_frame(FrameEvent::received(from, header, disposition == Ok(Disposition::Forwarded)));
+                disposition
             }
             Found::BadPong(header, violation) => {
-                out.see(Seen::from(from, header, false));
+                out.on_frame(FrameEvent::received(from, header, false));
                 self.on_bad_pong(from, header, *violation, event.bytes(input), now, out)
             }
         }
     }
 
     fn too_big(&self, from: Side) -> bool {
-        let size = self.legs[from].scanner.message_size();
+        let size = self.sides[from].scanner.message_size();
         self.is_open() && self.settings.max_message_size.is_some_and(|max| size > max)
     }
 
     fn on_data(&mut self, from: Side, header: &Header) {
-        let leg = &mut self.legs[from];
-        leg.mid_frame = header.length > 0;
+        let state = &mut self.sides[from];
+        state.mid_frame = header.length > 0;
         if header.length == 0 && header.fin {
             self.counters().messages(from, 1);
         }
     }
 
     fn on_payload(&mut self, from: Side, ends_frame: bool, ends_message: bool) {
-        let leg = &mut self.legs[from];
-        leg.mid_frame = !ends_frame;
+        let state = &mut self.sides[from];
+        state.mid_frame = !ends_frame;
         if ends_message && self.is_open() {
             self.counters().messages(from, 1);
         }
     }
 
-    /// Sends what passes, unless the proxy has closed this side already.
-    fn pass(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
-        let leg = &self.legs[to];
-        if !bytes.is_empty() && !leg.sealed && !leg.dead {
+    /// Forwards bytes, unless Holdline has sent a Close to that side or it is dead.
+    fn forward(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
+        let state = &self.sides[to];
+        if !bytes.is_empty() && !state.closed_by_us && !state.dead {
             out.send(to, bytes);
         }
     }
 
-    /// The same, where more may follow.
+    /// Like [`Relay::forward`], but more may follow.
     fn gather(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
-        let leg = &self.legs[to];
-        if !bytes.is_empty() && !leg.sealed && !leg.dead {
+        let state = &self.sides[to];
+        if !bytes.is_empty() && !state.closed_by_us && !state.dead {
             out.gather(to, bytes);
         }
     }

@@ -1,34 +1,34 @@
-//! Owns the tunnel's notion of time: ticks since it opened, and the names of its timers.
+//! Owns the time of a tunnel, which begins when it opens, and the names of its timers.
 
 use std::num::NonZeroU64;
 use std::ops::Add;
 use std::time::Duration;
 
-/// A moment, in microseconds since the tunnel opened. Half the size of an `Instant`, as one that may
-/// be missing too, and good for half a million years.
+/// A moment, in microseconds since the tunnel opened. It takes 8 bytes, also inside an `Option`: half of an `Instant`.
+/// It reaches half a million years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tick(
-    /// One more than the microseconds.
+pub struct TunnelTime(
+    /// The microseconds plus 1.
     NonZeroU64,
 );
 
-impl Tick {
-    /// The opening.
+impl TunnelTime {
+    /// When the tunnel opened.
     pub const ZERO: Self = Self(NonZeroU64::MIN);
 
-    /// The moment `elapsed` after the opening.
+    /// The moment `elapsed` after the tunnel opened.
     #[must_use]
     pub fn after(elapsed: Duration) -> Self {
         Self::from_micros(elapsed.as_micros() as u64)
     }
 
-    /// Time from `earlier` to this; zero if that is later.
+    /// The time from `earlier` to this moment. Zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.micros().saturating_sub(earlier.micros()))
     }
 
-    /// Time since the opening.
+    /// The time since the tunnel opened.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Duration::from_micros(self.micros())
@@ -43,37 +43,36 @@ impl Tick {
     }
 }
 
-impl Default for Tick {
+impl Default for TunnelTime {
     fn default() -> Self {
         Self::ZERO
     }
 }
 
-impl Add<Duration> for Tick {
+impl Add<Duration> for TunnelTime {
     type Output = Self;
     fn add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span.as_micros() as u64))
     }
 }
 
-/// Everything a tunnel waits for by the clock. There is one wake-up for all of them: the earliest
-/// is computed from what was last seen, so traffic never touches a timer.
+/// The timers of a tunnel. One wake-up serves all of them. The relay computes the earliest deadline from its state, so
+/// traffic never touches a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// From the last byte of a side, or the last Ping to it, to the next Ping.
+    /// The next Ping to a side is due, counted from its last byte or the last Ping to it.
     PingDue(crate::outcome::Side),
-    /// From a Ping to the end of waiting for any byte.
+    /// A side sent no byte in time after a Ping.
     PongDue(crate::outcome::Side),
-    /// From the last byte of either side, or the last that one took of what waited for it, to
-    /// giving both up.
+    /// The idle timeout, counted from the last byte that either side sent, or took of waiting bytes.
     Read,
-    /// From the last byte a side took, while more are waiting for it, to giving it up.
+    /// A side took no byte in time while some wait for it.
     Send(crate::outcome::Side),
-    /// From the opening to the longest permitted life.
+    /// The tunnel has reached its longest permitted life.
     Lifetime,
-    /// From an order to close to its moment.
-    Order,
-    /// From the decision to end to cutting whatever has not closed by itself.
+    /// The moment of a [`CloseRequest`](super::relay::CloseRequest) has come.
+    CloseRequest,
+    /// The sides did not close in time after the end was decided.
     CloseGrace,
 }
 
@@ -82,10 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_add_and_subtract() {
-        let tick = Tick::after(Duration::from_secs(3)) + Duration::from_millis(250);
-        assert_eq!(tick.elapsed(), Duration::from_millis(3250));
-        assert_eq!(tick.since(Tick::ZERO + Duration::from_secs(1)), Duration::from_millis(2250));
-        assert_eq!(Tick::ZERO.since(tick), Duration::ZERO);
+    fn times_add_and_subtract() {
+        let time = TunnelTime::after(Duration::from_secs(3)) + Duration::from_millis(250);
+        assert_eq!(time.elapsed(), Duration::from_millis(3250));
+        assert_eq!(time.since(TunnelTime::ZERO + Duration::from_secs(1)), Duration::from_millis(2250));
+        assert_eq!(TunnelTime::ZERO.since(time), Duration::ZERO);
     }
 }

@@ -27,11 +27,11 @@ struct Rig<S = TcpStream> {
 impl<S> Rig<S> {
     fn new(engine: &Engine, settings: Settings, client: (S, Stream), upstream: (S, Stream)) -> Self {
         let (control, (told, outcome)) = (Arc::new(Control::default()), oneshot::channel());
-        let opened = |stream: Stream| Opened { stream: stream.try_into().unwrap(), ahead: vec![] };
+        let opened = |stream: Stream| PrefixedStream { stream: stream.try_into().unwrap(), ahead: vec![] };
         let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
         let framing = Framing::WebSocket { deflate: false };
         let on_end = |outcome: Outcome| _ = told.send(outcome);
-        engine.run(streams, Arc::new(settings), framing, Arc::clone(&control), on_end);
+        engine.open(streams, Arc::new(settings), framing, Arc::clone(&control), on_end);
         Self { client: client.0, upstream: upstream.0, control, outcome }
     }
 
@@ -115,7 +115,7 @@ async fn many_share_a_thread_and_each_gets_its_own() {
     for _ in 0..100 {
         rigs.push(over_tcp(&engine, settings()).await);
     }
-    assert_eq!(engine.inboxes.iter().map(|inbox| inbox.sessions()).collect::<Vec<_>>(), [50, 50]);
+    assert_eq!(engine.queues.iter().map(|queue| queue.sessions()).collect::<Vec<_>>(), [50, 50]);
     for turn in 0..3 {
         for (index, rig) in rigs.iter_mut().enumerate() {
             rig.upstream.write_all(&[0x82, 2, turn, index as u8]).await.unwrap();
@@ -182,12 +182,12 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
     let engine = Engine::start(1).unwrap();
     let mut rig = over_tcp(&engine, settings()).await;
     let (client, upstream) = (tcp().await, tcp().await);
-    let opened = |stream: Stream| Opened { stream: stream.try_into().unwrap(), ahead: vec![] };
+    let opened = |stream: Stream| PrefixedStream { stream: stream.try_into().unwrap(), ahead: vec![] };
     let streams = PerSide { client: opened(client.1), upstream: opened(upstream.1) };
     let control = Arc::new(Control::default());
     let on_end = |_: Outcome| panic!("a defect, as this test wants it");
     let (settings, framing) = (Arc::new(settings()), Framing::Blind(Blind::Protocol));
-    engine.run(streams, settings, framing, Arc::clone(&control), on_end);
+    engine.open(streams, settings, framing, Arc::clone(&control), on_end);
     drop((client.0, upstream.0));
     while Arc::strong_count(&control) > 1 {
         tokio::task::yield_now().await;
@@ -198,6 +198,6 @@ async fn a_defect_that_one_meets_is_its_own_end_only() {
 
 #[test]
 fn a_session_is_small() {
-    let size = size_of::<Session>();
+    let size = size_of::<Entry>();
     assert!(size <= 320, "{size} bytes: an idle tunnel's memory is a promise");
 }

@@ -1,26 +1,25 @@
-//! Owns the wake-ups of many sessions: a hashed timer wheel (Varghese and Lauck, 1987), in which to set
-//! one, to move it and to take it away costs the same few steps, however many there are. It must not know
-//! clocks: moments are counted in slots.
+//! Owns the wake-ups of many sessions: a hashed timer wheel (Varghese and Lauck, 1987). To set, move or remove one
+//! takes a few steps, however many there are. It must not know clocks, so moments are slot numbers.
 
-/// Slots of one turn of the wheel. What is due later waits in its slot for more than one turn.
+/// Slots of one turn of the wheel.
 const SLOTS: usize = 8192;
-/// Nobody: the end of a list.
+/// The end of a list.
 const NONE: u32 = u32::MAX;
 
-/// The wheel. A session is known by its index, and has one wake-up at most.
+/// A timer wheel. Each session, known by its index, has at most one wake-up.
 pub(super) struct Wheel {
     /// The first session of each slot.
     heads: Box<[u32; SLOTS]>,
-    /// Which slots have one, a bit each.
+    /// One bit for each slot that has a session.
     taken: [u64; SLOTS / 64],
     nodes: Vec<Node>,
-    /// All slots up to this one have been looked at.
+    /// All slots up to this one have expired.
     now: u64,
-    /// No slot before this one has a session.
+    /// No slot before this one has a session. `None` means that no slot has one.
     next: Option<u64>,
 }
 
-/// A session's place: in which slot, between whom.
+/// A session in the list of its slot.
 #[derive(Clone, Copy)]
 struct Node {
     slot: u32,
@@ -38,14 +37,13 @@ impl Wheel {
         Self { heads, taken, nodes: Vec::new(), now: 0, next: None }
     }
 
-    /// The same without the places of its sessions, of which there must be none.
+    /// A wheel at the same moment without memory for sessions. This wheel must be empty.
     pub(super) fn emptied(&mut self) -> Self {
         Self { now: self.now, ..Self::new() }
     }
 
-    /// Wakes a session up at a moment instead of when it was to be. One that has passed, or is more
-    /// than a turn of the wheel away, is woken too early rather than late: at the next, or last, moment
-    /// that there is a slot for.
+    /// Sets the wake-up of a session, and replaces an earlier one. A moment in the past moves to the next slot. A
+    /// moment beyond one turn of the wheel moves to the last slot, so that session wakes too early rather than late.
     pub(super) fn set(&mut self, index: u32, at: u64) {
         self.remove(index);
         let at = at.clamp(self.now + 1, self.now + SLOTS as u64);
@@ -82,12 +80,12 @@ impl Wheel {
         }
     }
 
-    /// The earliest moment at which somebody may have to be woken.
+    /// The earliest moment at which a session may be due. `None` means that no session waits.
     pub(super) fn next(&self) -> Option<u64> {
         self.next
     }
 
-    /// Takes out all that are due by `now`.
+    /// Removes all sessions that are due by `now`, and calls `wake` for each.
     pub(super) fn expire(&mut self, now: u64, mut wake: impl FnMut(u32)) {
         if self.next.is_none_or(|next| next > now) {
             self.now = self.now.max(now);
@@ -105,11 +103,11 @@ impl Wheel {
         self.next = self.first_taken();
     }
 
-    /// The first slot with a session, within the turn that begins now.
+    /// The first slot with a session, within the turn that begins at `now`.
     fn first_taken(&self) -> Option<u64> {
         let first = self.now + 1;
         let (word, bit) = (first as usize % SLOTS / 64, first as usize % 64);
-        // The first word is looked at twice: its upper bits first, the lower ones last.
+        // The first word is read twice: its upper bits first, its lower bits last.
         let upper = self.taken[word] & (!0 << bit);
         let words = self.taken.len();
         let rest = (1..=words).map(|step| (step, self.taken[(word + step) % words]));

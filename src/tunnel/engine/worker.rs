@@ -1,13 +1,13 @@
-//! Owns one thread of the engine: it waits for sockets, wake-ups and posts, and gives each session that
-//! has something to do a turn. It must not know what a session does with it.
+//! Owns one thread of the engine. It waits for socket events, deadlines and messages, and gives a turn to each
+//! session that has work. It must not know what a session does in its turn.
 
-use super::inbox::{Inbox, Line, Post, Token};
-use super::session::Session;
+use super::entry::Entry;
+use super::queue::{Message, Queue, SessionRef, Token};
 use super::wheel::Wheel;
 use crate::io::EpollSocket;
 use crate::outcome::Side;
-use crate::tunnel::join::Next;
-use crate::tunnel::timer::Tick;
+use crate::tunnel::session::Next;
+use crate::tunnel::timer::TunnelTime;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
@@ -19,56 +19,56 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Events fetched at once. What is fetched waits for all before it; few more a call save little.
+/// Events fetched by one `epoll_wait`. Fetched events wait for those before them, and larger batches save little.
 const EVENTS: usize = 256;
-/// What the timer wheel tells apart, in milliseconds.
+/// Resolution of the timer wheel, in milliseconds.
 const SLOT: u64 = 4;
-/// Places that are kept when all are free; what a storm of openings took beyond goes back.
-const KEPT: usize = 1024;
-/// The event of the inbox; no session has it, for there are not so many.
-const INBOX: u64 = u64::MAX;
+/// When all cells are free and there are more than this, the worker frees their memory.
+const KEPT_CELLS: usize = 1024;
+/// The event data of the queue. No session uses it, because there are fewer sessions.
+const QUEUE: u64 = u64::MAX;
 
 /// One thread's sessions.
 pub(super) struct Worker {
     epoll: OwnedFd,
-    inbox: Arc<Inbox>,
-    places: Vec<Place>,
+    queue: Arc<Queue>,
+    cells: Vec<Cell>,
     free: Vec<u32>,
-    /// More than any generation that a place has had which is no more.
+    /// The first generation of new cells, so that no token of a freed cell is valid again.
     generation: u32,
     wheel: Wheel,
-    /// The wheel's slot 0.
+    /// The start of slot 0 of the wheel.
     began: Instant,
-    /// Those that have a turn next.
+    /// Sessions that take a turn next.
     due: Vec<u32>,
     stopped: bool,
 }
 
-/// A place for a session.
-struct Place {
-    session: Option<Box<Session>>,
-    /// How many sessions have left it.
+/// Memory for one entry.
+struct Cell {
+    entry: Option<Box<Entry>>,
+    /// Rises with each entry that leaves the cell.
     generation: u32,
 }
 
 impl Worker {
-    pub(super) fn new(inbox: Arc<Inbox>) -> io::Result<Self> {
+    pub(super) fn new(queue: Arc<Queue>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &inbox, EventData::new_u64(INBOX), EventFlags::IN | EventFlags::ET)?;
-        let (places, free, due) = (Vec::new(), Vec::new(), Vec::new());
+        epoll::add(&epoll, &queue, EventData::new_u64(QUEUE), EventFlags::IN | EventFlags::ET)?;
+        let (cells, free, due) = (Vec::new(), Vec::new(), Vec::new());
         let (wheel, began) = (Wheel::new(), Instant::now());
-        Ok(Self { epoll, inbox, places, free, generation: 0, wheel, began, due, stopped: false })
+        Ok(Self { epoll, queue, cells, free, generation: 0, wheel, began, due, stopped: false })
     }
 
-    /// Relays until it is told to stop.
+    /// Relays until [`Message::Stop`].
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         let mut turns = Vec::new();
-        let mut patience = None;
+        let mut timeout = None;
         while !self.stopped {
             events.clear();
-            // It fails when a signal comes in between.
-            let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), patience.as_ref());
+            // This fails when a signal interrupts it.
+            let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
             for event in &events {
                 self.on_event(event);
             }
@@ -77,86 +77,86 @@ impl Worker {
             for index in turns.drain(..) {
                 self.turn(index, *now.insert(Instant::now()));
             }
-            // Behind the turns, so that those whose time has come have theirs behind a look at their sockets.
+            // After the turns, so that an expired session looks at its sockets before its deadline counts.
             let now = now.unwrap_or_else(Instant::now) - self.began;
-            self.wake_up(now);
-            patience = self.patience(now);
+            self.expire_timers(now);
+            timeout = self.epoll_timeout(now);
         }
     }
 
-    /// How long there may be nothing to do.
-    fn patience(&self, now: Duration) -> Option<Timespec> {
+    /// How long `epoll_wait` may block. `None` means without limit.
+    fn epoll_timeout(&self, now: Duration) -> Option<Timespec> {
         if !self.due.is_empty() {
             return Some(Timespec::default());
         }
-        let patience = begin_of(self.wheel.next()?).saturating_sub(now);
-        Some(Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() })
+        let timeout = start_of(self.wheel.next()?).saturating_sub(now);
+        Some(Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() })
     }
 
     fn on_event(&mut self, event: &Event) {
-        if event.data.u64() == INBOX {
-            return self.read_posts();
+        if event.data.u64() == QUEUE {
+            return self.read_messages();
         }
         let (token, side) = unpack(event.data.u64());
-        if let Some(session) = self.session(token) {
-            if let Some(socket) = session.join.stream(side).epoll_socket() {
+        if let Some(entry) = self.entry(token) {
+            if let Some(socket) = entry.session.stream(side).epoll_socket() {
                 socket.on_events(event.flags);
             }
             self.give_turn(token.index);
         }
     }
 
-    fn read_posts(&mut self) {
-        for post in self.inbox.collect() {
-            match post {
-                Post::Open(session) => self.open(session),
-                Post::Mail(token) if self.session(token).is_some() => self.give_turn(token.index),
-                Post::Mail(_) => {}
-                Post::Stop => self.stopped = true,
+    fn read_messages(&mut self) {
+        for message in self.queue.take() {
+            match message {
+                Message::Open(entry) => self.open(entry),
+                Message::Changed(token) if self.entry(token).is_some() => self.give_turn(token.index),
+                Message::Changed(_) => {}
+                Message::Stop => self.stopped = true,
             }
         }
     }
 
-    fn open(&mut self, mut session: Box<Session>) {
+    fn open(&mut self, mut entry: Box<Entry>) {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { session: None, generation: self.generation });
-            self.places.len() as u32 - 1
+            self.cells.push(Cell { entry: None, generation: self.generation });
+            self.cells.len() as u32 - 1
         });
-        let place = &mut self.places[index as usize];
-        let token = Token { index, generation: place.generation };
-        session.join.control().attach(Line { inbox: Arc::clone(&self.inbox), token }.into());
+        let cell = &mut self.cells[index as usize];
+        let token = Token { index, generation: cell.generation };
+        entry.session.control().attach(SessionRef { queue: Arc::clone(&self.queue), token }.into());
         let watched = Side::BOTH.into_iter().try_for_each(|side| {
             let data = EventData::new_u64(pack(token, side));
-            match session.join.stream(side).epoll_socket() {
+            match entry.session.stream(side).epoll_socket() {
                 Some(socket) => epoll::add(&self.epoll, socket, data, EpollSocket::INTEREST),
                 None => Err(Errno::NOTSUP),
             }
         });
-        place.session = Some(session);
+        cell.entry = Some(entry);
         match watched {
             Ok(()) => self.give_turn(index),
             Err(error) => {
-                tracing::error!(%error, "cannot watch a tunnel's sockets: it ends");
+                tracing::error!(%error, "cannot register a tunnel's sockets with epoll; the tunnel ends");
                 self.close(index);
             }
         }
     }
 
-    fn session(&mut self, token: Token) -> Option<&mut Session> {
-        let place = self.places.get_mut(token.index as usize)?;
-        place.session.as_deref_mut().filter(|_| place.generation == token.generation)
+    fn entry(&mut self, token: Token) -> Option<&mut Entry> {
+        let cell = self.cells.get_mut(token.index as usize)?;
+        cell.entry.as_deref_mut().filter(|_| cell.generation == token.generation)
     }
 
     fn give_turn(&mut self, index: u32) {
-        if let Some(session) = &mut self.places[index as usize].session
-            && !std::mem::replace(&mut session.join.is_due, true)
+        if let Some(entry) = &mut self.cells[index as usize].entry
+            && !std::mem::replace(&mut entry.session.is_queued, true)
         {
             self.due.push(index);
         }
     }
 
-    /// Gives those their turn whose time has come.
-    fn wake_up(&mut self, now: Duration) {
+    /// Gives a turn to the sessions whose deadlines have passed.
+    fn expire_timers(&mut self, now: Duration) {
         let Some(next) = self.wheel.next() else { return };
         let now = now.as_millis() as u64 / SLOT;
         if next > now {
@@ -166,7 +166,7 @@ impl Worker {
         self.wheel.expire(now, |index| woken.push(index));
         for index in woken {
             match self.armed(index) {
-                // It was more than a turn of the wheel away.
+                // The deadline was more than one turn of the wheel away.
                 Some(at) if at > now => self.wheel.set(index, at),
                 _ => self.give_turn(index),
             }
@@ -174,71 +174,70 @@ impl Worker {
     }
 
     fn turn(&mut self, index: u32, now: Instant) {
-        let (began, mut nobody) = (self.began, Context::from_waker(Waker::noop()));
-        let Some(session) = self.places.get_mut(index as usize).and_then(|place| place.session.as_mut())
-        else {
+        let (began, mut no_waker) = (self.began, Context::from_waker(Waker::noop()));
+        let Some(entry) = self.cells.get_mut(index as usize).and_then(|cell| cell.entry.as_mut()) else {
             return;
         };
-        session.join.is_due = false;
-        // A defect that one tunnel meets is not to be the end of all others.
+        entry.session.is_queued = false;
+        // A panic in one tunnel must not end the others.
         let turn = catch_unwind(AssertUnwindSafe(|| {
-            let next = session.join.turn(session.join.control().tick(now), &mut nobody);
-            if session.join.has_bad_answer() {
-                session.tell_of_answers();
+            let next = entry.session.turn(entry.session.control().time_at(now), &mut no_waker);
+            if entry.session.has_bad_pong() {
+                entry.report_bad_pongs();
             }
-            (next, session.join.arm().map(|at| slot(began, session, at)))
+            (next, entry.session.arm().map(|at| slot_of(began, entry, at)))
         }));
-        let (next, wake_up) = turn.unwrap_or((Next::End, None));
+        let (next, next_wake) = turn.unwrap_or((Next::End, None));
         match next {
             Next::End => return self.close(index),
-            Next::GoOn => self.give_turn(index),
+            Next::Again => self.give_turn(index),
             Next::Wait => {}
         }
-        if let Some(at) = wake_up {
+        if let Some(at) = next_wake {
             self.wheel.set(index, at);
         }
     }
 
-    /// In which slot the session is to be woken.
+    /// The slot of the session's next deadline.
     fn armed(&self, index: u32) -> Option<u64> {
-        let session = self.places[index as usize].session.as_deref()?;
-        session.join.armed().map(|at| slot(self.began, session, at))
+        let entry = self.cells[index as usize].entry.as_deref()?;
+        entry.session.armed().map(|at| slot_of(self.began, entry, at))
     }
 
     fn close(&mut self, index: u32) {
         self.wheel.remove(index);
-        let place = &mut self.places[index as usize];
-        place.generation = place.generation.wrapping_add(1);
-        let session = place.session.take();
-        self.generation = self.generation.max(place.generation);
+        let cell = &mut self.cells[index as usize];
+        cell.generation = cell.generation.wrapping_add(1);
+        let entry = cell.entry.take();
+        self.generation = self.generation.max(cell.generation);
         self.free.push(index);
-        self.inbox.closed();
-        if self.free.len() == self.places.len() && self.places.len() > KEPT {
-            (self.places, self.free, self.wheel) = (Vec::new(), Vec::new(), self.wheel.emptied());
+        self.queue.session_ended();
+        if self.free.len() == self.cells.len() && self.cells.len() > KEPT_CELLS {
+            (self.cells, self.free, self.wheel) = (Vec::new(), Vec::new(), self.wheel.emptied());
         }
-        // What is done at its end is not ours, and no reason to end the others.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
+        // The observer runs code of other rooms. Its panic must not end the other tunnels.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(entry)));
     }
 }
 
 impl Drop for Worker {
-    /// At its end as by a defect: whoever is still open is dropped with it, and reports that.
+    /// Runs after a stop and after a panic. Sessions that are still open are dropped, and report their end.
     fn drop(&mut self) {
-        self.inbox.close();
+        self.queue.close();
     }
 }
 
-/// The first slot behind a moment of the session.
-fn slot(began: Instant, session: &Session, at: Tick) -> u64 {
-    let at = session.join.control().opened() + at.elapsed();
-    first_behind(at.saturating_duration_since(began))
+/// The first slot that starts at or after a moment of the session.
+fn slot_of(began: Instant, entry: &Entry, at: TunnelTime) -> u64 {
+    let at = entry.session.control().opened() + at.elapsed();
+    slot_after(at.saturating_duration_since(began))
 }
 
-fn first_behind(moment: Duration) -> u64 {
+fn slot_after(moment: Duration) -> u64 {
     moment.as_nanos().div_ceil(u128::from(SLOT) * 1_000_000) as u64
 }
 
-fn begin_of(slot: u64) -> Duration {
+fn start_of(slot: u64) -> Duration {
     Duration::from_millis(slot.saturating_mul(SLOT))
 }
 
@@ -257,16 +256,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_begins_when_its_sessions_are_due_even_after_years() {
+    fn a_slot_starts_no_earlier_than_its_deadlines_even_after_years() {
         let year = Duration::from_secs(365 * 24 * 3600);
         for moment in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(4), 10 * year] {
-            let begin = begin_of(first_behind(moment));
-            assert!(begin >= moment && begin < moment + Duration::from_millis(SLOT), "{moment:?}: {begin:?}");
+            let start = start_of(slot_after(moment));
+            assert!(start >= moment && start < moment + Duration::from_millis(SLOT), "{moment:?}: {start:?}");
         }
     }
 
     #[test]
-    fn an_event_tells_whose_it_is() {
+    fn event_data_round_trips() {
         for (index, generation) in [(0, 0), (1, u32::MAX), (u32::MAX >> 1, 7)] {
             for side in Side::BOTH {
                 let token = Token { index, generation };

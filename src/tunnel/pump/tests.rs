@@ -7,7 +7,7 @@ use super::*;
 use crate::io::Stream;
 use crate::outcome::{Side, Who, Why};
 use crate::tunnel::Blind;
-use crate::tunnel::join::{FRAMES_PER_TURN, READS_PER_TURN, SCRATCH};
+use crate::tunnel::session::{FRAMES_PER_TURN, READS_PER_TURN, SCRATCH};
 use crate::ws::close::{CloseCode, CloseReason};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,8 +41,8 @@ fn rig(ahead: &[u8], pipe: usize) -> Rig {
 fn rig_with(settings: Settings, ahead: &[u8], pipe: usize) -> Rig {
     let ((client, near), (upstream, far)) = (duplex(pipe), duplex(pipe));
     let control = Arc::new(Control::default());
-    let client_side = Opened { stream: near, ahead: ahead.to_vec() };
-    let upstream_side = Opened { stream: far, ahead: vec![] };
+    let client_side = PrefixedStream { stream: near, ahead: ahead.to_vec() };
+    let upstream_side = PrefixedStream { stream: far, ahead: vec![] };
     let framing = Framing::WebSocket { deflate: false };
     let streams = PerSide { client: client_side, upstream: upstream_side };
     let tunnel = tokio::spawn(run(streams, Arc::new(settings), framing, control.clone()));
@@ -85,7 +85,7 @@ async fn a_silent_client_is_pinged_by_the_clock_and_given_up() {
 async fn a_tunnel_that_is_not_read_is_sent_nothing() {
     for reason in [Blind::Extension, Blind::Protocol] {
         let ((mut client, near), (mut upstream, far)) = (duplex(1024), duplex(1024));
-        let opened = |stream| Opened { stream, ahead: vec![] };
+        let opened = |stream| PrefixedStream { stream, ahead: vec![] };
         let streams = PerSide { client: opened(near), upstream: opened(far) };
         tokio::spawn(run(streams, Arc::new(settings()), Framing::Blind(reason), Arc::default()));
         tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -191,7 +191,7 @@ impl AsyncWrite for Endless {
 #[tokio::test]
 async fn between_two_turns_of_one_that_moves_much_the_others_sockets_are_looked_at() {
     let reads = Arc::new(AtomicUsize::new(0));
-    let side = || Opened { stream: Endless { reads: Arc::clone(&reads) }, ahead: vec![] };
+    let side = || PrefixedStream { stream: Endless { reads: Arc::clone(&reads) }, ahead: vec![] };
     let streams = PerSide { client: side(), upstream: side() };
     let tunnel = run(streams, Arc::new(settings()), Framing::Blind(Blind::Protocol), Arc::default());
     let tunnel = tokio::spawn(tunnel);
@@ -258,7 +258,7 @@ async fn its_counts_can_be_read_while_it_lives() {
     let client = counters.traffic(Side::Client);
     assert_eq!((client.bytes, client.messages, client.pongs), (14 + 7, 1, 1));
     assert_eq!(client.last_rtt, Some(Duration::from_millis(30)));
-    assert_eq!(counters.heard(Side::Client).since(pinged), Duration::from_millis(30));
+    assert_eq!(counters.last_read(Side::Client).since(pinged), Duration::from_millis(30));
 }
 
 /// The Pong of a client to the Ping it was sent.
@@ -302,12 +302,12 @@ async fn the_operator_closes_one_with_words_of_his_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_watches_sees_frames_and_holds_up_nobody() {
+async fn an_inspector_sees_frames_and_delays_nobody() {
     let mut rig = rig(&[], 1024);
     let letter = |text: u8| [0x81, 0x81, 0, 0, 0, 0, text];
     rig.client.write_all(&letter(b'a')).await.unwrap();
     let _: [u8; 7] = read(&mut rig.upstream).await;
-    let (mut tail, mut other) = (rig.control.tap(2), rig.control.tap(9));
+    let (mut tail, mut other) = (rig.control.inspect(2), rig.control.inspect(9));
     tokio::time::advance(Duration::from_secs(3)).await;
     for text in *b"bcdef" {
         rig.client.write_all(&letter(text)).await.unwrap();
@@ -315,36 +315,36 @@ async fn who_watches_sees_frames_and_holds_up_nobody() {
         assert_eq!(wire[6], text);
     }
     let first = tail.next().await.unwrap();
-    assert_eq!((first.at.elapsed().as_secs(), first.seen.side, first.seen.length), (3, Side::Client, 1));
+    assert_eq!((first.at.elapsed().as_secs(), first.event.side, first.event.length), (3, Side::Client, 1));
     assert!(tail.next().await.is_some());
-    assert_eq!((tail.take_left_out(), tail.take_left_out()), (3, 0));
+    assert_eq!((tail.take_dropped(), tail.take_dropped()), (3, 0));
     drop(tail);
     drop((rig.client, rig.upstream));
     assert_eq!(rig.tunnel.await.unwrap().traffic.client.messages, 6);
     let mut seen = 0;
     while let Some(frame) = other.next().await {
-        seen += usize::from(frame.seen.opcode == crate::ws::frame::OpCode::Text);
+        seen += usize::from(frame.event.opcode == crate::ws::frame::OpCode::Text);
     }
-    assert_eq!(seen, 5, "the last one is told of the end");
-    assert!(rig.control.tap(1).next().await.is_none(), "so is who comes late");
+    assert_eq!(seen, 5, "its stream ends with the tunnel");
+    assert!(rig.control.inspect(1).next().await.is_none(), "and so does one that begins later");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tunnel_that_nobody_watches_any_more_forgets_its_watchers() {
+async fn a_tunnel_removes_inspectors_that_are_gone() {
     let ((mut client, near), (mut upstream, far)) = (duplex(64), duplex(64));
     let control = Arc::new(Control::default());
     let framing = Framing::WebSocket { deflate: false };
-    let opened = |stream| Opened { stream, ahead: vec![] };
+    let opened = |stream| PrefixedStream { stream, ahead: vec![] };
     let streams = PerSide { client: opened(near), upstream: opened(far) };
     let mut pump = run(streams, Arc::new(settings()), framing, control.clone());
-    let tail = control.tap(9);
+    let tail = control.inspect(9);
     assert!(stays_pending(&mut pump).await);
-    assert!(pump.join.taps.is_some());
+    assert!(pump.session.inspectors.is_some());
     drop(tail);
     client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'a']).await.unwrap();
     assert!(stays_pending(&mut pump).await);
     let _: [u8; 7] = read(&mut upstream).await;
-    assert!(pump.join.taps.is_none());
+    assert!(pump.session.inspectors.is_none());
 }
 
 /// Polls once; whether it is pending.

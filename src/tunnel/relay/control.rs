@@ -1,37 +1,37 @@
-//! Owns what control frames of the peers mean to a tunnel: whose a Pong is, and how a side answers Pings.
+//! Owns how the relay handles control frames of the peers: which Ping a Pong answers, and what a Close ends.
 
 use super::keepalive::Owner;
 use super::violation::Breach;
-use super::{Course, Output, Relay};
+use super::{Disposition, Output, Relay};
 use crate::outcome::{Ending, Side, Why};
 use crate::tunnel::OnViolation;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::timer::Tick;
+use crate::tunnel::timer::TunnelTime;
 use crate::ws::close::{self, CloseReason};
 use crate::ws::frame::{Header, MAX_CONTROL_PAYLOAD, OpCode, Violation};
 use std::fmt;
 
-/// A side that answers the proxy's Pings otherwise than RFC 6455 5.5.3 asks. Its answers go no further.
+/// A side that answers Holdline's Pings against RFC 6455 5.5.3. Its answers are not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadAnswer {
-    /// Who.
+pub struct BadPong {
+    /// The side.
     pub side: Side,
-    /// How.
-    pub fault: Fault,
+    /// What is wrong with its answers.
+    pub fault: PongFault,
 }
 
 /// What is wrong with an answer to a Ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum PongFault {
     /// It breaks a rule of framing.
     Framing(Violation),
-    /// It is a Pong with another payload than the Ping had.
+    /// The Pong has another payload than the Ping.
     Payload,
-    /// It is the Ping itself.
+    /// The side sent the Ping itself back.
     Echo,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for PongFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Framing(violation) => violation.fmt(f),
@@ -42,59 +42,61 @@ impl fmt::Display for Fault {
 }
 
 impl<C: AsRef<Counters>> Relay<C> {
-    /// A control frame came, whole; what becomes of it.
+    /// Handles a whole control frame.
     pub(super) fn on_control(
         &mut self,
         from: Side,
         header: &Header,
         wire: &[u8],
-        now: Tick,
+        now: TunnelTime,
         out: &mut impl Output,
-    ) -> Result<Course, Breach> {
+    ) -> Result<Disposition, Breach> {
         let (mut scratch, to) = ([0; MAX_CONTROL_PAYLOAD], from.other());
         let payload = unmasked(header, wire, &mut scratch);
-        let was_bad = self.legs[from].keepalive.answers_badly();
-        self.move_forward();
+        let was_bad = self.sides[from].keepalive.answers_badly();
+        self.mark_earlier_deadline();
         match header.opcode {
             OpCode::Ping => {
-                if let Some(owner) = self.legs[from].keepalive.echo(payload) {
-                    return Ok(self.on_answer(from, (owner, Fault::Echo), was_bad, now, out));
+                if let Some(owner) = self.sides[from].keepalive.echo(payload) {
+                    return Ok(self.on_answer(from, (owner, PongFault::Echo), was_bad, now, out));
                 }
-                if !self.legs[to].sealed {
-                    self.legs[to].keepalive.foreign_ping(payload, now);
+                if !self.sides[to].closed_by_us {
+                    self.sides[to].keepalive.on_peer_ping(payload, now);
                 }
             }
             OpCode::Pong => {
-                let goes_on = self.legs[from].scanner.take_unfinished_pong();
-                let owner = self.legs[from].keepalive.pong(payload, goes_on);
-                return Ok(self.on_answer(from, (owner, Fault::Payload), was_bad, now, out));
+                let goes_on = self.sides[from].scanner.take_unfinished_pong();
+                let owner = self.sides[from].keepalive.pong(payload, goes_on);
+                return Ok(self.on_answer(from, (owner, PongFault::Payload), was_bad, now, out));
             }
             OpCode::Close => return self.on_close(from, payload, now),
             _ => {}
         }
-        Ok(Course::Passes)
+        Ok(Disposition::Forwarded)
     }
 
-    /// A Pong that breaks a rule came, or a piece of one. It is never passed on while it may be an answer
-    /// to a Ping of the proxy's: a strict peer would fail the connection.
+    /// Handles a Pong that breaks a rule, or a piece of one. While it may answer one of Holdline's Pings, it is not
+    /// forwarded, because a strict peer would fail the connection.
     pub(super) fn on_bad_pong(
         &mut self,
         from: Side,
         header: &Header,
         violation: Violation,
         wire: &[u8],
-        now: Tick,
+        now: TunnelTime,
         out: &mut impl Output,
-    ) -> Result<Course, Breach> {
-        self.move_forward();
+    ) -> Result<Disposition, Breach> {
+        self.mark_earlier_deadline();
         if header.opcode == OpCode::Continuation {
-            return Ok(Course::Ends);
+            return Ok(Disposition::Consumed);
         }
         let mut scratch = [0; MAX_CONTROL_PAYLOAD];
         let payload = unmasked(header, wire, &mut scratch);
-        let was_bad = self.legs[from].keepalive.answers_badly();
-        match self.legs[from].keepalive.bad_pong(payload) {
-            Some(owner) => Ok(self.on_answer(from, (owner, Fault::Framing(violation)), was_bad, now, out)),
+        let was_bad = self.sides[from].keepalive.answers_badly();
+        match self.sides[from].keepalive.bad_pong(payload) {
+            Some(owner) => {
+                Ok(self.on_answer(from, (owner, PongFault::Framing(violation)), was_bad, now, out))
+            }
             None => Err(Breach::Framing(violation)),
         }
     }
@@ -102,31 +104,31 @@ impl<C: AsRef<Counters>> Relay<C> {
     fn on_answer(
         &mut self,
         from: Side,
-        (owner, fault): (Owner, Fault),
+        (owner, fault): (Owner, PongFault),
         was_bad: bool,
-        now: Tick,
+        now: TunnelTime,
         out: &mut impl Output,
-    ) -> Course {
-        if !was_bad && self.legs[from].keepalive.answers_badly() {
-            out.answered_badly(BadAnswer { side: from, fault });
+    ) -> Disposition {
+        if !was_bad && self.sides[from].keepalive.answers_badly() {
+            out.report_bad_pong(BadPong { side: from, fault });
         }
         match owner {
-            Owner::Peer => Course::Passes,
-            Owner::Given => Course::Ends,
+            Owner::Peer => Disposition::Forwarded,
+            Owner::Given => Disposition::Consumed,
             Owner::Proxy { sent, missing } => {
                 if let Some(sent) = sent {
                     self.counters().pong(from, sent, now);
                 }
-                // Here is a frame boundary towards the other side: it goes out with the queue.
-                self.legs[from.other()].keepalive.queued_pong |= missing;
-                Course::Ends
+                // This is a frame boundary towards the other side, so the Pong goes out with its queue.
+                self.sides[from.other()].keepalive.queued_pong |= missing;
+                Disposition::Consumed
             }
         }
     }
 
-    fn on_close(&mut self, from: Side, payload: &[u8], now: Tick) -> Result<Course, Breach> {
+    fn on_close(&mut self, from: Side, payload: &[u8], now: TunnelTime) -> Result<Disposition, Breach> {
         let to = from.other();
-        self.legs[from].closed = true;
+        self.sides[from].close_received = true;
         let fault = close::check(payload).err();
         if let Some(fault) = fault
             && self.settings.on_violation == OnViolation::Close
@@ -134,23 +136,23 @@ impl<C: AsRef<Counters>> Relay<C> {
         {
             return Err(Breach::Close(fault));
         }
-        if !self.legs[to].sealed {
-            self.legs[to].told = true;
-            self.legs[to].forget_queued();
+        if !self.sides[to].closed_by_us {
+            self.sides[to].close_sent = true;
+            self.sides[to].clear_queue();
         }
         let CloseReason { code, text } = CloseReason::parse(payload);
-        // What was sent is told, whether it may be sent or not.
+        // The report shows the code that was sent, even one that may not be sent.
         let code = (payload.len() >= 2).then_some(code);
         let reason = match fault {
             Some(fault @ close::Fault::OneByte) => fault.to_string().into(),
             _ => text,
         };
         self.decide(Ending { who: from.into(), why: Why::Close, code, reason }, now);
-        Ok(Course::Passes)
+        Ok(Disposition::Forwarded)
     }
 }
 
-/// The payload of a control frame, of which `wire` are all bytes. Of a longer one there is none.
+/// The payload of a control frame whose bytes are `wire`. Empty if it is longer than the limit.
 fn unmasked<'a>(header: &Header, wire: &[u8], scratch: &'a mut [u8; MAX_CONTROL_PAYLOAD]) -> &'a [u8] {
     let length = usize::try_from(header.length).unwrap_or(usize::MAX);
     let Some(payload) = scratch.get_mut(..length) else { return &[] };

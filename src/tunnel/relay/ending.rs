@@ -1,27 +1,27 @@
-//! Owns how a tunnel ends: who is told what, what is waited for, when it is over.
+//! Owns how a tunnel ends: which Close each side gets, what the relay waits for, and when the tunnel is over.
 
-use super::{End, Leg, Output, Relay};
+use super::{End, Output, Relay, RelaySide};
 use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
 use crate::tunnel::counters::Counters;
-use crate::tunnel::timer::Tick;
+use crate::tunnel::timer::TunnelTime;
 use crate::ws::close::{self, CloseCode, CloseReason};
 use crate::ws::frame::Violation;
 use std::time::Duration;
 
-/// How many times `close_timeout` an end may take where bytes still move: a minute by default, in which 1.4 KB
-/// a second take all that can wait for a side.
+/// An end takes at most this many times `close_timeout`, even while bytes still move. By default that is a minute,
+/// in which 1.4 KB a second empty the largest buffer of a side.
 const MOST_CLOSE_TIMEOUTS: u32 = 6;
 
 impl<C: AsRef<Counters>> Relay<C> {
-    /// A side's stream ended.
-    pub fn on_eof(&mut self, side: Side, now: Tick, out: &mut impl Output) {
-        let leg = &mut self.legs[side];
-        if std::mem::replace(&mut leg.eof, true) {
+    /// Handles the end of a side's stream.
+    pub fn on_eof(&mut self, side: Side, now: TunnelTime, out: &mut impl Output) {
+        let state = &mut self.sides[side];
+        if std::mem::replace(&mut state.eof, true) {
             return;
         }
-        if self.is_foreign() {
-            // There an end of stream in one direction is no farewell: the other may have much to say yet.
-            if self.legs[side.other()].eof {
+        if self.is_other_protocol() {
+            // Other protocols may close one direction and go on in the other.
+            if self.sides[side.other()].eof {
                 self.decide(Ending::new(side.other(), Why::Eof), now);
             }
             return;
@@ -29,76 +29,82 @@ impl<C: AsRef<Counters>> Relay<C> {
         if self.is_blind() {
             return self.decide(Ending::new(side, Why::Eof), now);
         }
-        // Half a header helps nobody, and without it a Close fits.
-        drop(self.legs[side].scanner.take_held());
+        // Half a header is useless to the other side, and without it there is room for a Close.
+        drop(self.sides[side].scanner.take_held());
         if self.is_open() {
             self.decide(self.ending_of(side, Why::Eof), now);
-            self.tell(side.other(), gone(side), out);
+            self.send_close(side.other(), gone_code(side), out);
         }
     }
 
-    /// A side can be neither read nor written any more, for the reason given.
-    pub fn on_gone(&mut self, side: Side, why: Why, now: Tick, out: &mut impl Output) {
-        self.legs[side].eof = true;
-        self.legs[side].give_up();
+    /// Handles a side that can be neither read nor written any more. `why` is the cause.
+    pub fn on_gone(&mut self, side: Side, why: Why, now: TunnelTime, out: &mut impl Output) {
+        self.sides[side].eof = true;
+        self.sides[side].give_up();
         if self.is_open() {
             self.decide(self.ending_of(side, why), now);
-            self.tell(side.other(), gone(side), out);
+            self.send_close(side.other(), gone_code(side), out);
         }
         self.cut_if_mid_frame(side.other());
     }
 
-    pub(super) fn end_unresponsive(&mut self, side: Side, now: Tick, out: &mut impl Output) {
+    pub(super) fn end_unresponsive(&mut self, side: Side, now: TunnelTime, out: &mut impl Output) {
         self.decide(self.ending_of(side, Why::Unresponsive), now);
-        // It may be asleep rather than gone: on waking it shall read what happened.
-        self.tell(side, CloseCode::GOING_AWAY, out);
-        self.legs[side].give_up();
-        self.tell(side.other(), gone(side), out);
+        // The peer may be asleep. When it wakes up, it can read what happened.
+        self.send_close(side, CloseCode::GOING_AWAY, out);
+        self.sides[side].give_up();
+        self.send_close(side.other(), gone_code(side), out);
         self.cut_if_mid_frame(side.other());
     }
 
-    pub(super) fn end_send_timeout(&mut self, side: Side, now: Tick, out: &mut impl Output) {
+    pub(super) fn end_send_timeout(&mut self, side: Side, now: TunnelTime, out: &mut impl Output) {
         let ending = self.ending_of(side, Why::SendTimeout);
         self.decide(Ending { code: ending.code.and(Some(CloseCode::GOING_AWAY)), ..ending }, now);
-        self.legs[side].give_up();
-        self.tell(side.other(), CloseCode::GOING_AWAY, out);
+        self.sides[side].give_up();
+        self.send_close(side.other(), CloseCode::GOING_AWAY, out);
         self.cut_if_mid_frame(side.other());
     }
 
-    /// Ends by timeout or order: both sides are told.
-    pub(super) fn end_by_proxy(&mut self, why: Why, now: Tick, out: &mut impl Output) {
+    /// Ends the tunnel by a timeout or a request, with a Close to both sides.
+    pub(super) fn end_by_proxy(&mut self, why: Why, now: TunnelTime, out: &mut impl Output) {
         let code = match why {
             Why::Drain | Why::EndpointRemoved | Why::Operator => CloseCode::SERVICE_RESTART,
             _ => CloseCode::GOING_AWAY,
         };
-        self.end_with(why, CloseReason { code, text: words(Who::Proxy, why).into() }, now, out);
+        self.end_with(why, CloseReason { code, text: close_text(Who::Proxy, why).into() }, now, out);
     }
 
-    pub(super) fn end_by_order(&mut self, now: Tick, out: &mut impl Output) {
-        let Some(order) = self.closing.as_mut().and_then(|closing| closing.order.take()) else { return };
-        match order.words {
-            Some(words) => self.end_with(order.why, *words, now, out),
-            None => self.end_by_proxy(order.why, now, out),
+    pub(super) fn end_by_request(&mut self, now: TunnelTime, out: &mut impl Output) {
+        let Some(request) = self.closing.as_mut().and_then(|closing| closing.request.take()) else { return };
+        match request.reason {
+            Some(reason) => self.end_with(request.why, *reason, now, out),
+            None => self.end_by_proxy(request.why, now, out),
         }
     }
 
-    fn end_with(&mut self, why: Why, words: CloseReason, now: Tick, out: &mut impl Output) {
-        let CloseReason { code, text } = words;
-        self.decide(self.proxys(why, code, text), now);
+    fn end_with(&mut self, why: Why, reason: CloseReason, now: TunnelTime, out: &mut impl Output) {
+        let CloseReason { code, text } = reason;
+        self.decide(self.ending_of_proxy(why, code, text), now);
         for side in Side::BOTH {
-            self.tell(side, code, out);
+            self.send_close(side, code, out);
         }
     }
 
-    pub(super) fn end_too_big(&mut self, from: Side, now: Tick, out: &mut impl Output) {
+    pub(super) fn end_too_big(&mut self, from: Side, now: TunnelTime, out: &mut impl Output) {
         let max = self.settings.max_message_size.unwrap_or_default();
         let reason = format!("message over {max} bytes from the {}", Who::from(from));
-        self.decide(self.proxys(Why::TooBig, CloseCode::TOO_BIG, reason.into()), now);
-        self.tell(from, CloseCode::TOO_BIG, out);
-        self.tell(from.other(), CloseCode::GOING_AWAY, out);
+        self.decide(self.ending_of_proxy(Why::TooBig, CloseCode::TOO_BIG, reason.into()), now);
+        self.send_close(from, CloseCode::TOO_BIG, out);
+        self.send_close(from.other(), CloseCode::GOING_AWAY, out);
     }
 
-    pub(super) fn end_violation(&mut self, from: Side, what: &Violation, now: Tick, out: &mut impl Output) {
+    pub(super) fn end_violation(
+        &mut self,
+        from: Side,
+        what: &Violation,
+        now: TunnelTime,
+        out: &mut impl Output,
+    ) {
         self.end_protocol_error(format!("{what} from the {}", Who::from(from)), now, out);
     }
 
@@ -106,132 +112,131 @@ impl<C: AsRef<Counters>> Relay<C> {
         &mut self,
         from: Side,
         fault: close::Fault,
-        now: Tick,
+        now: TunnelTime,
         out: &mut impl Output,
     ) {
         self.end_protocol_error(format!("{fault}, sent by the {}", Who::from(from)), now, out);
     }
 
-    fn end_protocol_error(&mut self, reason: String, now: Tick, out: &mut impl Output) {
-        self.decide(self.proxys(Why::Violation, CloseCode::PROTOCOL_ERROR, reason.into()), now);
+    fn end_protocol_error(&mut self, reason: String, now: TunnelTime, out: &mut impl Output) {
+        self.decide(self.ending_of_proxy(Why::Violation, CloseCode::PROTOCOL_ERROR, reason.into()), now);
         for side in Side::BOTH {
-            self.tell(side, CloseCode::PROTOCOL_ERROR, out);
+            self.send_close(side, CloseCode::PROTOCOL_ERROR, out);
         }
     }
 
-    /// Decides the end, unless it is decided.
-    pub(super) fn decide(&mut self, ending: Ending, now: Tick) {
+    /// Decides the end, unless it was decided before.
+    pub(super) fn decide(&mut self, ending: Ending, now: TunnelTime) {
         if self.is_open() {
             let idle = self.idle(now);
             self.closing.get_or_insert_default().end = Some(End { ending, at: now, idle });
-            self.move_forward();
+            self.mark_earlier_deadline();
         }
     }
 
-    fn idle(&self, now: Tick) -> PerSide<Duration> {
-        let since = |side| now.since(self.counters().heard(side));
+    fn idle(&self, now: TunnelTime) -> PerSide<Duration> {
+        let since = |side| now.since(self.counters().last_read(side));
         PerSide { client: since(Side::Client), upstream: since(Side::Upstream) }
     }
 
-    /// Sends a side a Close: now, or at the next frame boundary, or, where there is none to be
-    /// had, not at all.
-    fn tell(&mut self, side: Side, code: CloseCode, out: &mut impl Output) {
+    /// Sends a side a Close now, or at the next frame boundary. If no boundary can come, it sends none.
+    fn send_close(&mut self, side: Side, code: CloseCode, out: &mut impl Output) {
         let code = self.settings.close_codes.apply(code);
         if self.is_blind() {
-            self.legs[side].cut();
-        } else if self.legs[side].told || self.legs[side].dead {
-            // It has had its Close, or can have none.
-        } else if self.legs[side.other()].mid_frame {
-            self.legs[side].queued_close = true;
+            self.sides[side].cut();
+        } else if self.sides[side].close_sent || self.sides[side].dead {
+            // This side had its Close, or can receive none.
+        } else if self.sides[side.other()].mid_frame {
+            self.sides[side].queued_close = true;
             self.closing.get_or_insert_default().codes[side] = Some(code);
         } else {
-            self.legs[side].forget_queued();
-            self.close(side, code, out);
+            self.sides[side].clear_queue();
+            self.inject_close(side, code, out);
         }
     }
 
-    /// The frame that is under way towards `side` cannot be finished: its source is gone.
+    /// Cuts `side` if a frame to it is incomplete, because the source of the frame is gone.
     fn cut_if_mid_frame(&mut self, side: Side) {
-        if self.legs[side.other()].mid_frame || self.is_blind() {
-            self.legs[side].cut();
+        if self.sides[side.other()].mid_frame || self.is_blind() {
+            self.sides[side].cut();
         }
     }
 
     fn ending_of(&self, side: Side, why: Why) -> Ending {
-        let told = !self.is_blind() && !self.legs[side].mid_frame;
-        let code = told.then(|| self.settings.close_codes.apply(gone(side)));
-        Ending { who: side.into(), why, code, reason: words(side.into(), why).into() }
+        let may_close = !self.is_blind() && !self.sides[side].mid_frame;
+        let code = may_close.then(|| self.settings.close_codes.apply(gone_code(side)));
+        Ending { who: side.into(), why, code, reason: close_text(side.into(), why).into() }
     }
 
-    fn proxys(&self, why: Why, code: CloseCode, reason: Box<str>) -> Ending {
+    fn ending_of_proxy(&self, why: Why, code: CloseCode, reason: Box<str>) -> Ending {
         let code = (!self.is_blind()).then(|| self.settings.close_codes.apply(code));
         Ending { who: Who::Proxy, why, code, reason }
     }
 
-    pub(super) fn close_deadline(&self) -> Option<Tick> {
+    pub(super) fn close_deadline(&self) -> Option<TunnelTime> {
         let (end, timeout) = (self.end()?, self.settings.close_timeout);
-        // Bytes that still move are not cut off: the Close stands behind them.
-        let moved = Side::BOTH.into_iter().filter_map(|side| self.legs[side].waits_since());
-        // Nor is the other half of what cannot be read here.
+        // While bytes still move, wait for them, because the Close comes after them.
+        let moved = Side::BOTH.into_iter().filter_map(|side| self.sides[side].waits_since());
+        // A blind tunnel may still carry the other direction.
         let heard =
-            Side::BOTH.into_iter().filter(|_| self.is_blind()).map(|side| self.counters().heard(side));
-        let patient = moved.chain(heard).fold(end.at, Tick::max) + timeout;
-        // Nobody puts the end off for ever by a byte now and then.
+            Side::BOTH.into_iter().filter(|_| self.is_blind()).map(|side| self.counters().last_read(side));
+        let patient = moved.chain(heard).fold(end.at, TunnelTime::max) + timeout;
+        // A byte now and then must not delay the end for ever.
         Some(patient.min(end.at + timeout.saturating_mul(MOST_CLOSE_TIMEOUTS)))
     }
 
-    /// Nothing is waited for any more: once what was handed out is written, the sockets go.
+    /// Whether the relay waits for nothing more. The driver closes the sockets once all output is written.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.is_open() && Side::BOTH.iter().all(|&side| self.legs[side].is_settled())
+        !self.is_open() && Side::BOTH.iter().all(|&side| self.sides[side].is_settled())
     }
 
-    /// The time for closing is over: the sockets go as they are.
+    /// Whether the time to close is over. The driver closes the sockets at once.
     #[must_use]
-    pub fn is_expired(&self, now: Tick) -> bool {
+    pub fn is_expired(&self, now: TunnelTime) -> bool {
         self.close_deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Nothing that waits for this side will be taken.
+    /// Whether this side will take no more bytes.
     #[must_use]
     pub fn is_dead(&self, side: Side) -> bool {
-        self.legs[side].dead
+        self.sides[side].dead
     }
 
-    /// Whether more is to be read from this side.
+    /// Whether the driver should read from this side.
     #[must_use]
     pub fn wants_bytes(&self, side: Side) -> bool {
-        !self.legs[side].eof && !self.legs[side].dead
+        !self.sides[side].eof && !self.sides[side].dead
     }
 
-    /// Whether this side is to be told the end of the stream, behind what was sent to it.
+    /// Whether the driver should shut down this side's stream after all output is written.
     #[must_use]
     pub fn wants_shutdown(&self, side: Side) -> bool {
-        self.legs[side.other()].eof && !self.legs[side].dead
+        self.sides[side.other()].eof && !self.sides[side].dead
     }
 
-    /// Whether this side has said all that it has to say, while the other goes on: its stream can tell of a
-    /// break yet.
+    /// Whether this side's stream has ended while the other goes on. Then only a socket error can tell that the peer
+    /// is gone.
     #[must_use]
-    pub fn may_break(&self, side: Side) -> bool {
-        self.legs[side].eof && self.is_foreign() && self.is_open()
+    pub fn awaits_reset(&self, side: Side) -> bool {
+        self.sides[side].eof && self.is_other_protocol() && self.is_open()
     }
 
-    /// Whether a side whose stream did not end in order is to see a break rather than an end: the end of
-    /// the stream is all that tells there whether something is missing.
+    /// Whether the protocol has no Close frames. Then a side must see a failed stream, not an end, if something may be
+    /// missing.
     #[must_use]
-    pub fn ends_by_stream(&self) -> bool {
-        self.is_foreign()
+    pub fn has_no_close_frames(&self) -> bool {
+        self.is_other_protocol()
     }
 
-    /// It is no WebSocket.
-    fn is_foreign(&self) -> bool {
-        self.counters().is_foreign()
+    /// Whether this is no WebSocket connection.
+    fn is_other_protocol(&self) -> bool {
+        self.counters().is_other_protocol()
     }
 
-    /// The story so far; the end of one that has none is [`Why::Aborted`].
+    /// The outcome up to now. Before the end is decided, its cause is [`Why::Aborted`].
     #[must_use]
-    pub fn outcome(&self, now: Tick) -> Outcome {
+    pub fn outcome(&self, now: TunnelTime) -> Outcome {
         let (ending, idle) = match self.end() {
             Some(end) => (end.ending.clone(), end.idle),
             None => (Ending::new(Who::Proxy, Why::Aborted), self.idle(now)),
@@ -243,61 +248,61 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 }
 
-impl Leg {
-    /// Since when this side has taken none of the bytes that wait for it, if any do.
-    pub(super) fn waits_since(&self) -> Option<Tick> {
-        self.blocked.map(|since| since.max(self.took))
+impl RelaySide {
+    /// Since when this side has taken none of the bytes that wait for it. `None` means that none wait.
+    pub(super) fn waits_since(&self) -> Option<TunnelTime> {
+        self.blocked_since.map(|since| since.max(self.last_write))
     }
 
     fn give_up(&mut self) {
         self.dead = true;
-        self.forget_queued();
+        self.clear_queue();
     }
 
-    /// Ends without a Close: there is nothing more to wait for than the writing of what was sent.
+    /// Ends this side without a Close. The relay then waits only until its output is written.
     fn cut(&mut self) {
-        self.forget_queued();
-        self.sealed = true;
-        self.closed = true;
+        self.clear_queue();
+        self.closed_by_us = true;
+        self.close_received = true;
     }
 
-    pub(super) fn forget_queued(&mut self) {
+    pub(super) fn clear_queue(&mut self) {
         self.queued_close = false;
         (self.keepalive.queued_ping, self.keepalive.queued_pong) = (false, false);
     }
 
     fn is_settled(&self) -> bool {
-        self.dead || self.eof || (self.sealed && self.closed)
+        self.dead || self.eof || (self.closed_by_us && self.close_received)
     }
 }
 
-/// The code that tells the other side that this one is gone.
-fn gone(side: Side) -> CloseCode {
+/// The close code that tells the other side that `side` is gone.
+fn gone_code(side: Side) -> CloseCode {
     match side {
         Side::Client => CloseCode::GOING_AWAY,
         Side::Upstream => CloseCode::BAD_GATEWAY,
     }
 }
 
-/// What a Close frame says about an end: short, plain, and good to read in a browser's console.
-fn words(who: Who, why: Why) -> &'static str {
+/// The text of a Close frame, short enough to read in a browser's console.
+fn close_text(who: Who, why: Why) -> &'static str {
     match (who, why) {
         (Who::Client, Why::Eof) => "client left without a close frame",
         (Who::Client, Why::Reset) => "client reset the connection",
         (Who::Client, Why::Unresponsive) => "client did not answer a ping",
         (Who::Client, Why::TcpTimeout) => "client unreachable",
-        (Who::Client, Why::SendTimeout) => "client took no data in time",
+        (Who::Client, Why::SendTimeout) => "client last_write no data in time",
         (Who::Upstream, Why::Eof) => "upstream left without a close frame",
         (Who::Upstream, Why::Reset) => "upstream reset the connection",
         (Who::Upstream, Why::Unresponsive) => "upstream did not answer a ping",
         (Who::Upstream, Why::TcpTimeout) => "upstream unreachable",
-        (Who::Upstream, Why::SendTimeout) => "upstream took no data in time",
+        (Who::Upstream, Why::SendTimeout) => "upstream last_write no data in time",
         (_, Why::ReadTimeout) => "idle for too long",
         (_, Why::Lifetime) => "longest permitted lifetime reached",
         (_, Why::Shutdown) => "proxy is shutting down",
         (_, Why::Drain) => "upstream server is being drained",
         (_, Why::EndpointRemoved) => "upstream server is being removed",
-        (_, Why::Operator) => "closed by the operator",
+        (_, Why::Operator) => "close_received by the operator",
         _ => "",
     }
 }

@@ -1,59 +1,59 @@
-//! Owns what the proxy itself sends into a tunnel, at frame boundaries only.
+//! Owns the frames that Holdline injects into a tunnel, always at frame boundaries.
 
-use super::{Output, Relay, Seen};
+use super::{FrameEvent, Output, Relay};
 use crate::outcome::Side;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::timer::Tick;
+use crate::tunnel::timer::TunnelTime;
 use crate::ws::close::{self, CloseCode};
 use crate::ws::frame::{OpCode, encode};
 
 impl<C: AsRef<Counters>> Relay<C> {
     pub(super) fn has_queued(&self, to: Side) -> bool {
-        let leg = &self.legs[to];
-        leg.keepalive.queued_ping || leg.keepalive.queued_pong || leg.queued_close
+        let state = &self.sides[to];
+        state.keepalive.queued_ping || state.keepalive.queued_pong || state.queued_close
     }
 
-    /// Injects what waits for this frame boundary: the Pong somebody waits for, a Ping if it is
-    /// still due, and a Close last.
-    pub(super) fn inject_queued(&mut self, to: Side, now: Tick, out: &mut impl Output) {
-        if std::mem::take(&mut self.legs[to].keepalive.queued_pong) {
-            self.inject(to, OpCode::Pong, self.legs[to.other()].keepalive.missing(), out);
+    /// Injects what waits for this frame boundary: the Pong that the side waits for, a Ping if it is still due, and a
+    /// Close last.
+    pub(super) fn inject_queued(&mut self, to: Side, now: TunnelTime, out: &mut impl Output) {
+        if std::mem::take(&mut self.sides[to].keepalive.queued_pong) {
+            self.inject(to, OpCode::Pong, self.sides[to.other()].keepalive.missing(), out);
         }
-        self.move_forward();
-        let queued = std::mem::take(&mut self.legs[to].keepalive.queued_ping);
+        self.mark_earlier_deadline();
+        let queued = std::mem::take(&mut self.sides[to].keepalive.queued_ping);
         if queued && self.ping_due(to).is_some_and(|due| due <= now) {
             self.ping(to, now, out);
         }
-        if std::mem::take(&mut self.legs[to].queued_close)
+        if std::mem::take(&mut self.sides[to].queued_close)
             && let Some(code) = self.closing.as_mut().and_then(|closing| closing.codes[to].take())
         {
-            self.close(to, code, out);
+            self.inject_close(to, code, out);
         }
     }
 
     fn inject(&self, to: Side, opcode: OpCode, payload: &[u8], out: &mut impl Output) {
-        let leg = &self.legs[to];
-        if !leg.told && !leg.dead {
-            // To the upstream the proxy is a client, and clients mask (RFC 6455 5.1).
+        let state = &self.sides[to];
+        if !state.close_sent && !state.dead {
+            // Holdline is a client of the upstream, and clients mask their frames (RFC 6455 5.1).
             let mask = (to == Side::Upstream).then(|| out.mask_key());
             out.gather(to, &encode(opcode, payload, mask));
-            out.see(Seen::injected(to, opcode, payload));
+            out.on_frame(FrameEvent::injected(to, opcode, payload));
         }
     }
 
-    pub(super) fn ping(&mut self, to: Side, now: Tick, out: &mut impl Output) {
-        self.move_forward();
-        let leg = &mut self.legs[to];
-        let payload = leg.keepalive.ping(now);
-        leg.scanner.tolerate_pongs();
+    pub(super) fn ping(&mut self, to: Side, now: TunnelTime, out: &mut impl Output) {
+        self.mark_earlier_deadline();
+        let state = &mut self.sides[to];
+        let payload = state.keepalive.ping(now);
+        state.scanner.tolerate_pongs();
         self.counters().ping(to);
         self.inject(to, OpCode::Ping, &payload, out);
     }
 
-    pub(super) fn close(&mut self, to: Side, code: CloseCode, out: &mut impl Output) {
+    pub(super) fn inject_close(&mut self, to: Side, code: CloseCode, out: &mut impl Output) {
         let reason = self.end().map_or("", |end| &end.ending.reason);
         self.inject(to, OpCode::Close, &close::payload(code, reason), out);
-        self.legs[to].told = true;
-        self.legs[to].sealed = true;
+        self.sides[to].close_sent = true;
+        self.sides[to].closed_by_us = true;
     }
 }

@@ -1,71 +1,71 @@
-//! Owns the Pings of one side: when the next is due, whose a Pong is, when silence means death.
+//! Owns the Pings of one side: when the next is due, which Ping a Pong answers, and when silence means a dead peer.
 
-use crate::tunnel::timer::Tick;
+use crate::tunnel::timer::TunnelTime;
 use std::time::Duration;
 
 /// Tag and sequence number of an injected Ping.
 const PAYLOAD: usize = 8;
 
-/// Ticks are microseconds: a shorter interval would leave the next Ping due for ever.
+/// The shortest interval. With one below a microsecond, the next Ping would always be due.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// The Pings that one side is sent, by the proxy and by the other side.
+/// The Pings to one side, from Holdline and from the other side.
 #[derive(Debug)]
 pub(super) struct Keepalive {
-    /// When the last Ping of the proxy went out; the opening, before the first.
-    last_ping: Tick,
-    /// The latest Ping of the *other side* that passed and was not answered yet.
-    foreign: Option<Box<Foreign>>,
-    /// What marks the proxy's Pings to this side; known to nobody else until it is sent.
+    /// When Holdline sent its last Ping. Before the first, when the tunnel opened.
+    last_ping: TunnelTime,
+    /// The latest Ping of the *other side* that was forwarded and is not answered yet.
+    peer_ping: Option<Box<PeerPing>>,
+    /// Marks Holdline's Pings to this side. No peer knows it before the first Ping.
     tag: u32,
     sent: u32,
-    /// Those up to this number are answered.
+    /// Pings up to this number are answered.
     answered: u32,
-    /// A Ping of the proxy is out and no byte has come since.
+    /// Holdline has sent a Ping, and no byte has come since.
     awaiting: bool,
-    /// This side has answered one otherwise than RFC 6455 5.5.3 asks.
+    /// This side has answered a Ping against RFC 6455 5.5.3.
     answers_badly: bool,
     /// A Ping waits for the next frame boundary.
     pub(super) queued_ping: bool,
-    /// So does the Pong that the other side's [`Keepalive`] has found to be missing.
+    /// A Pong that the other side's [`Keepalive`] found missing waits for it too.
     pub(super) queued_pong: bool,
 }
 
 #[derive(Debug)]
-struct Foreign {
+struct PeerPing {
     payload: Vec<u8>,
-    /// When the first of those passed that no answer has come to since.
-    unanswered_since: Tick,
-    /// How many Pings of the proxy had gone before it.
+    /// When the first of the unanswered Pings was forwarded.
+    unanswered_since: TunnelTime,
+    /// How many Pings Holdline had sent before it.
     behind: u32,
-    /// How many of the other side's passed before it, behind the last that was answered.
+    /// How many unanswered Pings of the other side were forwarded before it.
     earlier: u32,
-    /// The proxy has answered it in this side's name.
+    /// Whether Holdline has answered it in this side's name.
     answered: bool,
 }
 
-/// Whose a Pong is.
+/// Which Ping a Pong answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// The proxy's: it answers the Ping sent at `sent` and goes no further. `missing`: it has answered
-    /// a Ping of the other side as well, whose Pong is to be given: [`Keepalive::missing`].
-    Proxy { sent: Option<Tick>, missing: bool },
-    /// It was already given in this side's name.
+    /// One of Holdline's, sent at `sent`. The Pong is not forwarded. `missing` means that this side skipped a Ping of
+    /// the other side with it, so Holdline must send that Pong itself: see [`Keepalive::missing`].
+    Proxy { sent: Option<TunnelTime>, missing: bool },
+    /// One that Holdline has answered in this side's name.
     Given,
-    /// The other side's.
+    /// One of the other side, or none that is known.
     Peer,
 }
 
 impl Owner {
-    /// The proxy's, answering none of its Pings any more.
+    /// A Pong to Holdline that answers no open Ping.
     const STRAY: Self = Self::Proxy { sent: None, missing: false };
 }
 
 impl Keepalive {
     pub(super) fn new(tag: u32) -> Self {
         Self {
-            last_ping: Tick::ZERO,
-            foreign: None,
+            last_ping: TunnelTime::ZERO,
+            peer_ping: None,
             tag,
             sent: 0,
             answered: 0,
@@ -77,36 +77,34 @@ impl Keepalive {
     }
 
     /// When the next Ping is due, if the side stays silent.
-    pub(super) fn due(&self, last_seen: Tick, interval: Duration, timeout: Duration) -> Tick {
+    pub(super) fn due(&self, last_seen: TunnelTime, interval: Duration, timeout: Duration) -> TunnelTime {
         let due = last_seen.max(self.last_ping) + self.less_a_random_tenth(interval);
-        match &self.foreign {
-            // A peer may answer only the latest of several Pings (RFC 6455 5.5.3), so one of ours
-            // could swallow the Pong the other side waits for. A Ping that found no answer for
-            // as long as ours would have is waited for no longer, however many follow it.
-            Some(foreign) if !foreign.answered => due.max(foreign.unanswered_since + timeout),
+        match &self.peer_ping {
+            // A peer may answer only the latest of several Pings (RFC 6455 5.5.3), so one of ours could replace the
+            // Pong that the other side waits for. We wait for that Pong as long as for one of our own.
+            Some(peer_ping) if !peer_ping.answered => due.max(peer_ping.unanswered_since + timeout),
             _ => due,
         }
     }
 
-    /// When the side is dead, if no byte comes. `free_since` is when the last bytes that waited
-    /// went out: for this side, as a Ping behind them could not be answered before; for the other,
-    /// as no answer was read before.
-    pub(super) fn dead_at(&self, free_since: Tick, timeout: Duration) -> Option<Tick> {
+    /// When the side counts as dead if no byte comes. `free_since` is when the last waiting bytes went out, to either
+    /// side. Before that, the Ping could not reach this side, or its answer could not be read.
+    pub(super) fn dead_at(&self, free_since: TunnelTime, timeout: Duration) -> Option<TunnelTime> {
         self.awaiting.then(|| self.last_ping.max(free_since) + timeout)
     }
 
-    /// A Ping of the proxy is out and no byte has come since.
+    /// Whether Holdline has sent a Ping, and no byte has come since.
     pub(super) fn is_awaiting(&self) -> bool {
         self.awaiting
     }
 
-    /// A byte came from this side; whether one was awaited.
-    pub(super) fn heard(&mut self) -> bool {
+    /// Records that a byte came from this side. Returns whether a Ping awaited one.
+    pub(super) fn on_byte(&mut self) -> bool {
         std::mem::replace(&mut self.awaiting, false)
     }
 
-    /// The payload of the next Ping, which is sent now.
-    pub(super) fn ping(&mut self, now: Tick) -> [u8; PAYLOAD] {
+    /// Returns the payload of the next Ping, which the caller sends now.
+    pub(super) fn ping(&mut self, now: TunnelTime) -> [u8; PAYLOAD] {
         self.sent = self.sent.saturating_add(1);
         self.last_ping = now;
         self.awaiting = true;
@@ -114,9 +112,9 @@ impl Keepalive {
     }
 
     /// A Ping of the other side passed to this one.
-    pub(super) fn foreign_ping(&mut self, payload: &[u8], now: Tick) {
-        let foreign = self.foreign.get_or_insert_with(|| {
-            Box::new(Foreign {
+    pub(super) fn on_peer_ping(&mut self, payload: &[u8], now: TunnelTime) {
+        let peer_ping = self.peer_ping.get_or_insert_with(|| {
+            Box::new(PeerPing {
                 payload: Vec::new(),
                 unanswered_since: now,
                 behind: 0,
@@ -124,36 +122,35 @@ impl Keepalive {
                 answered: true,
             })
         });
-        foreign.payload.clear();
-        foreign.payload.extend_from_slice(payload);
-        if foreign.answered {
-            (foreign.unanswered_since, foreign.earlier) = (now, 0);
+        peer_ping.payload.clear();
+        peer_ping.payload.extend_from_slice(payload);
+        if peer_ping.answered {
+            (peer_ping.unanswered_since, peer_ping.earlier) = (now, 0);
         } else {
-            foreign.earlier = foreign.earlier.saturating_add(1);
+            peer_ping.earlier = peer_ping.earlier.saturating_add(1);
         }
-        (foreign.behind, foreign.answered) = (self.sent, false);
+        (peer_ping.behind, peer_ping.answered) = (self.sent, false);
     }
 
-    /// A Pong came from this side. `goes_on`: it may be the rest of one that broke a rule.
+    /// Handles a Pong from this side. `goes_on` means that it may be the rest of one that broke a rule.
     pub(super) fn pong(&mut self, payload: &[u8], goes_on: bool) -> Owner {
         if let Some(number) = self.recognise(payload) {
             return self.answer(number);
         }
-        match self.foreign.take_if(|foreign| foreign.payload == payload) {
-            Some(foreign) if foreign.answered => Owner::Given,
+        match self.peer_ping.take_if(|peer_ping| peer_ping.payload == payload) {
+            Some(peer_ping) if peer_ping.answered => Owner::Given,
             Some(_) => Owner::Peer,
             None if goes_on => Owner::STRAY,
-            // It may well be the answer to one before the latest.
+            // It may answer an earlier Ping than the latest.
             None if self.take_earlier() => Owner::Peer,
-            // Which Ping it is meant for cannot be told. To the other side it would be an answer that it
-            // did not ask for.
+            // Nobody can tell which Ping it answers. The other side has not asked for it.
             None if self.is_unanswered() => self.answer_badly(),
             None => Owner::Peer,
         }
     }
 
-    /// A Pong came that breaks a rule of framing. `None`: it answers no Ping of the proxy's, so the breach
-    /// is the other side's to judge.
+    /// Handles a Pong that breaks a rule of framing. `None` means that it answers none of Holdline's Pings, so it
+    /// counts as any breach of framing.
     pub(super) fn bad_pong(&mut self, payload: &[u8]) -> Option<Owner> {
         if let Some(number) = self.recognise(payload) {
             self.answers_badly = true;
@@ -164,10 +161,10 @@ impl Keepalive {
         }
         let is_answered = !self.is_unanswered();
         self.answers_badly = true;
-        // The other side's Ping is answered in good form.
-        match self.foreign.as_mut().filter(|foreign| !foreign.answered) {
-            Some(foreign) if is_answered || foreign.payload == payload => {
-                foreign.answered = true;
+        // Holdline answers the other side's Ping with a valid Pong.
+        match self.peer_ping.as_mut().filter(|peer_ping| !peer_ping.answered) {
+            Some(peer_ping) if is_answered || peer_ping.payload == payload => {
+                peer_ping.answered = true;
                 Some(Owner::Proxy { sent: None, missing: true })
             }
             _ if is_answered => Some(Owner::STRAY),
@@ -175,29 +172,29 @@ impl Keepalive {
         }
     }
 
-    /// A Ping came from this side: one of the proxy's that is sent back as it is.
+    /// Handles a Ping from this side. `None` means that it is not one of Holdline's, sent back.
     pub(super) fn echo(&mut self, payload: &[u8]) -> Option<Owner> {
         let number = self.recognise(payload)?;
         self.answers_badly = true;
         Some(self.answer(number))
     }
 
-    /// Whether this side was found to answer Pings otherwise than it should.
+    /// Whether this side has answered a Ping against RFC 6455 5.5.3.
     pub(super) fn answers_badly(&self) -> bool {
         self.answers_badly
     }
 
-    /// Whether the other side awaits a Pong to an earlier Ping than its latest; each counts once.
+    /// Takes one earlier Ping of the other side that awaits a Pong. Returns whether there was one.
     fn take_earlier(&mut self) -> bool {
-        let foreign = self.foreign.as_mut().filter(|foreign| foreign.earlier > 0);
-        foreign.map(|foreign| foreign.earlier -= 1).is_some()
+        let peer_ping = self.peer_ping.as_mut().filter(|peer_ping| peer_ping.earlier > 0);
+        peer_ping.map(|peer_ping| peer_ping.earlier -= 1).is_some()
     }
 
     fn is_unanswered(&self) -> bool {
         self.answered < self.sent
     }
 
-    /// The oldest Ping that is unanswered was answered in a way that does not tell which it was.
+    /// Counts the oldest open Ping as answered, because the Pong does not show which one it answers.
     fn answer_badly(&mut self) -> Owner {
         self.answers_badly = true;
         let is_latest = self.answered + 1 == self.sent;
@@ -206,7 +203,7 @@ impl Keepalive {
         Owner::Proxy { sent: is_latest.then_some(self.last_ping), missing }
     }
 
-    /// The proxy's Ping of this number was answered, and so were those before it.
+    /// Counts Holdline's Pings up to this number as answered.
     fn answer(&mut self, number: u32) -> Owner {
         let is_first = number == self.sent && self.is_unanswered();
         let missing = self.skipped(number);
@@ -214,21 +211,21 @@ impl Keepalive {
         Owner::Proxy { sent: is_first.then_some(self.last_ping), missing }
     }
 
-    /// Whether this side has skipped the other side's Ping by answering the proxy's Ping of that
-    /// number. One that went out behind ours is still to be answered: giving its
-    /// Pong now would overtake the answers to those before it.
+    /// Whether this side skipped the other side's Ping when it answered Holdline's Ping of that number. A Ping that was
+    /// sent after ours is not skipped yet. A Pong to it now would overtake the answers to earlier ones.
     fn skipped(&mut self, number: u32) -> bool {
-        let foreign = self.foreign.as_mut().filter(|foreign| !foreign.answered && foreign.behind < number);
-        foreign.is_some_and(|foreign| !std::mem::replace(&mut foreign.answered, true))
+        let peer_ping =
+            self.peer_ping.as_mut().filter(|peer_ping| !peer_ping.answered && peer_ping.behind < number);
+        peer_ping.is_some_and(|peer_ping| !std::mem::replace(&mut peer_ping.answered, true))
     }
 
-    /// The payload of the other side's Ping that was skipped last, until the next one comes.
+    /// The payload of the other side's last skipped Ping, until its next Ping comes.
     pub(super) fn missing(&self) -> &[u8] {
-        self.foreign.as_ref().map_or(&[], |foreign| &foreign.payload)
+        self.peer_ping.as_ref().map_or(&[], |peer_ping| &peer_ping.payload)
     }
 
-    /// Which Ping of the proxy's has this payload. A second answer to the same Ping is known as well:
-    /// nobody else may see it.
+    /// The number of Holdline's Ping with this payload. It also recognises a second answer to the same Ping, because no
+    /// peer may see that.
     fn recognise(&self, payload: &[u8]) -> Option<u32> {
         let (tag, number) = payload.split_first_chunk::<4>()?;
         let number = u32::from_be_bytes(number.try_into().ok()?);
@@ -243,7 +240,8 @@ impl Keepalive {
         payload
     }
 
-    /// Connections that opened together would ping together for ever; the tag spreads them.
+    /// Shortens the interval by up to a tenth, depending on the tag. Otherwise tunnels that opened together would
+    /// send all their Pings together.
     fn less_a_random_tenth(&self, interval: Duration) -> Duration {
         let interval = interval.max(SHORTEST);
         let spread = (self.tag ^ self.sent).wrapping_mul(0x9e37_79b9) >> 16;
@@ -258,8 +256,8 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(25);
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    fn at(seconds: u64) -> Tick {
-        Tick::after(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> TunnelTime {
+        TunnelTime::after(Duration::from_secs(seconds))
     }
 
     #[test]
@@ -296,7 +294,7 @@ mod tests {
     #[test]
     fn a_foreign_ping_holds_ours_back_for_a_while() {
         let mut pings = Keepalive::new(7);
-        pings.foreign_ping(b"app", at(24));
+        pings.on_peer_ping(b"app", at(24));
         assert_eq!(pings.due(at(0), INTERVAL, TIMEOUT), at(44));
         assert_eq!(pings.pong(b"app", false), Owner::Peer);
         assert!(pings.due(at(0), INTERVAL, TIMEOUT) <= at(25));
@@ -305,7 +303,7 @@ mod tests {
     #[test]
     fn a_pong_swallowed_by_ours_is_given_once() {
         let mut pings = Keepalive::new(7);
-        pings.foreign_ping(b"app", at(4));
+        pings.on_peer_ping(b"app", at(4));
         let ours = pings.ping(at(25));
         assert_eq!(pings.pong(&ours, false), Owner::Proxy { sent: Some(at(25)), missing: true });
         assert_eq!(pings.missing(), b"app");
@@ -317,7 +315,7 @@ mod tests {
     fn what_was_asked_behind_ours_is_answered_behind_ours() {
         let mut pings = Keepalive::new(7);
         let ours = pings.ping(at(25));
-        pings.foreign_ping(b"app", at(26));
+        pings.on_peer_ping(b"app", at(26));
         assert_eq!(pings.pong(&ours, false), Owner::Proxy { sent: Some(at(25)), missing: false });
         assert_eq!(pings.pong(b"app", false), Owner::Peer);
     }

@@ -18,7 +18,7 @@ const TAGS: PerSide<u32> = PerSide { client: 0xc11e_0001, upstream: 0x5e2f_0001 
 
 /// Everything that was sent to each side, every frame that was seen, and who was found to answer badly.
 #[derive(Default)]
-struct Sent(PerSide<Vec<u8>>, Vec<Seen>, Vec<BadAnswer>);
+struct Sent(PerSide<Vec<u8>>, Vec<FrameEvent>, Vec<BadPong>);
 
 impl Output for Sent {
     fn send(&mut self, to: Side, bytes: &[u8]) {
@@ -29,20 +29,20 @@ impl Output for Sent {
         MaskKey([5, 6, 7, 8])
     }
 
-    fn see(&mut self, seen: Seen) {
+    fn on_frame(&mut self, seen: FrameEvent) {
         self.1.push(seen);
     }
 
-    fn answered_badly(&mut self, how: BadAnswer) {
+    fn report_bad_pong(&mut self, how: BadPong) {
         self.2.push(how);
     }
 }
 
 impl Sent {
     /// The frames seen since the last call.
-    fn seen(&mut self) -> Vec<(Side, OpCode, bool, u64, Course)> {
+    fn seen(&mut self) -> Vec<(Side, OpCode, bool, u64, Disposition)> {
         let seen = std::mem::take(&mut self.1).into_iter();
-        seen.map(|seen| (seen.side, seen.opcode, seen.fin, seen.length, seen.course)).collect()
+        seen.map(|seen| (seen.side, seen.opcode, seen.fin, seen.length, seen.disposition)).collect()
     }
 
     /// The frames sent to a side since the last call, payloads unmasked.
@@ -69,8 +69,8 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn at(s: u64) -> Tick {
-    Tick::after(seconds(s))
+fn at(s: u64) -> TunnelTime {
+    TunnelTime::after(seconds(s))
 }
 
 fn settings() -> Settings {
@@ -103,7 +103,7 @@ fn close_code(frames: &[(OpCode, Vec<u8>)]) -> Option<u16> {
     }
 }
 
-fn ended(relay: &Relay, now: Tick) -> (Who, Why, Option<u16>) {
+fn ended(relay: &Relay, now: TunnelTime) -> (Who, Why, Option<u16>) {
     let Outcome { ending, .. } = relay.outcome(now);
     (ending.who, ending.why, ending.code.map(|code| code.0))
 }
@@ -118,9 +118,9 @@ fn each_frame_is_seen_once_whatever_becomes_of_it() {
     wire.extend(frame(CLIENT, OpCode::Ping, b"p"));
     wire.extend(frame(CLIENT, OpCode::Continuation, b"defg"));
     let expected = [
-        (CLIENT, OpCode::Text, false, 3, Course::Passes),
-        (CLIENT, OpCode::Ping, true, 1, Course::Passes),
-        (CLIENT, OpCode::Continuation, true, 4, Course::Passes),
+        (CLIENT, OpCode::Text, false, 3, Disposition::Forwarded),
+        (CLIENT, OpCode::Ping, true, 1, Disposition::Forwarded),
+        (CLIENT, OpCode::Continuation, true, 4, Disposition::Forwarded),
     ];
     relay.on_bytes(CLIENT, &wire, at(1), &mut out);
     assert_eq!(out.seen(), expected);
@@ -129,28 +129,28 @@ fn each_frame_is_seen_once_whatever_becomes_of_it() {
     }
     assert_eq!(out.seen(), expected, "byte by byte too");
 
-    let due = relay.next_tick().unwrap();
-    relay.on_tick(due, &mut out);
+    let due = relay.next_deadline().unwrap();
+    relay.on_timer(due, &mut out);
     let ping = out.frames(CLIENT).remove(0).1;
-    assert_eq!(out.seen(), [(CLIENT, OpCode::Ping, true, 8, Course::Begins)]);
+    assert_eq!(out.seen(), [(CLIENT, OpCode::Ping, true, 8, Disposition::Injected)]);
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, &ping), due, &mut out);
-    assert_eq!(out.seen(), [(CLIENT, OpCode::Pong, true, 8, Course::Ends)]);
+    assert_eq!(out.seen(), [(CLIENT, OpCode::Pong, true, 8, Disposition::Consumed)]);
 
     relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Binary, &[0; 10]), due, &mut out);
     let reason = 2 + "message over 9 bytes from the upstream".len() as u64;
-    let close = |to| (to, OpCode::Close, true, reason, Course::Begins);
+    let close = |to| (to, OpCode::Close, true, reason, Disposition::Injected);
     assert_eq!(
         out.seen(),
-        [(UPSTREAM, OpCode::Binary, true, 10, Course::Ends), close(UPSTREAM), close(CLIENT)]
+        [(UPSTREAM, OpCode::Binary, true, 10, Disposition::Consumed), close(UPSTREAM), close(CLIENT)]
     );
 }
 
 #[test]
 fn a_silent_side_is_pinged_and_its_pong_goes_no_further() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
-    let due = relay.next_tick().unwrap();
+    let due = relay.next_deadline().unwrap();
     assert!(due > at(22) && due <= at(25), "{due:?}");
-    relay.on_tick(due, &mut out);
+    relay.on_timer(due, &mut out);
     let pings = out.frames(CLIENT);
     assert!(matches!(&pings[..], [(OpCode::Ping, _)]));
     let later = due + Duration::from_millis(30);
@@ -159,27 +159,27 @@ fn a_silent_side_is_pinged_and_its_pong_goes_no_further() {
     let traffic = relay.outcome(later).traffic.client;
     assert_eq!((traffic.pings, traffic.pongs), (1, 1));
     assert_eq!(traffic.last_rtt, Some(Duration::from_millis(30)));
-    assert!(relay.next_tick().unwrap() > later + seconds(22), "silence counts from the pong");
+    assert!(relay.next_deadline().unwrap() > later + seconds(22), "silence counts from the pong");
 }
 
 #[test]
 fn traffic_puts_pings_off() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"x"), at(20), &mut out);
-    relay.on_tick(at(26), &mut out);
+    relay.on_timer(at(26), &mut out);
     assert_eq!(out.frames(CLIENT), []);
-    relay.on_tick(at(45), &mut out);
+    relay.on_timer(at(45), &mut out);
     assert_eq!(out.frames(CLIENT).len(), 1);
 }
 
 #[test]
 fn without_any_byte_after_a_ping_the_side_is_dead() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Text, b"news"), at(30), &mut out);
-    relay.on_tick(at(44), &mut out);
+    relay.on_timer(at(44), &mut out);
     assert!(!relay.is_settled());
-    relay.on_tick(at(45), &mut out);
+    relay.on_timer(at(45), &mut out);
     assert_eq!(ended(&relay, at(45)), (Who::Client, Why::Unresponsive, Some(1001)));
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1001), "it may be asleep: on waking it reads this");
@@ -192,9 +192,9 @@ fn without_any_byte_after_a_ping_the_side_is_dead() {
 #[test]
 fn any_byte_is_a_sign_of_life() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"busy"), at(44), &mut out);
-    relay.on_tick(at(46), &mut out);
+    relay.on_timer(at(46), &mut out);
     assert_eq!(relay.outcome(at(46)).ending.why, Why::Aborted, "still open");
 }
 
@@ -203,7 +203,7 @@ fn an_optional_pong_never_kills() {
     let (mut relay, mut out) =
         (relay(Settings { pong: Pong::Optional, ..pings_to_client() }), Sent::default());
     for minute in 1..60 {
-        relay.on_tick(at(minute * 60), &mut out);
+        relay.on_timer(at(minute * 60), &mut out);
     }
     assert_eq!(relay.outcome(at(3600)).ending.why, Why::Aborted, "still open");
     assert_eq!(relay.outcome(at(3600)).traffic.client.pings, 59);
@@ -213,8 +213,8 @@ fn an_optional_pong_never_kills() {
 fn an_upstream_that_does_not_answer_costs_1014() {
     let only_upstream = PerSide { client: None, upstream: Some(seconds(25)) };
     let (mut relay, mut out) = (relay(Settings { ping: only_upstream, ..settings() }), Sent::default());
-    relay.on_tick(at(25), &mut out);
-    relay.on_tick(at(45), &mut out);
+    relay.on_timer(at(25), &mut out);
+    relay.on_timer(at(45), &mut out);
     assert_eq!(ended(&relay, at(45)), (Who::Upstream, Why::Unresponsive, Some(1014)));
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
 }
@@ -224,10 +224,10 @@ fn an_interval_shorter_than_the_timeout_still_finds_the_dead() {
     let often = PerSide { client: Some(seconds(5)), upstream: None };
     let (mut relay, mut out) = (relay(Settings { ping: often, ..settings() }), Sent::default());
     for second in 1..25 {
-        relay.on_tick(at(second), &mut out);
+        relay.on_timer(at(second), &mut out);
     }
     assert_eq!(out.frames(CLIENT).len(), 1, "one ping decides");
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     assert_eq!(relay.outcome(at(25)).ending.why, Why::Unresponsive);
 }
 
@@ -236,7 +236,7 @@ fn a_ping_waits_for_the_end_of_the_frame() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
     let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
     relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     assert_eq!(out.0.client, message[..50], "no ping inside a frame");
     relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(26), &mut out);
     let kinds: Vec<_> = out.frames(CLIENT).into_iter().map(|(opcode, _)| opcode).collect();
@@ -247,9 +247,9 @@ fn a_ping_waits_for_the_end_of_the_frame() {
 fn a_ping_of_the_other_side_holds_ours_back() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
     relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"app"), at(20), &mut out);
-    relay.on_tick(at(26), &mut out);
+    relay.on_timer(at(26), &mut out);
     assert_eq!(out.frames(CLIENT), [(OpCode::Ping, b"app".to_vec())]);
-    relay.on_tick(at(40), &mut out);
+    relay.on_timer(at(40), &mut out);
     assert_eq!(out.frames(CLIENT).len(), 1, "one that stays unanswered holds it back no longer");
 }
 
@@ -257,7 +257,7 @@ fn a_ping_of_the_other_side_holds_ours_back() {
 fn the_pong_that_ours_has_swallowed_is_given_once() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
     relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"app"), at(4), &mut out);
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     let ours = out.frames(CLIENT).remove(1).1;
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Pong, &ours), at(27), &mut out);
     assert_eq!(out.frames(UPSTREAM), [(OpCode::Pong, b"app".to_vec())]);
@@ -268,7 +268,7 @@ fn the_pong_that_ours_has_swallowed_is_given_once() {
 #[test]
 fn no_pong_is_given_before_its_turn() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     let ours = out.frames(CLIENT).remove(0).1;
     let pings = [frame(UPSTREAM, OpCode::Ping, b"one"), frame(UPSTREAM, OpCode::Ping, b"two")];
     relay.on_bytes(UPSTREAM, &pings.concat(), at(26), &mut out);
@@ -282,14 +282,14 @@ fn no_pong_is_given_before_its_turn() {
 #[test]
 fn bytes_that_wait_for_a_side_suspend_its_pings() {
     let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
-    relay.on_tick(at(25), &mut out);
+    relay.on_timer(at(25), &mut out);
     relay.on_blocked(CLIENT, at(26));
-    relay.on_tick(at(50), &mut out);
+    relay.on_timer(at(50), &mut out);
     assert_eq!(relay.outcome(at(50)).ending.why, Why::Aborted, "slow is not dead");
     relay.on_drained(CLIENT, at(60));
-    relay.on_tick(at(79), &mut out);
+    relay.on_timer(at(79), &mut out);
     assert_eq!(relay.outcome(at(79)).ending.why, Why::Aborted);
-    relay.on_tick(at(80), &mut out);
+    relay.on_timer(at(80), &mut out);
     assert_eq!(relay.outcome(at(80)).ending.why, Why::Unresponsive);
 }
 
@@ -299,13 +299,13 @@ fn a_side_that_is_not_read_from_is_pinged_but_not_judged() {
     relay.on_blocked(UPSTREAM, at(1));
     for now in [25, 50, 75] {
         relay.on_progress(UPSTREAM, at(now));
-        relay.on_tick(at(now), &mut out);
+        relay.on_timer(at(now), &mut out);
         assert_eq!(out.frames(CLIENT).len(), 1, "its path stays warm");
     }
     relay.on_drained(UPSTREAM, at(99));
-    relay.on_tick(at(118), &mut out);
+    relay.on_timer(at(118), &mut out);
     assert_eq!(relay.outcome(at(118)).ending.why, Why::Aborted);
-    relay.on_tick(at(119), &mut out);
+    relay.on_timer(at(119), &mut out);
     assert_eq!(relay.outcome(at(119)).ending.why, Why::Unresponsive);
 }
 
@@ -347,8 +347,8 @@ fn old_clients_are_sent_old_codes() {
 fn new_settings_reach_an_open_tunnel() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     relay.set_settings(Arc::new(Settings { read_timeout: Some(seconds(5)), ..settings() }));
-    assert_eq!(relay.next_tick(), Some(at(5)));
-    relay.on_tick(at(5), &mut out);
+    assert_eq!(relay.next_deadline(), Some(at(5)));
+    relay.on_timer(at(5), &mut out);
     assert_eq!(relay.outcome(at(5)).ending.why, Why::ReadTimeout);
 }
 

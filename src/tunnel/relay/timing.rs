@@ -1,156 +1,158 @@
-//! Owns when: which timers of a tunnel run, and what is done as they expire.
+//! Owns the timers of a tunnel: which ones run, and what happens when they expire.
 
 use super::{Output, Relay};
 use crate::outcome::{Side, Why};
 use crate::tunnel::Pong;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::timer::{Tick, Timer};
+use crate::tunnel::timer::{Timer, TunnelTime};
 
 impl<C: AsRef<Counters>> Relay<C> {
-    /// When this side is to be sent a Ping, if ever: not while bytes wait for it (their timeout
-    /// is the send timeout), not behind a Close, not when one is queued already, and not while the
-    /// answer to the last one decides over life and death, which it does unless it cannot be read.
-    pub(super) fn ping_due(&self, side: Side) -> Option<Tick> {
-        let leg = &self.legs[side];
-        let closing = !self.is_open() || leg.told || leg.blocked.is_some() || leg.keepalive.queued_ping;
-        let judged =
-            self.settings.pong == Pong::Required && leg.keepalive.is_awaiting() && !self.is_held_up(side);
+    /// When the next Ping to this side is due. `None` while bytes wait for it (the send timeout covers them), after a
+    /// Close, and while a Ping is queued. Also `None` while a Pong is awaited that decides whether the peer is alive.
+    pub(super) fn ping_due(&self, side: Side) -> Option<TunnelTime> {
+        let state = &self.sides[side];
+        let closing = !self.is_open()
+            || state.close_sent
+            || state.blocked_since.is_some()
+            || state.keepalive.queued_ping;
+        let judged = self.settings.pong == Pong::Required
+            && state.keepalive.is_awaiting()
+            && !self.is_read_paused(side);
         if self.is_blind() || closing || judged {
             return None;
         }
         let interval = self.settings.ping[side]?;
-        Some(leg.keepalive.due(self.counters().heard(side), interval, self.settings.ping_timeout))
+        Some(state.keepalive.due(self.counters().last_read(side), interval, self.settings.ping_timeout))
     }
 
-    fn pong_due(&self, side: Side) -> Option<Tick> {
-        let (leg, timeout) = (&self.legs[side], self.settings.ping_timeout);
-        if self.is_blind() || self.settings.pong == Pong::Optional || self.is_held_up(side) {
+    fn pong_due(&self, side: Side) -> Option<TunnelTime> {
+        let (state, timeout) = (&self.sides[side], self.settings.ping_timeout);
+        if self.is_blind() || self.settings.pong == Pong::Optional || self.is_read_paused(side) {
             return None;
         }
-        if leg.blocked.is_some() {
-            // No Ping reaches it behind bytes that it does not take. One that neither sends nor takes a
-            // byte is not given longer than one that may be pinged.
+        if state.blocked_since.is_some() {
+            // No Ping can reach the side while it takes no bytes. If it sends none either, it gets no more time than
+            // a side that can be pinged.
             let longest = self.settings.ping[side]?.saturating_add(timeout.saturating_mul(2));
-            return Some(self.counters().heard(side).max(leg.took) + longest);
+            return Some(self.counters().last_read(side).max(state.last_write) + longest);
         }
-        let free_since = leg.took.max(self.legs[side.other()].took);
-        leg.keepalive.dead_at(free_since, timeout)
+        let free_since = state.last_write.max(self.sides[side.other()].last_write);
+        state.keepalive.dead_at(free_since, timeout)
     }
 
-    /// Nothing is read from this side, as bytes wait for the other: its silence proves nothing.
-    fn is_held_up(&self, side: Side) -> bool {
-        self.legs[side.other()].blocked.is_some()
+    /// Whether reads from this side are paused, because bytes wait for the other. Its silence proves nothing then.
+    fn is_read_paused(&self, side: Side) -> bool {
+        self.sides[side.other()].blocked_since.is_some()
     }
 
-    /// All timers that run, with their moments.
-    fn timers(&self) -> impl Iterator<Item = (Tick, Timer)> + '_ {
+    /// All running timers, with their deadlines.
+    fn timers(&self) -> impl Iterator<Item = (TunnelTime, Timer)> + '_ {
         let open = self.is_open();
         let sides = Side::BOTH.into_iter().filter(move |_| open).flat_map(|side| {
-            let leg = &self.legs[side];
-            let send_timeout = self.settings.send_timeout.zip(leg.waits_since());
+            let state = &self.sides[side];
+            let send_timeout = self.settings.send_timeout.zip(state.waits_since());
             [
                 self.pong_due(side).map(|at| (at, Timer::PongDue(side))),
                 send_timeout.map(|(timeout, since)| (since + timeout, Timer::Send(side))),
                 self.ping_due(side).map(|at| (at, Timer::PingDue(side))),
             ]
         });
-        let moved = Side::BOTH.map(|side| self.counters().heard(side).max(self.legs[side].took));
+        let moved = Side::BOTH.map(|side| self.counters().last_read(side).max(self.sides[side].last_write));
         let last_moved = moved[0].max(moved[1]);
         let both = [
             self.settings.read_timeout.map(|timeout| (last_moved + timeout, Timer::Read)),
-            self.settings.max_lifetime.map(|span| (Tick::ZERO + span, Timer::Lifetime)),
-            self.standing_order().map(|order| (order.at, Timer::Order)),
+            self.settings.max_lifetime.map(|span| (TunnelTime::ZERO + span, Timer::Lifetime)),
+            self.close_request().map(|request| (request.at, Timer::CloseRequest)),
         ];
         let both = both.into_iter().filter(move |_| open);
         let grace = [self.close_deadline().map(|at| (at, Timer::CloseGrace))];
         sides.chain(both).chain(grace).flatten()
     }
 
-    /// When [`Relay::on_tick`] is to be called next. It mostly moves later as bytes arrive: a
-    /// driver need not follow it then, only when it moves earlier than the wake-up it has set.
+    /// When the driver should call [`Relay::on_timer`] next. Arriving bytes mostly make this later. A driver needs to
+    /// follow it only when it becomes earlier than the wake-up that the driver has set.
     #[must_use]
-    pub fn next_tick(&self) -> Option<Tick> {
+    pub fn next_deadline(&self) -> Option<TunnelTime> {
         self.timers().map(|(at, _)| at).min()
     }
 
-    /// Whether [`Relay::next_tick`] may have moved earlier since this was last asked, or was never asked for
-    /// since the opening or the last [`Relay::on_tick`]. Data that passes only puts timers off, and so costs no
-    /// look at them.
-    pub fn has_moved_forward(&mut self) -> bool {
+    /// Returns whether [`Relay::next_deadline`] may be earlier than at the last call, and clears that mark. A new
+    /// relay and [`Relay::on_timer`] set the mark too. Data that passes only delays deadlines, so it sets no mark.
+    pub fn take_earlier_deadline(&mut self) -> bool {
         Side::BOTH
             .into_iter()
-            .fold(false, |moved, side| moved | std::mem::take(&mut self.legs[side].moved_forward))
+            .fold(false, |moved, side| moved | std::mem::take(&mut self.sides[side].earlier_deadline))
     }
 
-    /// Something happened that is of both sides.
-    pub(super) fn move_forward(&mut self) {
-        self.legs.client.moved_forward = true;
+    /// Marks that a deadline of either side may be earlier now.
+    pub(super) fn mark_earlier_deadline(&mut self) {
+        self.sides.client.earlier_deadline = true;
     }
 
-    /// Does what is due by `now`.
-    pub fn on_tick(&mut self, now: Tick, out: &mut impl Output) {
-        self.move_forward();
-        // An end stops the other timers, so each is looked up anew.
+    /// Handles all timers that are due by `now`.
+    pub fn on_timer(&mut self, now: TunnelTime, out: &mut impl Output) {
+        self.mark_earlier_deadline();
+        // An end stops the other timers, so each step looks them up again.
         while let Some(timer) = self.due(now) {
             match timer {
                 Timer::PongDue(side) => self.end_unresponsive(side, now, out),
                 Timer::Send(side) => self.end_send_timeout(side, now, out),
-                Timer::PingDue(side) if self.legs[side.other()].mid_frame => {
-                    self.legs[side].keepalive.queued_ping = true
+                Timer::PingDue(side) if self.sides[side.other()].mid_frame => {
+                    self.sides[side].keepalive.queued_ping = true
                 }
                 Timer::PingDue(side) => self.ping(side, now, out),
                 Timer::Read => self.end_by_proxy(Why::ReadTimeout, now, out),
                 Timer::Lifetime => self.end_by_proxy(Why::Lifetime, now, out),
-                Timer::Order => self.end_by_order(now, out),
+                Timer::CloseRequest => self.end_by_request(now, out),
                 Timer::CloseGrace => return,
             }
         }
     }
 
-    fn due(&self, now: Tick) -> Option<Timer> {
+    fn due(&self, now: TunnelTime) -> Option<Timer> {
         self.timers().find(|&(at, timer)| at <= now && timer != Timer::CloseGrace).map(|(_, timer)| timer)
     }
 
-    /// Bytes for this side are waiting from now on.
-    pub fn on_blocked(&mut self, side: Side, now: Tick) {
-        let leg = &mut self.legs[side];
-        leg.blocked.get_or_insert(now);
-        leg.moved_forward = true;
+    /// Records that bytes for this side wait from now on.
+    pub fn on_blocked(&mut self, side: Side, now: TunnelTime) {
+        let state = &mut self.sides[side];
+        state.blocked_since.get_or_insert(now);
+        state.earlier_deadline = true;
     }
 
-    /// This side took some of the bytes that wait for it.
-    pub fn on_progress(&mut self, side: Side, now: Tick) {
+    /// Records that this side took some of the bytes that wait for it.
+    pub fn on_progress(&mut self, side: Side, now: TunnelTime) {
         self.on_blocked(side, now);
-        self.legs[side].took = now;
+        self.sides[side].last_write = now;
     }
 
-    /// Whether a side's silence is to be judged: if there was none, [`Relay::on_arrival`] is to say
-    /// so before the next [`Relay::on_tick`].
+    /// Whether a timer about this side's silence is due. If bytes have arrived nevertheless, the driver must call
+    /// [`Relay::on_arrival`] before the next [`Relay::on_timer`].
     #[must_use]
-    pub fn judges(&self, side: Side, now: Tick) -> bool {
+    pub fn is_silence_due(&self, side: Side, now: TunnelTime) -> bool {
         let about = |timer| matches!(timer, Timer::PongDue(of) if of == side) || timer == Timer::Read;
-        let can_be_read = self.wants_bytes(side) && !self.is_held_up(side);
+        let can_be_read = self.wants_bytes(side) && !self.is_read_paused(side);
         can_be_read && self.timers().any(|(at, timer)| at <= now && about(timer))
     }
 
-    /// Something has arrived from a side, read or not.
-    pub fn on_arrival(&mut self, side: Side, now: Tick) {
+    /// Records that bytes have arrived from a side, read or not.
+    pub fn on_arrival(&mut self, side: Side, now: TunnelTime) {
         self.counters().arrived(side, now);
-        let leg = &mut self.legs[side];
-        leg.moved_forward |= leg.keepalive.heard();
+        let state = &mut self.sides[side];
+        state.earlier_deadline |= state.keepalive.on_byte();
     }
 
-    /// The driver itself did not run for a while, up to now: what a side did meanwhile may still be
-    /// on its way here, so all waiting for it begins anew.
-    pub fn on_stall(&mut self, now: Tick) {
+    /// Records that the process was paused until now. Bytes that a side sent meanwhile may not be read yet, so all
+    /// waiting for it starts again.
+    pub fn on_stall(&mut self, now: TunnelTime) {
         for side in Side::BOTH {
-            self.legs[side].took = now;
+            self.sides[side].last_write = now;
         }
     }
 
-    /// No bytes wait for this side any more.
-    pub fn on_drained(&mut self, side: Side, now: Tick) {
-        let leg = &mut self.legs[side];
-        (leg.blocked, leg.took, leg.moved_forward) = (None, now, true);
+    /// Records that no bytes wait for this side any more.
+    pub fn on_drained(&mut self, side: Side, now: TunnelTime) {
+        let state = &mut self.sides[side];
+        (state.blocked_since, state.last_write, state.earlier_deadline) = (None, now, true);
     }
 }

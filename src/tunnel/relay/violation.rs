@@ -1,9 +1,9 @@
-//! Owns what follows where a peer breaks a rule or a limit: the end, or that frames are not read any more.
+//! Owns what follows when a peer breaks a rule or a limit: the tunnel ends, or Holdline stops reading frames.
 
 use super::{Output, Relay};
 use crate::outcome::Side;
 use crate::tunnel::counters::Counters;
-use crate::tunnel::timer::Tick;
+use crate::tunnel::timer::TunnelTime;
 use crate::tunnel::{Blind, OnViolation};
 use crate::ws::close;
 use crate::ws::frame::Violation;
@@ -20,8 +20,8 @@ pub(super) enum Breach {
 }
 
 impl<C: AsRef<Counters>> Relay<C> {
-    /// Ends the tunnel for a frame that does not pass.
-    pub(super) fn end_breach(&mut self, from: Side, breach: Breach, now: Tick, out: &mut impl Output) {
+    /// Ends the tunnel because of a frame that may not pass.
+    pub(super) fn end_breach(&mut self, from: Side, breach: Breach, now: TunnelTime, out: &mut impl Output) {
         match breach {
             Breach::Framing(violation) => self.end_violation(from, &violation, now, out),
             Breach::Close(fault) => self.end_bad_close(from, fault, now, out),
@@ -29,17 +29,18 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
     }
 
-    /// A breach of framing: in `frame`, if that was read, and in what the scanner holds and `rest`, if not.
+    /// Handles a breach of framing. `frame` holds the offending frame, if the scanner took it. Otherwise the frame is
+    /// in what the scanner holds, and in `rest`.
     pub(super) fn on_violation(
         &mut self,
         from: Side,
         violation: Violation,
         frame: Option<&[u8]>,
         rest: &[u8],
-        now: Tick,
+        now: TunnelTime,
         out: &mut impl Output,
     ) {
-        // A tunnel whose frames are not read has no limit for messages: it is the limited who would end it.
+        // Without reading frames Holdline cannot limit messages, so a peer could end the limit by a breach.
         let closes =
             self.settings.on_violation == OnViolation::Close || self.settings.max_message_size.is_some();
         if closes && self.is_open() {
@@ -47,22 +48,22 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
         if self.is_open() {
             self.go_blind(Blind::Violation(violation), out);
-        } else if let Some(held) = self.legs[from].scanner.take_held() {
+        } else if let Some(held) = self.sides[from].scanner.take_held() {
             self.gather(from.other(), held.bytes(), out);
         }
         self.gather(from.other(), frame.unwrap_or_default(), out);
-        self.pass(from.other(), rest, out);
+        self.forward(from.other(), rest, out);
     }
 
-    /// Gives up reading frames, in both directions: without the one, Pongs could not be told apart,
-    /// without the other, nothing could be injected.
+    /// Stops reading frames in both directions. Injecting into one direction needs its frame boundaries, and the
+    /// Pongs of the other.
     fn go_blind(&mut self, reason: Blind, out: &mut impl Output) {
         self.counters().go_blind(reason);
         for side in Side::BOTH {
-            if let Some(held) = self.legs[side].scanner.take_held() {
+            if let Some(held) = self.sides[side].scanner.take_held() {
                 self.gather(side.other(), held.bytes(), out);
             }
-            self.legs[side].forget_queued();
+            self.sides[side].clear_queue();
         }
     }
 }

@@ -55,7 +55,7 @@ impl AsyncWrite for Script {
 }
 
 fn pump(client: &Script, upstream: &Script, settings: Settings) -> Pump<Script> {
-    let opened = |stream: &Script| Opened { stream: stream.clone(), ahead: vec![] };
+    let opened = |stream: &Script| PrefixedStream { stream: stream.clone(), ahead: vec![] };
     let streams = PerSide { client: opened(client), upstream: opened(upstream) };
     let framing = Framing::WebSocket { deflate: false };
     run(streams, Arc::new(settings), framing, Arc::default())
@@ -131,7 +131,7 @@ async fn the_observer_is_told_once_of_a_side_that_answers_badly() {
         pong[0] = 0x8a;
         client.reads.lock().unwrap().push(pong);
         assert!(stays_pending(&mut pump).await);
-        told.extend(std::iter::from_fn(|| pump.take_bad_answer()));
+        told.extend(std::iter::from_fn(|| pump.take_bad_pong()));
     }
     assert_eq!(told.len(), 1);
     assert_eq!(

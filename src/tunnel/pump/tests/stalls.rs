@@ -54,7 +54,7 @@ async fn a_side_is_not_given_up_over_bytes_that_nobody_has_read() {
             };
             let settings = if pings { settings() } else { by_read };
             let ((mut client, near), (mut upstream, far)) = (duplex(1024), duplex(1024));
-            let opened = |pipe, arrived| Opened { stream: Unheard { pipe, arrived }, ahead: vec![] };
+            let opened = |pipe, arrived| PrefixedStream { stream: Unheard { pipe, arrived }, ahead: vec![] };
             let streams = PerSide { client: opened(near, arrived), upstream: opened(far, Some(false)) };
             let framing = Framing::WebSocket { deflate: false };
             let control = Arc::default();

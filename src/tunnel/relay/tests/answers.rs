@@ -28,7 +28,7 @@ fn raw(first: u8, masked: bool, payload: &[u8], size_of_length: usize) -> Vec<u8
 }
 
 /// Answers to a Ping that RFC 6455 does not know.
-fn bad_answers(side: Side, ping: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+fn bad_pongs(side: Side, ping: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let good = side == CLIENT;
     let (first, last) = ping.split_at(ping.len() / 2);
     vec![
@@ -71,15 +71,15 @@ fn pings_to(side: Side) -> Settings {
 }
 
 /// The payload of the Ping that is due next.
-fn pinged(relay: &mut Relay, side: Side, out: &mut Sent) -> (Tick, Vec<u8>) {
-    let due = relay.next_tick().expect("a ping is due");
-    relay.on_tick(due, out);
+fn pinged(relay: &mut Relay, side: Side, out: &mut Sent) -> (TunnelTime, Vec<u8>) {
+    let due = relay.next_deadline().expect("a ping is due");
+    relay.on_timer(due, out);
     let (opcode, payload) = out.frames(side).pop().expect("a ping");
     assert_eq!(opcode, OpCode::Ping);
     (due, payload)
 }
 
-fn feed(relay: &mut Relay, from: Side, wire: &[u8], chunk: usize, now: Tick, out: &mut Sent) {
+fn feed(relay: &mut Relay, from: Side, wire: &[u8], chunk: usize, now: TunnelTime, out: &mut Sent) {
     for chunk in wire.chunks(chunk) {
         relay.on_bytes(from, chunk, now, out);
     }
@@ -91,14 +91,14 @@ fn no_answer_to_a_ping_of_the_proxy_passes_or_ends_or_blinds() {
         for on_violation in [OnViolation::Blind, OnViolation::Close] {
             for max_message_size in [None, Some(100_000)] {
                 for chunk in [1, 7, 100_000] {
-                    for number in 0..bad_answers(side, &[0; 8]).len() {
+                    for number in 0..bad_pongs(side, &[0; 8]).len() {
                         let settings = Settings { on_violation, max_message_size, ..pings_to(side) };
                         let (mut relay, mut out) = (relay(settings), Sent::default());
                         let data = frame(side, OpCode::Binary, b"data");
                         let mut expected = Vec::new();
                         for round in 1..=3 {
                             let (now, ping) = pinged(&mut relay, side, &mut out);
-                            let (name, answer) = bad_answers(side, &ping).swap_remove(number);
+                            let (name, answer) = bad_pongs(side, &ping).swap_remove(number);
                             let wire = [&data[..], &answer, &data].concat();
                             feed(&mut relay, side, &wire, chunk, now, &mut out);
                             expected.extend([&data[..], &data].concat());
@@ -149,14 +149,14 @@ fn other_frames_that_break_a_rule_are_no_answer() {
 
 #[test]
 fn a_late_answer_goes_no_further_either() {
-    for number in 0..bad_answers(CLIENT, &[0; 8]).len() {
+    for number in 0..bad_pongs(CLIENT, &[0; 8]).len() {
         let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());
         let (first_sent, first) = pinged(&mut relay, CLIENT, &mut out);
         let data = frame(CLIENT, OpCode::Text, b"alive");
         relay.on_bytes(CLIENT, &data, first_sent, &mut out);
         let (now, second) = pinged(&mut relay, CLIENT, &mut out);
         for ping in [first, second] {
-            let (name, answer) = bad_answers(CLIENT, &ping).swap_remove(number);
+            let (name, answer) = bad_pongs(CLIENT, &ping).swap_remove(number);
             relay.on_bytes(CLIENT, &answer, now, &mut out);
             assert_eq!(out.0.upstream, data, "{name}");
         }
@@ -193,13 +193,13 @@ fn a_ping_of_the_other_side_that_is_answered_badly_is_answered_well_once() {
             }
             let order = if behind { [&ours[..], b"app"] } else { [b"app", &ours[..]] };
             for payload in order {
-                let (_, answer) = bad_answers(CLIENT, payload).swap_remove(number);
+                let (_, answer) = bad_pongs(CLIENT, payload).swap_remove(number);
                 relay.on_bytes(CLIENT, &answer, now, &mut out);
             }
             assert_eq!(out.frames(UPSTREAM), [(OpCode::Pong, b"app".to_vec())], "behind: {behind}, {number}");
             out.frames(CLIENT);
             relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Ping, b"later"), now, &mut out);
-            let (_, answer) = bad_answers(CLIENT, b"later").swap_remove(number);
+            let (_, answer) = bad_pongs(CLIENT, b"later").swap_remove(number);
             relay.on_bytes(CLIENT, &answer, now, &mut out);
             assert_eq!(out.frames(UPSTREAM), [(OpCode::Pong, b"later".to_vec())]);
             assert_eq!((relay.outcome(now).blind, out.2.len()), (None, 1));
@@ -215,9 +215,9 @@ fn a_side_that_answers_badly_is_pinged_on_and_found_when_it_is_dead() {
         relay.on_bytes(CLIENT, &raw(0x8a, false, &ping, 1), now, &mut out);
         (now, ping) = pinged(&mut relay, CLIENT, &mut out);
     }
-    let due = relay.next_tick().unwrap();
+    let due = relay.next_deadline().unwrap();
     assert_eq!(due, now + seconds(20));
-    relay.on_tick(due, &mut out);
+    relay.on_timer(due, &mut out);
     assert_eq!(relay.outcome(due).ending.why, Why::Unresponsive);
 }
 

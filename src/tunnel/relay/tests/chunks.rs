@@ -109,7 +109,7 @@ proptest! {
         };
         let mut received = PerSide::<Vec<Vec<u8>>>::default();
         let mut unread = PerSide::<Vec<u8>>::default();
-        let (mut now, mut wake_up) = (Tick::ZERO, None);
+        let (mut now, mut wake_up) = (TunnelTime::ZERO, None);
         let rest = std::iter::repeat_n([(true, 70_000, 1), (false, 70_000, 1)], 40).flatten();
         for (left, most, pause) in steps.into_iter().chain(rest) {
             now = now + seconds(pause);
@@ -118,9 +118,9 @@ proptest! {
             if !chunk.is_empty() {
                 relay.on_bytes(from, &chunk, now, &mut out);
             }
-            relay.on_tick(now, &mut out);
-            let next = relay.next_tick();
-            if !relay.has_moved_forward() {
+            relay.on_timer(now, &mut out);
+            let next = relay.next_deadline();
+            if !relay.take_earlier_deadline() {
                 prop_assert!(next.is_none() || next >= wake_up, "{next:?}, before {wake_up:?}, and it was not told");
             }
             wake_up = next;

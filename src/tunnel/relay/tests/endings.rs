@@ -22,7 +22,7 @@ fn the_close_handshake_passes_and_is_the_end() {
 fn an_unfinished_close_handshake_is_cut_in_the_end() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     relay.on_bytes(CLIENT, &close_frame(CLIENT, 1000), at(3), &mut out);
-    assert_eq!(relay.next_tick(), Some(at(13)));
+    assert_eq!(relay.next_deadline(), Some(at(13)));
     assert!(!relay.is_expired(at(12)));
     assert!(relay.is_expired(at(13)));
 }
@@ -73,29 +73,29 @@ fn orders_and_timeouts_tell_both_sides() {
     let orders = [(Why::Shutdown, 1001), (Why::Drain, 1012), (Why::EndpointRemoved, 1012)];
     for (why, code) in orders {
         let (mut relay, mut out) = (relay(settings()), Sent::default());
-        relay.order(Order { at: at(8), why, words: None });
-        relay.order(Order { at: at(5), why, words: None });
-        assert_eq!(relay.next_tick(), Some(at(5)));
-        relay.on_tick(at(5), &mut out);
+        relay.request_close(CloseRequest { at: at(8), why, reason: None });
+        relay.request_close(CloseRequest { at: at(5), why, reason: None });
+        assert_eq!(relay.next_deadline(), Some(at(5)));
+        relay.on_timer(at(5), &mut out);
         assert_eq!(close_code(&out.frames(CLIENT)), Some(code));
         assert_eq!(close_code(&out.frames(UPSTREAM)), Some(code));
         assert_eq!(ended(&relay, at(5)), (Who::Proxy, why, Some(code)));
     }
     let idle = Settings { read_timeout: Some(seconds(10)), max_lifetime: Some(seconds(15)), ..settings() };
     let (mut quiet, mut out) = (relay(idle.clone()), Sent::default());
-    quiet.on_tick(at(10), &mut out);
+    quiet.on_timer(at(10), &mut out);
     assert_eq!(ended(&quiet, at(10)), (Who::Proxy, Why::ReadTimeout, Some(1001)));
     let mut busy = relay(idle);
     busy.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"x"), at(9), &mut out);
-    busy.on_tick(at(15), &mut out);
+    busy.on_timer(at(15), &mut out);
     assert_eq!(ended(&busy, at(15)), (Who::Proxy, Why::Lifetime, Some(1001)));
 }
 
 #[test]
 fn after_the_proxys_close_nothing_passes_but_the_answer_is_heard() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
-    relay.order(Order { at: at(5), why: Why::Drain, words: None });
-    relay.on_tick(at(5), &mut out);
+    relay.request_close(CloseRequest { at: at(5), why: Why::Drain, reason: None });
+    relay.on_timer(at(5), &mut out);
     out.0 = PerSide::default();
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"late"), at(5), &mut out);
     relay.on_bytes(CLIENT, &close_frame(CLIENT, 1012), at(6), &mut out);
@@ -110,8 +110,8 @@ fn a_close_waits_for_the_end_of_the_frame_and_the_frame_arrives() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
     relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
-    relay.order(Order { at: at(5), why: Why::Shutdown, words: None });
-    relay.on_tick(at(5), &mut out);
+    relay.request_close(CloseRequest { at: at(5), why: Why::Shutdown, reason: None });
+    relay.on_timer(at(5), &mut out);
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
     relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(6), &mut out);
     let frames = out.frames(CLIENT);
@@ -124,9 +124,9 @@ fn bytes_that_nobody_takes_end_by_the_send_timeout() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     relay.on_blocked(CLIENT, at(10));
     relay.on_progress(CLIENT, at(50));
-    relay.on_tick(at(109), &mut out);
+    relay.on_timer(at(109), &mut out);
     assert_eq!(relay.outcome(at(109)).ending.why, Why::Aborted);
-    relay.on_tick(at(110), &mut out);
+    relay.on_timer(at(110), &mut out);
     assert_eq!(ended(&relay, at(110)), (Who::Client, Why::SendTimeout, Some(1001)));
     assert!(relay.is_dead(CLIENT));
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
@@ -171,31 +171,31 @@ fn a_half_that_is_left_ends_as_a_whole_tunnel_does() {
         let mut idle = foreign(limited.clone());
         idle.on_eof(side, at(2), &mut out);
         idle.on_bytes(side.other(), b"more", at(50), &mut out);
-        assert_eq!(idle.next_tick(), Some(at(150)));
-        idle.on_tick(at(150), &mut out);
+        assert_eq!(idle.next_deadline(), Some(at(150)));
+        idle.on_timer(at(150), &mut out);
         assert_eq!(ended(&idle, at(150)), (Who::Proxy, Why::ReadTimeout, None));
-        assert!(idle.is_settled() && idle.ends_by_stream());
+        assert!(idle.is_settled() && idle.has_no_close_frames());
 
         let mut old = foreign(Settings { read_timeout: None, ..limited.clone() });
         old.on_eof(side, at(2), &mut out);
-        old.on_tick(at(1000), &mut out);
+        old.on_timer(at(1000), &mut out);
         assert_eq!(ended(&old, at(1000)).1, Why::Lifetime);
 
         let mut stuck = foreign(limited.clone());
         stuck.on_eof(side, at(2), &mut out);
         stuck.on_blocked(side, at(3));
-        stuck.on_tick(at(63), &mut out);
+        stuck.on_timer(at(63), &mut out);
         assert_eq!(ended(&stuck, at(63)), (side.into(), Why::SendTimeout, None));
 
         let mut ordered = foreign(limited.clone());
         ordered.on_eof(side, at(2), &mut out);
-        ordered.order(Order { at: at(5), why: Why::Drain, words: None });
-        ordered.on_tick(at(5), &mut out);
+        ordered.request_close(CloseRequest { at: at(5), why: Why::Drain, reason: None });
+        ordered.on_timer(at(5), &mut out);
         assert!(ordered.is_settled());
 
         let mut gone = foreign(limited);
         gone.on_eof(side, at(2), &mut out);
-        assert!(gone.may_break(side) && !gone.may_break(side.other()));
+        assert!(gone.awaits_reset(side) && !gone.awaits_reset(side.other()));
         gone.on_gone(side, Why::Reset, at(9), &mut out);
         assert_eq!(ended(&gone, at(9)), (side.into(), Why::Reset, None));
         assert!(gone.is_settled());

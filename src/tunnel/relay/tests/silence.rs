@@ -24,13 +24,18 @@ fn doing() -> impl Strategy<Value = Doing> {
 }
 
 /// Lives through a schedule of the other side, with ticks when they are due, and says when the end came.
-fn end_of(mut relay: Relay, silent: Side, since: Tick, schedule: &[(u64, Doing)]) -> Option<Tick> {
+fn end_of(
+    mut relay: Relay,
+    silent: Side,
+    since: TunnelTime,
+    schedule: &[(u64, Doing)],
+) -> Option<TunnelTime> {
     let (other, mut out, mut now) = (silent.other(), Sent::default(), since);
     for (pause, doing) in schedule {
         let next = now + Duration::from_millis(*pause);
-        while let Some(due) = relay.next_tick().filter(|due| *due <= next) {
+        while let Some(due) = relay.next_deadline().filter(|due| *due <= next) {
             now = now.max(due);
-            relay.on_tick(now, &mut out);
+            relay.on_timer(now, &mut out);
             if relay.outcome(now).ending.why != Why::Aborted {
                 return Some(now);
             }
@@ -69,7 +74,7 @@ proptest! {
         let settings = Settings { ping, ping_timeout: seconds(timeout), send_timeout: None, ..settings() };
         let tags = PerSide { client: tags[0], upstream: tags[1] };
         let mut relay = Relay::new(Arc::new(settings), Framing::WebSocket { deflate: false }, tags);
-        let since = Tick::after(Duration::from_millis(heard.min(interval * 900)));
+        let since = TunnelTime::after(Duration::from_millis(heard.min(interval * 900)));
         relay.on_bytes(silent, &frame(silent, OpCode::Text, b"last"), since, &mut Sent::default());
         let limit = since + seconds(interval + 2 * timeout);
         let mut schedule: Vec<_> = schedule.into_iter().map(|(pause, doing)| (pause % max_pause, doing)).collect();
@@ -84,7 +89,7 @@ proptest! {
 fn heartbeats_of_the_other_side_do_not_hide_the_dead() {
     for (silent, every) in [(CLIENT, 15), (UPSTREAM, 15), (CLIENT, 1), (UPSTREAM, 19)] {
         let beats: Vec<_> = (0..200).map(|_| (every * 1000, Doing::Ping(b"hb".to_vec()))).collect();
-        let end = end_of(relay(settings()), silent, Tick::ZERO, &beats);
+        let end = end_of(relay(settings()), silent, TunnelTime::ZERO, &beats);
         assert!(end.is_some_and(|end| end <= at(65)), "{silent:?}, every {every} s: {end:?}");
     }
 }
@@ -95,11 +100,11 @@ fn a_side_that_takes_bytes_is_not_dead() {
     let (mut relay, mut out) = (relay(patient), Sent::default());
     relay.on_blocked(CLIENT, at(1));
     for now in [60, 120, 180] {
-        relay.on_tick(at(now), &mut out);
+        relay.on_timer(at(now), &mut out);
         relay.on_progress(CLIENT, at(now));
     }
-    relay.on_tick(at(244), &mut out);
+    relay.on_timer(at(244), &mut out);
     assert_eq!(relay.outcome(at(244)).ending.why, Why::Aborted, "slow is not dead");
-    relay.on_tick(at(245), &mut out);
+    relay.on_timer(at(245), &mut out);
     assert_eq!(relay.outcome(at(245)).ending.why, Why::Unresponsive);
 }

@@ -9,7 +9,7 @@ fn a_violation_makes_the_tunnel_blind() {
     relay.on_bytes(CLIENT, &[0x83, 0x00, 1, 2], at(1), &mut out);
     assert_eq!(out.0.upstream, [0x83, 0x00, 1, 2]);
     assert_eq!(out.0.client, [0x81], "what was held back passes");
-    relay.on_tick(at(60), &mut out);
+    relay.on_timer(at(60), &mut out);
     assert_eq!(out.0.client, [0x81], "nothing is injected any more");
     assert_eq!(relay.outcome(at(60)).blind, Some("reserved opcode"));
 }

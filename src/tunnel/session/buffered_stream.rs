@@ -1,4 +1,4 @@
-//! Owns one side's stream of a tunnel, and what waits for it. It must not know the other side.
+//! Owns the stream of one side of a tunnel, and the bytes that wait for it. It must not know the other side.
 
 use crate::io::Readiness;
 use crate::outcome::Why;
@@ -7,26 +7,26 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream with the bytes that were read from it ahead.
+/// A stream, and the bytes that were already read from it.
 #[derive(Debug)]
-pub struct Opened<S> {
+pub struct PrefixedStream<S> {
     /// The stream.
     pub stream: S,
-    /// What stands before its next byte.
+    /// Bytes that come before the next read.
     pub ahead: Vec<u8>,
 }
 
-/// One side's stream, and what waits for it.
-pub(super) struct Leg<S> {
-    pub(super) stream: S,
-    /// What the HTTP parser had read ahead; relayed first.
-    #[expect(clippy::box_collection, reason = "nearly always none: one word for it")]
+/// The stream of one side, and the bytes that wait for it.
+pub(super) struct BufferedStream<S> {
+    pub(super) io: S,
+    /// Bytes that the HTTP parser had read. The session relays them first.
+    #[expect(clippy::box_collection, reason = "one word, because nearly all streams have none")]
     ahead: Option<Box<Vec<u8>>>,
     pub(super) waiting: Option<Box<Waiting>>,
-    /// Why writing failed; what it still has to say is read nevertheless.
+    /// Why a write failed. Reads go on, because the peer may have sent bytes before.
     pub(super) broken: Option<io::ErrorKind>,
-    unflushed: bool,
-    shut: bool,
+    is_unflushed: bool,
+    is_shut: bool,
 }
 
 pub(super) struct Waiting {
@@ -34,10 +34,10 @@ pub(super) struct Waiting {
     taken: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Leg<S> {
-    pub(super) fn new(opened: Opened<S>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> BufferedStream<S> {
+    pub(super) fn new(opened: PrefixedStream<S>) -> Self {
         let ahead = (!opened.ahead.is_empty()).then(|| Box::new(opened.ahead));
-        Self { stream: opened.stream, ahead, waiting: None, broken: None, unflushed: false, shut: false }
+        Self { io: opened.stream, ahead, waiting: None, broken: None, is_unflushed: false, is_shut: false }
     }
 
     #[inline]
@@ -46,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Leg<S> {
             return Poll::Ready(Ok(self.read_ahead(&ahead, buffer)));
         }
         let mut into = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
     }
 
@@ -58,12 +58,12 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Leg<S> {
         now.len()
     }
 
-    /// Whether another read may find something.
+    /// Whether the next read may find something.
     pub(super) fn may_read(&self) -> bool {
-        self.ahead.is_some() || self.stream.may_read()
+        self.ahead.is_some() || self.io.may_read()
     }
 
-    /// Writes, or keeps what is not taken.
+    /// Writes `bytes`, and keeps what the stream does not take.
     pub(super) fn write(&mut self, mut bytes: &[u8], cx: &mut Context<'_>) {
         if self.waiting.is_none() {
             bytes = self.write_some(bytes, cx);
@@ -75,14 +75,14 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Leg<S> {
         waiting.bytes.extend_from_slice(bytes);
     }
 
-    /// Writes as much as is taken; what is left.
+    /// Writes as much as the stream takes, and returns the rest.
     fn write_some<'a>(&mut self, mut bytes: &'a [u8], cx: &mut Context<'_>) -> &'a [u8] {
         while !bytes.is_empty() && self.broken.is_none() {
-            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            match Pin::new(&mut self.io).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => self.broken = Some(io::ErrorKind::WriteZero),
                 Poll::Ready(Ok(taken)) => {
                     bytes = &bytes[taken..];
-                    self.unflushed = true;
+                    self.is_unflushed = true;
                 }
                 Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
                 Poll::Pending => break,
@@ -91,53 +91,53 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Leg<S> {
         bytes
     }
 
-    /// Whether some of what waits was taken, and whether more is left.
+    /// Writes waiting bytes. Returns whether the stream took some, and whether any are left.
     pub(super) fn write_waiting(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
         let Some(mut waiting) = self.waiting.take() else { return (false, false) };
         let left = self.write_some(&waiting.bytes[waiting.taken..], cx).len();
-        let took = waiting.bytes.len() - left > waiting.taken;
+        let has_progress = waiting.bytes.len() - left > waiting.taken;
         waiting.taken = waiting.bytes.len() - left;
         if left > 0 && self.broken.is_none() {
             self.waiting = Some(waiting);
         }
-        (took, self.waiting.is_some())
+        (has_progress, self.waiting.is_some())
     }
 
-    /// What is dropped from now on tells its peer of a break, unless its end was told in order.
+    /// Makes the drop look like a failure to the peer, unless this stream was shut down before.
     pub(super) fn reset_on_close(&mut self) {
-        if !self.shut {
-            self.stream.reset_on_close();
+        if !self.is_shut {
+            self.io.reset_on_close();
         }
     }
 
-    /// Flushes what a layer below may hold, and ends the stream if that is wanted.
+    /// Flushes the buffers of a layer, and shuts the stream down if `shut` is set.
     #[inline]
     pub(super) fn flush(&mut self, shut: bool, cx: &mut Context<'_>) {
-        let has_more = self.unflushed || (shut && !self.shut);
+        let has_more = self.is_unflushed || (shut && !self.is_shut);
         if !has_more || self.broken.is_some() || self.waiting.is_some() {
             return;
         }
-        if self.unflushed {
-            self.unflushed = Pin::new(&mut self.stream).poll_flush(cx).is_pending();
+        if self.is_unflushed {
+            self.is_unflushed = Pin::new(&mut self.io).poll_flush(cx).is_pending();
         }
-        if shut && !self.shut {
-            // An error says that the peer is gone, which reading says as well.
-            self.shut = Pin::new(&mut self.stream).poll_shutdown(cx).is_ready();
+        if shut && !self.is_shut {
+            // An error means that the peer is gone, which the next read reports as well.
+            self.is_shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
         }
     }
 }
 
-/// What an error of reading says of its peer.
-pub(super) fn unread(kind: io::ErrorKind) -> Why {
+/// The cause of the end that a read error shows.
+pub(super) fn read_cause_of(kind: io::ErrorKind) -> Why {
     match kind {
-        // HTTP/2 without END_STREAM: the connection ended. A socket says so only when it is written to.
+        // The connection of an HTTP/2 stream ended without END_STREAM. Sockets return this for writes only.
         io::ErrorKind::BrokenPipe => Why::Eof,
-        _ => why(kind),
+        _ => cause_of(kind),
     }
 }
 
-/// What an error of a socket says of its peer.
-pub(super) fn why(kind: io::ErrorKind) -> Why {
+/// The cause of the end that a socket error shows.
+pub(super) fn cause_of(kind: io::ErrorKind) -> Why {
     match kind {
         io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             Why::TcpTimeout

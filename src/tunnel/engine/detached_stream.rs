@@ -1,4 +1,4 @@
-//! Owns the stream of one side as the engine has it: half the size of one that may be of the runtime too.
+//! Owns the streams of the engine: those detached from the tokio runtime. They take half the size of a `Stream`.
 
 use crate::io::{EpollSocket, Readiness, Stream, StreamLayer};
 use std::io;
@@ -6,17 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream that has left the runtime.
+/// A stream that was detached from the tokio runtime.
 #[derive(Debug)]
-pub enum Wire {
+pub enum DetachedStream {
     /// A socket.
     Plain(EpollSocket),
-    /// What a socket carries.
+    /// A layer over a socket.
     Layered(Box<dyn StreamLayer>),
 }
 
-impl Wire {
-    /// The socket, which epoll watches.
+impl DetachedStream {
+    /// The socket that epoll watches.
     pub(super) fn epoll_socket(&mut self) -> Option<&mut EpollSocket> {
         match self {
             Self::Plain(socket) => Some(socket),
@@ -25,8 +25,8 @@ impl Wire {
     }
 }
 
-/// Takes a stream out of the runtime.
-impl TryFrom<Stream> for Wire {
+/// Detaches a stream from the tokio runtime.
+impl TryFrom<Stream> for DetachedStream {
     type Error = io::Error;
 
     fn try_from(stream: Stream) -> io::Result<Self> {
@@ -38,7 +38,7 @@ impl TryFrom<Stream> for Wire {
     }
 }
 
-impl Readiness for Wire {
+impl Readiness for DetachedStream {
     fn has_pending(&self) -> Option<bool> {
         match self {
             Self::Plain(socket) => socket.has_pending(),
@@ -49,7 +49,7 @@ impl Readiness for Wire {
     fn may_read(&self) -> bool {
         match self {
             Self::Plain(socket) => socket.may_read(),
-            // A layer may have read ahead.
+            // A layer may hold bytes that it has read.
             Self::Layered(_) => true,
         }
     }
@@ -65,7 +65,7 @@ impl Readiness for Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for DetachedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, into),
@@ -74,7 +74,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for DetachedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
