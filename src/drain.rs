@@ -1,33 +1,33 @@
-//! Owns the end of the process's life as seen by its tasks: phases, a deadline, and the knowledge
-//! of who is still there. It must not know signals or what the tasks do.
+//! Owns the shutdown as tasks see it: phases, a deadline, and the count of tasks that still run. It must not know
+//! signals, or what the tasks do.
 
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How far the end has come.
+/// A phase of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Everything is served.
+    /// No shutdown has begun.
     Serving,
-    /// Nothing new is begun; what is open closes by the deadline.
+    /// Tasks begin nothing new, and close what is open by the deadline.
     Draining {
-        /// When it has to be over.
+        /// When the drain must be over.
         deadline: Instant,
     },
-    /// The deadline is over: everything ends now.
+    /// The deadline has passed, so everything ends now.
     Expired,
 }
 
-/// The one end that sets the phase.
+/// Sets the phase. There is one trigger.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<Phase>);
 
-/// The end that every task holds, for as long as it lives: it is a permit as well.
+/// Tells a task the phase. Each task holds one as long as it lives, so the trigger knows how many tasks run.
 #[derive(Clone, Debug)]
 pub struct Watch(watch::Receiver<Phase>);
 
-/// A trigger and the first watch.
+/// A trigger and its first watch.
 #[must_use]
 pub fn channel() -> (Trigger, Watch) {
     let (trigger, watch) = watch::channel(Phase::Serving);
@@ -35,17 +35,17 @@ pub fn channel() -> (Trigger, Watch) {
 }
 
 impl Trigger {
-    /// Begins to drain; everything has `grace` to end.
+    /// Begins the drain, with a deadline after `grace`.
     pub fn drain(&self, grace: Duration) {
         self.0.send_replace(Phase::Draining { deadline: Instant::now() + grace });
     }
 
-    /// Ends what is left.
+    /// Ends all tasks that are left.
     pub fn expire(&self) {
         self.0.send_replace(Phase::Expired);
     }
 
-    /// How many watches there are.
+    /// How many watches are alive.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.0.receiver_count()
@@ -58,23 +58,23 @@ impl Trigger {
 }
 
 impl Watch {
-    /// The phase now.
+    /// The present phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.0.borrow()
     }
 
-    /// Waits for the drain to begin.
+    /// Waits until the drain begins.
     pub async fn draining(&mut self) {
         self.reach(|phase| *phase != Phase::Serving).await;
     }
 
-    /// Waits for the deadline to be over.
+    /// Waits until the deadline has passed.
     pub async fn expired(&mut self) {
         self.reach(|phase| *phase == Phase::Expired).await;
     }
 
-    /// A trigger that is dropped ends everything: nobody could end it later.
+    /// Also returns when the trigger is dropped, because no later phase can come.
     async fn reach(&mut self, reached: impl FnMut(&Phase) -> bool) {
         let _ = self.0.wait_for(reached).await;
     }

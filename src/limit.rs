@@ -1,5 +1,5 @@
-//! Owns admission: how many connections and openings a client may have, and the verdict on one
-//! more. It must not know HTTP statuses, or what is admitted.
+//! Owns admission: limits on connections and on the rate of WebSocket handshakes ("openings"), and the decision on
+//! one more. It must not know HTTP statuses, or what is admitted.
 
 pub mod connections;
 pub mod rate;
@@ -12,21 +12,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is admitted; `None` is no limit.
+/// The limits of a route. `None` means without limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time, of all clients together; 0 admits none.
+    /// Open connections of all clients together. 0 admits none.
     pub connections: Option<u32>,
-    /// Connections at a time of one client (nginx, `limit_conn` with `$binary_remote_addr`).
+    /// Open connections of one client (nginx, `limit_conn` with `$binary_remote_addr`).
     pub connections_per_ip: Option<u32>,
-    /// Openings of one client (nginx, `limit_req` with `nodelay`).
+    /// Rate of openings of one client (nginx, `limit_req` with `nodelay`).
     pub openings_per_ip: Option<Rate>,
 }
 
-/// A limit by its name in the configuration.
+/// A limit, by its name in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
-    /// `process.max_connections`: `connections` of all routes together.
+    /// `process.max_connections`: open connections of all routes together.
     MaxConnections,
     /// `connections`.
     Connections,
@@ -41,7 +41,7 @@ impl Limit {
     pub const ALL: [Self; 4] =
         [Self::MaxConnections, Self::Connections, Self::ConnectionsPerIp, Self::OpeningsPerIp];
 
-    /// The word for it in the configuration and in logs.
+    /// The name in the configuration and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,27 +59,25 @@ impl fmt::Display for Limit {
     }
 }
 
-/// A connection over a limit.
+/// A connection would exceed a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("over the limit {limit}")]
-pub struct Refused {
+pub struct LimitExceeded {
     /// The limit.
     pub limit: Limit,
-    /// When the client will be admitted again if nothing else comes from it (`Retry-After`, to be
-    /// rounded up); `None`: when others end, which nobody knows.
+    /// After this time the limiter admits the client, if it sends nothing else meanwhile (`Retry-After`, rounded up).
+    /// `None` means that other connections must end first, at an unknown time.
     pub retry_after: Option<Duration>,
 }
 
-impl Refused {
-    /// There are so many already.
-    fn by_number(limit: Limit) -> Self {
+impl LimitExceeded {
+    fn by_count(limit: Limit) -> Self {
         Self { limit, retry_after: None }
     }
 }
 
-/// Who a client is as far as limits go: an IPv4 address, an IPv6 /64, or all who come over a unix
-/// socket. A /64 is what one subscriber gets at least (RFC 6177 2), so each has a universe of
-/// addresses in it.
+/// Identifies a client to the limits: an IPv4 address, an IPv6 /64, or all clients over unix sockets. Every subscriber
+/// gets at least a /64 (RFC 6177 2), and can use any address in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientKey(Key);
 
@@ -117,46 +115,51 @@ impl fmt::Display for ClientKey {
     }
 }
 
-/// The door of a route: what it has admitted. It outlives a reload, which may change the limits.
+/// Admits connections of a route. It outlives a reload, which may change the limits.
 #[derive(Debug, Default)]
-pub struct Door {
+pub struct Limiter {
     connections: Arc<Connections>,
     openings: Openings,
 }
 
-impl Door {
-    /// Admits an opening and the connection that it becomes, which lasts as long as the permit.
-    /// `now` is the time since any fixed moment.
+impl Limiter {
+    /// Admits an opening and its connection, which counts until the permit is dropped. `now` is the time since any
+    /// fixed moment.
     ///
-    /// An opening that is refused for its rate does not count; one that is refused for the number
-    /// of connections does, so a client that keeps trying is told how long to wait.
+    /// An opening over the rate does not count towards it. An opening over a number of connections does, so a client
+    /// that keeps trying learns how long to wait.
     ///
     /// # Errors
-    /// A limit is reached. Nothing is kept of a refusal.
-    pub fn admit(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<Permit, Refused> {
+    /// [`LimitExceeded`] names the first limit that is reached. The connection does not count then.
+    pub fn admit(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<Permit, LimitExceeded> {
         self.admit_opening(client, limits, now)?;
-        self.connections.admit(client, limits).map_err(Refused::by_number)
+        self.connections.admit(client, limits).map_err(LimitExceeded::by_count)
     }
 
-    /// The same for an opening that another door has admitted: the permit stands for both.
+    /// Admits an opening that another limiter has admitted before. The permit then counts in both.
     ///
     /// # Errors
-    /// A limit is reached. Nothing is kept of a refusal.
-    pub fn admit_too(&self, permit: &mut Permit, limits: &Limits, now: Duration) -> Result<(), Refused> {
+    /// [`LimitExceeded`] names the first limit that is reached. The permit counts in the other limiter only then.
+    pub fn admit_also(
+        &self,
+        permit: &mut Permit,
+        limits: &Limits,
+        now: Duration,
+    ) -> Result<(), LimitExceeded> {
         self.admit_opening(permit.client(), limits, now)?;
-        self.connections.admit_too(permit, limits).map_err(Refused::by_number)
+        self.connections.admit_also(permit, limits).map_err(LimitExceeded::by_count)
     }
 
-    fn admit_opening(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<(), Refused> {
+    fn admit_opening(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<(), LimitExceeded> {
         if let Some(rate) = limits.openings_per_ip {
             self.openings
                 .admit(client, rate, now)
-                .map_err(|wait| Refused { limit: Limit::OpeningsPerIp, retry_after: Some(wait) })?;
+                .map_err(|wait| LimitExceeded { limit: Limit::OpeningsPerIp, retry_after: Some(wait) })?;
         }
         Ok(())
     }
 
-    /// The connections that are open, for status and metrics.
+    /// The counts of open connections, for status and metrics.
     #[must_use]
     pub fn connections(&self) -> &Connections {
         &self.connections
@@ -186,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_its_limit() {
-        let door = Door::default();
+        let limiter = Limiter::default();
         let one = NonZeroU32::MIN;
         let limits = Limits {
             connections: Some(2),
@@ -194,19 +197,19 @@ mod tests {
             openings_per_ip: Rate::new(one, Duration::from_secs(1), one),
         };
         let refused = |client: &str, millis| {
-            let refused = door.admit(key(client), &limits, Duration::from_millis(millis)).unwrap_err();
+            let refused = limiter.admit(key(client), &limits, Duration::from_millis(millis)).unwrap_err();
             (refused.limit.as_str(), refused.retry_after.map(|wait| wait.as_millis()))
         };
-        let first = door.admit(key("192.0.2.1"), &limits, Duration::ZERO).unwrap();
+        let first = limiter.admit(key("192.0.2.1"), &limits, Duration::ZERO).unwrap();
         assert_eq!(refused("192.0.2.1", 300), ("openings_per_ip", Some(700)));
         assert_eq!(refused("192.0.2.1", 1000), ("connections_per_ip", None));
-        let second = door.admit(key("192.0.2.2"), &limits, Duration::ZERO).unwrap();
+        let second = limiter.admit(key("192.0.2.2"), &limits, Duration::ZERO).unwrap();
         assert_eq!(refused("192.0.2.3", 0), ("connections", None));
         drop((first, second));
-        assert_eq!(door.connections().total(), 0);
+        assert_eq!(limiter.connections().total(), 0);
         let none = Limits::default();
         let many: Vec<_> =
-            (0..9).map(|_| door.admit(key("192.0.2.1"), &none, Duration::ZERO).unwrap()).collect();
-        assert_eq!(door.connections().of(key("192.0.2.1")), many.len() as u32);
+            (0..9).map(|_| limiter.admit(key("192.0.2.1"), &none, Duration::ZERO).unwrap()).collect();
+        assert_eq!(limiter.connections().of(key("192.0.2.1")), many.len() as u32);
     }
 }

@@ -22,7 +22,7 @@ use crate::http::respond::{Body, full};
 use crate::http::serve::{BadRequestKind, PartialRequest, Upgrade};
 use crate::http::upload::Upload;
 use crate::limit::connections::Permit;
-use crate::limit::{Door, Limit, Refused};
+use crate::limit::{Limit, LimitExceeded, Limiter};
 use crate::listener::connection::{Connection, NotReady};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::real_ip::Origin;
@@ -60,7 +60,7 @@ pub struct Proxy {
     /// Relays tunnels. `None` means that tasks of the runtime do it.
     engine: Option<Arc<Engine>>,
     /// Counts what all routes together have admitted.
-    door: Door,
+    limiter: Limiter,
     started: Instant,
 }
 
@@ -68,11 +68,11 @@ impl Proxy {
     /// A proxy without tunnels.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>, log: Arc<AccessLog>, engine: Option<Arc<Engine>>) -> Self {
-        let (tunnels, metrics, door) = (Arc::default(), Arc::default(), Door::default());
+        let (tunnels, metrics, limiter) = (Arc::default(), Arc::default(), Limiter::default());
         let sink = Arc::new(ReportSink::new(Arc::clone(&log), Arc::clone(&metrics)));
         status::expect(&metrics, &snapshot);
         let (snapshot, started) = (ArcSwap::new(snapshot), Instant::now());
-        Self { snapshot, tunnels, log, metrics, sink, engine, door, started }
+        Self { snapshot, tunnels, log, metrics, sink, engine, limiter, started }
     }
 
     /// Stops the engine, which ends the tunnels that are still open.
@@ -192,12 +192,18 @@ impl Proxy {
     }
 
     /// Admits a WebSocket handshake, unless a limit is reached.
-    fn admit(&self, snapshot: &Snapshot, route: &Route, inbound: &InboundRequest) -> Result<Permit, Refused> {
+    fn admit(
+        &self,
+        snapshot: &Snapshot,
+        route: &Route,
+        inbound: &InboundRequest,
+    ) -> Result<Permit, LimitExceeded> {
         let (client, now) = (inbound.origin.client.into(), self.started.elapsed());
-        let permit = self.door.admit(client, &snapshot.limits, now);
-        let mut permit = permit.map_err(|refused| Refused { limit: Limit::MaxConnections, ..refused })?;
-        if let Some(door) = snapshot.door(route) {
-            door.admit_too(&mut permit, &route.limits, now)?;
+        let permit = self.limiter.admit(client, &snapshot.limits, now);
+        let mut permit =
+            permit.map_err(|refused| LimitExceeded { limit: Limit::MaxConnections, ..refused })?;
+        if let Some(limiter) = snapshot.limiter(route) {
+            limiter.admit_also(&mut permit, &route.limits, now)?;
         }
         Ok(permit)
     }

@@ -1,4 +1,4 @@
-//! Owns the counts of open connections, by client and in all, and the permits that stand for them.
+//! Owns the counts of open connections, by client and in total, and the permits that keep them.
 
 use super::{ClientKey, Limit, Limits};
 use std::collections::HashMap;
@@ -6,23 +6,23 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts of open connections. They are kept whatever the limits are, for a reload may set some
-/// while connections are open. A client takes 30 to 60 bytes, and none when its last one ends.
+/// Counts of open connections. They are kept even without limits, because a reload may set limits while connections
+/// are open. A client takes 30 to 60 bytes, and none after its last connection ends.
 #[derive(Debug)]
 pub struct Connections {
     total: AtomicU32,
     shards: [Mutex<HashMap<ClientKey, u32>>; SHARDS],
-    /// Randomly keyed: no choice of addresses crowds one shard.
+    /// Keyed at random, so that no choice of addresses crowds one shard.
     hasher: RandomState,
 }
 
-/// A connection that was admitted; it ends with its permit.
+/// An admitted connection. It counts until the permit is dropped.
 #[derive(Debug)]
 #[must_use = "the connection counts as long as its permit lives"]
 pub struct Permit {
     connections: Arc<Connections>,
-    /// Where it counts as well.
-    beside: Option<Arc<Connections>>,
+    /// Where the connection counts as well.
+    also: Option<Arc<Connections>>,
     client: ClientKey,
 }
 
@@ -34,30 +34,30 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Admits one more of a client, exactly: however many ask at once, no limit is passed, and a
-    /// refusal takes no place from anybody meanwhile. Of `limits`, rates are not looked at.
+    /// Admits one more connection of a client. Concurrent calls never exceed a limit, and a refused call takes nothing
+    /// from others meanwhile. This ignores the rates in `limits`.
     ///
     /// # Errors
-    /// The limit that is reached.
+    /// The limit that is reached. Nothing is counted then.
     pub fn admit(self: &Arc<Self>, client: ClientKey, limits: &Limits) -> Result<Permit, Limit> {
         self.enter(client, limits)?;
-        Ok(Permit { connections: Arc::clone(self), beside: None, client })
+        Ok(Permit { connections: Arc::clone(self), also: None, client })
     }
 
-    /// The same for a connection that has been admitted elsewhere, and counts in both places from now on.
+    /// Admits a connection that was admitted elsewhere. It counts in both from now on.
     ///
     /// # Errors
-    /// The limit that is reached.
-    pub fn admit_too(self: &Arc<Self>, permit: &mut Permit, limits: &Limits) -> Result<(), Limit> {
-        debug_assert!(permit.beside.is_none(), "there are two places at most");
+    /// The limit that is reached. Nothing is counted here then.
+    pub fn admit_also(self: &Arc<Self>, permit: &mut Permit, limits: &Limits) -> Result<(), Limit> {
+        debug_assert!(permit.also.is_none(), "a connection counts in two at most");
         self.enter(permit.client, limits)?;
-        permit.beside = Some(Arc::clone(self));
+        permit.also = Some(Arc::clone(self));
         Ok(())
     }
 
     fn enter(&self, client: ClientKey, limits: &Limits) -> Result<(), Limit> {
         let is_full = |total| limits.connections.is_some_and(|most| total >= most);
-        // Refused without the lock: under a flood that is the common case.
+        // Refuse without the lock, because that is the common case under a flood.
         if is_full(self.total.load(Ordering::Relaxed)) {
             return Err(Limit::Connections);
         }
@@ -66,7 +66,7 @@ impl Connections {
         if limits.connections_per_ip.is_some_and(|most| count >= most) {
             return Err(Limit::ConnectionsPerIp);
         }
-        // No other memory hangs on this number: it needs no order with anything.
+        // Relaxed, because no other memory depends on this number.
         let one_more = |total| (!is_full(total)).then_some(total + 1);
         let added = self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         added.map_err(|_| Limit::Connections)?;
@@ -80,8 +80,8 @@ impl Connections {
             Some(count) if *count > 1 => *count -= 1,
             _ => {
                 counts.remove(&client);
-                // By halves: so shrinking costs a constant for each of those that left.
-                if counts.capacity() > KEPT && counts.len() < counts.capacity() / 4 {
+                // Shrinking by halves costs a constant for each connection that ended.
+                if counts.capacity() > KEPT_CAPACITY && counts.len() < counts.capacity() / 4 {
                     let half = counts.capacity() / 2;
                     counts.shrink_to(half);
                 }
@@ -90,13 +90,13 @@ impl Connections {
         self.total.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Connections that are open.
+    /// Open connections of all clients.
     #[must_use]
     pub fn total(&self) -> u32 {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Connections of one client that are open.
+    /// Open connections of one client.
     #[must_use]
     pub fn of(&self, client: ClientKey) -> u32 {
         self.shard(client).get(&client).copied().unwrap_or(0)
@@ -109,7 +109,7 @@ impl Connections {
 }
 
 impl Permit {
-    /// Whose connection it is.
+    /// The client of the connection.
     pub(super) fn client(&self) -> ClientKey {
         self.client
     }
@@ -118,16 +118,16 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.connections.leave(self.client);
-        if let Some(beside) = &self.beside {
-            beside.leave(self.client);
+        if let Some(also) = &self.also {
+            also.leave(self.client);
         }
     }
 }
 
-/// So many that 10,000 openings a second, each a microsecond under a lock, seldom meet at one.
+/// With this many shards, 10,000 openings a second of a microsecond each seldom wait for a lock.
 const SHARDS: usize = 32;
-/// Places that a shard keeps though it needs fewer.
-const KEPT: usize = 64;
+/// A shard does not shrink below this capacity.
+const KEPT_CAPACITY: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -170,7 +170,7 @@ mod tests {
         assert!(capacity(&connections) >= 50_000);
         drop(permits);
         assert_eq!(connections.total(), 0);
-        assert!(capacity(&connections) <= SHARDS * KEPT * 2, "{}", capacity(&connections));
+        assert!(capacity(&connections) <= SHARDS * KEPT_CAPACITY * 2, "{}", capacity(&connections));
     }
 
     #[test]

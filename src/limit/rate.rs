@@ -1,4 +1,4 @@
-//! Owns the rate of openings by client: the generic cell rate algorithm, in a table of fixed size.
+//! Owns the rate limit of openings by client: the generic cell rate algorithm, in a table of fixed size.
 
 use super::ClientKey;
 use std::hash::{BuildHasher as _, RandomState};
@@ -6,24 +6,23 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How many openings are admitted in how long.
+/// A rate of openings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     openings: NonZeroU32,
     per: Duration,
     burst: NonZeroU32,
-    /// From one opening to the next at full rate, in nanoseconds, rounded up.
+    /// Nanoseconds from one opening to the next at full rate, rounded up.
     interval: u64,
-    /// How much of the future a client may have used up: `burst` intervals.
+    /// How far into the future a client may use up its rate, in nanoseconds: `burst` intervals.
     depth: u64,
 }
 
 impl Rate {
-    /// `openings` in each `per`, evenly; `burst` of them may come at once after a silence. So in any
-    /// time t at most `burst` + `openings` · t / `per` are admitted. nginx counts otherwise: its
-    /// `burst=20` lets 21 come at once.
+    /// Admits `openings` evenly in each `per`, and `burst` of them at once after a silence. So in any time t it admits
+    /// at most `burst` + `openings` · t / `per`. nginx counts differently: its `burst=20` admits 21 at once.
     ///
-    /// `None`: over a billion openings a second, or a burst that takes over 292 years to regain.
+    /// `None` means over a billion openings a second, or a burst that takes over 292 years to regain.
     #[must_use]
     pub fn new(openings: NonZeroU32, per: Duration, burst: NonZeroU32) -> Option<Self> {
         let is_slow = per.as_nanos() >= u128::from(openings.get());
@@ -39,25 +38,25 @@ impl Rate {
         self.openings
     }
 
-    /// The time that [`Rate::openings`] are counted in.
+    /// The time in which [`Rate::openings`] are admitted.
     #[must_use]
     pub fn per(&self) -> Duration {
         self.per
     }
 
-    /// Openings that may come at once.
+    /// Openings that are admitted at once after a silence.
     #[must_use]
     pub fn burst(&self) -> NonZeroU32 {
         self.burst
     }
 
-    /// The generic cell rate algorithm for whatever has a rate: what is used up to `due` is used up to a
-    /// later moment by one more at `now`, both in nanoseconds since a fixed moment.
+    /// One step of the generic cell rate algorithm. The rate is used up until `due`. Returns until when it is used up
+    /// after one more event at `now`. All are nanoseconds since a fixed moment.
     ///
     /// # Errors
-    /// It comes too early, by so many nanoseconds.
+    /// The event comes too early by this many nanoseconds.
     pub fn conform(&self, due: u64, now: u64) -> Result<u64, u64> {
-        // A rate that was lowered since may have left it further in the future than any of this one.
+        // A rate that was changed since may have left `due` further in the future than this one allows.
         let due = due.clamp(now, now.saturating_add(self.depth));
         let used = due - now;
         let free = self.depth - used;
@@ -65,31 +64,30 @@ impl Rate {
     }
 }
 
-/// When each client may open again: the generic cell rate algorithm (ITU-T I.371, Annex A), the
-/// leaky bucket as a meter with one number for each client, its theoretical arrival time.
+/// When each client may open again: the generic cell rate algorithm (ITU-T I.371, Annex A). It is a leaky bucket that
+/// keeps one number for each client, its theoretical arrival time.
 ///
-/// The table has a fixed number of places, 16 bytes each, in sets of eight; which set is a client's
-/// a randomly keyed hash decides. In a set without a free place a newcomer takes that of the client
-/// whose theoretical arrival time is the earliest: one whose time has passed, which is as good as
-/// free, else the one that has used up the least. So a flood of addresses costs neither memory nor
-/// time, a newcomer is always admitted, and what is forgotten is forgiven: the most at fault last.
+/// The table has a fixed number of entries of 16 bytes, in sets of eight. A randomly keyed hash chooses the set of a
+/// client. In a full set, a new client replaces the one with the earliest theoretical arrival time. If that time has
+/// passed, the entry was free anyway. Otherwise that client has used up the least of its rate. So a flood of
+/// addresses costs neither memory nor time, new clients are always admitted, and the worst clients are forgotten last.
 #[derive(Debug)]
 pub struct Openings {
-    /// Each is empty until its first opening.
+    /// Each shard is empty until its first opening.
     shards: Vec<Mutex<Vec<Set>>>,
     sets_of_shard: usize,
     hasher: RandomState,
 }
 
 impl Default for Openings {
-    /// 65,536 places: 1 MiB when all shards are in use.
+    /// 65,536 entries: 1 MiB when all shards are in use.
     fn default() -> Self {
         Self::new(65_536)
     }
 }
 
 impl Openings {
-    /// A table of at most `places`, 8 at least.
+    /// A table of at most `places` entries, but at least 8.
     #[must_use]
     pub fn new(places: usize) -> Self {
         let sets = (places / WAYS).max(1);
@@ -99,15 +97,15 @@ impl Openings {
         Self { shards, sets_of_shard, hasher: RandomState::new() }
     }
 
-    /// Admits an opening. `now` is the time since a fixed moment; one a little earlier than the
-    /// last, as threads may bring it, does no harm. The rate may be another than the last time.
+    /// Admits an opening. `now` is the time since a fixed moment. It may be a little earlier than in the last call,
+    /// because threads race. The rate may change between calls.
     ///
     /// # Errors
-    /// It comes too early: the time until the next is admitted, if none is admitted before. A
-    /// refusal costs the client nothing.
+    /// The opening comes too early. Returns the time until the next one is admitted, if none is admitted before. A
+    /// refused opening does not count.
     pub fn admit(&self, client: ClientKey, rate: Rate, now: Duration) -> Result<(), Duration> {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        // A hash stands for its client: that two of 65,536 share one has a chance of 1 to 2^33.
+        // The hash identifies the client. Two of 65,536 clients share one with a chance of 1 to 2^33.
         let hash = self.hasher.hash_one(client);
         let tag = hash | 1;
         let (place, shard) = (hash as usize / self.shards.len(), hash as usize % self.shards.len());
@@ -115,7 +113,7 @@ impl Openings {
         if sets.is_empty() {
             sets.resize(self.sets_of_shard, Set::default());
         }
-        let entry = sets[place % self.sets_of_shard].place_of(tag);
+        let entry = sets[place % self.sets_of_shard].entry_of(tag);
         let due = if entry.tag == tag { entry.due } else { 0 };
         let due = rate.conform(due, now).map_err(Duration::from_nanos)?;
         *entry = Entry { tag, due };
@@ -123,22 +121,22 @@ impl Openings {
     }
 }
 
-/// What is known of a client; a tag of 0 is nobody's.
+/// One client. A tag of 0 means that the entry is free.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     tag: u64,
-    /// Theoretical arrival time of its next opening, in nanoseconds.
+    /// The theoretical arrival time of its next opening, in nanoseconds.
     due: u64,
 }
 
-/// Two lines of a cache.
+/// A set fills two cache lines.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 struct Set([Entry; WAYS]);
 
 impl Set {
-    /// The place of a client, or the one it may take.
-    fn place_of(&mut self, tag: u64) -> &mut Entry {
+    /// The entry of a client, or the one that it may replace.
+    fn entry_of(&mut self, tag: u64) -> &mut Entry {
         let own = self.0.iter().position(|entry| entry.tag == tag);
         let earliest = || (0..WAYS).min_by_key(|&place| self.0[place].due).unwrap_or(0);
         let place = own.unwrap_or_else(earliest);
@@ -146,11 +144,11 @@ impl Set {
     }
 }
 
-/// Entries that are searched for one client.
+/// Entries of a set.
 const WAYS: usize = 8;
-/// So many that 10,000 openings a second, each a microsecond under a lock, seldom meet at one.
+/// With this many shards, 10,000 openings a second of a microsecond each seldom wait for a lock.
 const SHARDS: usize = 64;
-/// Half of what nanoseconds in 64 bits can count: `now` fits in the other half.
+/// Half the range of nanoseconds in 64 bits. `now` needs the other half.
 const LONGEST: u64 = u64::MAX / 2;
 
 #[cfg(test)]

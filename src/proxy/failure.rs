@@ -1,7 +1,7 @@
 //! Owns the failures of a request, and the one place that maps them to statuses, close codes and causes.
 
 use crate::http::upload::UploadError;
-use crate::limit::{Limit, Refused};
+use crate::limit::{Limit, LimitExceeded};
 use crate::outcome::{Ending, Who, Why};
 use crate::route::PathError;
 use crate::upstream::NoEndpoint;
@@ -53,7 +53,7 @@ pub enum Failure {
     Body(#[from] UploadError),
     /// A limit is reached.
     #[error("{0}")]
-    Limit(#[from] Refused),
+    Limit(#[from] LimitExceeded),
     /// No route serves it.
     #[error("no route serves this host and path")]
     NoRoute,
@@ -120,7 +120,7 @@ impl Failure {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Origin { .. } => StatusCode::FORBIDDEN,
             // What a client has to mend itself, and what it has not (nginx, `limit_conn_status`).
-            Self::Limit(Refused { limit: Limit::MaxConnections | Limit::Connections, .. }) => {
+            Self::Limit(LimitExceeded { limit: Limit::MaxConnections | Limit::Connections, .. }) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Limit(_) => StatusCode::TOO_MANY_REQUESTS,

@@ -2,7 +2,7 @@
 //! builds the next snapshot from the previous one, so that endpoints keep their counts and health.
 
 use crate::http::{Forwarded, Via};
-use crate::limit::{Door, Limits};
+use crate::limit::{Limiter, Limits};
 use crate::route::{Rewrite, Rule, Table};
 use crate::telemetry::report::RouteNames;
 use crate::upstream::Upstream;
@@ -122,7 +122,7 @@ pub struct Snapshot {
     table: Table,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// Counts what each route has admitted.
-    doors: HashMap<Arc<str>, Arc<Door>>,
+    limiters: HashMap<Arc<str>, Arc<Limiter>>,
     /// The proxies that may say who the client is.
     pub real_ip: real_ip::Settings,
     /// The limits of all routes together.
@@ -148,14 +148,14 @@ impl Snapshot {
                 route.tunnel = Arc::clone(&before.tunnel);
             }
         }
-        let door = |route: &Route| {
-            let before = previous.and_then(|previous| previous.doors.get(route.name()));
+        let limiter = |route: &Route| {
+            let before = previous.and_then(|previous| previous.limiters.get(route.name()));
             (Arc::clone(route.name()), before.cloned().unwrap_or_default())
         };
-        let doors = routes.iter().map(door).collect();
+        let limiters = routes.iter().map(limiter).collect();
         let routes = routes.into_iter().map(Arc::new).collect();
         let limits = Limits { connections: plan.max_connections, ..Limits::default() };
-        Self { table: Table::new(&rules), upstreams, routes, doors, real_ip: plan.real_ip, limits }
+        Self { table: Table::new(&rules), upstreams, routes, limiters, real_ip: plan.real_ip, limits }
     }
 
     /// Returns the route for a host and a normalised path.
@@ -177,8 +177,8 @@ impl Snapshot {
 
     /// Returns the limiter of a route. Its counts outlive reloads.
     #[must_use]
-    pub fn door(&self, route: &Route) -> Option<&Arc<Door>> {
-        self.doors.get(route.name())
+    pub fn limiter(&self, route: &Route) -> Option<&Arc<Limiter>> {
+        self.limiters.get(route.name())
     }
 
     /// Returns the upstream with this name.
