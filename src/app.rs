@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::drain::{self, Trigger, Watch};
 use crate::http::serve::serve;
 use crate::http::{self, Protocols};
-use crate::listener::connection::{Connection, ready};
+use crate::listener::establish::{Connection, establish};
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
@@ -264,7 +264,7 @@ async fn serve_one(accepted: Accepted, settings: Arc<ListenerConfig>, proxy: Arc
     let ListenerConfig { listen, tls, handshakes } = &*settings;
     let limit = listen.http.header_timeout;
     let tls = tls.as_deref().map(|tls| (tls, handshakes));
-    let established = ready(accepted, &listen.socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
+    let established = establish(accepted, &listen.socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
     let (stream, connection) = match established.await {
         Ok((stream, connection)) => (stream, Arc::new(connection)),
         Err(error) => return proxy.report_unestablished(&error, client, watch),

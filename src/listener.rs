@@ -1,9 +1,8 @@
-//! Owns accepting: a bound socket, a loop that neither dies nor spins, and what a connection begins
-//! with before HTTP. It must not know HTTP,
-//! routes or upstreams.
+//! Owns listening sockets, the accept loop, and what a connection does before HTTP: PROXY header and TLS. It must not
+//! know HTTP, routes or upstreams.
 
 pub mod accept;
-pub mod connection;
+pub mod establish;
 pub mod handshakes;
 pub mod socket;
 
@@ -16,39 +15,39 @@ use std::time::Duration;
 /// One listening socket (nginx, `listen`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where.
+    /// Where to listen.
     pub address: ListenAddr,
-    /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` caps it.
+    /// How many connections may wait in the kernel to be accepted. `net.core.somaxconn` is the upper limit.
     pub backlog: u32,
     /// SO_REUSEPORT: other processes may listen on the same address.
     pub reuse_port: bool,
-    /// Each connection begins with a header of the PROXY protocol, from peers that are trusted
-    /// (nginx, `listen ... proxy_protocol`; HAProxy, `accept-proxy`).
+    /// Each connection must come from a trusted peer and begin with a PROXY protocol header (nginx,
+    /// `listen ... proxy_protocol`; HAProxy, `accept-proxy`).
     pub proxy_protocol: bool,
-    /// Connections are TLS (nginx, `listen ... ssl`).
+    /// TLS (nginx, `listen ... ssl`). `None` means plain connections.
     pub tls: Option<Tls>,
-    /// Options of its connections.
+    /// The options of accepted connections.
     pub tcp: TcpOptions,
 }
 
 /// TLS to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates, and what is asked of clients.
+    /// The server's certificates, and whether clients need one.
     pub server: tls::server::Settings,
-    /// From the connection's opening, or its PROXY header, to the end of the handshake.
+    /// How long a handshake may take, counted from accept or from the end of the PROXY header.
     pub handshake_timeout: Duration,
-    /// Handshakes at once, from the client's whole first message to the end; more wait for their turn.
+    /// Concurrent handshakes, counted from the client's complete first message. More of them wait for a slot.
     pub max_handshakes: u32,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Accepted {
     /// The stream.
     pub stream: Stream,
-    /// Who connected.
+    /// The address of the peer.
     pub client: ClientAddr,
-    /// Its place among all.
+    /// The connection's slot.
     pub slot: Slot,
 }

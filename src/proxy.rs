@@ -23,7 +23,7 @@ use crate::http::serve::{BadRequestKind, PartialRequest, Upgrade};
 use crate::http::upload::Upload;
 use crate::limit::connections::Permit;
 use crate::limit::{Limit, LimitExceeded, Limiter};
-use crate::listener::connection::{Connection, NotReady};
+use crate::listener::establish::{Connection, EstablishError};
 use crate::outcome::{Ending, PerSide, Who, Why};
 use crate::real_ip::Origin;
 use crate::telemetry::access_log::AccessLog;
@@ -130,13 +130,17 @@ impl Proxy {
     }
 
     /// Reports a connection that was closed before its first request.
-    pub fn report_unestablished(&self, error: &NotReady, client: ClientAddr, watch: Watch) {
+    pub fn report_unestablished(&self, error: &EstablishError, client: ClientAddr, watch: Watch) {
         let status = match error {
             // Scanners connect all the time and send nothing. There is nothing to report.
-            NotReady::Silent => return,
-            NotReady::Untrusted => StatusCode::FORBIDDEN,
-            NotReady::TooSlow | NotReady::HandshakeTooSlow | NotReady::GaveWay => StatusCode::REQUEST_TIMEOUT,
-            NotReady::ProxyHeader(_) | NotReady::Handshake(_) | NotReady::Io(_) => StatusCode::BAD_REQUEST,
+            EstablishError::Silent => return,
+            EstablishError::Untrusted => StatusCode::FORBIDDEN,
+            EstablishError::TooSlow | EstablishError::HandshakeTooSlow | EstablishError::Evicted => {
+                StatusCode::REQUEST_TIMEOUT
+            }
+            EstablishError::ProxyHeader(_) | EstablishError::Handshake(_) | EstablishError::Io(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         self.report_unreadable(status, &error.to_string(), client, watch);
     }

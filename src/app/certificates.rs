@@ -77,7 +77,7 @@ impl ListenerConfig {
         let owner = format!("listen {}", listen.socket.address);
         let tls = tls.map_err(|problems| CertificateError::new(owner, problems))?;
         let most = listen.socket.tls.as_ref().map_or(0, |tls| tls.max_handshakes as usize);
-        let before = previous.map(|previous| &previous.handshakes).filter(|before| before.most() == most);
+        let before = previous.map(|previous| &previous.handshakes).filter(|before| before.limit() == most);
         let handshakes = before.cloned().unwrap_or_else(|| Handshakes::new(most));
         Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new), handshakes })
     }

@@ -1,4 +1,4 @@
-//! Owns the accept loop.
+//! Owns the accept loop, which neither stops nor spins on errors.
 
 use super::Accepted;
 use super::socket::Bound;
@@ -13,12 +13,12 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// The pause after an error that the next accept would meet again.
+/// The pause after an error that would meet the next accept too.
 const BACKOFF: Duration = Duration::from_millis(100);
 
-/// Accepts connections while there is room for them, and gives each to `serve`, until `stop` is
-/// ready; then those that already wait in the kernel's queue are served as well, for their clients
-/// believe to be connected. `options` tells those of its connections, which may change.
+/// Accepts connections while slots are free, and passes each to `serve`, until `stop` resolves. Then it also accepts
+/// the connections in the kernel's backlog, because their clients believe to be connected. `options` returns the
+/// present TCP options, which may change.
 pub async fn run(
     bound: Bound,
     address: ListenAddr,
@@ -27,73 +27,73 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut serve: impl FnMut(Accepted),
 ) {
-    let lines = LogLimit::default();
-    let mut heritage = Heritage::new(options(), &bound, &address);
+    let log_limit = LogLimit::default();
+    let mut inherited = InheritedOptions::new(options(), &bound, &address);
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&bound, &address, &slots, &lines, &mut heritage) => accepted,
+            accepted = accept(&bound, &address, &slots, &log_limit, &mut inherited) => accepted,
         };
         match accepted {
             Ok(accepted) => {
                 let options = options();
-                if options != heritage.options {
-                    heritage = Heritage::new(options, &bound, &address);
+                if options != inherited.options {
+                    inherited = InheritedOptions::new(options, &bound, &address);
                 }
-                heritage.complete(&accepted);
+                inherited.apply_missing(&accepted);
                 serve(accepted);
-                // Behind all that is ready: of a flood of connections no more are taken than are served,
-                // and tunnels do not come to their turn behind thousands of new ones.
+                // Let all ready tasks run first. So a flood of connections is accepted only as fast as it is
+                // served, and tunnels do not wait behind thousands of new connections.
                 yield_now().await;
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if lines.take() {
+                if log_limit.take() {
                     tracing::error!(listen = %address, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
                 }
                 sleep(BACKOFF).await;
             }
         }
     }
-    for accepted in queued(bound, &slots).unwrap_or_default() {
-        heritage.complete(&accepted);
+    for accepted in accept_backlog(bound, &slots).unwrap_or_default() {
+        inherited.apply_missing(&accepted);
         serve(accepted);
     }
 }
 
-/// Options that connections inherit from their listener, at no price for each.
-struct Heritage {
+/// Options that connections inherit from their listening socket, which saves system calls for each.
+struct InheritedOptions {
     options: TcpOptions,
-    /// No connection waits any more that began before the listener had them.
-    by_all: bool,
+    /// Whether all connections from now on have the options. Those in the backlog may be older.
+    is_complete: bool,
 }
 
-impl Heritage {
+impl InheritedOptions {
     fn new(options: TcpOptions, bound: &Bound, address: &ListenAddr) -> Self {
         bound.apply(&options, address);
-        Self { options, by_all: false }
+        Self { options, is_complete: false }
     }
 
-    /// Looks whether nobody waits. The kernel is asked itself: the runtime may not have heard yet.
-    fn look(&mut self, listener: &TcpListener) {
-        if !self.by_all {
+    /// Checks whether the backlog is empty. It asks the kernel, because the runtime may not know yet.
+    fn check_backlog(&mut self, listener: &TcpListener) {
+        if !self.is_complete {
             let waiting = &mut [PollFd::new(listener, PollFlags::IN)];
-            self.by_all = poll(waiting, Some(&Timespec::default())) == Ok(0);
+            self.is_complete = poll(waiting, Some(&Timespec::default())) == Ok(0);
         }
     }
 
-    fn complete(&self, accepted: &Accepted) {
-        if !self.by_all {
+    fn apply_missing(&self, accepted: &Accepted) {
+        if !self.is_complete {
             accepted.stream.apply(&self.options);
         }
     }
 }
 
-/// What waits in the kernel's queue and has room. The kernel is asked itself: the runtime may not
-/// have heard yet that somebody is waiting.
-fn queued(bound: Bound, slots: &Slots) -> io::Result<Vec<Accepted>> {
+/// Accepts the connections in the kernel's backlog for which slots are free. It asks the kernel, because the runtime
+/// may not know about them yet.
+fn accept_backlog(bound: Bound, slots: &Slots) -> io::Result<Vec<Accepted>> {
     let mut found = Vec::new();
     match bound {
         Bound::Tcp(listener) => {
@@ -124,16 +124,16 @@ async fn accept(
     bound: &Bound,
     address: &ListenAddr,
     slots: &Slots,
-    lines: &LogLimit,
-    heritage: &mut Heritage,
+    log_limit: &LogLimit,
+    inherited: &mut InheritedOptions,
 ) -> io::Result<Accepted> {
     let slot = match slots.try_take() {
         Some(slot) => slot,
         None => {
-            if lines.take() {
+            if log_limit.take() {
                 let connections = slots.total();
-                let bound = slots.limited_by();
-                tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: {bound}");
+                let limit = slots.limited_by();
+                tracing::warn!(listen = %address, connections, "accepting pauses until a connection ends: {limit}");
             }
             slots.take().await
         }
@@ -143,7 +143,7 @@ async fn accept(
             let accept = poll_fn(|cx| {
                 let accepted = listener.poll_accept(cx);
                 if accepted.is_pending() {
-                    heritage.look(listener);
+                    inherited.check_backlog(listener);
                 }
                 accepted
             });
@@ -157,7 +157,7 @@ async fn accept(
     }
 }
 
-/// Errors of a connection that died in the queue (`accept(2)`): the next one may be well.
+/// Whether the error is of a single connection that died in the backlog (`accept(2)`).
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
@@ -174,7 +174,8 @@ mod tests {
 
     #[tokio::test]
     async fn options_that_change_reach_the_connections_that_come_then() {
-        let told = |seconds| TcpOptions { user_timeout: Some(Duration::from_secs(seconds)), keepalive: None };
+        let options_with =
+            |seconds| TcpOptions { user_timeout: Some(Duration::from_secs(seconds)), keepalive: None };
         let address: ListenAddr = "127.0.0.1:0".parse().unwrap();
         let settings = Settings {
             address: address.clone(),
@@ -182,11 +183,11 @@ mod tests {
             reuse_port: false,
             proxy_protocol: false,
             tls: None,
-            tcp: told(1),
+            tcp: options_with(1),
         };
         let bound = bind(&settings, &Inherited::default()).await.unwrap();
         let to = bound.local_addr().unwrap();
-        let current = Arc::new(Mutex::new(told(1)));
+        let current = Arc::new(Mutex::new(options_with(1)));
         let options = {
             let current = Arc::clone(&current);
             move || *current.lock().unwrap()
@@ -196,9 +197,9 @@ mod tests {
         let until = async { _ = stopped.await };
         let give = move |accepted| _ = give.send(accepted);
         let run = tokio::spawn(run(bound, address, Slots::new(9, ""), options, until, give));
-        // The first waits before the loop begins.
+        // The first connection waits in the backlog before the loop begins.
         for seconds in [1, 1, 2, 2, 1] {
-            *current.lock().unwrap() = told(seconds);
+            *current.lock().unwrap() = options_with(seconds);
             let _client = TcpStream::connect(to).await.unwrap();
             let Stream::Tcp(stream) = accepted.recv().await.unwrap().stream else { panic!("it is TCP") };
             let socket = SockRef::from(&stream);

@@ -1,5 +1,5 @@
-//! Owns how many handshakes of TLS are under way at once on a listener, and that their signatures
-//! leave the CPUs to tunnels. It must not know TLS.
+//! Owns the limit of concurrent TLS handshakes of a listener, and keeps their signatures from taking the CPUs away from
+//! tunnels. It must not know TLS.
 
 use crate::capacity::{Evicted, LogLimit, Slot, Slots};
 use std::future::{Future, poll_fn};
@@ -10,71 +10,70 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Handshakes that compute at once, of all listeners: one for each CPU. A signature takes up to some
-/// milliseconds (RSA with 4096 bits) in which a thread does nothing else. Were thousands of them
-/// ready at once, tunnels would come to their turn behind all of them; so it is behind a few.
-static TURNS: LazyLock<Semaphore> =
+/// Handshakes of all listeners that may compute at once: one for each CPU. A signature blocks its thread for up to
+/// some milliseconds (RSA with 4096 bits). Without this limit, tunnels would wait behind thousands of signatures.
+static HANDSHAKE_CPU: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
 
-/// Places for handshakes.
+/// Limits the concurrent TLS handshakes of a listener.
 #[derive(Clone, Debug)]
 pub struct Handshakes {
-    places: Slots,
-    lines: Arc<LogLimit>,
+    slots: Slots,
+    log_limit: Arc<LogLimit>,
 }
 
 impl Handshakes {
-    /// So many at once.
+    /// Allows `limit` handshakes at once.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { places: Slots::new(most, "max_handshakes"), lines: Arc::default() }
+    pub fn new(limit: usize) -> Self {
+        Self { slots: Slots::new(limit, "max_handshakes"), log_limit: Arc::default() }
     }
 
-    /// How many there may be at once.
+    /// How many handshakes may run at once.
     #[must_use]
-    pub fn most(&self) -> usize {
-        self.places.total()
+    pub fn limit(&self) -> usize {
+        self.slots.total()
     }
 
-    /// Leads a handshake to its end, as soon as there is a place for it. It is to be given what it
-    /// works on when it is polled first: until then it should own no buffer. `waited` is as with
-    /// [`Slot::wait_evictable`].
+    /// Runs a handshake once a handshake slot is free. The future must not allocate buffers before its first poll.
+    /// `waited` is the same as in [`Slot::wait_evictable`].
     ///
     /// # Errors
-    /// The client keeps the proxy waiting, and others want the place, or that of the connection.
-    pub async fn lead<T>(
+    /// [`Evicted`] if the client keeps Holdline waiting while others need its handshake slot or its connection slot.
+    /// The caller must then drop the connection.
+    pub async fn run<T>(
         &self,
         connection: &Slot,
         waited: &mut Duration,
         handshake: impl Future<Output = T>,
     ) -> Result<T, Evicted> {
-        let place = self.place().await;
+        let slot = self.slot().await;
         let mut handshake = pin!(handshake);
         loop {
-            let turn = TURNS.acquire().await;
+            let cpu = HANDSHAKE_CPU.acquire().await;
             let polled = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
-            drop(turn);
+            drop(cpu);
             if let Poll::Ready(done) = polled {
                 return Ok(done);
             }
-            let mut of_place = *waited;
-            connection.wait_evictable(waited, place.wait_evictable(&mut of_place, woken())).await??;
+            let mut waited_in_slot = *waited;
+            connection.wait_evictable(waited, slot.wait_evictable(&mut waited_in_slot, woken())).await??;
         }
     }
 
-    async fn place(&self) -> Slot {
-        if let Some(place) = self.places.try_take() {
-            return place;
+    async fn slot(&self) -> Slot {
+        if let Some(slot) = self.slots.try_take() {
+            return slot;
         }
-        if self.lines.take() {
-            let handshakes = self.most();
-            tracing::warn!(handshakes, "more TLS handshakes at once than max_handshakes: they wait");
+        if self.log_limit.take() {
+            let handshakes = self.limit();
+            tracing::warn!(handshakes, "more concurrent TLS handshakes than max_handshakes; the others wait");
         }
-        self.places.take().await
+        self.slots.take().await
     }
 }
 
-/// Waits until the task is woken, by what it polled before.
+/// Waits until the handshake, which was polled before, wakes this task.
 async fn woken() {
     let mut is_first = true;
     poll_fn(|_| match std::mem::take(&mut is_first) {
@@ -93,7 +92,7 @@ mod tests {
     use tokio::task::{JoinHandle, yield_now};
     use tokio::time::{Instant, sleep};
 
-    /// Leads a handshake in a task of its own.
+    /// Runs a handshake in a task of its own.
     fn begin(
         handshakes: &Handshakes,
         handshake: impl Future<Output = ()> + Send + 'static,
@@ -102,12 +101,12 @@ mod tests {
         tokio::spawn(async move {
             let slots = Slots::new(1, "");
             let connection = slots.take().await;
-            handshakes.lead(&connection, &mut Duration::default(), handshake).await
+            handshakes.run(&connection, &mut Duration::default(), handshake).await
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_too_many_waits_for_its_place() {
+    async fn one_too_many_waits_for_its_slot() {
         let handshakes = Handshakes::new(2);
         let (done, first) = oneshot::channel::<()>();
         let first = begin(&handshakes, async move { first.await.unwrap_or_default() });
@@ -121,15 +120,15 @@ mod tests {
         assert_eq!(second.await.unwrap(), Ok(()));
         done.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(()));
-        assert!(handshakes.places.try_take().is_some());
+        assert!(handshakes.slots.try_take().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clients_that_stall_give_way_to_others_and_not_before() {
+    async fn stalled_clients_are_evicted_only_while_others_wait() {
         let handshakes = Handshakes::new(3);
         let stalled: Vec<_> = (0..3).map(|_| begin(&handshakes, pending())).collect();
         sleep(EVICT_AFTER * 5).await;
-        assert!(stalled.iter().all(|stalled| !stalled.is_finished()), "nobody wants their places");
+        assert!(stalled.iter().all(|stalled| !stalled.is_finished()), "nobody waits for their slots");
         let began = Instant::now();
         assert_eq!(begin(&handshakes, async {}).await.unwrap(), Ok(()));
         assert!(began.elapsed() < Duration::from_millis(5));
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn drops_of_bytes_do_not_keep_a_place() {
+    async fn a_slow_trickle_of_bytes_does_not_keep_a_slot() {
         let handshakes = Handshakes::new(1);
         let drip = begin(&handshakes, async {
             loop {

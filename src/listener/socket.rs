@@ -1,4 +1,4 @@
-//! Owns listening sockets: binding them, and taking over those that systemd hands down.
+//! Owns listening sockets: it binds them, or takes those that systemd passes to the process.
 
 use super::Settings;
 use crate::addr::ListenAddr;
@@ -15,19 +15,19 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 /// A bound socket.
 #[derive(Debug)]
 pub enum Bound {
-    /// TCP.
+    /// A TCP socket.
     Tcp(TcpListener),
-    /// A unix socket; its file goes with it, if it made the file.
+    /// A unix socket. If this process made its file, the file is removed with it.
     Unix(UnixListener, Option<SocketFile>),
 }
 
-/// The file of a unix socket, removed when this is dropped.
+/// The file of a unix socket. Dropping this removes the file.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may have been removed by hand: nothing to do then.
+        // Someone may have removed the file by hand.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -35,24 +35,24 @@ impl Drop for SocketFile {
 /// Why a socket could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The kernel says why.
+    /// The kernel refused.
     #[error("{address}: {error}{}", remedy(.error))]
     Io {
-        /// What was to be bound.
+        /// The address to bind.
         address: ListenAddr,
-        /// Why not.
+        /// The reason.
         error: io::Error,
     },
-    /// systemd handed down no socket of this name.
+    /// systemd passed no socket of this name.
     #[error(
         "systemd:{name}: no socket of this name was handed down (there {}); \
          set FileDescriptorName={name} in the .socket unit",
         if .known.is_empty() { "are none".to_owned() } else { format!("are: {}", .known.join(", ")) }
     )]
     NotHandedDown {
-        /// The name asked for.
+        /// The name in the configuration.
         name: String,
-        /// The names there are.
+        /// The names of the sockets that systemd passed.
         known: Vec<String>,
     },
 }
@@ -66,19 +66,19 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// The sockets that systemd handed down (`sd_listen_fds(3)`), by name. They are kept for as long as
-/// the process lives, so that a reload can take them up again.
+/// The sockets that systemd passed (`sd_listen_fds(3)`), by name. The process keeps them until it ends, so that a
+/// reload can use them again.
 #[derive(Debug, Default)]
-pub struct Inherited(HashMap<String, HandedDown>);
+pub struct Inherited(HashMap<String, InheritedSocket>);
 
 #[derive(Debug)]
-enum HandedDown {
+enum InheritedSocket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
 
 impl Inherited {
-    /// Takes them over from the environment. To be called once, before threads are started.
+    /// Takes the sockets that the environment names. Call this once, before the process starts threads.
     #[must_use]
     pub fn from_env() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -86,11 +86,11 @@ impl Inherited {
         let mut sockets = ListenFd::from_env();
         let mut found = HashMap::new();
         for index in 0..sockets.len() {
-            // systemd's own word for a socket without a name.
+            // systemd's name for a socket without one.
             let name = names.get(index).filter(|name| !name.is_empty()).unwrap_or(&"unknown");
             let socket = match sockets.take_tcp_listener(index) {
-                Ok(Some(tcp)) => Some(HandedDown::Tcp(tcp)),
-                _ => sockets.take_unix_listener(index).ok().flatten().map(HandedDown::Unix),
+                Ok(Some(tcp)) => Some(InheritedSocket::Tcp(tcp)),
+                _ => sockets.take_unix_listener(index).ok().flatten().map(InheritedSocket::Unix),
             };
             if let Some(socket) = socket {
                 found.insert((*name).to_owned(), socket);
@@ -99,7 +99,7 @@ impl Inherited {
         Self(found)
     }
 
-    fn take_up(&self, name: &str) -> Result<Bound, BindError> {
+    fn take(&self, name: &str) -> Result<Bound, BindError> {
         let address = ListenAddr::Systemd(name.to_owned());
         let socket = self.0.get(name).ok_or_else(|| {
             let mut known: Vec<_> = self.0.keys().cloned().collect();
@@ -107,11 +107,11 @@ impl Inherited {
             BindError::NotHandedDown { name: name.to_owned(), known }
         })?;
         let bound = match socket {
-            HandedDown::Tcp(tcp) => tcp.try_clone().and_then(|tcp| {
+            InheritedSocket::Tcp(tcp) => tcp.try_clone().and_then(|tcp| {
                 tcp.set_nonblocking(true)?;
                 Ok(Bound::Tcp(TcpListener::from_std(tcp)?))
             }),
-            HandedDown::Unix(unix) => unix.try_clone().and_then(|unix| {
+            InheritedSocket::Unix(unix) => unix.try_clone().and_then(|unix| {
                 unix.set_nonblocking(true)?;
                 Ok(Bound::Unix(UnixListener::from_std(unix)?, None))
             }),
@@ -121,7 +121,7 @@ impl Inherited {
 }
 
 impl Bound {
-    /// Where it really listens: the port, where 0 was asked for.
+    /// The bound address, with the real port if the configuration has 0. `None` means a unix socket.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
@@ -130,7 +130,7 @@ impl Bound {
         }
     }
 
-    /// Sets the options that its connections inherit.
+    /// Sets the options that accepted connections inherit.
     pub(super) fn apply(&self, options: &TcpOptions, address: &ListenAddr) {
         if let Self::Tcp(listener) = self
             && let Err(error) = options.apply(listener)
@@ -143,23 +143,23 @@ impl Bound {
 /// Binds a socket and listens on it.
 ///
 /// # Errors
-/// The address is in use, not allowed, not of this host; or systemd handed down no such socket.
+/// [`BindError`]: the address is in use, not permitted, or not of this host. Or systemd passed no such socket.
 pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
-    // Who may connect is a question for the folder's rights, as with any other proxy's socket.
+    // As in other proxies, the permissions of the directory decide who may connect.
     bind_as(settings, inherited, 0o666).await
 }
 
-/// The same; a unix socket is open to its owner and its group alone.
+/// Like [`bind`], but only the owner and group may connect to a unix socket.
 ///
 /// # Errors
-/// As with [`bind`].
+/// Those of [`bind`].
 pub async fn bind_for_group(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
     bind_as(settings, inherited, 0o660).await
 }
 
 async fn bind_as(settings: &Settings, inherited: &Inherited, mode: u32) -> Result<Bound, BindError> {
     let bound = match &settings.address {
-        ListenAddr::Systemd(name) => return inherited.take_up(name),
+        ListenAddr::Systemd(name) => return inherited.take(name),
         ListenAddr::Tcp(address) => bind_tcp(*address, settings).map(Bound::Tcp),
         ListenAddr::Unix(path) => bind_unix(path, mode).await,
     };
@@ -169,10 +169,10 @@ async fn bind_as(settings: &Settings, inherited: &Inherited, mode: u32) -> Resul
 fn bind_tcp(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // As nginx does: 0.0.0.0 and [::] may stand side by side.
+        // As in nginx, so that 0.0.0.0 and [::] can be bound together.
         socket.set_only_v6(true)?;
     }
-    // Sockets of the last run that are in TIME_WAIT do not keep a restart from binding.
+    // Sockets in TIME_WAIT from the last run must not prevent a restart.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(settings.reuse_port)?;
     socket.bind(&address.into())?;
@@ -189,12 +189,12 @@ async fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
         bound => bound?,
     };
     let file = SocketFile(path.to_owned());
-    // As nginx does: who may connect is decided by the folder's permissions.
+    // As in nginx, the permissions of the directory decide who may connect.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(Bound::Unix(listener, Some(file)))
 }
 
-/// Whether a socket's file is there without anybody who listens.
+/// Whether the path is a socket on which nobody listens.
 async fn is_left_over(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     is_socket

@@ -10,7 +10,7 @@ use crate::http::headers::{
     set_client_certificate, settle_length,
 };
 use crate::http::names::{is_alike, remove_alike};
-use crate::listener::connection::Connection;
+use crate::listener::establish::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::{HostPattern, normalise};

@@ -1,4 +1,4 @@
-//! Owns what comes before HTTP on a connection: the header of the PROXY protocol, the handshake of TLS. It must not know
+//! Owns what a connection does before HTTP: the PROXY protocol header and the TLS handshake. It must not know
 //! requests.
 
 use super::handshakes::Handshakes;
@@ -20,79 +20,79 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-/// A connection that is ready for requests: whom it joins.
+/// A connection that is ready for requests.
 #[derive(Debug)]
 pub struct Connection {
-    /// Who sends the requests: whoever connected, or whom a trusted one speaks for by the PROXY
-    /// protocol.
+    /// The client: the peer that connected, or the one that a trusted peer names by the PROXY protocol.
     pub peer: ClientAddr,
-    /// A proxy in front sent no address by the PROXY protocol: then `peer` is that proxy, which writes no
-    /// HTTP headers, and nobody vouches for those that come.
+    /// Whether a PROXY header came without an address. Then `peer` is the proxy in front, which writes no HTTP headers,
+    /// so nobody vouches for the headers that arrive.
     pub peer_is_unknown: bool,
-    /// Where it was connected to; `None`: a unix socket.
+    /// The address that the client connected to. `None` means a unix socket.
     pub local: Option<SocketAddr>,
-    /// What its handshake settled; `None`: it is not TLS. In a box, for a plain tunnel keeps this too.
-    pub tls: Option<Box<Secured>>,
-    /// Its place; a tunnel that it becomes keeps it, and nothing else of this.
+    /// The result of the TLS handshake. `None` means a plain connection. Boxed, because plain tunnels keep this too.
+    pub tls: Option<Box<TlsInfo>>,
+    /// The connection's slot. A tunnel keeps the slot, and nothing else of this.
     pub slot: Arc<Slot>,
 }
 
-/// A connection over TLS.
+/// The result of a TLS handshake.
 #[derive(Debug)]
-pub struct Secured {
+pub struct TlsInfo {
     /// What was negotiated.
     pub session: Session,
-    /// Who the client has proved to be.
+    /// The client's verified certificate. `None` means that it sent none.
     pub client: Option<ClientCertificate>,
 }
 
-/// Why a connection is closed before its first request.
+/// Why Holdline closes a connection before its first request.
 #[derive(Debug, thiserror::Error)]
-pub enum NotReady {
-    /// It was closed without a byte: a port scan, or a check that the port is open.
+pub enum EstablishError {
+    /// The client sent no byte: a port scan, or a check that the port is open.
     #[error("closed without a byte")]
     Silent,
-    /// It may not speak for others.
+    /// The peer may not send a PROXY header.
     #[error("no PROXY header is taken from it: real_ip.trusted does not name it")]
     Untrusted,
-    /// What came is no header of the PROXY protocol.
+    /// The first bytes are no PROXY header.
     #[error("{0}")]
     ProxyHeader(#[from] Malformed),
-    /// Not all of it came in time.
+    /// The PROXY header was not complete in time.
     #[error("PROXY header not complete within header_timeout")]
     TooSlow,
-    /// The handshake failed.
+    /// The TLS handshake failed.
     #[error("TLS handshake: {0}")]
     Handshake(HandshakeError),
-    /// The handshake did not come to its end.
+    /// The TLS handshake did not finish in time.
     #[error("TLS handshake not complete within handshake_timeout")]
     HandshakeTooSlow,
-    /// It kept the proxy waiting while others wanted its place.
+    /// The client kept Holdline waiting while others needed its slot.
     #[error("nothing came of it, and others wanted its place")]
-    GaveWay,
-    /// The socket broke.
+    Evicted,
+    /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-impl From<Evicted> for NotReady {
+impl From<Evicted> for EstablishError {
     fn from(_: Evicted) -> Self {
-        Self::GaveWay
+        Self::Evicted
     }
 }
 
-/// Makes a connection ready: each step within `limit`, the handshake within its own.
+/// Reads the PROXY header and runs the TLS handshake, as `settings` require. Then it waits for the first byte of a
+/// plain connection. Each step may take `limit`, and the TLS handshake its own timeout.
 ///
 /// # Errors
-/// It is to be closed.
-pub async fn ready(
+/// Why the connection must be closed. Nothing has been sent, except TLS alerts, and the 400 for plain HTTP.
+pub async fn establish(
     accepted: Accepted,
     settings: &Settings,
     tls: Option<(&server::Config, &Handshakes)>,
     real_ip: &real_ip::Settings,
     metrics: &Metrics,
     limit: Duration,
-) -> Result<(Stream, Connection), NotReady> {
+) -> Result<(Stream, Connection), EstablishError> {
     let Accepted { mut stream, client, slot } = accepted;
     let mut connection = Connection {
         peer: client,
@@ -104,10 +104,10 @@ pub async fn ready(
     let mut waited = Duration::ZERO;
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
-            return Err(NotReady::Untrusted);
+            return Err(EstablishError::Untrusted);
         }
         let header = connection.slot.wait_evictable(&mut waited, proxy_header(&mut stream));
-        let header = timeout(limit, header).await.map_err(|_| NotReady::TooSlow)???;
+        let header = timeout(limit, header).await.map_err(|_| EstablishError::TooSlow)???;
         match header {
             Header::Proxied { source, destination } => {
                 connection.peer = real_ip.peer(client, Some(source));
@@ -118,13 +118,13 @@ pub async fn ready(
     }
     if let (Some((config, handshakes)), Some(tls)) = (tls, &settings.tls) {
         let began = Instant::now();
-        // In a box: what it takes, every plain connection's task would have room for too.
-        let handshake = Box::pin(secure(stream, config, handshakes, &connection.slot, waited));
+        // Boxed. Otherwise the task of each plain connection would be as large as a handshake.
+        let handshake = Box::pin(shake_hands(stream, config, handshakes, &connection.slot, waited));
         let secured = timeout(tls.handshake_timeout, handshake).await;
-        let secured = secured.unwrap_or(Err(NotReady::HandshakeTooSlow));
+        let secured = secured.unwrap_or(Err(EstablishError::HandshakeTooSlow));
         match &secured {
             Ok(_) => metrics.tls_handshake(began.elapsed()),
-            Err(NotReady::Silent) => {}
+            Err(EstablishError::Silent) => {}
             Err(_) => metrics.tls_failed(),
         }
         let (stream, secured) = secured?;
@@ -132,64 +132,63 @@ pub async fn ready(
         return Ok((stream, connection));
     }
     let first = connection.slot.wait_evictable(&mut waited, stream.peek(1, |seen| Some(seen.is_empty())));
-    match timeout(limit, first).await.map_err(|_| NotReady::Silent)?? {
+    match timeout(limit, first).await.map_err(|_| EstablishError::Silent)?? {
         Ok(false) => Ok((stream, connection)),
-        Ok(true) | Err(_) => Err(NotReady::Silent),
+        Ok(true) | Err(_) => Err(EstablishError::Silent),
     }
 }
 
-/// Shakes hands. Half of a first message costs no more than its socket: nothing is read before all of
-/// it is there, and it takes no place.
-async fn secure(
+/// Runs a TLS handshake. Before the client's first message is complete, it reads nothing and takes no handshake slot,
+/// so half a message costs only its socket.
+async fn shake_hands(
     mut stream: Stream,
     config: &server::Config,
     handshakes: &Handshakes,
     slot: &Slot,
     mut waited: Duration,
-) -> Result<(Stream, Secured), NotReady> {
-    // What is wrong with a message that breaks off is found by whoever reads it.
-    let _ = slot.wait_evictable(&mut waited, stream.peek(HELLO, is_whole)).await?;
-    match handshakes.lead(slot, &mut waited, server::accept(stream, config)).await? {
+) -> Result<(Stream, TlsInfo), EstablishError> {
+    // The handshake reports what is wrong with an incomplete message.
+    let _ = slot.wait_evictable(&mut waited, stream.peek(MAX_HELLO, is_whole)).await?;
+    match handshakes.run(slot, &mut waited, server::accept(stream, config)).await? {
         Ok(stream) => {
             let (session, client) = (Session::of_client(&stream), ClientCertificate::of(&stream));
-            Ok((Stream::Layered(Box::new(stream)), Secured { session, client }))
+            Ok((Stream::Layered(Box::new(stream)), TlsInfo { session, client }))
         }
-        Err((HandshakeError::Silent, _)) => Err(NotReady::Silent),
-        Err((error, stream)) => Err(turn_away(error, stream).await),
+        Err((HandshakeError::Silent, _)) => Err(EstablishError::Silent),
+        Err((error, stream)) => Err(reject_plain_http(error, stream).await),
     }
 }
 
-/// The most of a first message of TLS that is waited for without reading it: those of browsers take 600
-/// bytes, with a key share for after quantum computers 1,800.
-const HELLO: usize = 4 * 1024;
+/// The most of a ClientHello that may wait in the socket unread. Browsers send 600 bytes, or 1,800 with a post-quantum
+/// key share.
+const MAX_HELLO: usize = 4 * 1024;
 
-/// Whether the first record of TLS is there (RFC 8446 5.1), which a ClientHello fits into, or something
-/// that is none.
+/// Returns a value once the first TLS record is complete (RFC 8446 5.1), or once the bytes are no TLS. A ClientHello
+/// fits into one record.
 fn is_whole(seen: &[u8]) -> Option<()> {
     match *seen {
         [0x16, _, _, high, low, ref rest @ ..] => {
             let length = usize::from(u16::from_be_bytes([high, low]));
-            (rest.len() >= length || seen.len() >= HELLO).then_some(())
+            (rest.len() >= length || seen.len() >= MAX_HELLO).then_some(())
         }
         [0x16, ..] => None,
         _ => Some(()),
     }
 }
 
-/// Tells a client that speaks plain HTTP to a port of TLS (nginx, error 497).
-async fn turn_away(error: HandshakeError, mut stream: Stream) -> NotReady {
+/// Answers plain HTTP on a TLS port with 400 (nginx, error 497).
+async fn reject_plain_http(error: HandshakeError, mut stream: Stream) -> EstablishError {
     if matches!(error, HandshakeError::NotTls(NotTls::Http)) {
-        // It may be gone, and then it need not know.
+        // Errors do not matter, because the connection ends anyway.
         let _ = stream.write_all(PLAIN_HTTP).await;
         let _ = stream.shutdown().await;
     }
-    NotReady::Handshake(error)
+    EstablishError::Handshake(error)
 }
 
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 62\r\nConnection: close\r\n\r\n400 Bad Request\nPlain HTTP was sent to a port that speaks TLS\n";
 
-/// A record of TLS is a sign of life, whatever is in it.
 impl StreamLayer for TlsStream<Stream> {
     fn inner_mut(&mut self) -> Option<&mut Stream> {
         Some(self.io_mut())
@@ -202,10 +201,10 @@ impl<S: Readiness> Readiness for TlsStream<S> {
     }
 }
 
-/// Takes the header, and no byte behind it.
-async fn proxy_header(stream: &mut Stream) -> Result<Header, NotReady> {
+/// Reads the header, and no byte after it.
+async fn proxy_header(stream: &mut Stream) -> Result<Header, EstablishError> {
     let read = |seen: &[u8]| match decode(seen) {
-        Ok(None) if seen.is_empty() => Some(Err(NotReady::Silent)),
+        Ok(None) if seen.is_empty() => Some(Err(EstablishError::Silent)),
         Ok(None) => None,
         Ok(Some(found)) => Some(Ok(found)),
         Err(malformed) => Some(Err(malformed.into())),
@@ -227,8 +226,8 @@ mod tests {
             assert_eq!(is_whole(&record[..end]), None, "{end}");
         }
         assert_eq!(is_whole(&record), Some(()));
-        let large = [&[0x16, 3, 1, 0xff, 0xff][..], &[0; HELLO - 5]].concat();
-        assert_eq!((is_whole(&large[1..]), is_whole(&large[..HELLO - 1])), (Some(()), None));
+        let large = [&[0x16, 3, 1, 0xff, 0xff][..], &[0; MAX_HELLO - 5]].concat();
+        assert_eq!((is_whole(&large[1..]), is_whole(&large[..MAX_HELLO - 1])), (Some(()), None));
         assert_eq!([&large[..], b"", b"G", b"\x15"].map(is_whole), [Some(()); 4]);
     }
 
