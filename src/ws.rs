@@ -1,5 +1,5 @@
-//! Owns RFC 6455 as pure code: openings and whence they may come, frames, masking, close codes.
-//! It must not know sockets, time, or what the proxy wants to do with any of it.
+//! Owns RFC 6455 as pure code: handshakes, origins, frames, masking and close codes. It must not know sockets, time,
+//! or what the proxy does with them.
 
 pub mod close;
 pub mod extensions;

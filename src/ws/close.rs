@@ -9,7 +9,7 @@ pub struct CloseCode(pub u16);
 impl CloseCode {
     /// 1000: the purpose of the connection is fulfilled.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: an endpoint is going away.
+    /// 1001: a peer goes away.
     pub const GOING_AWAY: Self = Self(1001);
     /// 1002: the peer broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
@@ -19,17 +19,17 @@ impl CloseCode {
     pub const ABNORMAL: Self = Self(1006);
     /// 1009: a message was too big.
     pub const TOO_BIG: Self = Self(1009);
-    /// 1011: the server met a condition it did not expect.
+    /// 1011: the server met an unexpected condition.
     pub const INTERNAL_ERROR: Self = Self(1011);
-    /// 1012: the service restarts; come back after a random 5 to 30 s (IANA registry).
+    /// 1012: the service restarts. Clients should reconnect after a random 5 to 30 s (IANA registry).
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// 1013: the service is overloaded; try again later (IANA registry).
+    /// 1013: the service is overloaded. Clients should try again later (IANA registry).
     pub const TRY_AGAIN_LATER: Self = Self(1013);
-    /// 1014: a gateway got no good answer from the server behind it (IANA registry).
+    /// 1014: a gateway got an invalid response from its upstream (IANA registry).
     pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// Whether a Close frame may carry it (RFC 6455 7.4, IANA registry): 1004 to 1006 and 1015 are for
-    /// APIs, and what is not registered below 3000 is nobody's.
+    /// Whether a Close frame may carry the code (RFC 6455 7.4, IANA registry). Not 1004 to 1006 and 1015, which are for
+    /// APIs only, and not unregistered codes below 3000.
     #[must_use]
     pub fn may_be_sent(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
@@ -53,21 +53,21 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Longest reason a Close frame holds: 125 bytes of control payload less the code.
+/// The longest reason in a Close frame: 125 bytes of control payload less 2 of the code.
 pub const MAX_REASON: usize = 123;
 
-/// What a Close frame said.
+/// The code and text of a Close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseReason {
     /// The code, or [`CloseCode::NO_STATUS`] when the frame carried none.
     pub code: CloseCode,
-    /// The text; bytes that are not UTF-8 are replaced.
+    /// The text. Bytes that are not UTF-8 are replaced.
     pub text: Box<str>,
 }
 
 impl CloseReason {
-    /// Reads the (unmasked) payload of a Close frame. A payload of one byte is malformed and
-    /// reads as one without a code: [`check`] judges.
+    /// Reads the unmasked payload of a Close frame. A payload of one byte is malformed, and reads as one without a code.
+    /// [`check`] rejects it.
     #[must_use]
     pub fn parse(payload: &[u8]) -> Self {
         match payload {
@@ -82,16 +82,16 @@ impl CloseReason {
 
 /// What is wrong with the payload of a Close frame (RFC 6455 5.5.1, 7.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum InvalidClose {
     /// Half a code.
     OneByte,
-    /// A code that is not to be sent.
+    /// A code that may not be sent.
     Code(CloseCode),
     /// A reason that is not UTF-8.
     Text,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for InvalidClose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OneByte => f.write_str("close payload of one byte"),
@@ -101,25 +101,25 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Holds the (unmasked) payload of a Close frame against RFC 6455.
+/// Checks the unmasked payload of a Close frame against RFC 6455.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(payload: &[u8]) -> Result<(), Fault> {
+/// [`InvalidClose`] tells the first fault of the payload.
+pub fn check(payload: &[u8]) -> Result<(), InvalidClose> {
     match payload {
         [] => Ok(()),
-        [_] => Err(Fault::OneByte),
+        [_] => Err(InvalidClose::OneByte),
         [high, low, text @ ..] => {
             let code = CloseCode(u16::from_be_bytes([*high, *low]));
             if !code.may_be_sent() {
-                return Err(Fault::Code(code));
+                return Err(InvalidClose::Code(code));
             }
-            std::str::from_utf8(text).map(drop).map_err(|_| Fault::Text)
+            std::str::from_utf8(text).map(drop).map_err(|_| InvalidClose::Text)
         }
     }
 }
 
-/// The payload of a Close frame; a reason that is too long is cut at a character.
+/// Makes the payload of a Close frame. A reason that is too long is cut at a character.
 #[must_use]
 pub fn payload(code: CloseCode, reason: &str) -> Vec<u8> {
     let end = (0..=reason.len().min(MAX_REASON)).rev().find(|&i| reason.is_char_boundary(i)).unwrap_or(0);

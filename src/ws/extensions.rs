@@ -1,24 +1,24 @@
-//! Owns the check of the extensions in a 101 against those that were offered (RFC 6455 9.1, RFC 7692 7.1). It must
-//! not know frames.
+//! Owns the check of the extensions in a 101 against the offered ones (RFC 6455 9.1, RFC 7692 7.1). It must not know
+//! frames.
 
 use http::HeaderMap;
 use http::header::SEC_WEBSOCKET_EXTENSIONS;
 
-/// Why the extensions of an answer are not those that were offered.
+/// Why a client would reject the extensions of a 101.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExtensionError {
     /// RFC 6455 4.1, client requirement 5.
     #[error("it chose an extension that was not offered")]
     NotOffered,
-    /// More often than it was offered; RFC 7692 5.1 for permessage-deflate.
+    /// The 101 names an extension more often than the opening. For permessage-deflate: RFC 7692 5.1.
     #[error("it chose an extension more often than it was offered")]
     Repeated,
-    /// RFC 7692 7.1: unknown, repeated, with a value that is none, or only for clients that offered it.
+    /// RFC 7692 7.1: the parameter is unknown or repeated, has an invalid value, or was not offered.
     #[error("it chose a parameter of permessage-deflate that was not offered")]
     Parameter,
 }
 
-/// One extension of the list, as it stands there.
+/// One member of the extension list.
 struct Extension<'a> {
     name: &'a [u8],
     parameters: Vec<(&'a [u8], Option<&'a [u8]>)>,
@@ -26,11 +26,11 @@ struct Extension<'a> {
 
 const DEFLATE: &[u8] = b"permessage-deflate";
 
-/// Holds the extensions of a 101 against those of the opening. Extensions that nobody knows here pass if they were
-/// offered, with whatever parameters.
+/// Checks the extensions of a 101 against those of the opening. Unknown extensions pass with any parameters if they
+/// were offered.
 ///
 /// # Errors
-/// The client would have to fail the connection.
+/// [`ExtensionError`] if the client would have to fail the connection.
 pub fn check(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), ExtensionError> {
     if !answer.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
         return Ok(());
@@ -61,9 +61,8 @@ impl Extension<'_> {
         self.parameters.iter().any(|(found, _)| found.eq_ignore_ascii_case(name))
     }
 
-    /// Whether the parameters of permessage-deflate are some that a server may choose: all but
-    /// `client_max_window_bits` without being asked (RFC 7692 7.1.1.1, 7.1.2.1), that one only where it was
-    /// offered (7.1.2.2).
+    /// Whether a server may choose these parameters of permessage-deflate. It may choose `client_max_window_bits` only
+    /// if the client offered it (RFC 7692 7.1.2.2), and the others always (7.1.1.1, 7.1.2.1).
     fn answers(&self, offered: &[Extension<'_>]) -> bool {
         let may_limit_client =
             || offered.iter().any(|offer| offer.is(DEFLATE) && offer.has(b"client_max_window_bits"));
@@ -86,7 +85,7 @@ fn is_window(value: &[u8]) -> bool {
     matches!(bare, b"8" | b"9" | b"10" | b"11" | b"12" | b"13" | b"14" | b"15")
 }
 
-/// The list, over all its lines. A name need not be ASCII: what nobody offered is no more known for that.
+/// The members of the header, over all its lines. A name need not be ASCII, because it is only compared.
 fn list(headers: &HeaderMap) -> Vec<Extension<'_>> {
     let lines = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
     let members = lines.flat_map(|line| split(line.as_bytes(), b','));
@@ -107,7 +106,7 @@ fn extension(member: &[u8]) -> Extension<'_> {
     Extension { name, parameters: parameters.collect() }
 }
 
-/// The parts between separators that are in no quoted string (RFC 9110 5.6.4), without the blanks around them.
+/// Splits at separators outside of quoted strings (RFC 9110 5.6.4), and trims the parts.
 fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
     for (at, &byte) in text.iter().enumerate() {

@@ -7,13 +7,13 @@ use std::fmt;
 pub const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
-/// The longest control frame, as a peer may send it.
+/// The longest control frame on the wire.
 pub const MAX_CONTROL_FRAME: usize = MAX_HEADER + MAX_CONTROL_PAYLOAD;
 
-/// What a frame is (RFC 6455 11.8).
+/// The opcode of a frame (RFC 6455 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpCode {
-    /// 0x0: goes on with a fragmented message.
+    /// 0x0: continues a fragmented message.
     Continuation,
     /// 0x1: begins a text message.
     Text,
@@ -28,7 +28,7 @@ pub enum OpCode {
 }
 
 impl OpCode {
-    /// Control frames may stand between the fragments of a message.
+    /// Whether this is a control frame, which may come between the fragments of a message.
     #[must_use]
     pub fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
@@ -61,9 +61,9 @@ impl OpCode {
 /// A breach of framing, found in a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A reserved bit is set that no agreed extension gave a meaning (RFC 6455 5.2).
+    /// A reserved bit is set, and no agreed extension uses it (RFC 6455 5.2).
     ReservedBits,
-    /// An opcode that has no meaning.
+    /// An opcode without a meaning.
     ReservedOpCode(u8),
     /// A client must mask (RFC 6455 5.1).
     Unmasked,
@@ -73,18 +73,18 @@ pub enum Violation {
     ControlTooLong,
     /// A control frame without FIN (RFC 6455 5.5).
     ControlFragmented,
-    /// The length is not written in the fewest bytes (RFC 6455 5.2).
+    /// The length uses more bytes than it needs (RFC 6455 5.2).
     LengthNotMinimal,
     /// The most significant bit of a 64-bit length is set (RFC 6455 5.2).
     LengthTooLarge,
-    /// A continuation where no message is under way (RFC 6455 5.4).
+    /// A continuation outside of a message (RFC 6455 5.4).
     NothingToContinue,
     /// A new message inside a fragmented one (RFC 6455 5.4).
     MessageInsideMessage,
 }
 
 impl Violation {
-    /// The breach in words.
+    /// The violation in words, for logs and Close frames.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -111,24 +111,24 @@ impl fmt::Display for Violation {
 /// A frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The last fragment of its message.
+    /// Whether this is the last fragment of its message.
     pub fin: bool,
-    /// The bit permessage-deflate gives a meaning (RFC 7692 6).
+    /// The bit that permessage-deflate uses (RFC 7692 6).
     pub rsv1: bool,
-    /// What the frame is.
+    /// The opcode.
     pub opcode: OpCode,
-    /// The key its payload is masked with.
+    /// The key that masks the payload. `None` means that it is not masked.
     pub mask: Option<MaskKey>,
-    /// Bytes of payload, at most 2^63 - 1.
+    /// The length of the payload in bytes, at most 2^63 - 1.
     pub length: u64,
 }
 
 impl Header {
-    /// Reads a header from the start of `bytes`; `None` while more bytes are needed.
+    /// Reads a header from the start of `bytes`. Returns the header and its size. `None` means that it needs more bytes.
     ///
     /// # Errors
-    /// Whatever is wrong with the header by itself; breaches that need memory of earlier frames
-    /// are the [scanner](super::scanner::Scanner)'s to find.
+    /// [`Violation`] if the header itself is invalid. The [scanner](super::scanner::Scanner) finds violations that
+    /// depend on earlier frames.
     #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
         let &[first, second, ..] = bytes else { return Ok(None) };
@@ -149,8 +149,8 @@ impl Header {
         Ok(Some((Self { fin, rsv1, opcode, mask: decode_mask(bytes, size), length }, size)))
     }
 
-    /// Reads a header of an opcode that is known, whatever else is wrong with it; `None` while more bytes
-    /// are needed, or if the opcode is not known.
+    /// Reads a header with a known opcode, and ignores all other violations. `None` means that it needs more bytes, or
+    /// that the opcode is unknown.
     #[must_use]
     pub fn decode_leniently(bytes: &[u8]) -> Option<(Self, usize)> {
         let &[first, second, ..] = bytes else { return None };
@@ -163,7 +163,7 @@ impl Header {
         })
     }
 
-    /// Appends the header as it stands on the wire.
+    /// Appends the header in wire format.
     pub fn encode(&self, to: &mut Vec<u8>) {
         to.push(u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode.bits());
         let masked = u8::from(self.mask.is_some()) << 7;
@@ -184,10 +184,10 @@ impl Header {
     }
 }
 
-/// A frame that is a message, or a control frame, by itself.
+/// Encodes a single frame: a whole message, or a control frame.
 ///
 /// # Panics
-/// When a control frame's payload is over 125 bytes: callers hold payloads that fit.
+/// If the payload of a control frame is over 125 bytes. Callers only pass payloads that fit.
 #[must_use]
 pub fn encode(opcode: OpCode, payload: &[u8], mask: Option<MaskKey>) -> Vec<u8> {
     assert!(
@@ -215,7 +215,7 @@ fn check_control(fin: bool, rsv1: bool) -> Result<(), Violation> {
     }
 }
 
-/// Holds a length against the opcode, and against the least that a length of its size is for.
+/// Checks a length against its opcode, and against `least`, the least length that needs so many bytes.
 #[inline]
 fn check_length(opcode: OpCode, length: u64, least: u64) -> Result<(), Violation> {
     if length >> 63 != 0 {

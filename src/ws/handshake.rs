@@ -1,5 +1,5 @@
-//! Owns the opening handshake: what counts as an opening, and which answer accepts it
-//! (RFC 6455 4.1, 4.2; RFC 9110 7.8).
+//! Owns the opening handshake: which request is a valid opening, and which 101 accepts it (RFC 6455 4.1, 4.2;
+//! RFC 9110 7.8).
 
 use super::extensions::{self, ExtensionError};
 use base64::Engine as _;
@@ -13,21 +13,21 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
 
-/// The one version there is (RFC 6455 4.1).
+/// The only version of the protocol (RFC 6455 4.1).
 pub const VERSION: &str = "13";
 
-/// What a request wants of its connection.
+/// Whether a request asks for an upgrade, and to which protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UpgradeKind {
-    /// An ordinary request and response.
+    /// An ordinary request.
     Http,
-    /// A WebSocket; the opening is valid.
+    /// A valid WebSocket opening.
     WebSocket,
-    /// Another protocol, by the tokens of its `Upgrade` header.
+    /// An upgrade to another protocol, with the tokens of the `Upgrade` header.
     Other(HeaderValue),
 }
 
-/// Why a request that claims to open a WebSocket does not.
+/// Why a request with `Upgrade: websocket` is no valid opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpeningError {
     /// RFC 6455 4.1 point 2.
@@ -51,16 +51,16 @@ pub enum OpeningError {
     /// RFC 6455 4.1 point 9.
     #[error("Sec-WebSocket-Version is missing")]
     NoVersion,
-    /// RFC 6455 4.4: answered with 426 and the version that is spoken.
+    /// RFC 6455 4.4: the response is a 426 with the supported version.
     #[error("only Sec-WebSocket-Version 13 is spoken")]
     Version,
-    /// Bytes behind the opening are frames; a body would be read as such (RFC 9112 6.3).
+    /// The bytes after an opening are frames, so a body would be read as frames (RFC 9112 6.3).
     #[error("a WebSocket opening has no body")]
     Body,
 }
 
 impl OpeningError {
-    /// The status that tells the client.
+    /// The status of the response.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -70,10 +70,10 @@ impl OpeningError {
     }
 }
 
-/// Tells what a request wants. `h2c` is not offered to anybody (RFC 9113 3.1 made it obsolete).
+/// Classifies a request by its upgrade. It ignores `h2c`, which RFC 9113 3.1 made obsolete.
 ///
 /// # Errors
-/// The request names `websocket` in `Upgrade` and is no valid opening.
+/// [`OpeningError`] if the request names `websocket` in `Upgrade` and is no valid opening.
 pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Result<UpgradeKind, OpeningError> {
     let asks = list_names(headers, &CONNECTION, "upgrade");
     if list_names(headers, &UPGRADE, "websocket") {
@@ -114,8 +114,8 @@ fn check_opening(
     if has_body(headers) { Err(OpeningError::Body) } else { Ok(()) }
 }
 
-/// RFC 6455 wants 16 bytes. Charging stations send 32, and nginx and HAProxy pass any length: the key is only hashed,
-/// as the text that it is, so its length, padding and last bits decide nothing.
+/// RFC 6455 requires 16 bytes. Some charging stations send 32, and nginx and HAProxy pass any length. The server only
+/// hashes the text of the key, so its length, padding and last bits do not matter.
 fn check_key(headers: &HeaderMap) -> Result<(), OpeningError> {
     let Some(key) = sole(headers, &SEC_WEBSOCKET_KEY) else {
         let is_there = headers.contains_key(SEC_WEBSOCKET_KEY);
@@ -128,7 +128,7 @@ fn check_key(headers: &HeaderMap) -> Result<(), OpeningError> {
     }
 }
 
-/// Reads whatever has one meaning in base64.
+/// Decodes any base64 that has only one meaning.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -136,7 +136,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Whether an opening's key is what every server can answer: 16 bytes in base64 (RFC 6455 4.1 point 7).
+/// Whether every server can answer the opening's key: 16 bytes in base64 (RFC 6455 4.1 point 7).
 fn has_standard_key(opening: &HeaderMap) -> bool {
     let key = sole(opening, &SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key.as_bytes()).ok());
     key.is_some_and(|nonce| nonce.len() == 16)
@@ -147,7 +147,7 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
-/// A key for an opening of the proxy's own (RFC 6455 4.1 point 7).
+/// A random key for an opening by Holdline itself (RFC 6455 4.1 point 7).
 #[must_use]
 pub fn new_key() -> String {
     BASE64.encode(rand::random::<[u8; 16]>())
@@ -162,16 +162,16 @@ pub fn accept(key: &[u8]) -> String {
     BASE64.encode(hash.finalize())
 }
 
-/// Why a 101 does not accept the opening it answers.
+/// Why a 101 does not accept its opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// RFC 6455 4.1, client requirement 2 and 3.
     #[error("its 101 does not say \"Upgrade: websocket\" and \"Connection: Upgrade\"")]
     NotUpgraded,
-    /// RFC 6455 4.1, client requirement 4: whoever answers did not read the opening.
+    /// RFC 6455 4.1, client requirement 4: the server did not read the opening.
     #[error("its Sec-WebSocket-Accept does not answer the key")]
     Accept,
-    /// The same, of a key that not every server can answer.
+    /// The same, for a key that not every server can answer.
     #[error(
         "its Sec-WebSocket-Accept does not answer the key, which is not 16 bytes in base64 as RFC 6455 wants"
     )]
@@ -185,24 +185,24 @@ pub enum AnswerError {
     /// RFC 6455 4.1, client requirement 5.
     #[error("{0}")]
     Extension(#[from] ExtensionError),
-    /// RFC 9110 7.8: switches to what was not asked for.
+    /// RFC 9110 7.8: the server switched to a protocol that the client did not ask for.
     #[error("it switched to a protocol that was not asked for")]
     WrongToken,
 }
 
 impl AnswerError {
-    /// Whether the opening decided it: the server took it for one, and answered what another opening would have
-    /// had to ask for. That is no sign of a sick server, and the next one would answer alike.
+    /// Whether the opening caused the error: the server read it, and chose what this opening did not offer. Such an
+    /// error does not count against the server, and another server would answer the same.
     #[must_use]
     pub fn is_of_opening(self) -> bool {
         matches!(self, Self::AcceptOddKey | Self::Protocol | Self::Protocols | Self::Extension(_))
     }
 }
 
-/// Holds a 101 against the WebSocket opening it answers.
+/// Checks a 101 against its WebSocket opening.
 ///
 /// # Errors
-/// The answer does not accept this opening.
+/// [`AnswerError`] tells why the answer does not accept this opening.
 pub fn check_answer(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
     if !list_names(answer, &UPGRADE, "websocket") || !list_names(answer, &CONNECTION, "upgrade") {
         return Err(AnswerError::NotUpgraded);
@@ -228,10 +228,10 @@ fn check_subprotocol(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), Answ
     if is_offered { Ok(()) } else { Err(AnswerError::Protocol) }
 }
 
-/// Holds a 101 against an upgrade to a protocol other than WebSocket.
+/// Checks a 101 to an upgrade to a protocol other than WebSocket.
 ///
 /// # Errors
-/// The answer switches to something else.
+/// [`AnswerError::WrongToken`] if the answer switches to something else.
 pub fn check_other_answer(asked: &HeaderValue, answer: &HeaderMap) -> Result<(), AnswerError> {
     let asked = asked.to_str().unwrap_or_default();
     let offered = |token: &str| asked.split(',').any(|offer| offer.trim().eq_ignore_ascii_case(token));
@@ -239,21 +239,21 @@ pub fn check_other_answer(asked: &HeaderValue, answer: &HeaderMap) -> Result<(),
     if chosen.peek().is_some() && chosen.all(offered) { Ok(()) } else { Err(AnswerError::WrongToken) }
 }
 
-/// The extensions a 101 agreed to, as far as the frame scanner is concerned.
+/// The extensions that a 101 agrees to, as far as they change frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extensions {
-    /// None: RSV bits have no meaning.
+    /// No extensions, so RSV bits have no meaning.
     None,
     /// permessage-deflate alone (RFC 7692): RSV1 marks compressed messages.
     Deflate,
-    /// Something whose effect on frames is not known here.
+    /// An extension whose effect on frames Holdline does not know.
     Unknown,
 }
 
 /// Reads the extensions from an answer's headers.
 #[must_use]
 pub fn extensions(answer: &HeaderMap) -> Extensions {
-    // What cannot be read may be any of them.
+    // A header that is no text may name any extension.
     let mut lines = answer.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
     if lines.any(|line| line.to_str().is_err()) {
         return Extensions::Unknown;
@@ -275,8 +275,8 @@ pub fn list_names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). One with bytes
-/// beyond ASCII, which names nothing, is left out, and the others are not lost by it.
+/// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). This leaves out members with
+/// bytes beyond ASCII, which name nothing.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)

@@ -1,18 +1,18 @@
 //! Owns the masking of frame payloads (RFC 6455 5.3).
 
-/// The 32-bit key a client masks a frame's payload with.
+/// The 32-bit key that masks the payload of a client's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskKey(pub [u8; 4]);
 
 impl MaskKey {
-    /// A fresh key from the thread's cryptographic generator: RFC 6455 5.3 asks for a key that
-    /// nobody can predict from the ones before it.
+    /// A new key from the thread's cryptographic generator, because nobody may predict it from earlier keys
+    /// (RFC 6455 5.3).
     #[must_use]
     pub fn random() -> Self {
         Self(rand::random())
     }
 
-    /// Masks or unmasks `payload` in place; the operation is its own inverse.
+    /// Masks or unmasks `payload` in place. The operation is its own inverse.
     pub fn apply(self, payload: &mut [u8]) {
         for (byte, key) in payload.iter_mut().zip(self.0.iter().cycle()) {
             *byte ^= key;

@@ -1,5 +1,5 @@
-//! Owns which pages may open a WebSocket: the `Origin` of a browser held against a list (RFC 6454,
-//! RFC 6455 10.2). Cookies go along with an opening from any site, so a server that trusts them needs it.
+//! Owns which pages may open a WebSocket: it checks the `Origin` of a browser against a list (RFC 6454, RFC 6455 10.2).
+//! Browsers send cookies with an opening from any site, so a server that trusts cookies needs this check.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use std::str::FromStr;
 /// Pages that may open a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedOrigin {
-    /// Those of the scheme, host and port that the opening itself asks for.
+    /// Pages of the scheme, host and port to which the opening is sent.
     Own,
     /// `null`: pages of no site, such as local files and sandboxed frames.
     Null,
-    /// Those of one site.
+    /// Pages of one site.
     Exact(Site),
-    /// Those of all sites below this one, `https://*.example.com`; not of the site itself.
+    /// Pages of all sites below this one, `https://*.example.com`, but not of the site itself.
     Below(Site),
 }
 
-/// The site of a page: in lower case, without the scheme's own port.
+/// The site of a page, in lower case and without the default port of its scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     scheme: String,
@@ -25,13 +25,13 @@ pub struct Site {
     port: Option<u16>,
 }
 
-/// A text that names no origin.
+/// The text is no origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected an origin like \"https://example.com\" or \"https://*.example.com\", \"self\" or \"null\"")]
 pub struct OriginError;
 
-/// Whether an opening may come from `origin`, the only value of its header; `scheme` is what the client
-/// spoke, `host` what its `Host` says (RFC 6454 4). Without the header no browser has sent it, and no page is behind it.
+/// Whether an opening may come from `origin`, the only value of its header. `scheme` is the client's scheme, and `host`
+/// its `Host` header (RFC 6454 4). Without `Origin` the opening is allowed, because browsers always send it.
 #[must_use]
 pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, scheme: &str, host: &str) -> bool {
     let Some(origin) = origin else { return true };
@@ -51,7 +51,7 @@ pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, scheme: &str,
 }
 
 impl Site {
-    /// RFC 6454 6.2: scheme, host and perhaps a port, and nothing behind them.
+    /// RFC 6454 6.2: scheme, host and an optional port, and nothing after them.
     fn read(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let is_scheme = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));

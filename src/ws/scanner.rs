@@ -1,5 +1,5 @@
-//! Owns a scanner that finds frame boundaries in a stream of arbitrary chunks, without touching
-//! payloads. It must not know what is done with the frames.
+//! Owns a scanner that finds frame boundaries in a stream of arbitrary chunks, without touching payloads. It must not
+//! know what happens to the frames.
 
 use super::frame::{Header, MAX_CONTROL_FRAME, MAX_CONTROL_PAYLOAD, OpCode, Violation, header_size};
 
@@ -10,18 +10,18 @@ pub struct Event {
     pub found: Found,
     /// How many bytes of the input it took.
     pub taken: usize,
-    /// All its bytes, when some of them came with an earlier input.
+    /// All its bytes, if some of them came with an earlier input.
     held: Option<Box<Held>>,
 }
 
 impl Event {
-    /// The event's bytes as they came, given the input it was found in.
+    /// The bytes of the event as they came. `input` is the input in which it was found.
     #[must_use]
     pub fn bytes<'a>(&'a self, input: &'a [u8]) -> &'a [u8] {
         self.held.as_ref().map_or(&input[..self.taken], |held| held.bytes())
     }
 
-    /// Whether the bytes stand, whole, in the input.
+    /// Whether all bytes of the event are in the input.
     #[must_use]
     pub fn is_contiguous(&self) -> bool {
         self.held.is_none()
@@ -33,28 +33,28 @@ impl Event {
 pub enum Found {
     /// The header of a data frame. When its length is 0, the frame ends with it.
     Data(Header),
-    /// Some of a data frame's payload.
+    /// A part of a data frame's payload.
     Payload {
         /// The frame ends here.
         ends_frame: bool,
         /// And its message with it.
         ends_message: bool,
     },
-    /// A control frame, whole.
+    /// A whole control frame.
     Control(Header),
-    /// A Pong that breaks a rule, or a piece of one, where [`Scanner::tolerate_pongs`] asked for it: whole
-    /// if its payload is no longer than one of a control frame may be, else its header.
+    /// A Pong that breaks a rule, or a piece of one, after [`Scanner::tolerate_pongs`]. The whole frame if its payload is
+    /// no longer than a control frame's may be, otherwise its header only.
     BadPong(Header, Violation),
-    /// Some of the payload that follows such a header.
+    /// A part of the payload that follows such a header.
     BadPayload,
 }
 
-/// What [`Scanner::take_data`] took.
+/// The data that [`Scanner::take_data`] took.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Data {
-    /// Of the frame that begins with it.
+    /// The header of the frame, if the frame begins here.
     pub header: Option<Header>,
-    /// How many bytes of the input.
+    /// How many bytes of the input it took.
     pub taken: usize,
     /// The frame ends here.
     pub ends_frame: bool,
@@ -64,14 +64,14 @@ pub struct Data {
 
 /// Finds frame boundaries in one direction of a connection.
 ///
-/// Payloads of data frames pass chunk by chunk. A header, and a whole control frame, is held back
-/// until it is complete: that is at most 139 bytes, in a buffer that exists only while one is
-/// split over two reads. So a direction is between two frames whenever no payload is owed.
+/// Payloads of data frames pass chunk by chunk. The scanner holds back headers and whole control frames until they are
+/// complete: at most 139 bytes, in a buffer that exists only while one is split over two reads. So a direction is
+/// between two frames whenever no payload is owed.
 #[derive(Debug)]
 pub struct Scanner {
     /// Payload bytes of the current data frame that are still to come.
     owed: u64,
-    /// Payload bytes of the current message, so far announced.
+    /// Payload bytes that the headers of the current message have announced so far.
     message: u64,
     held: Option<Box<Held>>,
     rules: Rules,
@@ -79,18 +79,18 @@ pub struct Scanner {
     last_fragment: bool,
     any_length: bool,
     bad_pongs: bool,
-    /// The last Pong that broke a rule announced that more of it follows.
+    /// Whether the last invalid Pong announced that more of it follows.
     in_bad_pong: bool,
-    /// What is owed is the payload of such a Pong.
+    /// Whether the owed bytes are the payload of an invalid Pong.
     owes_bad_payload: bool,
 }
 
-/// What a direction's headers are held to.
+/// The rules for the headers of a direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// Frames are masked: true from a client, false from a server.
+    /// Whether frames must be masked: true from a client, false from a server.
     pub masked: bool,
-    /// permessage-deflate was agreed on, so RSV1 may mark the first frame of a message.
+    /// Whether the handshake agreed on permessage-deflate, so that RSV1 may mark the first frame of a message.
     pub deflate: bool,
 }
 
@@ -112,48 +112,49 @@ impl Scanner {
         }
     }
 
-    /// Whether lengths that are not written in the fewest bytes are read like others from now on.
+    /// Sets whether lengths that are not minimal are accepted from now on.
     pub fn tolerate_lengths(&mut self, tolerate: bool) {
         self.any_length = tolerate;
     }
 
-    /// Finds Pongs that break a rule as [`Found::BadPong`] from now on: they may answer a Ping that the
-    /// proxy sent.
+    /// Reports Pongs that break a rule as [`Found::BadPong`] from now on, because they may answer one of Holdline's
+    /// Pings.
     pub fn tolerate_pongs(&mut self) {
         self.bad_pongs = true;
     }
 
-    /// Whether the last [`Found::BadPong`] announced that more of it follows; asked once.
+    /// Returns whether the last [`Found::BadPong`] announced that more of it follows, and clears that.
     pub fn take_unfinished_pong(&mut self) -> bool {
         std::mem::take(&mut self.in_bad_pong)
     }
 
-    /// No data frame is unfinished: a frame may be injected here.
+    /// Whether no data frame is incomplete, so that a frame may be injected here.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.owed == 0 || self.owes_bad_payload
     }
 
-    /// Part of a header, or of a control frame, waits for the rest.
+    /// Whether the scanner holds a part of a header or of a control frame.
     #[must_use]
     pub fn holds_back(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Payload bytes announced so far for the message under way (as sent: compressed, perhaps).
+    /// Payload bytes that the headers of the current message have announced so far. A compressed message counts
+    /// compressed.
     #[must_use]
     pub fn message_size(&self) -> u64 {
         self.message
     }
 
-    /// Takes what is held back of an unfinished header or control frame, for the case that the
-    /// stream ends or is given up as unreadable.
+    /// Takes the held bytes of an incomplete header or control frame. Callers need them when the stream ends, or when
+    /// they stop reading frames.
     pub fn take_held(&mut self) -> Option<Box<Held>> {
         self.held.take()
     }
 
-    /// Takes the data at the start of `input`: the rest of a frame, or a frame as far as it has come. `None`: the
-    /// next event is something else, or breaks a rule, or makes a message longer than `most`.
+    /// Takes the data at the start of `input`: the rest of a frame, or a frame as far as it has come. `None` means that
+    /// the next event is something else, breaks a rule, or makes a message longer than `most`.
     #[inline]
     pub fn take_data(&mut self, input: &[u8], most: u64) -> Option<Data> {
         let (mut header, mut size) = (None, 0);
@@ -178,11 +179,11 @@ impl Scanner {
         Some(Data { header, taken, ends_frame, ends_message: ends_frame && self.last_fragment })
     }
 
-    /// Finds the next event in `input`. `None` when all of it was held back or it is empty.
+    /// Finds the next event in `input`. `None` means that `input` is empty, or that the scanner holds all of it.
     ///
     /// # Errors
-    /// The breach of framing. Nothing of `input` has been taken then, and the offending header
-    /// is still there, in what is held and in `input`.
+    /// [`Violation`] if the next header breaks a rule. The scanner has taken nothing of `input` then. The offending
+    /// header is still in the held bytes and in `input`.
     pub fn next(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
         if input.is_empty() {
             return Ok(None);
@@ -220,8 +221,8 @@ impl Scanner {
         None
     }
 
-    /// Goes on with a header or control frame that an earlier input began. The work is done on a
-    /// copy, so that an error leaves what is held as it was.
+    /// Continues a header or control frame that an earlier input began. It works on a copy, so that an error does not
+    /// change the held bytes.
     fn resume(&mut self, input: &[u8]) -> Result<Option<Event>, Violation> {
         let mut unit = self.held.clone().expect("only called while something is held");
         let mut taken = 0;
@@ -241,7 +242,7 @@ impl Scanner {
         }
     }
 
-    /// What begins here; `None` while its header is not complete.
+    /// Reads what begins here. `None` means that the header is incomplete.
     fn identify(&self, bytes: &[u8]) -> Result<Option<Unit>, Violation> {
         let (header, size) = match Header::decode(bytes) {
             Ok(None) => return Ok(None),
@@ -255,7 +256,7 @@ impl Scanner {
         Ok(Some(Unit { header, size: size + payload, broken: None }))
     }
 
-    /// What begins here with a breach, if that is tolerated.
+    /// Reads what begins here in spite of a violation, if the scanner tolerates that.
     #[cold]
     fn tolerate(&self, bytes: &[u8], violation: Violation) -> Result<Option<Unit>, Violation> {
         let opcode = bytes[0] & 0x0f;
@@ -275,7 +276,7 @@ impl Scanner {
         Ok(Some(Unit { header, size, broken: is_pong.then_some(violation) }))
     }
 
-    /// What only the frames before can tell.
+    /// Checks the rules that depend on earlier frames.
     fn check(&self, header: &Header) -> Result<(), Violation> {
         let first = matches!(header.opcode, OpCode::Text | OpCode::Binary);
         if header.mask.is_some() != self.rules.masked {
@@ -320,13 +321,13 @@ impl Scanner {
     }
 }
 
-/// What is found at once: a header, and of a control frame the payload with it.
+/// A header, or a whole control frame.
 #[derive(Debug)]
 struct Unit {
     header: Header,
     /// Its bytes.
     size: usize,
-    /// What is wrong with it.
+    /// The rule that it breaks. `None` means that it is valid.
     broken: Option<Violation>,
 }
 
@@ -350,7 +351,7 @@ impl Held {
         self.len += more.len() as u8;
     }
 
-    /// How many bytes the header begun here has in all, as far as can be told.
+    /// How many bytes the header has in all, as far as its bytes tell.
     fn header_needs(&self) -> usize {
         self.bytes().get(1).map_or(2, |&second| header_size(second))
     }

@@ -144,7 +144,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         // The report shows the code that was sent, even one that may not be sent.
         let code = (payload.len() >= 2).then_some(code);
         let reason = match fault {
-            Some(fault @ close::Fault::OneByte) => fault.to_string().into(),
+            Some(fault @ close::InvalidClose::OneByte) => fault.to_string().into(),
             _ => text,
         };
         self.decide(Ending { who: from.into(), why: Why::Close, code, reason }, now);

@@ -111,7 +111,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     pub(super) fn end_bad_close(
         &mut self,
         from: Side,
-        fault: close::Fault,
+        fault: close::InvalidClose,
         now: TunnelTime,
         out: &mut impl Output,
     ) {

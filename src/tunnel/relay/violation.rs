@@ -14,7 +14,7 @@ pub(super) enum Breach {
     /// A rule of framing.
     Framing(Violation),
     /// The rules of Close frames.
-    Close(close::Fault),
+    Close(close::InvalidClose),
     /// `max_message_size`.
     TooBig,
 }
