@@ -1,4 +1,4 @@
-//! The driver over real sockets, by the clock on the wall.
+//! Tests of the epoll driver over real sockets, in real time.
 
 use super::*;
 use crate::io::Stream;
@@ -63,7 +63,7 @@ async fn read<const N: usize>(from: &mut (impl tokio::io::AsyncRead + Unpin)) ->
     bytes
 }
 
-/// A message of zeros, so long that no socket holds it.
+/// A message of zeros that no socket can hold.
 fn long_message() -> Vec<u8> {
     let length = 50_000_000_u64;
     let mut message = vec![0x82, 127];
@@ -97,7 +97,7 @@ async fn what_one_side_sends_too_fast_waits_and_none_of_it_is_lost() {
     let (message, mut received) = (long_message(), Vec::new());
     let (length, mut upstream) = (message.len(), rig.upstream);
     let sent = tokio::spawn(async move { upstream.write_all(&message).await.map(|()| upstream) });
-    // It is under way before the first byte is taken.
+    // Some bytes are relayed before the client reads the first one.
     while rig.control.counters().traffic(Side::Upstream).bytes == 0 {
         tokio::task::yield_now().await;
     }
@@ -123,7 +123,7 @@ async fn many_share_a_thread_and_each_gets_its_own() {
         for (index, rig) in rigs.iter_mut().enumerate() {
             assert_eq!(read(&mut rig.client).await, [0x82, 2, turn, index as u8]);
         }
-        // Places that are left are taken again, by others.
+        // New tunnels use the cells of those that ended.
         for rig in rigs.split_off(50) {
             rig.outcome().await;
         }

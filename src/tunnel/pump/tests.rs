@@ -1,4 +1,4 @@
-//! The driver over pipes in memory, with a paused clock.
+//! Tests of the tokio driver over pipes in memory, with a paused clock.
 
 mod sends;
 mod stalls;
@@ -119,13 +119,13 @@ async fn what_waits_for_a_slow_side_is_bounded() {
     let mut message = vec![0x82, 127];
     message.extend_from_slice(&(1_u64 << 30).to_be_bytes());
     rig.upstream.write_all(&message).await.unwrap();
-    // It takes as much as it will hold; then a second without a byte taken.
+    // The pipe fills up, and then takes no byte for a second.
     let (mut taken, piece) = (0, [7; 4096]);
     while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), rig.upstream.write(&piece)).await {
         taken += written.unwrap();
     }
     assert!(taken <= 128 * 1024, "{taken} bytes are held for a client that reads none");
-    // A client that reads a little at a time is served at its pace, and kept.
+    // A client that reads slowly is not closed.
     let mut little = [0; 1024];
     for _ in 0..120 {
         rig.client.read_exact(&mut little).await.unwrap();
@@ -142,7 +142,7 @@ async fn one_that_moves_much_lets_the_others_have_their_turn() {
     flood.extend_from_slice(&(1_u64 << 23).to_be_bytes());
     flood.resize(1 << 23, 7);
     rig.upstream.write_all(&flood).await.unwrap();
-    // One thread: tasks take turns, so between two of the reader's the tunnel has one.
+    // On one thread, the tunnel has a turn between two turns of the reader.
     let reader = tokio::spawn(async move {
         let (mut turns, mut left, mut buffer) = (0, 1 << 23, vec![0; 1 << 23]);
         while left > 0 {
@@ -155,7 +155,7 @@ async fn one_that_moves_much_lets_the_others_have_their_turn() {
     assert!(reader.await.unwrap() >= (1 << 23) / (READS_PER_TURN * SCRATCH));
 }
 
-/// Never at its end, and never full.
+/// A stream that never ends and never fills up.
 struct Endless {
     reads: Arc<AtomicUsize>,
 }
@@ -261,7 +261,7 @@ async fn its_counts_can_be_read_while_it_lives() {
     assert_eq!(counters.last_read(Side::Client).since(pinged), Duration::from_millis(30));
 }
 
-/// The Pong of a client to the Ping it was sent.
+/// The Pong of a client to a Ping.
 fn pong(ping: [u8; 10]) -> Vec<u8> {
     let mut pong = vec![0x8a, 0x88, 0, 0, 0, 0];
     pong.extend_from_slice(&ping[2..]);
@@ -270,7 +270,7 @@ fn pong(ping: [u8; 10]) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_come_is_read_before_silence_is_judged() {
-    // Bytes and the end of the waiting for them are seen at once, and not only after a long stall.
+    // The session sees the bytes and the deadline in the same turn, also without a long pause.
     for overslept in [Duration::from_millis(1), Duration::from_secs(600)] {
         let mut rig = rig(&[], 1024);
         let ping = read(&mut rig.client).await;
@@ -285,7 +285,7 @@ async fn what_has_come_is_read_before_silence_is_judged() {
 #[tokio::test(start_paused = true)]
 async fn the_operator_closes_one_with_words_of_his_own() {
     let mut rig = rig(&[], 1024);
-    // A frame towards the client is under way: its Close comes behind it.
+    // A frame to the client is incomplete, so the Close comes after it.
     rig.upstream.write_all(&[0x81, 0x02, b'a']).await.unwrap();
     let _: [u8; 3] = read(&mut rig.client).await;
     rig.control.close_with(Why::Operator, CloseReason { code: CloseCode(4001), text: "maintenance".into() });
@@ -347,7 +347,7 @@ async fn a_tunnel_removes_inspectors_that_are_gone() {
     assert!(pump.session.inspectors.is_none());
 }
 
-/// Polls once; whether it is pending.
+/// Polls once, and returns whether the pump is pending.
 async fn stays_pending(future: &mut (impl Future + Unpin)) -> bool {
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
 }
@@ -355,6 +355,6 @@ async fn stays_pending(future: &mut (impl Future + Unpin)) -> bool {
 #[test]
 fn a_tunnel_is_small() {
     let size = size_of::<Pump<Stream>>();
-    // With what a task adds, that is 512: it comes in steps of 128.
+    // With what a task adds, this is 512 bytes. Tasks grow in steps of 128.
     assert!(size <= 408, "{size} bytes: an idle tunnel's memory is a promise");
 }

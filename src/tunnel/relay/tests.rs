@@ -1,4 +1,4 @@
-//! The relay without sockets: one test for each rule.
+//! Tests of the relay without sockets, one for each rule.
 
 mod answers;
 mod chunks;
@@ -16,7 +16,7 @@ const CLIENT: Side = Side::Client;
 const UPSTREAM: Side = Side::Upstream;
 const TAGS: PerSide<u32> = PerSide { client: 0xc11e_0001, upstream: 0x5e2f_0001 };
 
-/// Everything that was sent to each side, every frame that was seen, and who was found to answer badly.
+/// All bytes sent to each side, all frame events, and all bad Pongs.
 #[derive(Default)]
 struct Sent(PerSide<Vec<u8>>, Vec<FrameEvent>, Vec<BadPong>);
 
@@ -39,13 +39,13 @@ impl Output for Sent {
 }
 
 impl Sent {
-    /// The frames seen since the last call.
+    /// The frame events since the last call.
     fn seen(&mut self) -> Vec<(Side, OpCode, bool, u64, Disposition)> {
         let seen = std::mem::take(&mut self.1).into_iter();
         seen.map(|seen| (seen.side, seen.opcode, seen.fin, seen.length, seen.disposition)).collect()
     }
 
-    /// The frames sent to a side since the last call, payloads unmasked.
+    /// The frames sent to a side since the last call, with unmasked payloads.
     fn frames(&mut self, to: Side) -> Vec<(OpCode, Vec<u8>)> {
         let bytes = std::mem::take(&mut self.0[to]);
         let mut rest = &bytes[..];
@@ -78,7 +78,7 @@ fn settings() -> Settings {
     Settings { ping, ..Settings::of_tests() }
 }
 
-/// Pings only to the client, so that tests see one thing at a time.
+/// Settings with Pings to the client only, so that each test sees one effect.
 fn pings_to_client() -> Settings {
     Settings { ping: PerSide { client: Some(seconds(25)), upstream: None }, ..settings() }
 }

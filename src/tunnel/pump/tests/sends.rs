@@ -1,11 +1,11 @@
-//! Owns the tests of how often a stream is written to: once for what a read gave, whatever frames that was.
+//! Owns the tests of how often the session writes: once for each read, however many frames it holds.
 
 use super::*;
 use crate::ws::frame::{OpCode, encode};
 use crate::ws::mask::MaskKey;
 use std::sync::Mutex;
 
-/// A stream that gives its reads one by one, and keeps what it is sent, write by write.
+/// A stream that returns its reads one by one, and records each write.
 #[derive(Clone, Default)]
 struct Script {
     reads: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -101,7 +101,7 @@ async fn what_is_taken_out_and_put_in_costs_no_write_more() {
     let ping = client.writes().pop().unwrap();
     let text = from_client(OpCode::Text, b"text");
     let pong = from_client(OpCode::Pong, &ping[2..]);
-    // Our Pong, between messages, many times; only the first is an answer.
+    // The Pong to our Ping, many times between messages. Only the first one is an answer.
     client.reads.lock().unwrap().push([&text[..], &pong].concat().repeat(100));
     assert!(stays_pending(&mut pump).await);
     assert_eq!(upstream.writes(), [text.repeat(100)]);

@@ -1,12 +1,11 @@
-//! Owns the tests of what is held against a side when the proxy itself was late, and what is not.
+//! Owns the tests of when a pause of the process counts against a peer, and when it does not.
 
 use super::*;
 
-/// A side whose bytes have come, but of which the runtime has not heard yet: it asks the kernel for
-/// so many sockets at once, and others are in front.
+/// A side whose bytes are in the kernel, but the runtime does not know yet, because it reads other sockets first.
 struct Unheard {
     pipe: DuplexStream,
-    /// Whether it is known that nothing has come, that something has, or neither.
+    /// What [`Readiness::has_pending`] returns.
     arrived: Option<bool>,
 }
 
@@ -38,7 +37,7 @@ impl AsyncWrite for Unheard {
 
 #[tokio::test(start_paused = true)]
 async fn a_side_is_not_given_up_over_bytes_that_nobody_has_read() {
-    // A pause of half a second; or none, as where a deadline comes right behind one.
+    // A pause of half a second, or none, when a deadline follows right after one.
     for (arrived, late, survives) in [
         (Some(true), 0, true),
         (Some(true), 500, true),
@@ -75,7 +74,7 @@ async fn a_stall_of_the_proxy_itself_is_no_silence_of_a_peer() {
     let mut rig = rig(&[], 1024);
     let ping = read(&mut rig.client).await;
     tokio::time::advance(Duration::from_secs(600)).await;
-    // What came meanwhile may take its time: thousands of sockets are read one after the other.
+    // Bytes that came meanwhile may be read late, because thousands of sockets are read one after another.
     tokio::time::sleep(Duration::from_secs(19)).await;
     rig.client.write_all(&pong(ping)).await.unwrap();
     let _: [u8; 10] = read(&mut rig.client).await;
@@ -123,7 +122,7 @@ async fn a_side_that_is_held_up_is_not_judged_by_its_silence() {
     let mut message = vec![0x82, 126, 0xff, 0xff];
     message.resize(4 + 0xffff, 7);
     let (_reads_nothing, mut writes) = tokio::io::split(rig.upstream);
-    // It never falls silent; but what it says is not read while a slow client takes what waits.
+    // The upstream is never silent, but its bytes are not read while a slow client takes those that wait.
     let flood = tokio::spawn(async move { while writes.write_all(&message).await.is_ok() {} });
     let mut little = [0; 1024];
     for number in 0..4 * 64 {

@@ -1,8 +1,8 @@
-//! Owns the tests of how peers answer the proxy's Pings: well, late, or in any shape that is none.
+//! Owns the tests of how peers answer Holdline's Pings: correctly, late, or incorrectly.
 
 use super::*;
 
-/// Bytes of a frame, whatever RFC 6455 says of them.
+/// The bytes of a frame, valid or not.
 fn raw(first: u8, masked: bool, payload: &[u8], size_of_length: usize) -> Vec<u8> {
     let mask = if masked { 0x80 } else { 0 };
     let mut wire = vec![first];
@@ -27,7 +27,7 @@ fn raw(first: u8, masked: bool, payload: &[u8], size_of_length: usize) -> Vec<u8
     wire
 }
 
-/// Answers to a Ping that RFC 6455 does not know.
+/// Answers to a Ping that RFC 6455 does not allow.
 fn bad_pongs(side: Side, ping: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let good = side == CLIENT;
     let (first, last) = ping.split_at(ping.len() / 2);
@@ -129,7 +129,7 @@ fn without_a_ping_of_the_proxy_a_bad_pong_is_the_peers_own_affair() {
         let (mut strict, mut out) = (relay(strict), Sent::default());
         strict.on_bytes(side, &wire, at(1), &mut out);
         assert_eq!(ended(&strict, at(1)), (Who::Proxy, Why::Violation, Some(1002)));
-        // One that has answered well so far: what it breaks now is no answer.
+        // This side has answered all Pings correctly, so an invalid Pong is no answer.
         let (mut answered, mut out) = (relay(pings_to(side)), Sent::default());
         let (now, ping) = pinged(&mut answered, side, &mut out);
         answered.on_bytes(side, &frame(side, OpCode::Pong, &ping), now, &mut out);
@@ -179,7 +179,7 @@ fn a_pong_that_the_other_side_waits_for_passes_while_the_proxy_waits_for_its_own
 
 #[test]
 fn a_ping_of_the_other_side_that_is_answered_badly_is_answered_well_once() {
-    // Behind the proxy's own, before it, and long after it.
+    // After Holdline's own Ping, before it, and long after it.
     for behind in [true, false] {
         for number in 0..3 {
             let (mut relay, mut out) = (relay(pings_to_client()), Sent::default());

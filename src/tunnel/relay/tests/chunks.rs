@@ -1,9 +1,9 @@
-//! Owns the tests of the relay as a whole, whatever the chunks and their order.
+//! Owns the tests of the relay as a whole, with random chunks in random order.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A frame of a random conversation, told apart by its payload.
+/// A frame of a random conversation. Its payload identifies it.
 #[derive(Clone, Debug)]
 struct Spoken {
     opcode: u8,
@@ -16,7 +16,7 @@ fn spoken() -> impl Strategy<Value = Spoken> {
         .prop_map(|(opcode, fin, length)| Spoken { opcode, fin, length })
 }
 
-/// Puts a conversation on the wire: legal frames, each as its own bytes.
+/// Encodes a conversation as valid frames.
 fn wire(from: Side, spoken: &[Spoken]) -> Vec<Vec<u8>> {
     let mut in_message = false;
     let frames = spoken.iter().enumerate().map(|(number, Spoken { opcode, fin, length })| {
@@ -27,7 +27,7 @@ fn wire(from: Side, spoken: &[Spoken]) -> Vec<Vec<u8>> {
             _ => (OpCode::Binary, false),
         };
         let length = if control { length % 110 } else { *length };
-        // Of one side only: what looks like an answer to the other side would be taken for one.
+        // The payload names its side. Otherwise a Pong could look like an answer to the other side's Ping.
         let mut payload = format!("{from:?}{number:05}").into_bytes();
         payload.resize(payload.len() + length, b'.');
         let mut bytes = frame(from, opcode, &payload);
@@ -40,16 +40,16 @@ fn wire(from: Side, spoken: &[Spoken]) -> Vec<Vec<u8>> {
     frames.collect()
 }
 
-/// What is yet to come from one side: its own words, and pongs to the proxy's pings between them.
+/// The frames that one side has yet to send: its own, and Pongs to Holdline's Pings between them.
 struct Speaker {
     words: std::collections::VecDeque<Vec<u8>>,
-    /// The rest of the frame that is being sent.
+    /// The rest of the current frame.
     current: Vec<u8>,
-    /// Pongs it owes, and whether the Ping was the other side's.
+    /// Pongs that it owes, and whether the Ping came from the other side.
     pongs: std::collections::VecDeque<(Vec<u8>, bool)>,
-    /// It answers every Ping, not only the proxy's.
+    /// Whether it answers every Ping, not only Holdline's.
     obedient: bool,
-    /// What it has said to the other side, frame by frame.
+    /// The frames that it has sent to the other side.
     said: Vec<Vec<u8>>,
 }
 
@@ -89,9 +89,8 @@ impl Speaker {
 }
 
 proptest! {
-    /// Whatever the chunks and the interleaving: what arrives is what was sent, plus injected
-    /// frames on frame boundaries, less the pongs to the proxy's own pings, and those that may be such; and where both sides
-    /// answer every ping, no pong is added.
+    /// With any chunks in any order, a side receives what the other sent, plus injected frames at frame boundaries. Pongs
+    /// that answer or may answer Holdline's Pings are missing. If both sides answer every Ping, no Pong is added.
     #[test]
     fn nothing_is_lost_or_invented(
         client in proptest::collection::vec(spoken(), 0..20),
@@ -126,7 +125,7 @@ proptest! {
             wake_up = next;
             for side in Side::BOTH {
                 unread[side].append(&mut out.0[side]);
-                // A reference reader: whole frames only, in order.
+                // The reference reader takes whole frames in order.
                 while let Ok(Some((header, size))) = Header::decode(&unread[side]) {
                     let end = size + header.length as usize;
                     if unread[side].len() < end { break }
@@ -146,11 +145,11 @@ proptest! {
         for side in Side::BOTH {
             prop_assert!(unread[side].is_empty(), "a frame was left unfinished");
             prop_assert!(speakers[side].words.is_empty(), "not all was said");
-            // Pongs given in the name of a side that skips answers, once each.
+            // Pongs that Holdline sent for a side that skips answers, once each.
             let pings = wire_payloads(&said[side], OpCode::Ping);
             let mut given = Vec::new();
             let mut expected = speakers[side.other()].said.iter().peekable();
-            // A Pong that nobody has asked for may be taken for the answer to a Ping of the proxy.
+            // An unsolicited Pong may count as the answer to one of Holdline's Pings.
             let unasked = |want: &&Vec<u8>| {
                 let (header, payload) = read(want);
                 header.opcode == OpCode::Pong && !pings.contains(&payload)

@@ -1,4 +1,4 @@
-//! Owns the tests of how tunnels end: who is told what, and what is waited for.
+//! Owns the tests of how tunnels end: which Close each side gets, and what the relay waits for.
 
 use super::*;
 

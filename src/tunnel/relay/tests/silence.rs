@@ -1,15 +1,15 @@
-//! Owns the tests of how silence is found: whatever the other side sends, and whatever waits.
+//! Owns the tests of how the relay detects silence, whatever the other side sends and whatever waits.
 
 use super::*;
 use proptest::prelude::*;
 
-/// What the other side does, a while after what it did before.
+/// An action of the other side, and the time since its last action.
 #[derive(Clone, Debug)]
 enum Doing {
     Ping(Vec<u8>),
     Data(usize),
     Pong,
-    /// Bytes wait for the silent side from now on, which it does not take.
+    /// Bytes wait for the silent side from now on, and it takes none.
     Fill,
 }
 
@@ -23,7 +23,7 @@ fn doing() -> impl Strategy<Value = Doing> {
     ]
 }
 
-/// Lives through a schedule of the other side, with ticks when they are due, and says when the end came.
+/// Runs a schedule of the other side and all timers that are due. Returns when the tunnel ended.
 fn end_of(
     mut relay: Relay,
     silent: Side,
@@ -56,8 +56,8 @@ fn end_of(
 }
 
 proptest! {
-    /// Whatever the other side sends and however often: a side that sends no byte, and takes none of what
-    /// waits for it, is found within the interval and twice the timeout.
+    /// Whatever the other side sends: the relay detects a side that sends and takes no bytes within the interval plus
+    /// twice the timeout.
     #[test]
     fn the_dead_are_found_whatever_the_other_side_does(
         interval in 1..60_u64,
@@ -78,7 +78,7 @@ proptest! {
         relay.on_bytes(silent, &frame(silent, OpCode::Text, b"last"), since, &mut Sent::default());
         let limit = since + seconds(interval + 2 * timeout);
         let mut schedule: Vec<_> = schedule.into_iter().map(|(pause, doing)| (pause % max_pause, doing)).collect();
-        // However short the schedule is, the time is long enough.
+        // The time is long enough for any schedule.
         schedule.push((1000 * (interval + 2 * timeout + 1), Doing::Pong));
         let end = end_of(relay, silent, since, &schedule);
         prop_assert!(end.is_some_and(|end| end <= limit), "{end:?}, not by {limit:?}");

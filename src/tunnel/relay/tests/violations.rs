@@ -1,4 +1,4 @@
-//! Owns the tests of what follows where a peer breaks a rule of framing, or of Close frames.
+//! Owns the tests of what follows when a peer breaks a rule of framing, or of Close frames.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn a_length_that_is_not_minimal_closes_where_that_is_wanted_and_after_a_reload_t
     }
 }
 
-/// One frame for each rule that a client may break so that frames cannot be read any more.
+/// One frame for each violation by a client after which frames cannot be read.
 const UNREADABLE: [&[u8]; 8] = [
     &[0xa1, 0x80, 1, 2, 3, 4],
     &[0x83, 0x80, 1, 2, 3, 4],
@@ -107,7 +107,7 @@ fn no_breach_leaves_the_limit_behind() {
     }
 }
 
-/// Payloads of Close frames that RFC 6455 forbids, with what is said of them.
+/// Payloads of Close frames that RFC 6455 forbids, with the text of the fault.
 fn bad_closes() -> Vec<(Vec<u8>, String)> {
     let codes = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX];
     let reserved = codes.map(|code| (code.to_be_bytes().to_vec(), format!("close code {code} is reserved")));
