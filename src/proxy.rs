@@ -162,7 +162,7 @@ impl Proxy {
                 (StatusCode::REQUEST_TIMEOUT, "request head not complete within header_timeout")
             }
             BadRequestKind::Evicted => {
-                (StatusCode::REQUEST_TIMEOUT, "nothing came of it, and others wanted its place")
+                (StatusCode::REQUEST_TIMEOUT, "idle while another connection needed its slot")
             }
         };
         let Some(partial) = partial else { return self.report_unreadable(status, reason, client, watch) };
@@ -246,10 +246,7 @@ impl Proxy {
                 Ok(()) => forward::forward(route, upstream, &inbound, body, interim, guard, watch).await,
                 Err(failure) => Err((failure, guard)),
             };
-            return match answered {
-                Ok(response) => response,
-                Err((failure, guard)) => reject::with_status(&failure, guard),
-            };
+            return answered.unwrap_or_else(|(failure, guard)| reject::with_status(&failure, guard));
         }
         let (inbound, kind) = (&inbound, &kind);
         let spare = client.clone();

@@ -250,7 +250,7 @@ async fn a_handshake_that_stalls_gives_its_place_to_others() {
     site.open().await.echo("in its place").await;
     stalled.rest().await;
     let reason = site.proxy.report().await.1.ending.reason.to_string();
-    assert_eq!(reason, "nothing came of it, and others wanted its place");
+    assert_eq!(reason, "idle while another connection needed its slot");
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ pub enum EstablishError {
     #[error("TLS handshake not complete within handshake_timeout")]
     HandshakeTooSlow,
     /// The client kept Holdline waiting while others needed its slot.
-    #[error("nothing came of it, and others wanted its place")]
+    #[error("idle while another connection needed its slot")]
     Evicted,
     /// The socket failed.
     #[error("{0}")]

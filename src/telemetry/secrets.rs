@@ -5,6 +5,9 @@
 //! subprotocols. A value is hidden by its name, by its form, or by what it holds when it is decoded. Names are
 //! read by their parts, so that `userPin`, `user_pin` and `user[pin]` are one name and `spinning` is another.
 
+mod bytes;
+
+pub use bytes::redact_bytes;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
@@ -23,24 +26,6 @@ pub fn redact(target: &str) -> String {
     }
     shown
 }
-
-/// The same of bytes that need not be UTF-8, as of a request that was refused.
-#[must_use]
-pub fn redact_bytes(target: &[u8]) -> Vec<u8> {
-    if let Ok(target) = std::str::from_utf8(target) {
-        return redact(target).into_bytes();
-    }
-    // Characters for private use stand for the bytes beyond ASCII: no letters, as U+FFFD is none.
-    let stand_in = |&byte: &u8| match byte {
-        ..0x80 => char::from(byte),
-        _ => char::from_u32(PRIVATE_USE + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER),
-    };
-    let shown = redact(&target.iter().map(stand_in).collect::<String>());
-    shown.chars().map(|c| u8::try_from(c).unwrap_or((u32::from(c) & 0xff) as u8)).collect()
-}
-
-/// Where the characters for private use begin.
-const PRIVATE_USE: u32 = 0xe000;
 
 /// Redacts a subprotocol, given what the client offered. Clients pass tokens as subprotocols, and some
 /// servers choose the token.
