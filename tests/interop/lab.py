@@ -163,9 +163,15 @@ class Peer:
     async def read(self):
         async for line in self.process.stdout:
             answer = json.loads(line)
-            self.answers.pop(answer["id"]).set_result(answer)
-        for future in self.answers.values():
-            future.set_result({"error": f"{self.name} ended"})
+            self.answered(answer["id"], answer)
+        for asked in list(self.answers):
+            self.answered(asked, {"error": f"{self.name} ended"})
+
+    def answered(self, asked, answer):
+        """Hands an answer to who waits for it; one that comes too late is nobody's."""
+        future = self.answers.pop(asked)
+        if not future.done():
+            future.set_result(answer)
 
     async def ask(self, verb, timeout=20, **args):
         """Asks for one thing and waits for the answer."""

@@ -137,16 +137,18 @@ impl Conn {
         std::thread::spawn(move || conn.run(&requests));
     }
 
+    /// Reads until the connection is over. Then it waits for requests without a timer: hundreds of these threads
+    /// are left late in a run, and must not take the processor time of the others.
     fn run(mut self, requests: &Receiver<Value>) {
-        loop {
-            if self.over {
-                std::thread::sleep(Duration::from_millis(2));
-            } else {
-                self.read();
-            }
+        while !self.over {
+            self.read();
             for request in requests.try_iter().collect::<Vec<_>>() {
                 self.take(request);
             }
+            self.hand_out();
+        }
+        for request in requests {
+            self.take(request);
             self.hand_out();
         }
     }
@@ -247,8 +249,8 @@ impl Conn {
         while let Some((request, deadline)) = self.waiting.front().cloned() {
             if let Some(message) = self.messages.pop_front() {
                 answer(&request, Ok(message));
-            } else if Instant::now() > deadline {
-                answer(&request, Err("no message within 10 s".into()));
+            } else if self.over || Instant::now() > deadline {
+                answer(&request, Err("no message within 10 s, or none before the end".into()));
             } else {
                 return;
             }
