@@ -18,26 +18,22 @@ use crate::admin::{Token, TokenError};
 use crate::capacity::Slots;
 use crate::config::Config;
 use crate::drain::{self, Trigger, Watch};
-use crate::http::serve::serve;
-use crate::http::{self, Protocols};
-use crate::listener::establish::{Connection, establish};
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::listener::{Accepted, accept};
 use crate::proxy::Proxy;
+use crate::proxy::connection::{ListenerConfig, serve_connection};
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::access_log::{AccessLog, OpenError};
 use crate::telemetry::log::LogControl;
 use crate::telemetry::metrics::log_bursts;
-use crate::tls::Alpn;
 use crate::tls::sources::Sources;
 use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
-use crate::upstream::PrivatePool;
 use crate::upstream::ports::SourceError;
 use crate::upstream::resolve;
 use admin_endpoint::{AdminEndpoint, read_token};
 use arc_swap::ArcSwap;
-use certificates::{CertificateError, ListenerConfig, load_tls_in_background};
+use certificates::{CertificateError, load_tls_in_background};
 use pid_file::PidFile;
 use std::io;
 use std::net::SocketAddr;
@@ -233,11 +229,11 @@ impl Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let local = socket.local_addr();
         ready.announce();
-        let address = ready.listen.socket.address.clone();
+        let address = ready.socket.address.clone();
         let settings = Arc::new(ArcSwap::from_pointee(ready));
         let (proxy, watch, now) = (Arc::clone(&self.proxy), self.watch.clone(), Arc::clone(&settings));
         let current = Arc::clone(&settings);
-        let options = move || current.load().listen.socket.tcp;
+        let options = move || current.load().socket.tcp;
         let mut draining = self.watch.clone();
         let until = async move {
             tokio::select! {
@@ -246,7 +242,7 @@ impl Running {
             }
         };
         let give = move |accepted: Accepted| {
-            tokio::spawn(serve_one(accepted, now.load_full(), Arc::clone(&proxy), watch.clone()));
+            tokio::spawn(serve_connection(accepted, now.load_full(), Arc::clone(&proxy), watch.clone()));
         };
         tokio::spawn(accept::run(socket, address.clone(), self.slots.clone(), options, until, give));
         match local {
@@ -255,42 +251,4 @@ impl Running {
         }
         self.listeners.push(Active { address, local, settings, refused: None, _stop: stop });
     }
-}
-
-/// Serves one accepted connection, until it ends or becomes a tunnel.
-async fn serve_one(accepted: Accepted, settings: Arc<ListenerConfig>, proxy: Arc<Proxy>, watch: Watch) {
-    let client = accepted.client;
-    let snapshot = proxy.snapshot.load_full();
-    let ListenerConfig { listen, tls, handshakes } = &*settings;
-    let limit = listen.http.header_timeout;
-    let tls = tls.as_deref().map(|tls| (tls, handshakes));
-    let established = establish(accepted, &listen.socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
-    let (stream, connection) = match established.await {
-        Ok((stream, connection)) => (stream, Arc::new(connection)),
-        Err(error) => return proxy.report_unestablished(&error, client, watch),
-    };
-    let private = Arc::<PrivatePool>::default();
-    let answer = |request| {
-        let (proxy, connection, watch) = (Arc::clone(&proxy), Arc::clone(&connection), watch.clone());
-        let private = Arc::clone(&private);
-        async move { proxy.answer(request, &connection, &private, watch).await }
-    };
-    let on_bad_request =
-        |kind, partial| proxy.report_bad_request(kind, partial, connection.peer, watch.clone());
-    let http =
-        http::Settings { protocols: protocols(&connection, listen.http.protocols), ..listen.http.clone() };
-    // Do not hold old certificates as long as the connection lasts.
-    drop(settings);
-    serve(stream, &http, watch.clone(), answer, on_bad_request, &connection.slot).await;
-}
-
-/// Returns the HTTP versions that a connection may use. Over TLS it is the negotiated one (RFC 7301). Without
-/// negotiation it is HTTP/1.1, if that is enabled.
-fn protocols(connection: &Connection, spoken: Protocols) -> Protocols {
-    let Some(tls) = &connection.tls else { return spoken };
-    let http2 = match tls.session.alpn {
-        Some(alpn) => alpn == Alpn::H2,
-        None => !spoken.http1,
-    };
-    Protocols { http1: !http2, http2 }
 }

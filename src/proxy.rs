@@ -1,6 +1,7 @@
 //! Owns the request path. Holdline reads a request, finds its route and an endpoint, and returns an answer or
 //! opens a tunnel.
 
+pub mod connection;
 pub mod endpoint_state;
 mod failure;
 mod forward;

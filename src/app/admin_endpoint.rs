@@ -73,8 +73,8 @@ impl Running {
             Listener {
                 address: active.address.clone(),
                 local: active.local,
-                protocols: ready.listen.http.protocols,
-                proxy_protocol: ready.listen.socket.proxy_protocol,
+                protocols: ready.http.protocols,
+                proxy_protocol: ready.socket.proxy_protocol,
                 tls: ready.tls.clone(),
             }
         });

@@ -14,16 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
-/// A listener's settings with its loaded certificates.
-#[derive(Debug)]
-pub struct ListenerConfig {
-    /// The settings.
-    pub listen: Listen,
-    /// Its TLS configuration. `None` means no TLS.
-    pub tls: Option<Arc<server::Config>>,
-    /// Limits concurrent TLS handshakes.
-    pub handshakes: Handshakes,
-}
+pub use crate::proxy::connection::ListenerConfig;
 
 /// Certificate files of a listener or an upstream that Holdline cannot use.
 #[derive(Debug)]
@@ -79,7 +70,8 @@ impl ListenerConfig {
         let most = listen.socket.tls.as_ref().map_or(0, |tls| tls.max_handshakes as usize);
         let before = previous.map(|previous| &previous.handshakes).filter(|before| before.limit() == most);
         let handshakes = before.cloned().unwrap_or_else(|| Handshakes::new(most));
-        Ok(Self { listen: listen.clone(), tls: tls.map(Arc::new), handshakes })
+        let (socket, http) = (listen.socket.clone(), listen.http.clone());
+        Ok(Self { socket, http, tls: tls.map(Arc::new), handshakes })
     }
 
     /// Like [`Self::read`], on a blocking thread.
@@ -123,8 +115,8 @@ impl ListenerConfig {
     pub(super) fn announce(&self) {
         for (doubtful, text) in self.certificates() {
             match doubtful {
-                true => tracing::warn!(listen = %self.listen.socket.address, "{text}"),
-                false => tracing::info!(listen = %self.listen.socket.address, "{text}"),
+                true => tracing::warn!(listen = %self.socket.address, "{text}"),
+                false => tracing::info!(listen = %self.socket.address, "{text}"),
             }
         }
     }
@@ -188,7 +180,8 @@ impl Running {
             }
             let files: Vec<_> = tls.sources().paths().map(ToOwned::to_owned).collect();
             let seen = Sources::of(files.iter().map(|path| path.as_path()));
-            match ListenerConfig::read_in_background(&ready.listen, Some(Arc::clone(&ready))).await {
+            let listen = Listen { socket: ready.socket.clone(), http: ready.http.clone() };
+            match ListenerConfig::read_in_background(&listen, Some(Arc::clone(&ready))).await {
                 Ok(fresh) => {
                     fresh.announce();
                     active.settings.store(Arc::new(fresh));

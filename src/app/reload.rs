@@ -2,12 +2,13 @@
 //! Connections do not notice.
 
 use super::admin_endpoint::read_token;
-use super::certificates::{CertificateError, ListenerConfig, load_tls_in_background};
+use super::certificates::{CertificateError, load_tls_in_background};
 use super::{Running, look_up_names};
 use crate::admin::server::{Bound as AdminSocket, bind as bind_admin};
 use crate::admin::{ReloadOrigin, ReloadRejected, ReloadWarnings, Token, TokenError};
 use crate::config::{Config, Errors, Process};
 use crate::listener::socket::{BindError, Bound as Socket, bind};
+use crate::proxy::connection::ListenerConfig;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::access_log::OpenError;
 use crate::upstream::ports::SourceError;
@@ -176,7 +177,7 @@ impl Running {
     fn update_kept(&mut self, kept: Vec<ListenerConfig>) {
         for ready in kept {
             ready.announce();
-            let address = &ready.listen.socket.address;
+            let address = &ready.socket.address;
             if let Some(active) = self.listeners.iter_mut().find(|active| active.address == *address) {
                 active.refused = None;
                 active.settings.store(Arc::new(ready));

@@ -1,0 +1,68 @@
+//! Owns one client connection from accept to its end, or until it becomes a tunnel. It must not know how
+//! certificates are read or when they change.
+
+use super::Proxy;
+use crate::drain::Watch;
+use crate::http::serve::serve;
+use crate::http::{self, Protocols};
+use crate::listener::establish::{Connection, establish};
+use crate::listener::handshakes::Handshakes;
+use crate::listener::{self, Accepted};
+use crate::tls::{Alpn, server};
+use crate::upstream::PrivatePool;
+use std::sync::Arc;
+
+/// What a listener's new connections need: its settings, and its certificates in memory.
+#[derive(Debug)]
+pub struct ListenerConfig {
+    /// The settings of the socket, and of what comes before HTTP.
+    pub socket: listener::Settings,
+    /// The settings of HTTP.
+    pub http: http::Settings,
+    /// The certificates and settings of TLS. `None` means no TLS.
+    pub tls: Option<Arc<server::Config>>,
+    /// Limits concurrent TLS handshakes.
+    pub handshakes: Handshakes,
+}
+
+/// Serves one accepted connection until it ends or becomes a tunnel.
+pub async fn serve_connection(
+    accepted: Accepted,
+    config: Arc<ListenerConfig>,
+    proxy: Arc<Proxy>,
+    watch: Watch,
+) {
+    let client = accepted.client;
+    let snapshot = proxy.snapshot.load_full();
+    let ListenerConfig { socket, http, tls, handshakes } = &*config;
+    let tls = tls.as_deref().map(|tls| (tls, handshakes));
+    let limit = http.header_timeout;
+    let established = establish(accepted, socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
+    let (stream, connection) = match established.await {
+        Ok((stream, connection)) => (stream, Arc::new(connection)),
+        Err(error) => return proxy.report_unestablished(&error, client, watch),
+    };
+    let private = Arc::<PrivatePool>::default();
+    let answer = |request| {
+        let (proxy, connection, watch) = (Arc::clone(&proxy), Arc::clone(&connection), watch.clone());
+        let private = Arc::clone(&private);
+        async move { proxy.answer(request, &connection, &private, watch).await }
+    };
+    let on_bad_request =
+        |kind, partial| proxy.report_bad_request(kind, partial, connection.peer, watch.clone());
+    let http = http::Settings { protocols: protocols(&connection, http.protocols), ..http.clone() };
+    // Do not hold old certificates as long as the connection lasts.
+    drop(config);
+    serve(stream, &http, watch.clone(), answer, on_bad_request, &connection.slot).await;
+}
+
+/// Returns the HTTP versions that a connection may use. Over TLS it is the negotiated one (RFC 7301). Without
+/// negotiation it is HTTP/1.1, if that is enabled.
+fn protocols(connection: &Connection, enabled: Protocols) -> Protocols {
+    let Some(tls) = &connection.tls else { return enabled };
+    let http2 = match tls.session.alpn {
+        Some(alpn) => alpn == Alpn::H2,
+        None => !enabled.http1,
+    };
+    Protocols { http1: !http2, http2 }
+}
