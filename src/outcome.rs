@@ -59,7 +59,7 @@ impl<T> IndexMut<Side> for PerSide<T> {
 
 /// Who ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Who {
+pub enum EndedBy {
     /// The client did.
     Client,
     /// The upstream did.
@@ -68,7 +68,7 @@ pub enum Who {
     Proxy,
 }
 
-impl From<Side> for Who {
+impl From<Side> for EndedBy {
     fn from(side: Side) -> Self {
         match side {
             Side::Client => Self::Client,
@@ -77,7 +77,7 @@ impl From<Side> for Who {
     }
 }
 
-impl Who {
+impl EndedBy {
     /// All of them, in the order of their declaration.
     pub const ALL: [Self; 3] = [Self::Client, Self::Upstream, Self::Proxy];
 
@@ -94,7 +94,7 @@ impl Who {
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Why {
+pub enum Cause {
     /// An HTTP exchange was answered in full: nothing to explain.
     Done,
     /// A Close frame.
@@ -140,7 +140,7 @@ pub enum Why {
     Aborted,
 }
 
-impl Why {
+impl Cause {
     /// All of them, in the order of their declaration.
     pub const ALL: [Self; 21] = [
         Self::Done,
@@ -211,13 +211,13 @@ impl Why {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for EndedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -227,9 +227,9 @@ impl fmt::Display for Why {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// Who ended it.
-    pub who: Who,
+    pub ended_by: EndedBy,
     /// Why.
-    pub why: Why,
+    pub cause: Cause,
     /// The code of the Close frame that ended it, received or sent by the proxy.
     pub code: Option<CloseCode>,
     /// The text of that frame, or what explains an end that had none.
@@ -239,14 +239,14 @@ pub struct Ending {
 impl Ending {
     /// Who wrote the code of [`Ending::code`]: a side, in its Close frame, or the proxy, to tell the peers.
     #[must_use]
-    pub fn code_from(&self) -> Option<Who> {
-        self.code.map(|_| if self.why == Why::Close { self.who } else { Who::Proxy })
+    pub fn code_from(&self) -> Option<EndedBy> {
+        self.code.map(|_| if self.cause == Cause::Close { self.ended_by } else { EndedBy::Proxy })
     }
 
     /// An end without a Close frame.
     #[must_use]
-    pub fn new(who: impl Into<Who>, why: Why) -> Self {
-        Self { who: who.into(), why, code: None, reason: "".into() }
+    pub fn new(ended_by: impl Into<EndedBy>, cause: Cause) -> Self {
+        Self { ended_by: ended_by.into(), cause, code: None, reason: "".into() }
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_lists_are_in_the_order_of_the_declarations() {
-        assert!(Who::ALL.iter().enumerate().all(|(index, who)| *who as usize == index));
-        assert!(Why::ALL.iter().enumerate().all(|(index, why)| *why as usize == index));
+        assert!(EndedBy::ALL.iter().enumerate().all(|(index, ended_by)| *ended_by as usize == index));
+        assert!(Cause::ALL.iter().enumerate().all(|(index, cause)| *cause as usize == index));
     }
 }

@@ -25,7 +25,7 @@ use crate::http::upload::Upload;
 use crate::limit::connections::Permit;
 use crate::limit::{Limit, LimitExceeded, Limiter};
 use crate::listener::establish::{Connection, EstablishError};
-use crate::outcome::{Ending, PerSide, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, PerSide};
 use crate::real_ip::Origin;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -192,7 +192,7 @@ impl Proxy {
         let mut guard = ReportGuard::new(self, &info, watch, None);
         guard.mark_no_request();
         guard.report().status = status.as_u16();
-        let ending = Ending { reason: reason.into(), ..Ending::new(Who::Proxy, Why::Refused) };
+        let ending = Ending { reason: reason.into(), ..Ending::new(EndedBy::Proxy, Cause::Refused) };
         guard.finish_http(ending, PerSide::default());
     }
 
@@ -322,7 +322,7 @@ fn answer_options(mut guard: ReportGuard) -> Response<Body> {
     let mut response = Response::new(full(""));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(reject::ALLOWED));
     guard.report().status = response.status().as_u16();
-    guard.finish_http(Ending::new(Who::Proxy, Why::Done), PerSide::default());
+    guard.finish_http(Ending::new(EndedBy::Proxy, Cause::Done), PerSide::default());
     response
 }
 
@@ -333,6 +333,6 @@ fn respond(status: StatusCode, body: &str, route: &Route, mut guard: ReportGuard
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     route.set_response_headers(response.headers_mut());
     guard.report().status = status.as_u16();
-    guard.finish_http(Ending::new(Who::Proxy, Why::Done), PerSide::default());
+    guard.finish_http(Ending::new(EndedBy::Proxy, Cause::Done), PerSide::default());
     response
 }

@@ -2,7 +2,7 @@
 
 pub mod access_log;
 pub mod bursts;
-pub mod cause;
+pub mod end_key;
 pub mod history;
 pub mod log;
 pub mod metrics;

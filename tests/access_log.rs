@@ -72,11 +72,11 @@ async fn a_flood_of_requests_is_sampled_exactly_and_leaves_tunnels_their_lines()
     // One is allowed in an hour, and of the others each hundredth is written.
     let expected: Vec<_> = [0].into_iter().chain([99; 9]).chain([0]).collect();
     assert_eq!(written.iter().map(|(_, left_out)| *left_out).collect::<Vec<_>>(), expected);
-    assert_eq!(written[10].0["why"], "close", "a tunnel's end has an allowance of its own");
+    assert_eq!(written[10].0["cause"], "close", "a tunnel's end has an allowance of its own");
     let missing = proxy.running.proxy.log.missing();
     assert_eq!(missing, Missing { sampled: 990, ..Missing::default() }, "99 after the last line");
     let metrics = proxy.running.proxy.metrics_text(holdline::telemetry::metrics::Format::Prometheus);
-    let count = "holdline_access_log_lost_lines_total{cause=\"sampled\"} 990.0\n";
+    let count = "holdline_access_log_lost_lines_total{reason=\"sampled\"} 990.0\n";
     assert!(metrics.contains(count), "{metrics}");
 }
 

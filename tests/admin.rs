@@ -6,7 +6,7 @@ mod support;
 use holdline::app::signal::Signals;
 use holdline::app::{Bound, Ended};
 use holdline::config::Config;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -330,7 +330,7 @@ async fn a_drained_endpoint_is_left_and_comes_back() {
     assert_eq!((drained.status, drained.value()), (200, json!({ "state": "drain", "closing": 3 })));
     for _ in 0..3 {
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Drain));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Drain));
         assert_eq!(report.1.ending.code.map(|code| code.0), Some(1012));
         assert_eq!(report.0.endpoint.as_ref().unwrap().to_string(), servers[0].to_string());
     }
@@ -382,7 +382,7 @@ async fn a_drain_closes_over_its_spread() {
     }
     drop(clients);
     for _ in 0..20 {
-        assert_eq!(proxy.report().await.1.ending.why, Why::Drain);
+        assert_eq!(proxy.report().await.1.ending.cause, Cause::Drain);
     }
 }
 
@@ -551,7 +551,7 @@ async fn viewers_are_told_what_changes() {
     drop(client);
     for events in [&mut events, &mut other] {
         let ends = events.named("ends").await;
-        assert_eq!((&ends["left_out"], &ends["ends"][0]["why"]), (&json!(0), &json!("close")));
+        assert_eq!((&ends["left_out"], &ends["ends"][0]["cause"]), (&json!(0), &json!("close")));
         assert_eq!(ends["ends"][0]["path"], json!("/a?token=***"));
     }
     let tick = events.named("tick").await;
@@ -605,7 +605,7 @@ async fn one_connection_is_closed_with_a_code_and_a_reason() {
     }
     drop((client, server));
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Operator));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Operator));
     assert_eq!(report.1.ending.code.map(|code| code.0), Some(4001));
     assert_eq!(operator.post(&path, "{}").await.status, 404);
 }
@@ -663,7 +663,7 @@ async fn a_tail_shows_headers_and_the_end() {
     while client.frame().await.0 != OpCode::Close {}
     drop(client);
     let end = tail.named("end").await;
-    assert_eq!((&end["id"], &end["who"], &end["code"]), (&json!(id), &json!("client"), &json!(1000)));
+    assert_eq!((&end["id"], &end["ended_by"], &end["code"]), (&json!(id), &json!("client"), &json!(1000)));
     assert!(tail.next().await.is_none(), "the stream ends with it");
 }
 
@@ -727,10 +727,10 @@ async fn what_was_counted_is_told() {
     drop(left);
     proxy.report().await;
     let status = operator.value("/api/status").await;
-    let cause = |why: &str, code: Value, count: u64| json!({ "who": "client", "why": why, "code": code, "count": count });
+    let cause = |cause: &str, code: Value, count: u64| json!({ "ended_by": "client", "cause": cause, "code": code, "count": count });
     let ends = status["ends"].as_array().unwrap();
     assert_eq!(ends[0], cause("close", json!(1000), 3));
-    assert_eq!((&ends[1]["why"], &ends[1]["count"], ends.len()), (&json!("eof"), &json!(1), 2));
+    assert_eq!((&ends[1]["cause"], &ends[1]["count"], ends.len()), (&json!("eof"), &json!(1), 2));
     let lately = status["ends_lately"].as_array().unwrap();
     assert!(lately.contains(&cause("close", json!(1000), 3)) && lately.len() == 2, "{lately:?}");
     let silence = &status["silence"];
@@ -741,7 +741,7 @@ async fn what_was_counted_is_told() {
     let recent = operator.value("/api/ends?limit=2").await;
     let recent = recent["ends"].as_array().unwrap();
     let whys: Vec<_> =
-        recent.iter().map(|end| (end["why"].as_str().unwrap(), end["path"].as_str().unwrap())).collect();
+        recent.iter().map(|end| (end["cause"].as_str().unwrap(), end["path"].as_str().unwrap())).collect();
     assert_eq!(whys, [("eof", "/left"), ("close", "/")], "newest first");
     assert_eq!(operator.get("/api/ends?limit=0").await.status, 400);
     assert_eq!(operator.get("/api/ends?limits=3").await.status, 400);
@@ -753,13 +753,13 @@ async fn what_was_counted_is_told() {
         assert_eq!((column.len(), &column[0]), (360, &Value::Null), "an hour, from before the start");
     }
 
-    let counted = operator.value("/api/ends?by=cause&why=close").await;
+    let counted = operator.value("/api/ends?by=end&cause=close").await;
     assert_eq!(counted["groups"][0]["keys"], json!(["client/close"]));
     assert_eq!(
         (&counted["groups"][0]["count"], &counted["matched"], &counted["kept"]),
         (&json!(3), &json!(3), &json!(4))
     );
-    let minutes = operator.value("/api/ends?by=minute,who").await;
+    let minutes = operator.value("/api/ends?by=minute,ended_by").await;
     let (time, started) = (&recent[0]["time"], &recent[0]["started"]);
     assert!(time.as_str() >= started.as_str(), "{recent:?}");
     assert_eq!(minutes["groups"][0]["last"], *time);

@@ -6,7 +6,7 @@
 mod support;
 
 use holdline::health::Availability;
-use holdline::outcome::Why;
+use holdline::outcome::Cause;
 use holdline::telemetry::metrics::Format;
 use holdline::ws::frame::OpCode;
 use std::collections::HashMap;
@@ -273,7 +273,7 @@ async fn what_the_opening_decides_is_a_bad_gateway_and_no_fault_of_the_server() 
             for client in 1..4 {
                 assert!(ask(&proxy, client, &opening).await.0.starts_with("HTTP/1.1 502"), "{reason}");
                 let report = proxy.report().await;
-                assert_eq!((report.0.tries, report.1.ending.why), (1, Why::BadAnswer), "{reason}");
+                assert_eq!((report.0.tries, report.1.ending.cause), (1, Cause::BadAnswer), "{reason}");
                 assert!(report.1.ending.reason.contains(reason), "{}", report.1.ending.reason);
             }
             assert_eq!(out(&proxy), 0, "{reason}");
@@ -358,7 +358,7 @@ async fn servers_that_close_after_a_goodbye_stay_in_use() {
         raw.send(OpCode::Text, b"bye").await;
         raw.rest().await;
         drop(raw);
-        assert_eq!(proxy.report().await.1.ending.why, Why::Eof);
+        assert_eq!(proxy.report().await.1.ending.cause, Cause::Eof);
     }
     assert_eq!(availabilities(&proxy), [Availability::Up; 2]);
     let load: HashMap<_, _> = proxy.running.proxy.tunnels.totals().into_iter().collect();

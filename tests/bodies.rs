@@ -5,7 +5,7 @@
 mod support;
 
 use h2::Reason;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use http::{Request, Response};
 use hyper::body::Bytes;
 use support::http2::Http2;
@@ -38,10 +38,10 @@ async fn heard(server: &mut Raw) -> String {
 }
 
 /// The end of a request as the log has it.
-async fn end(proxy: &mut Proxy) -> (u16, Who, Why, String) {
+async fn end(proxy: &mut Proxy) -> (u16, EndedBy, Cause, String) {
     let report = proxy.report().await;
     let ending = &report.1.ending;
-    (report.0.status, ending.who, ending.why, ending.reason.to_string())
+    (report.0.status, ending.ended_by, ending.cause, ending.reason.to_string())
 }
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "DELETE", "POST", "PROPFIND", "QUERY"];
@@ -112,7 +112,7 @@ async fn the_body_of_a_get_is_held_to_the_limit() {
     let mut client = proxy.connect().await;
     let head = client.ask(&request("GET", CHUNKED, "9\r\n123456789\r\n0\r\n\r\n")).await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
-    assert_eq!(end(&mut proxy).await.2, Why::TooBig);
+    assert_eq!(end(&mut proxy).await.2, Cause::TooBig);
 }
 
 /// Bodies of chunks that break RFC 9112 7.1, each followed by what a chunk may not swallow.
@@ -152,8 +152,8 @@ async fn a_malformed_chunk_is_refused() {
         client.write(request(method, CHUNKED, body)).await;
         let answer = String::from_utf8(client.rest().await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{body:?}: {answer}");
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (400, Who::Proxy, Why::Refused), "{body:?}: {reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (400, EndedBy::Proxy, Cause::Refused), "{body:?}: {reason}");
         let is_told = |text: &str| text.contains("chunk") || text.contains("trailer");
         assert!(is_told(&reason.to_lowercase()) && is_told(&answer.to_lowercase()), "{body:?}: {reason}");
     }
@@ -181,8 +181,8 @@ async fn a_client_that_leaves_is_told_from_one_that_sends_what_is_wrong() {
         client.stream.shutdown().await.unwrap();
         let answer = String::from_utf8(client.rest().await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{body:?}: {answer}");
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (499, Who::Client, Why::Eof), "{body:?}: {reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (499, EndedBy::Client, Cause::Eof), "{body:?}: {reason}");
     }
 }
 
@@ -190,10 +190,10 @@ async fn a_client_that_leaves_is_told_from_one_that_sends_what_is_wrong() {
 async fn an_upload_that_fails_beside_its_answer_is_not_the_upstreams_fault() {
     let puppet = Puppet::new().await;
     let mut proxy = before(&puppet, "max_body_size = \"8\"").await;
-    for (more, who, why) in [
-        (Some("ZZ\r\n"), Who::Proxy, Why::Refused),
-        (Some("9\r\n123456789\r\n"), Who::Proxy, Why::TooBig),
-        (None, Who::Client, Why::Eof),
+    for (more, by, expected) in [
+        (Some("ZZ\r\n"), EndedBy::Proxy, Cause::Refused),
+        (Some("9\r\n123456789\r\n"), EndedBy::Proxy, Cause::TooBig),
+        (None, EndedBy::Client, Cause::Eof),
     ] {
         let mut client = proxy.connect().await;
         client.write(request("POST", CHUNKED, "2\r\nhi\r\n")).await;
@@ -207,8 +207,8 @@ async fn an_upload_that_fails_beside_its_answer_is_not_the_upstreams_fault() {
             None => client.stream.shutdown().await.unwrap(),
         }
         assert_eq!(client.rest().await, b"");
-        let (status, by, cause, reason) = end(&mut proxy).await;
-        assert_eq!((status, by, cause), (200, who, why), "{reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (200, by, expected), "{reason}");
         assert!(reason.contains("request's body"), "{reason}");
     }
 }
@@ -220,11 +220,11 @@ async fn uploads_over_http_2_end_by_their_flag_only() {
     let mut proxy = before(&puppet, "").await;
     for (announced, sent, reset, expected) in [
         // The library resets the stream, and hyper drops the request with it.
-        (Some("5"), "hello!", None, (400, Who::Proxy, Why::Refused)),
-        (Some("5"), "hell", None, (400, Who::Proxy, Why::Refused)),
-        (None, "hello", Some(Reason::CANCEL), (499, Who::Client, Why::Eof)),
+        (Some("5"), "hello!", None, (400, EndedBy::Proxy, Cause::Refused)),
+        (Some("5"), "hell", None, (400, EndedBy::Proxy, Cause::Refused)),
+        (None, "hello", Some(Reason::CANCEL), (499, EndedBy::Client, Cause::Eof)),
         // hyper takes this one for the end of the body.
-        (None, "hello", Some(Reason::NO_ERROR), (499, Who::Client, Why::Eof)),
+        (None, "hello", Some(Reason::NO_ERROR), (499, EndedBy::Client, Cause::Eof)),
     ] {
         let mut client = http2(&proxy).await;
         let mut request = Request::post("http://x/a");
@@ -242,8 +242,8 @@ async fn uploads_over_http_2_end_by_their_flag_only() {
         // What the upstream got is not taken for a whole body.
         let rest = server.rest().await;
         assert!(!String::from_utf8_lossy(&rest).contains("0\r\n\r\n"), "{rest:?}");
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), expected, "{sent}: {reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), expected, "{sent}: {reason}");
         assert!(reason.contains("request's body"), "{reason}");
         drop(response);
     }
@@ -272,8 +272,8 @@ async fn an_answer_with_trailers_is_whole_and_its_connection_is_kept() {
         assert_eq!(client.bytes(7).await, b"2\r\nok\r\n");
         let end_of_it = client.until_or_end(b"\r\n\r\n").await.unwrap();
         assert_eq!(String::from_utf8(end_of_it).unwrap().to_lowercase(), passed);
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (200, Who::Upstream, Why::Done), "{reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (200, EndedBy::Upstream, Cause::Done), "{reason}");
         // Over the same connections.
         client.write(request("GET", "TE: trailers\r\n", "")).await;
     }
@@ -296,8 +296,8 @@ async fn an_answer_with_trailers_is_whole_over_http_2() {
         assert!(body.data().await.is_none());
         let trailers = body.trailers().await.unwrap().unwrap();
         assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &"7".parse().unwrap()));
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (200, Who::Upstream, Why::Done), "{reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (200, EndedBy::Upstream, Cause::Done), "{reason}");
         response = client.requests.send_request(ask(), true).unwrap().0;
     }
     server.head().await;
@@ -319,20 +319,20 @@ async fn large_trailers_cut_no_answer() {
         let body = client.rest().await;
         assert!(body.starts_with(b"2\r\nok\r\n0\r\n") && body.ends_with(b"\r\n\r\n"), "{length}");
         assert_eq!(body.len() > 20_000, length == 20_000, "up to 64 KiB pass");
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (200, Who::Upstream, Why::Done), "{reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (200, EndedBy::Upstream, Cause::Done), "{reason}");
     }
 }
 
 /// Answers that break off or break the rules, with what is known of them before; each end.
-const BROKEN: [(&str, &str, Why); 7] = [
-    ("Transfer-Encoding: chunked\r\n\r\n", "Z\r\nhello", Why::BadAnswer),
-    ("Transfer-Encoding: chunked\r\n\r\n", "\r\n", Why::BadAnswer),
-    ("Transfer-Encoding: chunked\r\n\r\n", "0\r\nno colon\r\n\r\n", Why::BadAnswer),
-    ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "+2\r\n", Why::BadAnswer),
-    ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "", Why::Reset),
-    ("Content-Length: 10\r\n\r\n", "", Why::Reset),
-    ("Content-Length: 10\r\n\r\nok", "", Why::Reset),
+const BROKEN: [(&str, &str, Cause); 7] = [
+    ("Transfer-Encoding: chunked\r\n\r\n", "Z\r\nhello", Cause::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n", "\r\n", Cause::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n", "0\r\nno colon\r\n\r\n", Cause::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "+2\r\n", Cause::BadAnswer),
+    ("Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "", Cause::Reset),
+    ("Content-Length: 10\r\n\r\n", "", Cause::Reset),
+    ("Content-Length: 10\r\n\r\nok", "", Cause::Reset),
 ];
 
 #[tokio::test]
@@ -340,7 +340,7 @@ async fn what_came_before_a_break_reaches_the_client() {
     let puppet = Puppet::new().await;
     let mut proxy = before(&puppet, "").await;
     // Often, for it must not depend on who is faster.
-    for (good, bad, cause) in BROKEN.iter().cycle().take(140) {
+    for (good, bad, broken_by) in BROKEN.iter().cycle().take(140) {
         let mut client = proxy.connect().await;
         client.write(request("GET", "", "")).await;
         let mut server = puppet.accept().await;
@@ -351,8 +351,8 @@ async fn what_came_before_a_break_reaches_the_client() {
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         let expected = good.split_once("\r\n\r\n").unwrap().1;
         assert_eq!(String::from_utf8(client.rest().await).unwrap(), expected, "{good}{bad}");
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (200, Who::Upstream, *cause), "{reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (200, EndedBy::Upstream, *broken_by), "{reason}");
     }
 }
 
@@ -361,7 +361,7 @@ async fn what_came_before_a_break_reaches_the_client_over_http_2() {
     let puppet = Puppet::new().await;
     let mut proxy = before(&puppet, "").await;
     let mut client = http2(&proxy).await;
-    for (good, bad, cause) in BROKEN.iter().cycle().take(140) {
+    for (good, bad, broken_by) in BROKEN.iter().cycle().take(140) {
         let request = Request::get("http://x/a").body(()).unwrap();
         let (response, _) = client.requests.send_request(request, true).unwrap();
         let mut server = puppet.accept().await;
@@ -381,8 +381,8 @@ async fn what_came_before_a_break_reaches_the_client_over_http_2() {
         assert_eq!(broken.reason(), Some(Reason::INTERNAL_ERROR));
         let expected = if good.contains("ok") { "ok" } else { "" };
         assert_eq!(String::from_utf8(got.concat()).unwrap(), expected, "{good}{bad}");
-        let (status, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((status, who, why), (200, Who::Upstream, *cause), "{reason}");
+        let (status, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((status, ended_by, cause), (200, EndedBy::Upstream, *broken_by), "{reason}");
     }
 }
 
@@ -468,14 +468,14 @@ async fn answers_without_a_body_are_whole() {
         server.head().await;
         server.write(format!("HTTP/1.1 {answer}\r\n\r\n")).await;
         client.head().await;
-        let (_, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((who, why), (Who::Upstream, Why::Done), "{method} {answer}: {reason}");
+        let (_, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((ended_by, cause), (EndedBy::Upstream, Cause::Done), "{method} {answer}: {reason}");
         let ask = Request::builder().method(method).uri("http://x/a").body(()).unwrap();
         let (response, _) = over_http2.requests.send_request(ask, true).unwrap();
         server.head().await;
         server.write(format!("HTTP/1.1 {answer}\r\n\r\n")).await;
         assert!(timeout(PATIENCE, response).await.unwrap().is_ok());
-        let (_, who, why, reason) = end(&mut proxy).await;
-        assert_eq!((who, why), (Who::Upstream, Why::Done), "{method} {answer}: {reason}");
+        let (_, ended_by, cause, reason) = end(&mut proxy).await;
+        assert_eq!((ended_by, cause), (EndedBy::Upstream, Cause::Done), "{method} {answer}: {reason}");
     }
 }

@@ -235,7 +235,7 @@ async fn it_counts_ends_and_connections_together() {
     let two = |a: (&str, u64), b: (&str, u64)| vec![(a.0.to_owned(), a.1), (b.0.to_owned(), b.1)];
     let by_code: Vec<_> = counted(&["ends", "--by", "code"]).await;
     assert_eq!(by_code, two(("[\"1000\"]", 2), ("[\"4001\"]", 1)));
-    let by_two: Vec<_> = counted(&["ends", "--by", "endpoint,cause", "--since", "1m"]).await;
+    let by_two: Vec<_> = counted(&["ends", "--by", "endpoint,end", "--since", "1m"]).await;
     assert_eq!(by_two, [(format!("[\"{server}\",\"client/close\"]"), 3)]);
     let by_client: Vec<_> = counted(&["connections", "--by", "client"]).await;
     assert_eq!(by_client, [("[\"127.0.0.1\"]".to_owned(), 2)]);
@@ -243,9 +243,9 @@ async fn it_counts_ends_and_connections_together() {
     let listed = site.said(&["ends", "--code", "4001"]).await;
     assert!(listed.contains("client/close  4001 by client"), "{listed}");
     assert!(listed.contains(&server) && listed.ends_with("1 of 1 that match, of the last 3\n"), "{listed}");
-    let none = site.said(&["ends", "--who", "upstream"]).await;
+    let none = site.said(&["ends", "--ended-by", "upstream"]).await;
     assert!(none.ends_with("0 of 0 that match, of the last 3\n"), "{none}");
-    let shown = site.said(&["ends", "--by", "endpoint,cause"]).await;
+    let shown = site.said(&["ends", "--by", "endpoint,end"]).await;
     assert!(
         shown.starts_with("COUNT  ENDPOINT") && shown.ends_with("3 that match, of the last 3\n"),
         "{shown}"
@@ -256,8 +256,8 @@ async fn it_counts_ends_and_connections_together() {
         (&["ends", "--route", "nope"][..], "no route \"nope\"; there is all"),
         (&["connections", "--route", "nope"], "no route \"nope\"; there is all"),
         (&["ends", "--endpoint", "10.0.0.1:1"], &format!("no endpoint \"10.0.0.1:1\"; there is {server}")),
-        (&["ends", "--why", "nope"], "expected one of done, close, eof"),
-        (&["ends", "--by", "nope"], "expected one or several of who, why, cause"),
+        (&["ends", "--cause", "nope"], "expected one of done, close, eof"),
+        (&["ends", "--by", "nope"], "expected one or several of ended_by, cause, end"),
         (&["ends", "--since", "nope"], "expected seconds, or a span"),
     ] {
         let complaint = site.complaint(args).await;
@@ -357,7 +357,7 @@ async fn it_follows_one_connection_to_its_end() {
     let ends = site.said(&["ends"]).await;
     assert!(ends.contains(&id) && ends.contains("proxy/operator  4001"), "{ends}");
     let metrics = site.said(&["metrics"]).await;
-    assert!(metrics.contains("why=\"operator\""), "{metrics}");
+    assert!(metrics.contains("cause=\"operator\""), "{metrics}");
     assert!(site.stop().await.success());
 }
 

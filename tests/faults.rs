@@ -4,7 +4,7 @@
 
 mod support;
 
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use socket2::SockRef;
 use std::time::Duration;
@@ -37,9 +37,12 @@ impl Rig {
     }
 
     /// What is reported; afterwards no task, no tunnel and no lease may be left.
-    async fn ends_as(&mut self, status: u16, who: Who, why: Why) {
+    async fn ends_as(&mut self, status: u16, ended_by: EndedBy, cause: Cause) {
         let report = self.proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.who, report.1.ending.why), (status, who, why));
+        assert_eq!(
+            (report.0.status, report.1.ending.ended_by, report.1.ending.cause),
+            (status, ended_by, cause)
+        );
         let is_clean = || {
             let proxy = &self.proxy.running.proxy;
             let active: u32 =
@@ -67,7 +70,7 @@ async fn an_upstream_that_resets_instead_of_answering() {
     reset(server);
     assert!(client.head().await.starts_with("HTTP/1.1 502"));
     drop(client);
-    rig.ends_as(502, Who::Upstream, Why::Eof).await;
+    rig.ends_as(502, EndedBy::Upstream, Cause::Eof).await;
 }
 
 #[tokio::test]
@@ -79,7 +82,7 @@ async fn an_upstream_that_answers_half_a_head() {
         drop(server);
         assert!(client.head().await.starts_with("HTTP/1.1 502"));
         drop(client);
-        rig.ends_as(502, Who::Upstream, Why::Eof).await;
+        rig.ends_as(502, EndedBy::Upstream, Cause::Eof).await;
     }
 }
 
@@ -90,7 +93,7 @@ async fn an_upstream_that_stops_in_the_middle_of_its_head() {
     server.write("HTTP/1.1 101 Switch").await;
     assert!(client.head().await.starts_with("HTTP/1.1 504"));
     drop(client);
-    rig.ends_as(504, Who::Upstream, Why::ResponseTimeout).await;
+    rig.ends_as(504, EndedBy::Upstream, Cause::ResponseTimeout).await;
 }
 
 #[tokio::test]
@@ -105,7 +108,7 @@ async fn an_upstream_that_speaks_no_http() {
         assert!(client.head().await.starts_with("HTTP/1.1 502"), "{words:?}");
         drop(client);
         let report = rig.proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.who), (502, Who::Upstream), "{words:?}");
+        assert_eq!((report.0.status, report.1.ending.ended_by), (502, EndedBy::Upstream), "{words:?}");
     }
 }
 
@@ -118,7 +121,7 @@ async fn an_upstream_that_is_gone_right_behind_its_101() {
     assert!(client.head().await.starts_with("HTTP/1.1 101"));
     assert_eq!(client.close().await.code.0, 1014);
     drop(client);
-    rig.ends_as(101, Who::Upstream, Why::Eof).await;
+    rig.ends_as(101, EndedBy::Upstream, Cause::Eof).await;
 }
 
 #[tokio::test]
@@ -135,7 +138,7 @@ async fn an_upstream_that_accepts_nothing() {
     let head = proxy.connect().await.ask(&opening("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Unreachable));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Unreachable));
 }
 
 #[tokio::test]
@@ -145,7 +148,7 @@ async fn a_client_that_vanishes_before_the_answer() {
         let (client, mut server) = rig.asked().await;
         vanish(client);
         assert!(server.rest().await.is_empty(), "the upstream is let go");
-        rig.ends_as(499, Who::Client, Why::Eof).await;
+        rig.ends_as(499, EndedBy::Client, Cause::Eof).await;
     }
 }
 
@@ -159,7 +162,7 @@ async fn a_client_that_vanishes_while_it_is_answered() {
     server.rest().await;
     drop(server);
     let report = rig.proxy.report().await;
-    assert_eq!(report.1.ending.who, Who::Client);
+    assert_eq!(report.1.ending.ended_by, EndedBy::Client);
     if report.0.status == 101 {
         // It never opened, and its place is free when its end is written.
         let snapshot = rig.proxy.running.proxy.snapshot.load();
@@ -180,7 +183,7 @@ async fn a_client_that_vanishes_in_the_middle_of_a_frame() {
     reset(client);
     assert!(server.rest().await.is_empty(), "no Close fits into a frame");
     drop(server);
-    rig.ends_as(101, Who::Client, Why::Reset).await;
+    rig.ends_as(101, EndedBy::Client, Cause::Reset).await;
 }
 
 #[tokio::test]
@@ -196,7 +199,7 @@ async fn a_client_that_reads_nothing_more_ends_by_the_send_timeout() {
     });
     let server = flood.await.unwrap();
     drop(server);
-    rig.ends_as(101, Who::Client, Why::SendTimeout).await;
+    rig.ends_as(101, EndedBy::Client, Cause::SendTimeout).await;
     drop(client);
 }
 

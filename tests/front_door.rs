@@ -2,7 +2,7 @@
 
 mod support;
 
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::proxy_protocol::{Version, encode};
 use support::{Proxy, Puppet, echo, opening, route, upstream, with_listen};
 
@@ -65,7 +65,7 @@ async fn what_is_no_proxy_header_is_closed_and_reported() {
         client.write(bytes).await;
         assert_eq!(client.rest().await, b"");
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Refused));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Refused));
         assert_eq!(&*report.1.ending.reason, reason);
     }
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::proxy_protocol::{Version, encode};
 use holdline::ws::frame::OpCode;
 use holdline::ws::mask::MaskKey;
@@ -220,7 +220,7 @@ async fn a_target_that_grows_too_long_is_refused() {
         let body = String::from_utf8(client.rest().await).unwrap();
         assert!(body.contains("the target is over 65534 bytes once it is rewritten"), "{body}");
         let report = proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.why, report.0.tries), (414, Why::Refused, 0));
+        assert_eq!((report.0.status, report.1.ending.cause, report.0.tries), (414, Cause::Refused, 0));
     }
 }
 
@@ -395,7 +395,7 @@ async fn a_refusal_is_the_proxys_own_decision() {
     let head = proxy.connect().await.ask("TRACE / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 405"), "{head}");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Refused));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Refused));
     assert_eq!(&*report.1.ending.reason, "TRACE is not served here");
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use holdline::health::Availability;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use std::time::Duration;
 use support::{PATIENCE, Proxy, Puppet, nobody, route, upstream, with_listen};
 use tokio::io::AsyncWriteExt as _;
@@ -28,7 +28,10 @@ async fn a_request_and_its_response_pass() {
     assert!(head.contains("X-Kept: 1") && !head.contains("X-Own"), "{head}");
     assert_eq!(client.bytes(2).await, b"ok");
     let report = proxy.report().await;
-    assert_eq!((report.0.status, report.1.ending.why, report.1.traffic.upstream.bytes), (200, Why::Done, 2));
+    assert_eq!(
+        (report.0.status, report.1.ending.cause, report.1.traffic.upstream.bytes),
+        (200, Cause::Done, 2)
+    );
 }
 
 #[tokio::test]
@@ -90,7 +93,7 @@ async fn what_never_becomes_a_request_is_cut_and_reported() {
         client.write(bytes).await;
         client.rest().await;
         let report = proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.why), (status, Why::Refused), "{:.30}", bytes);
+        assert_eq!((report.0.status, report.1.ending.cause), (status, Cause::Refused), "{:.30}", bytes);
         assert_eq!(report.0.method(), method);
     }
 }
@@ -133,7 +136,7 @@ async fn an_unasked_101_is_a_bad_gateway() {
     server.head().await;
     server.write("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: tcp\r\n\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 502"));
-    assert_eq!(proxy.report().await.1.ending.why, Why::BadAnswer);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::BadAnswer);
 }
 
 #[tokio::test]
@@ -141,7 +144,7 @@ async fn failures_have_statuses() {
     let mut proxy = Proxy::before(&[nobody().await]).await;
     let head = proxy.connect().await.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
-    assert_eq!(proxy.report().await.1.ending.why, Why::Unreachable);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Unreachable);
     let head = proxy.connect().await.ask("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 405"), "{head}");
     let huge = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Big: {}\r\n\r\n", "x".repeat(64 * 1024));
@@ -348,7 +351,7 @@ async fn events_arrive_one_by_one_and_a_client_that_goes_ends_the_stream() {
     }
     drop(client);
     assert!(server.rest().await.is_empty());
-    assert_eq!(proxy.report().await.1.ending.why, Why::Eof);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Eof);
 }
 
 #[tokio::test]
@@ -391,7 +394,12 @@ async fn an_upload_that_breaks_off_is_not_the_upstreams_fault() {
         drop(client);
         assert_eq!(server.rest().await, b"", "the upstream learns of it by the end");
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.0.status), (Who::Client, 499), "{:?}", report.1.ending);
+        assert_eq!(
+            (report.1.ending.ended_by, report.0.status),
+            (EndedBy::Client, 499),
+            "{:?}",
+            report.1.ending
+        );
     }
     let up = proxy.running.proxy.snapshot.load().upstream("up").unwrap().clone();
     assert_eq!(up.endpoints()[0].availability(), Availability::Up);
@@ -406,7 +414,10 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let head = client.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why, report.0.tries), (Who::Proxy, Why::TooBig, 0));
+    assert_eq!(
+        (report.1.ending.ended_by, report.1.ending.cause, report.0.tries),
+        (EndedBy::Proxy, Cause::TooBig, 0)
+    );
 
     let mut client = proxy.connect().await;
     client.write("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
@@ -417,7 +428,7 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
     assert_eq!(server.rest().await, b"", "it never sees an end that is none");
-    assert_eq!(proxy.report().await.1.ending.why, Why::TooBig);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::TooBig);
     let up = proxy.running.proxy.snapshot.load().upstream("up").unwrap().clone();
     assert_eq!(up.endpoints()[0].availability(), Availability::Up);
 
@@ -466,7 +477,7 @@ async fn an_answer_that_is_not_taken_is_held_no_longer_than_body_timeout() {
         let flood = async { while server.stream.write_all(&[0; 65_536]).await.is_ok() {} };
         timeout(PATIENCE, flood).await.expect("an end in time");
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
     }
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use holdline::app::Ended;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::close::CloseReason;
 use holdline::ws::frame::OpCode;
 use http::{Method, Request};
@@ -52,7 +52,7 @@ async fn a_plain_request_is_one_of_http_1_to_the_upstream() {
     assert!(!response.headers().contains_key("connection"));
     assert_eq!(&response.into_body().data().await.unwrap().unwrap()[..], b"ok");
     let report = proxy.report().await;
-    assert_eq!((report.0.protocol(), report.0.status, report.1.ending.why), ("h2", 201, Why::Done));
+    assert_eq!((report.0.protocol(), report.0.status, report.1.ending.cause), ("h2", 201, Cause::Done));
     assert_eq!((report.0.host(), report.0.target()), (&b"example.com"[..], &b"/a?b"[..]));
 }
 
@@ -116,7 +116,7 @@ async fn a_websocket_by_extended_connect() {
     drop(socket);
     let report = proxy.report().await;
     assert_eq!((report.0.protocol(), report.0.method(), report.0.status), ("h2", "GET", 101));
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Close));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Close));
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn many_tunnels_share_a_connection_and_do_not_hold_each_other_up() {
     drop(sockets);
     drop(stuck);
     for _ in 0..21 {
-        assert_eq!(proxy.report().await.1.ending.who, Who::Client);
+        assert_eq!(proxy.report().await.1.ending.ended_by, EndedBy::Client);
     }
 }
 
@@ -153,7 +153,7 @@ async fn a_stream_that_is_reset_is_a_client_that_left() {
     assert_eq!(server.close().await.code.0, 1001);
     drop(server);
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Reset));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Reset));
     // The connection is as good as before.
     let (_socket, _server) = open(&mut client, &puppet).await;
 }
@@ -177,7 +177,7 @@ async fn a_connection_that_ends_is_a_client_that_left() {
         assert_eq!((close.code.0, &*close.text), (1001, "client left without a close frame"));
         drop(server);
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Eof));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
     }
 }
 
@@ -219,7 +219,7 @@ async fn a_refusal_by_close_works_too() {
     let (opcode, payload) = socket.frame().await.unwrap();
     assert_eq!((opcode, CloseReason::parse(&payload).code.0), (OpCode::Close, 1014));
     socket.send.send_data(Default::default(), true).unwrap();
-    assert_eq!(proxy.report().await.1.ending.why, Why::Unreachable);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Unreachable);
 }
 
 #[tokio::test]

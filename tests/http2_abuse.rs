@@ -5,7 +5,7 @@
 mod support;
 
 use h2::Reason;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use http::Request;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -230,7 +230,7 @@ async fn an_answer_that_nobody_takes_loses_its_stream_only() {
     assert_eq!((stream, &code[..]), (1, &8_u32.to_be_bytes()[..]), "CANCEL");
     assert_eq!(server.rest().await, b"", "the upstream is left as well");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
     // The connection is as good as before.
     client.write(frame(HEADERS, END_STREAM | END_HEADERS, 3, &get())).await;
     let mut server = puppet.accept().await;
@@ -253,7 +253,7 @@ async fn the_end_of_an_answer_must_be_taken_too() {
     assert_eq!(next_of(&mut client, &[DATA]).await.expect("data").2.len(), 999);
     assert_eq!(next_of(&mut client, &[RST_STREAM]).await.expect("a reset").1, 1);
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
 }
 
 /// A client with windows of 8 MiB, whose socket takes little.
@@ -295,7 +295,7 @@ async fn answers_that_wait_in_a_connection_end_with_it() {
     drop(client);
     for _ in 0..4 {
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Eof));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
     }
 }
 
@@ -341,7 +341,7 @@ async fn an_upstream_that_sends_all_the_time_does_not_hold_up_the_timeout() {
     timeout(Duration::from_secs(4), events).await.expect("a cut in time");
     for _ in 0..2 {
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
     }
 }
 

@@ -7,7 +7,7 @@
 mod support;
 
 use h2::Reason;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use holdline::ws::mask::MaskKey;
 use std::net::SocketAddr;
@@ -258,7 +258,7 @@ async fn an_empty_scheme_is_in_the_log() {
     beside(&mut client, &pseudo(":scheme", Some("")), 1).await;
     let report = stage.proxy.report().await;
     let ending = &report.1.ending;
-    assert_eq!((report.0.status, ending.who, ending.why), (400, Who::Proxy, Why::Refused));
+    assert_eq!((report.0.status, ending.ended_by, ending.cause), (400, EndedBy::Proxy, Cause::Refused));
     assert_eq!(&*ending.reason, ":scheme is empty");
 }
 

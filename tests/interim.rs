@@ -6,7 +6,7 @@
 mod support;
 
 use h2::client::ResponseFuture;
-use holdline::outcome::Why;
+use holdline::outcome::Cause;
 use http::{Request, Response, StatusCode};
 use std::future::poll_fn;
 use support::http2::Http2;
@@ -49,7 +49,7 @@ async fn hints_come_before_the_answer_at_once() {
         assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
         assert_eq!(client.bytes(1).await, number.to_string().as_bytes());
         let report = proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.why), (200, Why::Done));
+        assert_eq!((report.0.status, report.1.ending.cause), (200, Cause::Done));
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use holdline::outcome::Why;
+use holdline::outcome::Cause;
 use std::net::SocketAddr;
 use support::{Proxy, Raw, echo, opening, route, upstream};
 
@@ -33,7 +33,10 @@ async fn each_limit_refuses_in_its_way_and_ends_with_its_tunnels() {
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
         assert!(head.to_ascii_lowercase().contains("retry-after: 10\r\n"), "{head}");
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.why, &*report.1.ending.reason, report.0.tries), (Why::Limit, reason, 0));
+        assert_eq!(
+            (report.1.ending.cause, &*report.1.ending.reason, report.0.tries),
+            (Cause::Limit, reason, 0)
+        );
         drop(first);
         proxy.report().await;
         // Its place is free when its end is written.
@@ -72,7 +75,7 @@ async fn openings_are_metered_and_told_when_to_come_again() {
         head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("retry-after: ")?.parse().ok());
     let wait: u64 = wait.expect("a number of seconds");
     assert!((3590..=3600).contains(&wait), "{wait}");
-    assert_eq!(proxy.report().await.1.ending.why, Why::Limit);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Limit);
 
     // A reload changes the rate, and forgets nothing: what was used up counts.
     proxy.reload(&config("", "limits = { openings_per_ip = { rate = \"2/h\", burst = 2 } }", server)).await;

@@ -74,9 +74,9 @@ async fn a_scrape_tells_what_happened() {
         (r#"websocket_connection_duration_seconds_count{route="chat"}"#, 3.0),
         (r#"websocket_connection_duration_seconds_bucket{le="60.0",route="chat"}"#, 3.0),
         (r#"websocket_connection_duration_seconds_bucket{le="+Inf",route="chat"}"#, 3.0),
-        (r#"websocket_ends_total{code="1000",route="chat",side="client",why="close"}"#, 1.0),
-        (r#"websocket_ends_total{code="4xxx",route="chat",side="client",why="close"}"#, 1.0),
-        (r#"websocket_ends_total{code="1001",route="chat",side="client",why="reset"}"#, 1.0),
+        (r#"websocket_ends_total{cause="close",code="1000",ended_by="client",route="chat"}"#, 1.0),
+        (r#"websocket_ends_total{cause="close",code="4xxx",ended_by="client",route="chat"}"#, 1.0),
+        (r#"websocket_ends_total{cause="reset",code="1001",ended_by="client",route="chat"}"#, 1.0),
         (r#"websocket_silence_before_end_seconds_count{side="client"}"#, 1.0),
         (r#"websocket_silence_before_end_seconds_bucket{le="30.0",side="upstream"}"#, 1.0),
         (r#"websocket_openings_total{route="chat",status="101"}"#, 4.0),
@@ -91,9 +91,9 @@ async fn a_scrape_tells_what_happened() {
         (r#"holdline_reloads_total{result="succeeded"}"#, 0.0),
         ("holdline_last_reload_successful", 1.0),
         ("holdline_draining", 0.0),
-        (r#"holdline_access_log_lost_lines_total{cause="sampled"}"#, 0.0),
-        (r#"holdline_access_log_lost_lines_total{cause="queue"}"#, 0.0),
-        (r#"holdline_access_log_lost_lines_total{cause="target"}"#, 0.0),
+        (r#"holdline_access_log_lost_lines_total{reason="sampled"}"#, 0.0),
+        (r#"holdline_access_log_lost_lines_total{reason="queue"}"#, 0.0),
+        (r#"holdline_access_log_lost_lines_total{reason="target"}"#, 0.0),
     ];
     for (name, value) in expected {
         assert_eq!(got.get(name), Some(&value), "{name} in {got:#?}");
@@ -112,7 +112,7 @@ async fn a_scrape_tells_what_happened() {
     );
     assert_eq!(of("holdline_build_info{").len(), 1);
     assert!(got["process_open_fds"] > 10.0 && got["process_max_fds"] >= got["process_open_fds"]);
-    assert!(got["holdline_connections_room"] > 0.0);
+    assert!(got["holdline_connection_capacity"] > 0.0);
 }
 
 /// Whatever happens first is a rise: Prometheus takes a series that begins with its first event for one that
@@ -133,9 +133,11 @@ async fn what_a_route_may_meet_is_counted_from_0_on() {
     let born = |scrape: &BTreeMap<String, f64>, name: &str| {
         for series in [
             format!(r#"websocket_connections_total{{route="{name}"}}"#),
-            format!(r#"websocket_ends_total{{code="1014",route="{name}",side="upstream",why="eof"}}"#),
-            format!(r#"websocket_ends_total{{code="none",route="{name}",side="client",why="reset"}}"#),
-            format!(r#"websocket_ends_total{{code="4xxx",route="{name}",side="upstream",why="close"}}"#),
+            format!(r#"websocket_ends_total{{cause="eof",code="1014",ended_by="upstream",route="{name}"}}"#),
+            format!(r#"websocket_ends_total{{cause="reset",code="none",ended_by="client",route="{name}"}}"#),
+            format!(
+                r#"websocket_ends_total{{cause="close",code="4xxx",ended_by="upstream",route="{name}"}}"#
+            ),
             format!(r#"websocket_connection_duration_seconds_count{{route="{name}"}}"#),
             format!(r#"websocket_openings_total{{route="{name}",status="502"}}"#),
             format!(r#"websocket_openings_by_class_total{{class="5xx",route="{name}"}}"#),
@@ -143,7 +145,7 @@ async fn what_a_route_may_meet_is_counted_from_0_on() {
             format!(r#"holdline_http_requests_by_class_total{{class="2xx",route="{name}"}}"#),
             format!(r#"holdline_upstream_connect_duration_seconds_count{{upstream="{name}"}}"#),
             format!(
-                r#"holdline_endpoint_ends_total{{endpoint="{server}",side="upstream",upstream="{name}",why="eof"}}"#
+                r#"holdline_endpoint_ends_total{{cause="eof",ended_by="upstream",endpoint="{server}",upstream="{name}"}}"#
             ),
         ] {
             assert_eq!(scrape.get(&series), Some(&0.0), "{series} in {scrape:#?}");

@@ -2,7 +2,7 @@
 
 mod support;
 
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use support::{Proxy, Puppet, accepted, echo, frame, nobody, opening, route, upstream};
 
@@ -17,7 +17,7 @@ async fn a_websocket_opens_and_echoes() {
     let report = proxy.report().await;
     let (report, outcome) = &*report;
     assert_eq!((report.status, report.tries), (101, 1));
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::Close));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::Close));
     assert_eq!(outcome.ending.code.map(|code| code.0), Some(1000));
     assert_eq!((outcome.traffic.client.messages, outcome.traffic.upstream.messages), (1, 1));
 }
@@ -117,7 +117,7 @@ async fn false_openings_are_refused_and_no_upstream_hears_of_them() {
             assert!(head.to_ascii_lowercase().contains("sec-websocket-version: 13"), "{head}");
         }
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.why, report.0.tries), (Why::Refused, 0));
+        assert_eq!((report.1.ending.cause, report.0.tries), (Cause::Refused, 0));
     }
 }
 
@@ -138,7 +138,7 @@ async fn a_false_101_is_a_bad_gateway() {
         server.write(&answer).await;
         let head = client.head().await;
         assert!(head.starts_with("HTTP/1.1 502"), "{answer}\n{head}");
-        assert_eq!(proxy.report().await.1.ending.why, Why::BadAnswer);
+        assert_eq!(proxy.report().await.1.ending.cause, Cause::BadAnswer);
     }
 }
 
@@ -194,7 +194,7 @@ async fn what_cannot_be_reached_has_a_status() {
     let mut proxy = Proxy::before(&[nobody().await]).await;
     let head = proxy.connect().await.ask(&opening("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
-    assert_eq!(proxy.report().await.1.ending.why, Why::Unreachable);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Unreachable);
 
     let silent = Puppet::new().await;
     let mut proxy = Proxy::start(&format!(
@@ -205,7 +205,7 @@ async fn what_cannot_be_reached_has_a_status() {
     .await;
     let head = proxy.connect().await.ask(&opening("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
-    assert_eq!(proxy.report().await.1.ending.why, Why::ResponseTimeout);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::ResponseTimeout);
 
     let down = format!("[upstream.up]\nservers = [{{ address = \"{}\", state = \"down\" }}]", nobody().await);
     let proxy = Proxy::start(&format!("{}\n{down}", route(""))).await;
@@ -228,7 +228,7 @@ async fn a_browser_is_told_by_close_where_that_is_wanted() {
     assert!(client.rest().await.is_empty());
     drop(client);
     let report = proxy.report().await;
-    assert_eq!(report.1.ending.why, Why::Unreachable);
+    assert_eq!(report.1.ending.cause, Cause::Unreachable);
     assert_eq!(report.1.ending.code.map(|code| code.0), Some(1014));
     // Only what could be an opening is answered so.
     let head = proxy.connect().await.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -261,7 +261,7 @@ async fn other_protocols_pass_as_they_are() {
     drop(client);
     let report = proxy.report().await;
     assert_eq!(report.1.blind, Some("another protocol"));
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Eof));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn a_client_that_leaves_during_the_opening_is_reported() {
     server.head().await;
     drop(client);
     let report = proxy.report().await;
-    assert_eq!((report.0.status, report.1.ending.who), (499, Who::Client));
+    assert_eq!((report.0.status, report.1.ending.ended_by), (499, EndedBy::Client));
     assert!(server.rest().await.is_empty(), "the upstream's connection is given up");
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use holdline::config::Config;
 use holdline::http::headers::remove_hop_by_hop;
-use holdline::outcome::{PerSide, Side, Who, Why};
+use holdline::outcome::{Cause, EndedBy, PerSide, Side};
 use holdline::route::{PathError, PathPattern, Rewrite};
 use holdline::telemetry::report::redact;
 use holdline::tunnel::relay::{Output, Relay};
@@ -217,5 +217,5 @@ async fn when_a_side_took_nothing_the_other_was_not_read_until_the_close_timeout
     server.write(frame(OpCode::Close, &1001_u16.to_be_bytes(), None)).await;
     assert!(server.rest().await.is_empty());
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::SendTimeout));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
 }

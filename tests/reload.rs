@@ -4,7 +4,7 @@ mod support;
 
 use holdline::app::Bound;
 use holdline::config::Config;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use support::{Proxy, Puppet, echo, nobody, opening, route, upstream, with_listen};
 use tokio::net::TcpStream;
@@ -67,11 +67,11 @@ async fn a_removed_endpoint_keeps_its_tunnels_or_closes_them_in_time() {
     client.send(OpCode::Close, &1012_u16.to_be_bytes()).await;
     let report = loop {
         let report = proxy.report().await;
-        if report.1.ending.who == Who::Proxy {
+        if report.1.ending.ended_by == EndedBy::Proxy {
             break report;
         }
     };
-    assert_eq!(report.1.ending.why, Why::EndpointRemoved);
+    assert_eq!(report.1.ending.cause, Cause::EndpointRemoved);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_drained_endpoint_is_told_apart() {
     proxy.reload(&drained).await;
     assert_eq!(client.close().await.code.0, 1012);
     drop(client);
-    assert_eq!(proxy.report().await.1.ending.why, Why::Drain);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Drain);
     proxy.open("/").await.echo("the other one serves").await;
 }
 

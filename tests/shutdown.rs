@@ -3,7 +3,7 @@
 mod support;
 
 use holdline::app::Ended;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use std::future::{pending, ready};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ async fn tunnels_are_told_1001_and_no_task_remains() {
     assert_eq!(sessions.count(), 0);
     for _ in 0..20 {
         let report = reports.recv().await.unwrap();
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Shutdown));
     }
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
@@ -85,7 +85,7 @@ async fn what_does_not_end_is_cut_and_reported() {
     assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
     assert_eq!(client.close().await.code.0, 1001);
     let report = reports.recv().await.unwrap();
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Shutdown));
     drop(server);
 }
 
@@ -114,7 +114,7 @@ async fn a_second_signal_cuts_at_once_and_still_tells_everybody() {
     let mut reports = proxy.running.proxy.log.listen();
     assert_eq!(proxy.running.shut_down(ready(())).await, Ended::AtOnce);
     assert_eq!((client.close().await.code.0, server.close().await.code.0), (1001, 1001));
-    assert_eq!(reports.recv().await.unwrap().1.ending.why, Why::Shutdown, "and not aborted");
+    assert_eq!(reports.recv().await.unwrap().1.ending.cause, Cause::Shutdown, "and not aborted");
 }
 
 #[tokio::test]
@@ -128,5 +128,5 @@ async fn a_request_that_is_cut_was_not_left_by_its_client() {
     let mut reports = proxy.running.proxy.log.listen();
     assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
     let report = reports.recv().await.unwrap();
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, Why::Shutdown));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Shutdown));
 }

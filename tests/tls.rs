@@ -7,7 +7,7 @@ mod support;
 use holdline::app::ReloadError;
 use holdline::capacity::EVICT_AFTER;
 use holdline::config::Config;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::telemetry::metrics::Format;
 use holdline::tls::certs::Pair;
 use http::Request;
@@ -99,8 +99,8 @@ async fn a_websocket_over_tls() {
     drop(server);
     let report = site.proxy.report().await;
     assert_eq!(
-        (report.0.tls(), report.0.protocol(), report.1.ending.who),
-        (Some("TLSv1.3"), "h1", Who::Client)
+        (report.0.tls(), report.0.protocol(), report.1.ending.ended_by),
+        (Some("TLSv1.3"), "h1", EndedBy::Client)
     );
 }
 
@@ -130,7 +130,7 @@ async fn plain_http_is_told_where_it_is() {
     let body = String::from_utf8(plain.rest().await).unwrap();
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}{body}");
     let report = site.proxy.report().await;
-    assert_eq!((report.1.ending.why, report.0.status), (Why::Refused, 400));
+    assert_eq!((report.1.ending.cause, report.0.status), (Cause::Refused, 400));
 
     let mut slow = site.proxy.connect().await;
     slow.write([0x16, 3, 1]).await;

@@ -6,7 +6,7 @@ mod support;
 use holdline::app::{Bound, StartError};
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ async fn an_upstream_is_verified_and_then_spoken_to() {
         client.send(OpCode::Text, b"over TLS").await;
         assert_eq!(client.frame().await, (OpCode::Text, b"over TLS".to_vec()));
         drop(client);
-        assert_eq!(proxy.report().await.1.ending.who, Who::Client);
+        assert_eq!(proxy.report().await.1.ending.ended_by, EndedBy::Client);
     }
 }
 
@@ -82,7 +82,10 @@ async fn whoever_is_not_trusted_is_told_apart_in_the_log_and_is_502_to_clients()
         let head = client.ask(&opening("/", "")).await;
         assert!(head.starts_with("HTTP/1.1 502"), "{head}");
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Unreachable));
+        assert_eq!(
+            (report.1.ending.ended_by, report.1.ending.cause),
+            (EndedBy::Upstream, Cause::Unreachable)
+        );
         assert!(report.1.ending.reason.contains(reason), "{reason}: {}", report.1.ending.reason);
         let text = config(secured(&issued).await, "insecure_skip_verify = true");
         let warned = Config::parse(&support::with_listen(&text), "test").unwrap().warnings;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use holdline::outcome::{Side, Who, Why};
+use holdline::outcome::{Cause, EndedBy, Side};
 use holdline::ws::frame::OpCode;
 use holdline::ws::mask::MaskKey;
 use socket2::SockRef;
@@ -35,7 +35,7 @@ async fn an_upstream_that_dies_is_told_as_1014() {
     assert!(client.rest().await.is_empty());
     drop(client);
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Reset));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Reset));
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn an_upstream_that_leaves_without_a_close_is_told_as_1014() {
     assert_eq!(client.close().await.code.0, 1014);
     drop(client);
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Eof));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Eof));
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_client_that_dies_is_told_as_1001() {
     assert_eq!((close.code.0, &*close.text), (1001, "client reset the connection"));
     drop(server);
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Reset));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Reset));
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn in_the_middle_of_a_frame_the_connection_is_cut() {
     reset(server);
     assert!(client.rest().await.is_empty(), "nothing could be said");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.why, report.1.ending.code), (Why::Reset, None));
+    assert_eq!((report.1.ending.cause, report.1.ending.code), (Cause::Reset, None));
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn pings_go_both_ways_and_their_pongs_no_further() {
     let traffic = &report.1.traffic;
     assert!(traffic[Side::Client].pongs >= 3 && traffic[Side::Upstream].pongs >= 3, "{traffic:?}");
     assert!(traffic[Side::Client].last_rtt.is_some());
-    assert_eq!((report.1.ending.who, report.1.ending.code.unwrap().0), (Who::Upstream, 1000));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.code.unwrap().0), (EndedBy::Upstream, 1000));
 }
 
 #[tokio::test]
@@ -104,29 +104,29 @@ async fn a_client_that_answers_no_ping_is_unresponsive() {
     assert_eq!(client.close().await.code.0, 1001);
     drop(server);
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Unresponsive));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Unresponsive));
     assert!(report.1.idle[Side::Client] >= Duration::from_millis(48), "{:?}", report.1.idle);
 }
 
 #[tokio::test]
 async fn timeouts_and_limits_close_with_words() {
-    for (settings, why, code) in [
-        ("read_timeout = \"30ms\"", Why::ReadTimeout, 1001),
-        ("max_lifetime = \"30ms\"", Why::Lifetime, 1001),
+    for (settings, cause, code) in [
+        ("read_timeout = \"30ms\"", Cause::ReadTimeout, 1001),
+        ("max_lifetime = \"30ms\"", Cause::Lifetime, 1001),
     ] {
         let (mut proxy, mut client, mut server) = pair(settings).await;
         assert_eq!(client.close().await.code.0, code);
         assert_eq!(server.close().await.code.0, code);
         drop((client, server));
         let report = proxy.report().await;
-        assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Proxy, why));
+        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, cause));
     }
     let (mut proxy, mut client, mut server) = pair("max_message_size = \"1k\"").await;
     client.send(OpCode::Text, &[b'x'; 1025]).await;
     assert_eq!(client.close().await.code.0, 1009);
     assert_eq!(server.close().await.code.0, 1001);
     drop((client, server));
-    assert_eq!(proxy.report().await.1.ending.why, Why::TooBig);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::TooBig);
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_client_that_does_not_mask_its_pongs_stays_connected() {
         assert_eq!(server.frame().await.0, OpCode::Close);
         drop((client, server));
         let report = proxy.report().await;
-        assert_eq!((report.1.blind, report.1.ending.why), (None, Why::Close));
+        assert_eq!((report.1.blind, report.1.ending.cause), (None, Cause::Close));
         assert!(report.1.traffic[Side::Client].pongs >= 3);
     }
 }
@@ -226,7 +226,7 @@ async fn the_answer_to_an_end_of_stream_comes_however_long_it_takes() {
     drop(server);
     assert_eq!(client.rest().await, b"result");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Eof));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn what_is_cut_is_reset_so_that_nobody_takes_it_for_whole() {
         assert_eq!(client.bytes(4).await, b"half");
         let cut = client.stream.read(&mut [0]).await.map_err(|error| error.kind());
         assert_eq!(cut, Err(std::io::ErrorKind::ConnectionReset), "half-closed: {half_closed}");
-        assert_eq!(proxy.report().await.1.ending.why, Why::ReadTimeout);
+        assert_eq!(proxy.report().await.1.ending.cause, Cause::ReadTimeout);
     }
 }
 
@@ -256,7 +256,7 @@ async fn a_client_that_goes_behind_its_end_of_stream_ends_the_tunnel() {
         server.write("more").await;
     }
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Client, Why::Reset));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Reset));
 }
 
 #[tokio::test]

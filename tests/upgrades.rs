@@ -5,7 +5,7 @@
 
 mod support;
 
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use support::{Proxy, Puppet, Raw, route, upstream, with_listen};
 use tokio::io::AsyncWriteExt as _;
 
@@ -98,7 +98,7 @@ async fn another_answer_is_a_plain_one() {
     assert!(client.head().await.starts_with("HTTP/1.1 200 "));
     assert_eq!(client.bytes(2).await, b"ok");
     assert_eq!(server.rest().await, b"", "what follows is no tunnel's");
-    assert_eq!(proxy.report().await.1.ending.why, Why::Done);
+    assert_eq!(proxy.report().await.1.ending.cause, Cause::Done);
     assert!(puppet.accept().await.head().await.starts_with("GET /next "));
 }
 
@@ -107,11 +107,11 @@ async fn another_answer_is_a_plain_one() {
 async fn a_body_that_fails_opens_no_tunnel() {
     let puppet = Puppet::new().await;
     let mut proxy = before(&puppet, "max_body_size = \"8\"").await;
-    for (more, status, who, why) in [
-        (Some("ZZ\r\n"), "400", Who::Proxy, Why::Refused),
-        (Some("9\r\n123456789\r\n"), "413", Who::Proxy, Why::TooBig),
-        (Some(""), "408", Who::Proxy, Why::Refused),
-        (None, "400", Who::Client, Why::Eof),
+    for (more, status, ended_by, cause) in [
+        (Some("ZZ\r\n"), "400", EndedBy::Proxy, Cause::Refused),
+        (Some("9\r\n123456789\r\n"), "413", EndedBy::Proxy, Cause::TooBig),
+        (Some(""), "408", EndedBy::Proxy, Cause::Refused),
+        (None, "400", EndedBy::Client, Cause::Eof),
     ] {
         for has_switched in [false, true] {
             let mut client = proxy.connect().await;
@@ -132,7 +132,12 @@ async fn a_body_that_fails_opens_no_tunnel() {
             assert!(answer.starts_with(&expected) && answer.is_empty() == has_switched, "{answer}");
             assert_eq!(server.rest().await, b"", "the upstream is left");
             let ending = proxy.report().await.1.ending.clone();
-            assert_eq!((ending.who, ending.why), (who, why), "{more:?} {has_switched} {}", ending.reason);
+            assert_eq!(
+                (ending.ended_by, ending.cause),
+                (ended_by, cause),
+                "{more:?} {has_switched} {}",
+                ending.reason
+            );
         }
     }
     let mut client = proxy.connect().await;
@@ -153,7 +158,7 @@ async fn an_upstream_that_leaves_is_not_the_clients_fault() {
     drop(server);
     assert_eq!(client.rest().await, b"");
     let report = proxy.report().await;
-    assert_eq!((report.1.ending.who, report.1.ending.why), (Who::Upstream, Why::Eof));
+    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Eof));
 }
 
 #[tokio::test]

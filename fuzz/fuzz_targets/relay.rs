@@ -6,7 +6,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use holdline::outcome::{Ending, PerSide, Side, Why};
+use holdline::outcome::{Ending, PerSide, Side, Cause};
 use holdline::tunnel::relay::{CloseRequest, Output, Relay};
 use holdline::tunnel::timer::TunnelTime;
 use holdline::tunnel::{Blind, CloseCodes, Framing, OnViolation, Pong, Settings};
@@ -301,15 +301,15 @@ impl Model {
             }
             Step::Eof(from) => self.eof(from.side()),
             Step::Gone(from, reset) => {
-                let why = if *reset { Why::Reset } else { Why::TcpTimeout };
+                let cause = if *reset { Cause::Reset } else { Cause::TcpTimeout };
                 let mut sent = self.sent();
-                self.relay.on_gone(from.side(), why, self.now, &mut sent);
+                self.relay.on_gone(from.side(), cause, self.now, &mut sent);
                 assert!(self.relay.is_dead(from.side()));
                 self.check(None, &[], sent);
             }
-            Step::CloseRequest(span, why) => {
-                let why = [Why::Drain, Why::Shutdown, Why::EndpointRemoved][usize::from(*why % 3)];
-                self.relay.request_close(CloseRequest { at: self.now + span.duration(), why, reason: None });
+            Step::CloseRequest(span, cause) => {
+                let cause = [Cause::Drain, Cause::Shutdown, Cause::EndpointRemoved][usize::from(*cause % 3)];
+                self.relay.request_close(CloseRequest { at: self.now + span.duration(), cause, reason: None });
             }
             Step::Settings(wanted) => self.relay.set_settings(wanted.settings()),
         }
@@ -342,7 +342,7 @@ impl Model {
             let mut sent = self.sent();
             self.relay.on_bytes(from, piece, self.now, &mut sent);
             let outcome = self.relay.outcome(self.now);
-            assert!(outcome.blind.is_none() && outcome.ending.why == Why::Aborted, "an answer is no reason");
+            assert!(outcome.blind.is_none() && outcome.ending.cause == Cause::Aborted, "an answer is no reason");
             self.check(None, &[], sent);
         }
     }
@@ -429,7 +429,7 @@ impl Model {
         }
         self.was_blind = blind;
         // The first sign of the end is the end.
-        let ending = (outcome.ending.why != Why::Aborted).then_some(outcome.ending);
+        let ending = (outcome.ending.cause != Cause::Aborted).then_some(outcome.ending);
         if self.ending.is_some() {
             assert_eq!(ending, self.ending);
         }
@@ -498,7 +498,7 @@ impl Model {
             }
         }
         if self.ending.is_none() {
-            self.relay.request_close(CloseRequest { at: self.now, why: Why::Shutdown, reason: None });
+            self.relay.request_close(CloseRequest { at: self.now, cause: Cause::Shutdown, reason: None });
             self.tick();
         }
         assert!(self.ending.is_some(), "an order ends it");

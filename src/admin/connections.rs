@@ -5,7 +5,7 @@ mod query;
 use super::filter::{Groups, Names};
 use super::response::{AdminResponse, Problem, Seconds, Time, json, json_with};
 use super::router::AdminRequest;
-use crate::outcome::{PerSide, Side, Traffic, Why};
+use crate::outcome::{Cause, PerSide, Side, Traffic};
 use crate::proxy::registry::Tunnel;
 use crate::telemetry::report::ConnectionId;
 use crate::telemetry::tally::Sums;
@@ -291,7 +291,7 @@ pub(super) fn close(request: &AdminRequest) -> Result<AdminResponse, Problem> {
     }
     tracing::info!(id = %tunnel.report.id, %code, reason, by = &*request.by, "the operator closes a connection");
     let words = CloseReason { code, text: reason.into() };
-    tunnel.control.close_with(Why::Operator, words);
+    tunnel.control.close_with(Cause::Operator, words);
     Ok(json_with(StatusCode::ACCEPTED, &json!({ "id": tunnel.report.id.to_string() })))
 }
 

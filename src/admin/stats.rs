@@ -4,7 +4,7 @@ use super::response::{AdminResponse, Time, json, of};
 use super::router::AdminRequest;
 use crate::outcome::Side;
 use crate::telemetry::history::{History, Step};
-use crate::telemetry::metrics::{Cause, Code, Format, Metrics};
+use crate::telemetry::metrics::{Code, EndKey, Format, Metrics};
 use crate::telemetry::tally::{Histogram, LIMITS};
 use http::StatusCode;
 use serde::Serialize;
@@ -15,8 +15,8 @@ use std::time::Duration;
 /// Ends of tunnels by cause, since the start.
 #[derive(Serialize)]
 pub(super) struct Ends {
-    who: &'static str,
-    why: &'static str,
+    ended_by: &'static str,
+    cause: &'static str,
     /// A number, or the kind of a grouped code. `null` means no code.
     code: Value,
     count: u64,
@@ -51,8 +51,8 @@ struct LastHour {
 /// The ends of one cause, step by step.
 #[derive(Serialize)]
 struct CauseByTime {
-    who: &'static str,
-    why: &'static str,
+    ended_by: &'static str,
+    cause: &'static str,
     code: Value,
     ended: Vec<Option<u64>>,
 }
@@ -70,13 +70,13 @@ pub(super) fn ends_lately(metrics: &Metrics) -> Vec<Ends> {
 }
 
 impl Ends {
-    fn of((cause, count): (Cause, u64)) -> Self {
-        Self { who: cause.who.as_str(), why: cause.why.as_str(), code: code(cause), count }
+    fn of((key, count): (EndKey, u64)) -> Self {
+        Self { ended_by: key.ended_by.as_str(), cause: key.cause.as_str(), code: code(key), count }
     }
 }
 
-fn code(cause: Cause) -> Value {
-    match cause.code {
+fn code(key: EndKey) -> Value {
+    match key.code {
         Code::None => Value::Null,
         Code::Registered(code) => code.into(),
         kind => kind.label().into(),
@@ -115,13 +115,12 @@ pub(super) fn history(request: &AdminRequest) -> AdminResponse {
         before.chain(steps.iter().map(|step| Some(of(step)))).collect()
     };
     let column = |of: fn(&Step) -> u64| each(&of);
-    let causes: BTreeSet<Cause> =
-        steps.iter().flat_map(|step| &step.causes).map(|(cause, _)| *cause).collect();
-    let by_time = |cause: Cause| CauseByTime {
-        who: cause.who.as_str(),
-        why: cause.why.as_str(),
-        code: code(cause),
-        ended: each(&|step| step.causes.iter().filter(|(of, _)| *of == cause).map(|(_, count)| count).sum()),
+    let causes: BTreeSet<EndKey> = steps.iter().flat_map(|step| &step.causes).map(|(key, _)| *key).collect();
+    let by_time = |key: EndKey| CauseByTime {
+        ended_by: key.ended_by.as_str(),
+        cause: key.cause.as_str(),
+        code: code(key),
+        ended: each(&|step| step.causes.iter().filter(|(of, _)| *of == key).map(|(_, count)| count).sum()),
     };
     json(&LastHour {
         step: History::STEP.as_secs(),

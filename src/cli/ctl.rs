@@ -107,9 +107,9 @@ enum Command {
 
 const ENDS_EXAMPLES: &str = "\
 Examples:
-  holdline ctl ends --since 10m --by endpoint,cause    which server dropped whom, and how
-  holdline ctl ends --since 1h --by minute,cause       when it was
-  holdline ctl ends --who upstream --why eof           one by one";
+  holdline ctl ends --since 10m --by endpoint,end    which server dropped whom, and how
+  holdline ctl ends --since 1h --by minute,end       when it was
+  holdline ctl ends --ended-by upstream --cause eof           one by one";
 
 const CONNECTIONS_EXAMPLES: &str = "\
 Examples:

@@ -2,7 +2,7 @@
 
 use crate::http::upload::UploadError;
 use crate::limit::{Limit, LimitExceeded};
-use crate::outcome::{Ending, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending};
 use crate::route::PathError;
 use crate::upstream::NoEndpoint;
 use crate::upstream::client::ExchangeError;
@@ -194,7 +194,7 @@ impl Failure {
     /// How a report puts it.
     #[must_use]
     pub fn ending(&self) -> Ending {
-        let (who, why) = match self {
+        let (ended_by, cause) = match self {
             Self::Opening(_)
             | Self::Path(_)
             | Self::Host
@@ -204,22 +204,22 @@ impl Failure {
             | Self::Framing(_)
             | Self::Method(_)
             | Self::Origin { .. }
-            | Self::NoRoute => (Who::Proxy, Why::Refused),
-            Self::Limit(_) => (Who::Proxy, Why::Limit),
-            Self::Body(UploadError::TooLarge) => (Who::Proxy, Why::TooBig),
-            Self::Body(UploadError::TooSlow | UploadError::Malformed(_)) => (Who::Proxy, Why::Refused),
-            Self::Body(UploadError::Broken) => (Who::Client, Why::Eof),
-            Self::NoEndpoint(_) => (Who::Proxy, Why::Unreachable),
-            Self::NotConnected(error) if error.is_own() => (Who::Proxy, Why::Unreachable),
-            Self::NotConnected(_) => (Who::Upstream, Why::Unreachable),
-            Self::NoAnswer(ExchangeError::TimedOut(_)) => (Who::Upstream, Why::ResponseTimeout),
-            Self::NoAnswer(error) if error.is_bad_answer() => (Who::Upstream, Why::BadAnswer),
-            Self::NoAnswer(_) => (Who::Upstream, Why::Eof),
+            | Self::NoRoute => (EndedBy::Proxy, Cause::Refused),
+            Self::Limit(_) => (EndedBy::Proxy, Cause::Limit),
+            Self::Body(UploadError::TooLarge) => (EndedBy::Proxy, Cause::TooBig),
+            Self::Body(UploadError::TooSlow | UploadError::Malformed(_)) => (EndedBy::Proxy, Cause::Refused),
+            Self::Body(UploadError::Broken) => (EndedBy::Client, Cause::Eof),
+            Self::NoEndpoint(_) => (EndedBy::Proxy, Cause::Unreachable),
+            Self::NotConnected(error) if error.is_own() => (EndedBy::Proxy, Cause::Unreachable),
+            Self::NotConnected(_) => (EndedBy::Upstream, Cause::Unreachable),
+            Self::NoAnswer(ExchangeError::TimedOut(_)) => (EndedBy::Upstream, Cause::ResponseTimeout),
+            Self::NoAnswer(error) if error.is_bad_answer() => (EndedBy::Upstream, Cause::BadAnswer),
+            Self::NoAnswer(_) => (EndedBy::Upstream, Cause::Eof),
             Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::NotOpened(_) | Self::UnexpectedUpgrade => {
-                (Who::Upstream, Why::BadAnswer)
+                (EndedBy::Upstream, Cause::BadAnswer)
             }
         };
-        Ending { reason: self.to_string().into(), ..Ending::new(who, why) }
+        Ending { reason: self.to_string().into(), ..Ending::new(ended_by, cause) }
     }
 }
 

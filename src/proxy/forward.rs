@@ -12,7 +12,7 @@ use crate::http::malformed::Malformed;
 use crate::http::respond::{self, full};
 use crate::http::serve::InterimSender;
 use crate::http::upload::Upload;
-use crate::outcome::{Ending, PerSide, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, PerSide};
 use crate::upstream::client::{Body, Connection, on_interim};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Endpoint, Lease, PrivatePool, Upstream};
@@ -175,11 +175,11 @@ impl RelayedBody {
             (Some(ending), _) => ending,
             (None, Some(Malformed::Framing(text) | Malformed::Trailers(text))) => {
                 let reason = format!("upstream's response is malformed: {text}").into();
-                Ending { reason, ..Ending::new(Who::Upstream, Why::BadAnswer) }
+                Ending { reason, ..Ending::new(EndedBy::Upstream, Cause::BadAnswer) }
             }
             (None, None) => {
                 let reason = "upstream broke off its response".into();
-                Ending { reason, ..Ending::new(Who::Upstream, Why::Reset) }
+                Ending { reason, ..Ending::new(EndedBy::Upstream, Cause::Reset) }
             }
         };
         self.finish(ending);
@@ -243,7 +243,7 @@ impl Drop for RelayedBody {
         }
         let Some(guard) = &self.guard else { return };
         let ending = match self.has_ended && !guard.lost_its_client() {
-            true => Ending::new(Who::Upstream, Why::Done),
+            true => Ending::new(EndedBy::Upstream, Cause::Done),
             false => guard.aborted_ending("client left before the end of the response"),
         };
         self.finish(ending);

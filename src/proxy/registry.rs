@@ -2,7 +2,7 @@
 
 use super::snapshot::Snapshot;
 use crate::addr::EndpointAddr;
-use crate::outcome::{Side, Why};
+use crate::outcome::{Cause, Side};
 use crate::telemetry::report::{ConnectionId, Report};
 use crate::telemetry::tally::Totals;
 use crate::telemetry::unix_micros::UnixMicros;
@@ -37,7 +37,7 @@ impl Tunnel {
 
     /// Closes it at a random moment before `until`, because its endpoint is drained.
     pub fn close_by(&self, until: Instant) {
-        self.control.close(random_moment(until), Why::Drain);
+        self.control.close(random_moment(until), Cause::Drain);
     }
 
     /// Applies a new snapshot. The tunnel gets the new settings of its route. If its endpoint was removed or
@@ -50,8 +50,8 @@ impl Tunnel {
             (Some(next), _) => self.control.set_settings(next),
             (None, _) => {}
         }
-        if let Some((window, why)) = drain_window(&self.endpoint, next, previous) {
-            self.control.close(random_moment(Instant::now() + window), why);
+        if let Some((window, cause)) = drain_window(&self.endpoint, next, previous) {
+            self.control.close(random_moment(Instant::now() + window), cause);
         }
     }
 }
@@ -93,7 +93,7 @@ impl Registry {
         let tunnel = Arc::new(tunnel);
         let mut table = self.lock();
         if let Some(until) = table.closing_until {
-            tunnel.control.close(random_moment(until), Why::Shutdown);
+            tunnel.control.close(random_moment(until), Cause::Shutdown);
         }
         let totals = table.totals_of(&tunnel);
         totals.live += 1;
@@ -139,7 +139,7 @@ impl Registry {
         let until = Instant::now() + window;
         self.lock().closing_until = Some(until);
         for tunnel in self.all() {
-            tunnel.control.close(random_moment(until), Why::Shutdown);
+            tunnel.control.close(random_moment(until), Cause::Shutdown);
         }
     }
 
@@ -156,7 +156,7 @@ impl Registry {
     /// Ends all remaining tunnels at once.
     pub fn cut(&self) {
         for tunnel in self.all() {
-            tunnel.control.cut(Why::Shutdown);
+            tunnel.control.cut(Cause::Shutdown);
         }
     }
 
@@ -188,16 +188,16 @@ fn add(totals: &mut Totals, counters: &Counters) {
 }
 
 /// Returns over how long, and why, the tunnels of an endpoint close. `None` means that they stay open.
-fn drain_window(endpoint: &Endpoint, next: &Snapshot, previous: &Snapshot) -> Option<(Duration, Why)> {
+fn drain_window(endpoint: &Endpoint, next: &Snapshot, previous: &Snapshot) -> Option<(Duration, Cause)> {
     let name = endpoint.upstream();
     let upstream = next.upstream(name);
     if upstream.is_some_and(|upstream| upstream.serves(endpoint.address())) {
         return None;
     }
     let drained = upstream.is_some_and(|upstream| upstream.knows(endpoint.address()));
-    let why = if drained { Why::Drain } else { Why::EndpointRemoved };
+    let cause = if drained { Cause::Drain } else { Cause::EndpointRemoved };
     let settings = upstream.or(previous.upstream(name))?.settings();
-    settings.drain_timeout.map(|window| (window, why))
+    settings.drain_timeout.map(|window| (window, cause))
 }
 
 /// Returns a random moment before `until`, so that clients do not all reconnect at once.

@@ -6,7 +6,7 @@ use crate::drain::{Phase, Watch};
 use crate::http::serve::ConnectionEnd;
 use crate::http::upload::{Progress, Upload};
 use crate::limit::connections::Permit;
-use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Kind, Metrics};
 use crate::telemetry::report::{Report, RequestInfo};
@@ -105,14 +105,14 @@ impl ReportGuard {
         if let (false, Some(ending)) = (self.watch.phase() == Phase::Expired, self.failed_upload()) {
             return ending;
         }
-        let (who, why, reason) = match self.watch.phase() {
-            Phase::Expired => (Who::Proxy, Why::Shutdown, "cut at the end of shutdown_grace"),
+        let (ended_by, cause, reason) = match self.watch.phase() {
+            Phase::Expired => (EndedBy::Proxy, Cause::Shutdown, "cut at the end of shutdown_grace"),
             _ if self.connection_end.as_ref().is_some_and(ConnectionEnd::is_stalled) => {
-                (Who::Client, Why::SendTimeout, "client took nothing of the response for body_timeout")
+                (EndedBy::Client, Cause::SendTimeout, "client took nothing of the response for body_timeout")
             }
-            _ => (Who::Client, Why::Eof, by_client),
+            _ => (EndedBy::Client, Cause::Eof, by_client),
         };
-        Ending { reason: reason.into(), ..Ending::new(who, why) }
+        Ending { reason: reason.into(), ..Ending::new(ended_by, cause) }
     }
 
     /// Watches the request's body.

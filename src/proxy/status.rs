@@ -5,8 +5,8 @@ use super::failure::CLIENT_LEFT;
 use super::snapshot::{Route, Snapshot, Target};
 use crate::health::Availability;
 use crate::limit::Limit;
-use crate::outcome::{Who, Why};
-use crate::telemetry::metrics::{Cause, EndpointState, Expected, Format, Live, Metrics};
+use crate::outcome::{Cause, EndedBy};
+use crate::telemetry::metrics::{EndKey, EndpointState, Expected, Format, Live, Metrics};
 use crate::tunnel::{CloseCodes, possible_ends};
 use crate::upstream::Endpoint;
 use std::collections::BTreeSet;
@@ -65,7 +65,7 @@ fn expected(route: &Route) -> Expected {
     match &route.target {
         Target::Upstream(_) => {
             let ends = possible_ends(route.tunnel.close_codes).into_iter();
-            let ends = ends.map(|(who, why, code)| Cause { who, why, code: code.into() });
+            let ends = ends.map(|(ended_by, cause, code)| EndKey { ended_by, cause, code: code.into() });
             Expected {
                 ends: ends.collect(),
                 openings: [101].iter().chain(&REFUSED).chain(&FAILED).copied().collect(),
@@ -87,11 +87,11 @@ const NO_ROUTE: [u16; 2] = [400, 404];
 const NO_REQUEST: [u16; 3] = [403, 408, 431];
 
 /// Returns the kinds of tunnel ends, whatever close codes a route sends.
-fn kinds() -> BTreeSet<(Who, Why)> {
-    possible_ends(CloseCodes::Registered).into_iter().map(|(who, why, _)| (who, why)).collect()
+fn kinds() -> BTreeSet<(EndedBy, Cause)> {
+    possible_ends(CloseCodes::Registered).into_iter().map(|(ended_by, cause, _)| (ended_by, cause)).collect()
 }
 
-fn state(endpoint: &Endpoint, kinds: &BTreeSet<(Who, Why)>) -> EndpointState {
+fn state(endpoint: &Endpoint, kinds: &BTreeSet<(EndedBy, Cause)>) -> EndpointState {
     EndpointState {
         upstream: Arc::clone(endpoint.upstream()),
         endpoint: endpoint.address().to_string(),
@@ -102,6 +102,9 @@ fn state(endpoint: &Endpoint, kinds: &BTreeSet<(Who, Why)>) -> EndpointState {
         },
         active: endpoint.active(),
         failures: endpoint.failures(),
-        ends: kinds.iter().map(|&(who, why)| (who, why, endpoint.ends().of(who, why))).collect(),
+        ends: kinds
+            .iter()
+            .map(|&(ended_by, cause)| (ended_by, cause, endpoint.ends().of(ended_by, cause)))
+            .collect(),
     }
 }

@@ -19,7 +19,7 @@ use crate::http::upload::Upload;
 use crate::io::Stream;
 use crate::limit::ClientKey;
 use crate::limit::connections::Permit;
-use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side};
 use crate::telemetry::metrics::Kind;
 use crate::telemetry::report::Report;
 use crate::tunnel::control::Control;
@@ -223,8 +223,8 @@ async fn switch(
     guard: ReportGuard,
 ) {
     let answered = Instant::now();
-    let unopened = |held, guard: ReportGuard, who, reason: &str| {
-        let ending = Ending { reason: reason.into(), ..Ending::new(who, Why::Eof) };
+    let unopened = |held, guard: ReportGuard, ended_by, reason: &str| {
+        let ending = Ending { reason: reason.into(), ..Ending::new(ended_by, Cause::Eof) };
         let ending = guard.failed_upload().unwrap_or(ending);
         let (traffic, idle) = (PerSide::default(), PerSide::default());
         let outcome =
@@ -232,11 +232,11 @@ async fn switch(
         TunnelEnd::new(held, guard).finish(outcome);
     };
     let Some((stream, ahead)) = client.into_stream().await else {
-        return unopened(held, guard, Who::Client, "client left before the tunnel opened");
+        return unopened(held, guard, EndedBy::Client, "client left before the tunnel opened");
     };
     let client = PrefixedStream { stream, ahead };
     let Some(upstream) = upstream.await.ok().and_then(opened) else {
-        return unopened(held, guard, Who::Upstream, "upstream left before the tunnel opened");
+        return unopened(held, guard, EndedBy::Upstream, "upstream left before the tunnel opened");
     };
     let control = Arc::clone(&held.registration.tunnel.control);
     let mut streams = PerSide { client, upstream };
@@ -257,7 +257,7 @@ async fn switch(
         }
         Err(error) => {
             tracing::error!(%error, "cannot take over a tunnel's sockets; the tunnel ends");
-            unopened(held, guard, Who::Proxy, "sockets could not be taken over");
+            unopened(held, guard, EndedBy::Proxy, "sockets could not be taken over");
         }
     }
 }
@@ -438,7 +438,7 @@ mod tests {
         let (_trigger, watch) = drain::channel();
         let end = TunnelEnd { held, sink: sink(&metrics), watch };
         let (traffic, idle) = (PerSide::default(), PerSide::default());
-        let ending = Ending::new(Who::Client, Why::Eof);
+        let ending = Ending::new(EndedBy::Client, Cause::Eof);
         let duration = Duration::from_secs(1);
         let outcome = Outcome { ending, traffic, duration, idle, blind: None, ended: None };
         let left = || (endpoint.active(), tunnels.count(), connections.total());

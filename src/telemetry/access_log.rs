@@ -12,7 +12,7 @@ use super::metrics::Kind;
 use super::recent::End;
 use super::{AccessTarget, Settings};
 use arc_swap::ArcSwapOption;
-use drops::{Cause, Drops};
+use drops::{DropReason, Drops};
 use sampling::Sampler;
 use sink::QueuedLine;
 use std::io;
@@ -90,7 +90,7 @@ impl AccessLog {
             match sampler.admit(class, writer.allowed.as_ref(), now) {
                 Some(left_out) => writer.enqueue(QueuedLine { end: Arc::clone(&end), class, left_out }),
                 None => {
-                    drops.add(Cause::Sampled, 1);
+                    drops.add(DropReason::Sampled, 1);
                     drops.log_due(now);
                 }
             }
@@ -144,7 +144,7 @@ impl AccessLog {
 mod tests {
     use super::*;
     use crate::addr::ClientAddr;
-    use crate::outcome::{Ending, Outcome, PerSide, Who, Why};
+    use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide};
     use crate::telemetry::report::{ConnectionId, Report, RequestInfo};
     use crate::telemetry::{Facility, Format};
     use std::time::SystemTime;
@@ -159,7 +159,7 @@ mod tests {
         let asked = RequestInfo { client, proxied_by, method: "GET", host: b"", target: b"/", tls: None };
         let report = Report::new(ConnectionId(id), SystemTime::UNIX_EPOCH, &asked);
         let outcome = Outcome {
-            ending: Ending::new(Who::Proxy, Why::Refused),
+            ending: Ending::new(EndedBy::Proxy, Cause::Refused),
             traffic: PerSide::default(),
             duration: Duration::ZERO,
             idle: PerSide::default(),

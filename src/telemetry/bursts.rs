@@ -2,7 +2,7 @@
 //! sums them up. It has no clock.
 
 use crate::addr::EndpointAddr;
-use crate::outcome::{Who, Why};
+use crate::outcome::{Cause, EndedBy};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ pub struct Burst {
     /// Their endpoint.
     pub endpoint: Arc<EndpointAddr>,
     /// Who ended them.
-    pub who: Who,
+    pub ended_by: EndedBy,
     /// Why.
-    pub why: Why,
+    pub cause: Cause,
     /// From the first end to the last one.
     pub within: Duration,
 }
 
 impl fmt::Display for Burst {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tunnels, endpoint, who, why, within } = self;
+        let Self { tunnels, endpoint, ended_by, cause, within } = self;
         let seconds = (within.as_millis().div_ceil(1000)).max(1);
-        write!(f, "{tunnels} tunnels of {endpoint} ended {who}/{why} within {seconds} s")
+        write!(f, "{tunnels} tunnels of {endpoint} ended {ended_by}/{cause} within {seconds} s")
     }
 }
 
@@ -37,8 +37,8 @@ pub(super) struct Bursts(Vec<Kind>);
 #[derive(Debug)]
 struct Kind {
     endpoint: Arc<EndpointAddr>,
-    who: Who,
-    why: Why,
+    ended_by: EndedBy,
+    cause: Cause,
     /// Ends in the second before, if any, because bursts do not start on a full second.
     previous: u64,
     previous_began: Duration,
@@ -76,11 +76,11 @@ impl Bursts {
         &mut self,
         at: Duration,
         endpoint: &Arc<EndpointAddr>,
-        who: Who,
-        why: Why,
+        ended_by: EndedBy,
+        cause: Cause,
         open: u64,
     ) -> bool {
-        let Some(kind) = self.kind(at, endpoint, who, why) else { return false };
+        let Some(kind) = self.kind(at, endpoint, ended_by, cause) else { return false };
         if !kind.is_burst && at.saturating_sub(kind.began) >= AT_ONCE {
             let follows = at.saturating_sub(kind.began) < 2 * AT_ONCE;
             kind.previous = if follows { kind.count } else { 0 };
@@ -107,8 +107,8 @@ impl Bursts {
             let burst = Burst {
                 tunnels: kind.count,
                 endpoint: Arc::clone(&kind.endpoint),
-                who: kind.who,
-                why: kind.why,
+                ended_by: kind.ended_by,
+                cause: kind.cause,
                 within: kind.last.saturating_sub(kind.began),
             };
             (kind.count, kind.previous, kind.is_burst) = (0, 0, false);
@@ -124,9 +124,15 @@ impl Bursts {
     }
 
     /// Returns the state of a kind. `None` means that all watched kinds have bursts.
-    fn kind(&mut self, at: Duration, endpoint: &Arc<EndpointAddr>, who: Who, why: Why) -> Option<&mut Kind> {
+    fn kind(
+        &mut self,
+        at: Duration,
+        endpoint: &Arc<EndpointAddr>,
+        ended_by: EndedBy,
+        cause: Cause,
+    ) -> Option<&mut Kind> {
         let is_it = |kind: &Kind| {
-            (kind.who, kind.why) == (who, why)
+            (kind.ended_by, kind.cause) == (ended_by, cause)
                 && (Arc::ptr_eq(&kind.endpoint, endpoint) || kind.endpoint == *endpoint)
         };
         if let Some(place) = self.0.iter().position(is_it) {
@@ -134,8 +140,8 @@ impl Bursts {
         }
         let new = Kind {
             endpoint: Arc::clone(endpoint),
-            who,
-            why,
+            ended_by,
+            cause,
             previous: 0,
             previous_began: at,
             count: 0,
@@ -176,7 +182,9 @@ mod tests {
     /// Adds so many, evenly over a span; how many of them began a burst.
     fn add(bursts: &mut Bursts, count: u64, from: u64, to: u64, open: u64) -> usize {
         let each = |n| at(from + (to - from) * n / count);
-        (0..count).filter(|n| bursts.add(each(*n), &endpoint(3001), Who::Upstream, Why::Eof, open)).count()
+        (0..count)
+            .filter(|n| bursts.add(each(*n), &endpoint(3001), EndedBy::Upstream, Cause::Eof, open))
+            .count()
     }
 
     #[test]
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn a_burst_that_began_within_a_second_of_another_end_is_whole() {
         let mut bursts = Bursts::default();
-        bursts.add(at(0), &endpoint(3001), Who::Upstream, Why::Eof, 100);
+        bursts.add(at(0), &endpoint(3001), EndedBy::Upstream, Cause::Eof, 100);
         assert_eq!(add(&mut bursts, 30, 800, 1_300, 100), 1);
         assert_eq!(bursts.over(at(9_000))[0].tunnels, 31);
     }
@@ -229,11 +237,11 @@ mod tests {
         let mut bursts = Bursts::default();
         for port in 1..1000 {
             for _ in 0..LEAST {
-                bursts.add(at(u64::from(port)), &endpoint(port), Who::Client, Why::Reset, 20);
+                bursts.add(at(u64::from(port)), &endpoint(port), EndedBy::Client, Cause::Reset, 20);
             }
         }
         assert_eq!((bursts.0.len(), bursts.over(at(9_000)).len()), (MOST, MOST));
-        assert!(!bursts.add(at(70_000), &endpoint(2000), Who::Client, Why::Reset, 20));
+        assert!(!bursts.add(at(70_000), &endpoint(2000), EndedBy::Client, Cause::Reset, 20));
         assert_eq!(bursts.0.len(), MOST);
     }
 }

@@ -1,7 +1,7 @@
 //! Owns the last hour, in steps of ten seconds. It has no clock: an event or a reader fills in the steps that
 //! are over.
 
-use super::cause::Cause;
+use super::end_key::EndKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct Step {
     /// Tunnels of these that ended abnormally.
     pub abnormal: u64,
     /// Their causes. There are few, and most steps have none.
-    pub causes: Vec<(Cause, u64)>,
+    pub causes: Vec<(EndKey, u64)>,
 }
 
 /// The last hour.
@@ -44,13 +44,13 @@ impl History {
     }
 
     /// Records that a tunnel ended.
-    pub fn ended(&mut self, at: Duration, cause: Cause) {
+    pub fn ended(&mut self, at: Duration, key: EndKey) {
         self.advance(at);
         self.current.ended += 1;
-        self.current.abnormal += u64::from(cause.why.is_abnormal());
-        match self.current.causes.iter_mut().find(|(known, _)| *known == cause) {
+        self.current.abnormal += u64::from(key.cause.is_abnormal());
+        match self.current.causes.iter_mut().find(|(known, _)| *known == key) {
             Some((_, count)) => *count += 1,
-            None => self.current.causes.push((cause, 1)),
+            None => self.current.causes.push((key, 1)),
         }
         self.current.tunnels = self.current.tunnels.saturating_sub(1);
     }
@@ -63,14 +63,14 @@ impl History {
     }
 
     /// Returns how tunnels ended within the last `span`, in whole steps and the current one.
-    pub fn lately(&mut self, at: Duration, span: Duration) -> BTreeMap<Cause, u64> {
+    pub fn lately(&mut self, at: Duration, span: Duration) -> BTreeMap<EndKey, u64> {
         self.advance(at);
         let steps = usize::try_from(span.as_secs() / Self::STEP.as_secs()).unwrap_or(usize::MAX);
         let mut counts = BTreeMap::new();
-        for (cause, count) in
+        for (key, count) in
             self.steps.iter().rev().take(steps).chain([&self.current]).flat_map(|step| &step.causes)
         {
-            *counts.entry(*cause).or_default() += count;
+            *counts.entry(*key).or_default() += count;
         }
         counts
     }
@@ -99,11 +99,11 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{Who, Why};
-    use crate::telemetry::cause::Code;
+    use crate::outcome::{Cause, EndedBy};
+    use crate::telemetry::end_key::Code;
 
-    fn cause(why: Why) -> Cause {
-        Cause { who: Who::Upstream, why, code: Code::None }
+    fn key(cause: Cause) -> EndKey {
+        EndKey { ended_by: EndedBy::Upstream, cause, code: Code::None }
     }
 
     fn at(seconds: u64) -> Duration {
@@ -115,10 +115,10 @@ mod tests {
         let mut history = History::default();
         history.opened(at(1));
         history.opened(at(2));
-        history.ended(at(25), cause(Why::Eof));
+        history.ended(at(25), key(Cause::Eof));
         let (steps, until) = history.steps(at(31));
         let step = |tunnels, opened| Step { tunnels, opened, ..Step::default() };
-        let last = Step { ended: 1, abnormal: 1, causes: vec![(cause(Why::Eof), 1)], ..step(1, 0) };
+        let last = Step { ended: 1, abnormal: 1, causes: vec![(key(Cause::Eof), 1)], ..step(1, 0) };
         assert_eq!(steps, [step(2, 2), step(2, 0), last]);
         assert_eq!(until, at(30));
     }
@@ -130,26 +130,22 @@ mod tests {
         let (steps, until) = history.steps(at(1_000_000));
         assert_eq!((steps.len(), until), (History::STEPS, at(1_000_000)));
         assert!(steps.iter().all(|step| (step.tunnels, step.opened) == (1, 0)));
-        history.ended(at(1_000_009), cause(Why::Close));
+        history.ended(at(1_000_009), key(Cause::Close));
         assert_eq!(history.steps(at(1_000_010)).0.last().unwrap().ended, 1);
     }
 
     #[test]
     fn lately_is_what_came_within_the_span_whoever_looked() {
         let mut history = History::default();
-        history.ended(at(5), cause(Why::Eof));
-        history.ended(at(100), cause(Why::Eof));
-        history.ended(at(301), cause(Why::Reset));
+        history.ended(at(5), key(Cause::Eof));
+        history.ended(at(100), key(Cause::Eof));
+        history.ended(at(301), key(Cause::Reset));
         let five_minutes = Duration::from_secs(300);
         let counts = |history: &mut History, now| -> Vec<_> {
-            history
-                .lately(at(now), five_minutes)
-                .into_iter()
-                .map(|(cause, count)| (cause.why, count))
-                .collect()
+            history.lately(at(now), five_minutes).into_iter().map(|(key, count)| (key.cause, count)).collect()
         };
-        assert_eq!(counts(&mut history, 302), [(Why::Eof, 2), (Why::Reset, 1)]);
-        assert_eq!(counts(&mut history, 311), [(Why::Eof, 1), (Why::Reset, 1)]);
+        assert_eq!(counts(&mut history, 302), [(Cause::Eof, 2), (Cause::Reset, 1)]);
+        assert_eq!(counts(&mut history, 311), [(Cause::Eof, 1), (Cause::Reset, 1)]);
         assert_eq!(counts(&mut history, 5000), []);
     }
 }

@@ -5,7 +5,7 @@ mod encode;
 mod families;
 mod read;
 
-pub use super::cause::{Cause, Code};
+pub use super::end_key::{Code, EndKey};
 pub use encode::Format;
 pub use families::{EndpointState, Live, STANDINGS};
 
@@ -16,7 +16,7 @@ use super::report::Report;
 use super::tally::{
     DURATION_EDGES, HANDSHAKE_EDGES, Histogram, LIMITS, RoundTrips, SILENCE_EDGES, TRIES_EDGES, limit_of,
 };
-use crate::outcome::{Outcome, PerSide, Side, Why};
+use crate::outcome::{Cause, Outcome, PerSide, Side};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -41,7 +41,7 @@ pub struct Metrics {
 struct Tallies {
     routes: HashMap<Arc<str>, Route>,
     /// Ends of routes that no longer exist.
-    past_ends: HashMap<Cause, u64>,
+    past_ends: HashMap<EndKey, u64>,
     /// Durations of connects including TLS handshakes, by upstream.
     connects: HashMap<Arc<str>, Histogram>,
     silence: PerSide<Histogram>,
@@ -59,7 +59,7 @@ struct Tallies {
 /// The counts of one route.
 #[derive(Debug)]
 struct Route {
-    ends: HashMap<Cause, u64>,
+    ends: HashMap<EndKey, u64>,
     durations: Histogram,
     openings: HashMap<u16, u64>,
     opening_times: Histogram,
@@ -73,7 +73,7 @@ struct Route {
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     /// How its tunnels may end.
-    pub ends: Vec<Cause>,
+    pub ends: Vec<EndKey>,
     /// The statuses that may answer its WebSocket handshakes.
     pub openings: Vec<u16>,
     /// The limits that may refuse its WebSocket handshakes.
@@ -175,7 +175,7 @@ impl Metrics {
             Kind::Tunnel => {
                 route.count_end(outcome);
                 tallies.count_silence(outcome);
-                tallies.history.ended(at, Cause::from(&outcome.ending));
+                tallies.history.ended(at, EndKey::from(&outcome.ending));
                 if tallies.is_burst(at, report, outcome) {
                     self.burst.notify_one();
                 }
@@ -298,19 +298,19 @@ impl Tallies {
     /// Whether a burst begins with this abnormal end.
     fn is_burst(&mut self, at: Duration, report: &Report, outcome: &Outcome) -> bool {
         let (ending, open) = (&outcome.ending, self.history.open());
-        let endpoint = report.endpoint.as_ref().filter(|_| ending.why.is_abnormal());
-        endpoint.is_some_and(|endpoint| self.bursts.add(at, endpoint, ending.who, ending.why, open))
+        let endpoint = report.endpoint.as_ref().filter(|_| ending.cause.is_abnormal());
+        endpoint.is_some_and(|endpoint| self.bursts.add(at, endpoint, ending.ended_by, ending.cause, open))
     }
 
     /// A closing handshake or an operator's action is no sign of an idle limit.
     fn count_silence(&mut self, outcome: &Outcome) {
-        if outcome.ending.why.is_abnormal() {
+        if outcome.ending.cause.is_abnormal() {
             for side in Side::BOTH {
                 self.silence[side].add(outcome.idle[side].as_secs_f64());
             }
         }
         // Ends that the proxy detected itself come from its own limits.
-        if matches!(outcome.ending.why, Why::Eof | Why::Reset | Why::TcpTimeout) {
+        if matches!(outcome.ending.cause, Cause::Eof | Cause::Reset | Cause::TcpTimeout) {
             for side in Side::BOTH {
                 if let Some(limit) = limit_of(outcome.idle[side]) {
                     *self.at_limits[side].entry(limit).or_default() += 1;
@@ -328,7 +328,7 @@ impl Route {
     }
 
     fn count_end(&mut self, outcome: &Outcome) {
-        *self.ends.entry(Cause::from(&outcome.ending)).or_default() += 1;
+        *self.ends.entry(EndKey::from(&outcome.ending)).or_default() += 1;
         self.durations.add(outcome.duration.as_secs_f64());
     }
 }
@@ -351,8 +351,8 @@ pub async fn log_bursts(metrics: Weak<Metrics>) {
             sleep_until(due).await;
             let over = metrics.upgrade().map(|metrics| metrics.bursts_over()).unwrap_or_default();
             for burst in over {
-                let Burst { tunnels, endpoint, who, why, .. } = &burst;
-                tracing::warn!(tunnels, %endpoint, %who, %why, "{burst}");
+                let Burst { tunnels, endpoint, ended_by, cause, .. } = &burst;
+                tracing::warn!(tunnels, %endpoint, %ended_by, %cause, "{burst}");
             }
         }
     }

@@ -9,7 +9,7 @@ use super::secrets;
 use super::unix_micros::UnixMicros;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::escape::{self, HostAndTarget, Quoted, Token};
-use crate::outcome::{Outcome, Side, Who};
+use crate::outcome::{EndedBy, Outcome, Side};
 use packed_text::PackedText;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -79,8 +79,8 @@ struct AccessLogEntry<'a> {
     subprotocol: Option<&'a str>,
     extensions: Option<&'a str>,
     status: u16,
-    who: &'static str,
-    why: &'static str,
+    ended_by: &'static str,
+    cause: &'static str,
     code: Option<u16>,
     code_from: Option<&'static str>,
     reason: &'a str,
@@ -277,7 +277,7 @@ impl Report {
             value.inspect(|value| pair(key, &Token(value.as_bytes())));
         }
         line.endpoint.as_ref().inspect(|endpoint| pair("endpoint", &Token(endpoint.as_bytes())));
-        pair("end", &format_args!("{}/{}", line.who, line.why));
+        pair("end", &format_args!("{}/{}", line.ended_by, line.cause));
         line.code.inspect(|code| pair("code", code));
         line.code_from.inspect(|from| pair("code_from", from));
         if !line.reason.is_empty() {
@@ -324,10 +324,10 @@ impl Report {
             subprotocol: self.subprotocol(),
             extensions: self.extensions(),
             status: self.status,
-            who: outcome.ending.who.as_str(),
-            why: outcome.ending.why.as_str(),
+            ended_by: outcome.ending.ended_by.as_str(),
+            cause: outcome.ending.cause.as_str(),
             code: outcome.ending.code.map(|code| code.0),
-            code_from: outcome.ending.code_from().map(Who::as_str),
+            code_from: outcome.ending.code_from().map(EndedBy::as_str),
             reason: &outcome.ending.reason,
             blind: outcome.blind,
             duration: Seconds(outcome.duration),
@@ -359,7 +359,7 @@ fn moment(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{Ending, PerSide, Traffic, Why};
+    use crate::outcome::{Cause, Ending, PerSide, Traffic};
     use crate::ws::close::CloseCode;
     use proptest::prelude::*;
 
@@ -381,8 +381,8 @@ mod tests {
 
     fn outcome() -> Outcome {
         let ending = Ending {
-            who: Who::Client,
-            why: Why::Close,
+            ended_by: EndedBy::Client,
+            cause: Cause::Close,
             code: Some(CloseCode(1000)),
             reason: "bye\n\"now\"".into(),
         };
@@ -460,8 +460,8 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&report().json(&outcome(), 0)).unwrap();
         assert_eq!(line["time"], "1970-01-01T00:01:02.755Z");
         assert_eq!(line["started"], "1970-01-01T00:00:01.500Z");
-        assert_eq!(line["who"], "client");
-        assert_eq!(line["why"], "close");
+        assert_eq!(line["ended_by"], "client");
+        assert_eq!(line["cause"], "close");
         assert_eq!(line["code"], 1000);
         assert_eq!(line["code_from"], "client");
         assert_eq!(line["reason"], "bye\n\"now\"");
@@ -480,18 +480,18 @@ mod tests {
 
     #[test]
     fn a_code_that_the_proxy_wrote_says_so() {
-        let ended = |who, why, code: Option<u16>| {
-            let ending = Ending { who, why, code: code.map(CloseCode), reason: "".into() };
+        let ended = |ended_by, cause, code: Option<u16>| {
+            let ending = Ending { ended_by, cause, code: code.map(CloseCode), reason: "".into() };
             let text = report().text(&Outcome { ending, ..outcome() }, 0);
             text.split(" end=").nth(1).unwrap().split(" started=").next().unwrap().to_owned()
         };
-        assert_eq!(ended(Who::Client, Why::Eof, Some(1001)), "client/eof code=1001 code_from=proxy");
+        assert_eq!(ended(EndedBy::Client, Cause::Eof, Some(1001)), "client/eof code=1001 code_from=proxy");
         assert_eq!(
-            ended(Who::Upstream, Why::Close, Some(1001)),
+            ended(EndedBy::Upstream, Cause::Close, Some(1001)),
             "upstream/close code=1001 code_from=upstream"
         );
-        assert_eq!(ended(Who::Proxy, Why::Drain, Some(1012)), "proxy/drain code=1012 code_from=proxy");
-        assert_eq!(ended(Who::Client, Why::Eof, None), "client/eof");
+        assert_eq!(ended(EndedBy::Proxy, Cause::Drain, Some(1012)), "proxy/drain code=1012 code_from=proxy");
+        assert_eq!(ended(EndedBy::Client, Cause::Eof, None), "client/eof");
     }
 
     #[test]

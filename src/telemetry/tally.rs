@@ -1,6 +1,6 @@
 //! Owns the data types of counts: sums, histograms, known idle limits. It must not know who counts.
 
-use crate::outcome::{Ending, PerSide, Side, Traffic, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, PerSide, Side, Traffic};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -110,7 +110,7 @@ impl RoundTrips {
 
 /// The number of ends of each kind.
 #[derive(Debug)]
-pub struct EndCounts([[AtomicU64; Why::ALL.len()]; Who::ALL.len()]);
+pub struct EndCounts([[AtomicU64; Cause::ALL.len()]; EndedBy::ALL.len()]);
 
 impl Default for EndCounts {
     fn default() -> Self {
@@ -121,13 +121,13 @@ impl Default for EndCounts {
 impl EndCounts {
     /// Counts one value.
     pub fn add(&self, ending: &Ending) {
-        self.0[ending.who as usize][ending.why as usize].fetch_add(1, Relaxed);
+        self.0[ending.ended_by as usize][ending.cause as usize].fetch_add(1, Relaxed);
     }
 
     /// Returns how many ends of one kind there were.
     #[must_use]
-    pub fn of(&self, who: Who, why: Why) -> u64 {
-        self.0[who as usize][why as usize].load(Relaxed)
+    pub fn of(&self, ended_by: EndedBy, cause: Cause) -> u64 {
+        self.0[ended_by as usize][cause as usize].load(Relaxed)
     }
 }
 

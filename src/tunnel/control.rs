@@ -6,7 +6,7 @@ use super::counters::Counters;
 use super::engine::SessionRef;
 use super::inspect::{self, FrameSender, FrameStream};
 use super::timer::TunnelTime;
-use crate::outcome::Why;
+use crate::outcome::Cause;
 use crate::ws::close::CloseReason;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,8 +69,8 @@ impl From<SessionRef> for DriverWaker {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) settings: Option<Arc<Settings>>,
-    pub(super) close: Option<(Instant, Why, Option<Box<CloseReason>>)>,
-    pub(super) cut: Option<Why>,
+    pub(super) close: Option<(Instant, Cause, Option<Box<CloseReason>>)>,
+    pub(super) cut: Option<Cause>,
     pub(super) inspectors: Vec<FrameSender>,
     waker: Option<DriverWaker>,
 }
@@ -130,28 +130,28 @@ impl Control {
     }
 
     /// Asks the tunnel to close at `at`. The earliest request counts.
-    pub fn close(&self, at: Instant, why: Why) {
-        self.request_close(at, why, None);
+    pub fn close(&self, at: Instant, cause: Cause) {
+        self.request_close(at, cause, None);
     }
 
     /// Asks the tunnel to close now, at the next frame boundary, and to send this code and text to both sides.
     /// `close_codes` applies to the code. A text over 123 bytes is cut. The caller must reject a code that may not
     /// be sent (RFC 6455 7.4).
-    pub fn close_with(&self, why: Why, reason: CloseReason) {
-        self.request_close(Instant::now(), why, Some(Box::new(reason)));
+    pub fn close_with(&self, cause: Cause, reason: CloseReason) {
+        self.request_close(Instant::now(), cause, Some(Box::new(reason)));
     }
 
-    fn request_close(&self, at: Instant, why: Why, reason: Option<Box<CloseReason>>) {
+    fn request_close(&self, at: Instant, cause: Cause, reason: Option<Box<CloseReason>>) {
         self.post(|changes| {
             if changes.close.as_ref().is_none_or(|(earlier, ..)| at < *earlier) {
-                changes.close = Some((at, why, reason));
+                changes.close = Some((at, cause, reason));
             }
         });
     }
 
     /// Ends the tunnel at once. A Close frame is sent only where it fits.
-    pub fn cut(&self, why: Why) {
-        self.post(|changes| changes.cut = Some(why));
+    pub fn cut(&self, cause: Cause) {
+        self.post(|changes| changes.cut = Some(cause));
     }
 
     /// Gives the tunnel new settings of its route.
@@ -243,14 +243,14 @@ mod tests {
     fn changes_are_taken_once_and_wake_the_driver_once_it_is_attached() {
         let (control, wakes) = (Control::default(), Arc::new(Wakes::default()));
         let cut = || control.take_changes().and_then(|changes| changes.cut);
-        control.cut(Why::Drain);
+        control.cut(Cause::Drain);
         control.attach(DriverWaker::Task(Arc::clone(&wakes).into()));
-        assert_eq!((cut(), cut(), wakes.0.load(Ordering::Relaxed)), (Some(Why::Drain), None, 0));
-        control.cut(Why::Shutdown);
-        control.cut(Why::Operator);
-        assert_eq!((cut(), cut(), wakes.0.load(Ordering::Relaxed)), (Some(Why::Operator), None, 2));
+        assert_eq!((cut(), cut(), wakes.0.load(Ordering::Relaxed)), (Some(Cause::Drain), None, 0));
+        control.cut(Cause::Shutdown);
+        control.cut(Cause::Operator);
+        assert_eq!((cut(), cut(), wakes.0.load(Ordering::Relaxed)), (Some(Cause::Operator), None, 2));
         control.close_mailbox();
-        control.cut(Why::Drain);
+        control.cut(Cause::Drain);
         assert_eq!((cut(), wakes.0.load(Ordering::Relaxed)), (None, 2));
         assert_eq!(Arc::strong_count(&wakes), 1, "it keeps no waker");
     }

@@ -2,37 +2,41 @@
 //! it is. `tests/ends` compares this list with what happens.
 
 use super::CloseCodes;
-use crate::outcome::{Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Side};
 use crate::ws::close::CloseCode;
 use std::collections::BTreeSet;
 
 /// Every end of a tunnel whose route sends these close codes: who, why, and the code. Codes of libraries, codes of
 /// applications and codes that may not be sent are each listed as one.
 #[must_use]
-pub fn possible_ends(codes: CloseCodes) -> Vec<(Who, Why, Option<CloseCode>)> {
+pub fn possible_ends(codes: CloseCodes) -> Vec<(EndedBy, Cause, Option<CloseCode>)> {
     let mut ends = Vec::new();
     for side in Side::BOTH {
         let codes_of_frames = SENDABLE.into_iter().chain([UNSENDABLE]).map(|code| Some(CloseCode(code)));
-        ends.extend(codes_of_frames.chain([None]).map(|code| (side.into(), Why::Close, code)));
-        for (why, code) in ends_of(side) {
-            ends.extend(with_and_without(side.into(), why, codes.apply(code)));
+        ends.extend(codes_of_frames.chain([None]).map(|code| (side.into(), Cause::Close, code)));
+        for (cause, code) in ends_of(side) {
+            ends.extend(with_and_without(side.into(), cause, codes.apply(code)));
         }
     }
-    for (why, code) in ENDS_OF_PROXY {
-        ends.extend(with_and_without(Who::Proxy, why, codes.apply(code)));
+    for (cause, code) in ENDS_OF_PROXY {
+        ends.extend(with_and_without(EndedBy::Proxy, cause, codes.apply(code)));
     }
     // The operator may choose the code. The default is 1012.
     let chosen: BTreeSet<_> = SENDABLE.iter().map(|code| codes.apply(CloseCode(*code))).collect();
     let chosen = chosen.into_iter().map(Some).chain([None]);
-    ends.extend(chosen.map(|code| (Who::Proxy, Why::Operator, code)));
+    ends.extend(chosen.map(|code| (EndedBy::Proxy, Cause::Operator, code)));
     // The last: the body of the request broke off, or was over a limit, before the tunnel had it.
-    ends.extend([Why::Aborted, Why::Eof, Why::Refused].map(|why| (Who::Proxy, why, None)));
+    ends.extend([Cause::Aborted, Cause::Eof, Cause::Refused].map(|cause| (EndedBy::Proxy, cause, None)));
     ends
 }
 
 /// A blind tunnel ends without a Close frame, and so does one inside a frame.
-fn with_and_without(who: Who, why: Why, code: CloseCode) -> [(Who, Why, Option<CloseCode>); 2] {
-    [(who, why, Some(code)), (who, why, None)]
+fn with_and_without(
+    ended_by: EndedBy,
+    cause: Cause,
+    code: CloseCode,
+) -> [(EndedBy, Cause, Option<CloseCode>); 2] {
+    [(ended_by, cause, Some(code)), (ended_by, cause, None)]
 }
 
 /// Codes that a Close frame may carry (IANA registry), with one code of a library and one of an application.
@@ -42,29 +46,29 @@ const SENDABLE: [u16; 14] =
 const UNSENDABLE: u16 = 0;
 
 /// How a side ends a tunnel other than by a Close frame, and the code that Holdline then sends.
-fn ends_of(side: Side) -> [(Why, CloseCode); 5] {
+fn ends_of(side: Side) -> [(Cause, CloseCode); 5] {
     let gone = match side {
         Side::Client => CloseCode::GOING_AWAY,
         Side::Upstream => CloseCode::BAD_GATEWAY,
     };
     let taken = CloseCode::GOING_AWAY;
     [
-        (Why::Eof, gone),
-        (Why::Reset, gone),
-        (Why::Unresponsive, gone),
-        (Why::TcpTimeout, gone),
-        (Why::SendTimeout, taken),
+        (Cause::Eof, gone),
+        (Cause::Reset, gone),
+        (Cause::Unresponsive, gone),
+        (Cause::TcpTimeout, gone),
+        (Cause::SendTimeout, taken),
     ]
 }
 
-const ENDS_OF_PROXY: [(Why, CloseCode); 7] = [
-    (Why::ReadTimeout, CloseCode::GOING_AWAY),
-    (Why::Lifetime, CloseCode::GOING_AWAY),
-    (Why::Shutdown, CloseCode::GOING_AWAY),
-    (Why::Drain, CloseCode::SERVICE_RESTART),
-    (Why::EndpointRemoved, CloseCode::SERVICE_RESTART),
-    (Why::TooBig, CloseCode::TOO_BIG),
-    (Why::Violation, CloseCode::PROTOCOL_ERROR),
+const ENDS_OF_PROXY: [(Cause, CloseCode); 7] = [
+    (Cause::ReadTimeout, CloseCode::GOING_AWAY),
+    (Cause::Lifetime, CloseCode::GOING_AWAY),
+    (Cause::Shutdown, CloseCode::GOING_AWAY),
+    (Cause::Drain, CloseCode::SERVICE_RESTART),
+    (Cause::EndpointRemoved, CloseCode::SERVICE_RESTART),
+    (Cause::TooBig, CloseCode::TOO_BIG),
+    (Cause::Violation, CloseCode::PROTOCOL_ERROR),
 ];
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod violation;
 use super::counters::Counters;
 use super::timer::TunnelTime;
 use super::{Framing, OnViolation, Settings};
-use crate::outcome::{Ending, PerSide, Side, Why};
+use crate::outcome::{Cause, Ending, PerSide, Side};
 use crate::ws::close::{CloseCode, CloseReason};
 use crate::ws::frame::Header;
 use crate::ws::mask::MaskKey;
@@ -70,8 +70,8 @@ struct Closing {
 pub struct CloseRequest {
     /// When to close.
     pub at: TunnelTime,
-    /// One of [`Why::Drain`], [`Why::Shutdown`], [`Why::EndpointRemoved`], [`Why::Operator`].
-    pub why: Why,
+    /// One of [`Cause::Drain`], [`Cause::Shutdown`], [`Cause::EndpointRemoved`], [`Cause::Operator`].
+    pub cause: Cause,
     /// The code and text of the Close frames. `None` means those of the cause.
     pub reason: Option<Box<CloseReason>>,
 }

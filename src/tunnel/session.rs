@@ -15,7 +15,7 @@ use super::timer::TunnelTime;
 use super::{Framing, Settings};
 use crate::clock::{is_late, is_stall};
 use crate::io::Readiness;
-use crate::outcome::{Outcome, PerSide, Side, Why};
+use crate::outcome::{Cause, Outcome, PerSide, Side};
 pub use buffered_stream::PrefixedStream;
 use buffered_stream::{BufferedStream, cause_of, read_cause_of};
 use output::{InspectedOutput, SessionOutput};
@@ -84,7 +84,7 @@ pub(super) enum Next {
 /// An input of the relay other than bytes.
 enum Input {
     Eof(Side),
-    Gone(Side, Why),
+    Gone(Side, Cause),
     Timer,
 }
 
@@ -119,8 +119,8 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Session<S> {
         {
             let cut = changes.cut;
             self.apply_changes(*changes, now);
-            if let Some(why) = cut {
-                self.end_at_once(why, now, cx);
+            if let Some(cause) = cut {
+                self.end_at_once(cause, now, cx);
                 return self.end();
             }
         }
@@ -185,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Session<S> {
         &mut self.streams[side].io
     }
 
-    /// The outcome up to now. Before the end is decided, its cause is [`Why::Aborted`].
+    /// The outcome up to now. Before the end is decided, its cause is [`Cause::Aborted`].
     pub(super) fn outcome(&self) -> Outcome {
         self.relay.outcome(self.control().now())
     }
@@ -197,14 +197,14 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Session<S> {
         if !changes.inspectors.is_empty() {
             self.inspectors.get_or_insert_default().add(changes.inspectors);
         }
-        if let Some((at, why, reason)) = changes.close {
+        if let Some((at, cause, reason)) = changes.close {
             let at = self.control().time_at(at);
-            self.relay.request_close(CloseRequest { at: at.max(now), why, reason });
+            self.relay.request_close(CloseRequest { at: at.max(now), cause, reason });
         }
     }
 
-    fn end_at_once(&mut self, why: Why, now: TunnelTime, cx: &mut Context<'_>) {
-        self.relay.request_close(CloseRequest { at: now, why, reason: None });
+    fn end_at_once(&mut self, cause: Cause, now: TunnelTime, cx: &mut Context<'_>) {
+        self.relay.request_close(CloseRequest { at: now, cause, reason: None });
         self.feed(Input::Timer, now, cx);
     }
 
@@ -386,7 +386,7 @@ impl<S> Drop for Session<S> {
 fn feed_relay(relay: &mut Relay<ControlCounters>, input: Input, now: TunnelTime, out: &mut impl Output) {
     match input {
         Input::Eof(from) => relay.on_eof(from, now, out),
-        Input::Gone(side, why) => relay.on_gone(side, why, now, out),
+        Input::Gone(side, cause) => relay.on_gone(side, cause, now, out),
         Input::Timer => relay.on_timer(now, out),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::endpoint::{Endpoint, Member, Terms};
 use crate::health::{Availability, Charge, Group, Verdict, Witness};
-use crate::outcome::{Outcome, Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Outcome, Side};
 use crate::tls::ServerName;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -84,10 +84,10 @@ impl Lease {
             });
             let ended = format!(
                 "tunnels were broken off within early_end.within, the last by {}",
-                outcome.ending.why
+                outcome.ending.cause
             );
             record_verdict(&self.endpoint, &self.terms, verdict, &ended);
-        } else if outcome.duration >= early.within || outcome.ending.why == Why::Close {
+        } else if outcome.duration >= early.within || outcome.ending.cause == Cause::Close {
             self.endpoint.standing().lasted();
         }
     }
@@ -97,13 +97,13 @@ impl Lease {
 /// closed in order may have ended the session for good reason, as with MQTT.
 fn was_broken_off(outcome: &Outcome, within: std::time::Duration) -> bool {
     let heard = outcome.duration.saturating_sub(outcome.idle[Side::Upstream]);
-    let by_upstream = outcome.ending.who == Who::Upstream && outcome.blind.is_none();
+    let by_upstream = outcome.ending.ended_by == EndedBy::Upstream && outcome.blind.is_none();
     by_upstream
-        && match outcome.ending.why {
-            Why::Eof => outcome.duration < within && outcome.traffic[Side::Client].messages == 0,
-            Why::Reset => outcome.duration < within,
+        && match outcome.ending.cause {
+            Cause::Eof => outcome.duration < within && outcome.traffic[Side::Client].messages == 0,
+            Cause::Reset => outcome.duration < within,
             // Holdline learns of a silent endpoint only one ping later.
-            Why::Unresponsive | Why::TcpTimeout => heard < within,
+            Cause::Unresponsive | Cause::TcpTimeout => heard < within,
             _ => false,
         }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::health::Witness;
-use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -153,9 +153,9 @@ fn met_by(client: u32) -> Witness {
     Witness::new(client, "/")
 }
 
-fn outcome(who: Who, why: Why, lived: Duration) -> Outcome {
+fn outcome(ended_by: EndedBy, cause: Cause, lived: Duration) -> Outcome {
     Outcome {
-        ending: Ending::new(who, why),
+        ending: Ending::new(ended_by, cause),
         traffic: PerSide::default(),
         duration: lived,
         idle: PerSide::default(),
@@ -169,11 +169,11 @@ async fn tunnels_that_are_broken_off_young_count_against_it() {
     let upstream = upstream(vec![server(1), server(2)]);
     let mut lease = pick(&upstream);
     let bad = port(&lease);
-    let young = outcome(Who::Upstream, Why::Reset, SECOND);
+    let young = outcome(EndedBy::Upstream, Cause::Reset, SECOND);
     lease.ended(&young, || met_by(1));
-    lease.ended(&outcome(Who::Upstream, Why::Eof, 60 * SECOND), || met_by(1));
+    lease.ended(&outcome(EndedBy::Upstream, Cause::Eof, 60 * SECOND), || met_by(1));
     lease.ended(&young, || met_by(2));
-    lease.ended(&outcome(Who::Client, Why::Reset, SECOND), || met_by(1));
+    lease.ended(&outcome(EndedBy::Client, Cause::Reset, SECOND), || met_by(1));
     let held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
     assert!(held.iter().any(|lease| port(lease) == bad), "one that lasted stands between them");
     drop(held);
@@ -188,7 +188,7 @@ async fn an_endpoint_that_never_answered_a_ping_was_silent_from_the_start() {
     let upstream = upstream(vec![server(1), server(2)]);
     let mut lease = pick(&upstream);
     let bad = port(&lease);
-    let mut silent = outcome(Who::Upstream, Why::Unresponsive, 45 * SECOND);
+    let mut silent = outcome(EndedBy::Upstream, Cause::Unresponsive, 45 * SECOND);
     silent.idle[Side::Upstream] = 45 * SECOND;
     lease.ended(&silent, || met_by(1));
     lease.ended(&silent, || met_by(2));

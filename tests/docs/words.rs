@@ -4,7 +4,7 @@ use crate::page::{Page, manual, quoted};
 use crate::shell;
 use crate::support::{self, Proxy};
 use holdline::admin::{OPENAPI, routes};
-use holdline::outcome::{Who, Why};
+use holdline::outcome::{Cause, EndedBy};
 use holdline::telemetry::metrics::Format;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,13 +34,13 @@ fn labels(line: &str) -> BTreeSet<String> {
 async fn every_cause_is_described_and_every_description_is_of_one() {
     let mut described = BTreeSet::new();
     for pair in first_cells("docs/diagnosis.md", "## At three in the morning") {
-        let (who, why) = pair.split_once('/').unwrap_or_else(|| panic!("{pair} is no cause"));
-        assert!(Who::ALL.iter().any(|known| known.as_str() == who), "{pair}: nobody is called so");
-        assert!(Why::ALL.iter().any(|known| known.as_str() == why), "{pair}: there is no such reason");
+        let (ended_by, cause) = pair.split_once('/').unwrap_or_else(|| panic!("{pair} is no cause"));
+        assert!(EndedBy::ALL.iter().any(|known| known.as_str() == ended_by), "{pair}: nobody is called so");
+        assert!(Cause::ALL.iter().any(|known| known.as_str() == cause), "{pair}: there is no such reason");
         described.insert(pair);
     }
-    for why in Why::ALL.map(Why::as_str) {
-        assert!(described.iter().any(|pair| pair.ends_with(&format!("/{why}"))), "the table lacks {why}");
+    for cause in Cause::ALL.map(Cause::as_str) {
+        assert!(described.iter().any(|pair| pair.ends_with(&format!("/{cause}"))), "the table lacks {cause}");
     }
     let metrics = metrics().await;
     let series: Vec<&str> =
@@ -48,7 +48,7 @@ async fn every_cause_is_described_and_every_description_is_of_one() {
     assert!(!series.is_empty());
     for line in series {
         let label = |name: &str| line.split(&format!("{name}=\"")).nth(1).unwrap().split('"').next().unwrap();
-        let pair = format!("{}/{}", label("side"), label("why"));
+        let pair = format!("{}/{}", label("ended_by"), label("cause"));
         assert!(described.contains(&pair), "the table lacks {pair}, which tunnels may end with");
     }
 }

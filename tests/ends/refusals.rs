@@ -4,7 +4,7 @@ use crate::scene::{Stage, ask, rest};
 use crate::support::{Proxy, Puppet, Raw, nobody, opening, upstream};
 use crate::tunnels::Told::Close;
 use crate::tunnels::told;
-use holdline::outcome::Who;
+use holdline::outcome::EndedBy;
 use socket2::SockRef;
 
 /// One way not to become a tunnel.
@@ -116,7 +116,7 @@ async fn refuse(row: Refusal) {
         let head = client.head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{name}: {head}");
         if end.1 != 0 {
-            assert_eq!(told(Some(client), Who::Client, Close(end.1), true).await, Close(end.1), "{name}");
+            assert_eq!(told(Some(client), EndedBy::Client, Close(end.1), true).await, Close(end.1), "{name}");
         }
     }
     let found = stage.judge(name, route, end).await;

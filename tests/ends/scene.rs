@@ -231,7 +231,7 @@ impl Stage {
             timeout(PATIENCE, self.reports.recv()).await.unwrap_or_else(|_| panic!("{name}: no report"));
         let told = told.unwrap();
         let ending = &told.1.ending;
-        let found = (format!("{}/{}", ending.who, ending.why), ending.code.map_or(0, |code| code.0));
+        let found = (format!("{}/{}", ending.ended_by, ending.cause), ending.code.map_or(0, |code| code.0));
         assert_eq!(found, (end.to_owned(), code), "{name}: {ending:?}");
         assert_eq!(told.0.route().map_or("", |name| name), route, "{name}");
         let line = told.0.text(&told.1, 0);
@@ -244,9 +244,13 @@ impl Stage {
         if let Some(operator) = &self.operator {
             let ends = operator.value("/api/ends").await["ends"].clone();
             let row = |key: &str| ends[0][key].clone();
-            let (who, why) = end.split_once('/').unwrap();
+            let (ended_by, cause) = end.split_once('/').unwrap();
             let code = if code == 0 { Value::Null } else { json!(code) };
-            assert_eq!([row("who"), row("why"), row("code")], [json!(who), json!(why), code], "{name}");
+            assert_eq!(
+                [row("ended_by"), row("cause"), row("code")],
+                [json!(ended_by), json!(cause), code],
+                "{name}"
+            );
             assert_eq!(ends.as_array().unwrap().len(), 1, "{name}");
         }
         told

@@ -3,7 +3,7 @@
 use crate::scene::Scene;
 use crate::support::{PATIENCE, Raw, frame};
 use holdline::app::Ended;
-use holdline::outcome::Who;
+use holdline::outcome::EndedBy;
 use holdline::ws::close::CloseReason;
 use holdline::ws::frame::{Header, OpCode};
 use socket2::SockRef;
@@ -201,20 +201,21 @@ async fn each_tunnel_ends_as_the_table_says() {
 async fn die(way: Way) {
     let Way { name, how, .. } = way;
     let mut scene = Scene::open(way).await;
-    let (side, why) = way.end.0.split_once('/').unwrap();
+    let (side, cause) = way.end.0.split_once('/').unwrap();
     let code = label(way.end.1);
-    let series =
-        format!("websocket_ends_total{{code=\"{code}\",route=\"all\",side=\"{side}\",why=\"{why}\"}}");
+    let series = format!(
+        "websocket_ends_total{{cause=\"{cause}\",code=\"{code}\",ended_by=\"{side}\",route=\"all\"}}"
+    );
     assert!(scene.stage.has_series(&series), "{name}: {series} is told before it counts anything");
     let mut server = Some(scene.server.take().unwrap());
     let client = match how {
         How::Client(deed) => {
             let client = scene.client();
-            does(client, server.as_mut().unwrap(), deed, Who::Client).await
+            does(client, server.as_mut().unwrap(), deed, EndedBy::Client).await
         }
         How::Upstream(deed) => {
             let mut client = scene.client();
-            server = does(server.take().unwrap(), &mut client, deed, Who::Upstream).await;
+            server = does(server.take().unwrap(), &mut client, deed, EndedBy::Upstream).await;
             Some(client)
         }
         How::Wait => Some(scene.client()),
@@ -234,15 +235,15 @@ async fn die(way: Way) {
     let by_client = matches!(how, How::Client(Deed::Close(_)));
     let by_upstream = matches!(how, How::Upstream(Deed::Close(_)));
     let answers = !matches!(how, How::Operator(Order::ShutdownUnanswered | Order::ShutdownTwice));
-    let client = told(client, Who::Client, way.client, answers && !by_client);
-    let upstream = told(server, Who::Upstream, way.upstream, answers && !by_upstream);
+    let client = told(client, EndedBy::Client, way.client, answers && !by_client);
+    let upstream = told(server, EndedBy::Upstream, way.upstream, answers && !by_upstream);
     let (client, upstream) = tokio::join!(client, upstream);
     assert_eq!((client, upstream), (way.client, way.upstream), "{name}: what client and upstream are told");
     scene.stage.judge(name, "all", way.end).await;
     assert_eq!(scene.stage.samples("websocket_ends_total{"), [format!("{series} 1.0")], "{name}");
     let of_endpoint = scene.stage.samples("holdline_endpoint_ends_total{");
-    let labels = format!("side=\"{side}\",upstream=\"up\",why=\"{why}\"");
-    match why {
+    let labels = format!("cause=\"{cause}\",ended_by=\"{side}\",");
+    match cause {
         "endpoint_removed" => assert_eq!(of_endpoint, [] as [String; 0], "{name}: its series went with it"),
         _ => assert!(matches!(&of_endpoint[..], [one] if one.contains(&labels)), "{name}: {of_endpoint:?}"),
     }
@@ -263,7 +264,7 @@ fn label(code: u16) -> String {
 }
 
 /// What a side that is there yet is told. One that `answers` a Close does so as RFC 6455 5.5.1 wants it.
-pub(crate) async fn told<S>(side: Option<Raw<S>>, who: Who, expected: Told, answers: bool) -> Told
+pub(crate) async fn told<S>(side: Option<Raw<S>>, ended_by: EndedBy, expected: Told, answers: bool) -> Told
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -281,15 +282,15 @@ where
         match side.frame().await {
             (OpCode::Close, payload) => break CloseReason::parse(&payload).code.0,
             (OpCode::Ping, _) => {}
-            other => panic!("the {who} is sent {other:?}"),
+            other => panic!("the {ended_by} is sent {other:?}"),
         }
     };
     if answers {
         let payload = if code == 1005 { Vec::new() } else { code.to_be_bytes().to_vec() };
         // Of some ways to die there is nobody who would take it.
-        let _ = side.stream.write_all(&sent_by(who, OpCode::Close, &payload)).await;
+        let _ = side.stream.write_all(&sent_by(ended_by, OpCode::Close, &payload)).await;
     }
-    if who == Who::Client {
+    if ended_by == EndedBy::Client {
         // The server closes first (RFC 6455 7.1.1).
         assert!(side.rest().await.is_empty(), "something stands behind the Close");
     }
@@ -297,14 +298,14 @@ where
 }
 
 /// A frame as this side sends it.
-fn sent_by(who: Who, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let mask = (who == Who::Client).then_some(holdline::ws::mask::MaskKey([9, 8, 7, 6]));
+fn sent_by(ended_by: EndedBy, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let mask = (ended_by == EndedBy::Client).then_some(holdline::ws::mask::MaskKey([9, 8, 7, 6]));
     frame(opcode, payload, mask).to_vec()
 }
 
 /// Lets a side do something; what is left of it.
-async fn does(mut side: Raw, other: &mut Raw, deed: Deed, who: Who) -> Option<Raw> {
-    let forbidden = if who == Who::Client { vec![0x83, 0x80, 1, 2, 3, 4] } else { vec![0x83, 0] };
+async fn does(mut side: Raw, other: &mut Raw, deed: Deed, ended_by: EndedBy) -> Option<Raw> {
+    let forbidden = if ended_by == EndedBy::Client { vec![0x83, 0x80, 1, 2, 3, 4] } else { vec![0x83, 0] };
     match deed {
         Deed::Fin => return None,
         Deed::Rst => {
@@ -316,14 +317,14 @@ async fn does(mut side: Raw, other: &mut Raw, deed: Deed, who: Who) -> Option<Ra
             return None;
         }
         Deed::KilledUnread => {
-            let by_other = if who == Who::Client { Who::Upstream } else { Who::Client };
+            let by_other = if ended_by == EndedBy::Client { EndedBy::Upstream } else { EndedBy::Client };
             other.write(sent_by(by_other, OpCode::Text, b"never read")).await;
             side.stream.readable().await.unwrap();
             kill_with(side);
             return None;
         }
         Deed::RstWithinFrame => {
-            let whole = sent_by(who, OpCode::Binary, &[7; 100]);
+            let whole = sent_by(ended_by, OpCode::Binary, &[7; 100]);
             side.write(&whole[..50]).await;
             assert_eq!(other.bytes(50).await, whole[..50]);
             SockRef::from(&side.stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -334,15 +335,15 @@ async fn does(mut side: Raw, other: &mut Raw, deed: Deed, who: Who) -> Option<Ra
             assert_eq!(other.bytes(forbidden.len()).await, forbidden);
             return None;
         }
-        Deed::Close(0) => side.write(sent_by(who, OpCode::Close, &[])).await,
-        Deed::Close(code) => side.write(sent_by(who, OpCode::Close, &code.to_be_bytes())).await,
+        Deed::Close(0) => side.write(sent_by(ended_by, OpCode::Close, &[])).await,
+        Deed::Close(code) => side.write(sent_by(ended_by, OpCode::Close, &code.to_be_bytes())).await,
         Deed::TakesNothing => {
-            let by_other = if who == Who::Client { Who::Upstream } else { Who::Client };
+            let by_other = if ended_by == EndedBy::Client { EndedBy::Upstream } else { EndedBy::Client };
             // More than all buffers on the way hold. It is taken to its end when this side is given up.
             let flood = sent_by(by_other, OpCode::Binary, &vec![7; 32 << 20]);
             timeout(PATIENCE, other.write(flood)).await.expect("the proxy reads on");
         }
-        Deed::SendsTooMuch => side.write(sent_by(who, OpCode::Text, &[b'x'; 1025])).await,
+        Deed::SendsTooMuch => side.write(sent_by(ended_by, OpCode::Text, &[b'x'; 1025])).await,
         Deed::Violates => side.write(&forbidden).await,
     }
     Some(side)

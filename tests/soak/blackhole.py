@@ -408,7 +408,7 @@ class Stage:
         """A line of the access log says who, why, and what else is given."""
         found = {name: line[name] for name in fields}
         said = ", ".join([f"{line['who']}/{line['why']}", *(f"{name} {value}" for name, value in found.items())])
-        self.report.check("  log", said, line["who"] == who and line["why"] in whys and found == fields)
+        self.report.check("  log", said, line["ended_by"] == who and line["cause"] in whys and found == fields)
 
     def judge_close(self, name, peer, code, since, limit):
         """A peer was sent a Close with a code, in time."""

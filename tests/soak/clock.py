@@ -239,7 +239,7 @@ async def jump(stage, number, off, clients):
         line, seconds = await ended
         stage.judge_time(f"{line['who']}/{line['why']}", seconds, least)
         off = line["duration"] - seconds
-        report.check("    its duration in the log, off by", f"{off:.2f} s", line["why"] == why and abs(off) <= SLACK)
+        report.check("    its duration in the log, off by", f"{off:.2f} s", line["cause"] == why and abs(off) <= SLACK)
     await names
     judge_pings(stage, sum(client.pings for client in clients) - pings, time.monotonic() - began, len(clients))
 

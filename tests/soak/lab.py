@@ -135,7 +135,7 @@ class Proxy:
     def endings(self):
         """How many connections ended in which way, in words."""
         found = collections.Counter(
-            " ".join(str(line.get(field)) for field in ("who", "why", "code")) for line in self.access_log()
+            " ".join(str(line.get(field)) for field in ("ended_by", "cause", "code")) for line in self.access_log()
         )
         return listed(found) or "none"
 

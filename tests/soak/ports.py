@@ -34,7 +34,7 @@ async def check_ports(lab, _options, report):
     report.none(f"openings that failed, of {ROOM} for {ROOM} ports", failures)
     report.check("warnings that ports run out", warnings(proxy), warnings(proxy) == SERVERS)
     lines = [await refused(proxy, listen[-1]) for _ in range(5)]
-    found = {(line["status"], line["who"], line["why"], line["tries"]) for line in lines}
+    found = {(line["status"], line["ended_by"], line["cause"], line["tries"]) for line in lines}
     report.check("one more is refused as", found, found == {(503, "proxy", "unreachable", SERVERS)})
     report.note("  in these words", lines[0]["reason"])
     report.none("echoes that failed beside it", await counted(client.echo() for client in clients))

@@ -2,7 +2,7 @@
 
 use crate::admin::filter::{Names, SPAN, Scope, client_name, span, unknown, words, wrong};
 use crate::admin::response::Problem;
-use crate::outcome::{Outcome, Who, Why};
+use crate::outcome::{Cause, EndedBy, Outcome};
 use crate::telemetry::recent::{End, Recent};
 use crate::telemetry::report::Report;
 use std::time::{Duration, SystemTime};
@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 /// A parsed query.
 #[derive(Debug)]
 pub(super) struct Query {
-    who: Option<Who>,
-    why: Option<Why>,
+    ended_by: Option<EndedBy>,
+    cause: Option<Cause>,
     code: Option<Codes>,
     scope: Scope,
     since: Option<SystemTime>,
@@ -34,9 +34,9 @@ enum Codes {
 /// What ends are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GroupBy {
-    Who,
-    Why,
+    EndedBy,
     Cause,
+    End,
     Code,
     Status,
     Route,
@@ -49,9 +49,9 @@ pub(super) enum GroupBy {
 }
 
 const BY: &[(&str, GroupBy)] = &[
-    ("who", GroupBy::Who),
-    ("why", GroupBy::Why),
+    ("ended_by", GroupBy::EndedBy),
     ("cause", GroupBy::Cause),
+    ("end", GroupBy::End),
     ("code", GroupBy::Code),
     ("status", GroupBy::Status),
     ("route", GroupBy::Route),
@@ -63,7 +63,7 @@ const BY: &[(&str, GroupBy)] = &[
     ("minute", GroupBy::Minute),
 ];
 
-const KNOWN: [&str; 7] = ["who", "why", "code", "since", "until", "by", "limit"];
+const KNOWN: [&str; 7] = ["ended_by", "cause", "code", "since", "until", "by", "limit"];
 
 /// Default number of ends or groups.
 const DEFAULT: usize = 100;
@@ -74,8 +74,8 @@ const MOST: usize = 1000;
 impl Query {
     pub(super) fn read(pairs: &[(String, String)], now: SystemTime) -> Result<Self, Problem> {
         let mut query = Self {
-            who: None,
-            why: None,
+            ended_by: None,
+            cause: None,
             code: None,
             scope: Scope::default(),
             since: None,
@@ -92,8 +92,13 @@ impl Query {
     fn set(&mut self, key: &str, value: &str, now: SystemTime) -> Result<(), Problem> {
         let expected = |what: &str| wrong(key, value, what);
         match key {
-            "who" => self.who = Some(word(&Who::ALL, Who::as_str, value).map_err(|all| expected(&all))?),
-            "why" => self.why = Some(word(&Why::ALL, Why::as_str, value).map_err(|all| expected(&all))?),
+            "ended_by" => {
+                self.ended_by =
+                    Some(word(&EndedBy::ALL, EndedBy::as_str, value).map_err(|all| expected(&all))?)
+            }
+            "cause" => {
+                self.cause = Some(word(&Cause::ALL, Cause::as_str, value).map_err(|all| expected(&all))?)
+            }
             "code" => self.code = Some(codes(value).ok_or_else(|| expected(CODES))?),
             "since" => {
                 self.since = Some(moment(value, now).ok_or_else(|| expected(&format!("{SPAN}, {TIME}")))?)
@@ -122,8 +127,8 @@ impl Query {
     pub(super) fn matches(&self, (report, outcome): &(Report, Outcome)) -> bool {
         let ending = &outcome.ending;
         let code = ending.code.map(|code| code.0);
-        self.who.is_none_or(|who| ending.who == who)
-            && self.why.is_none_or(|why| ending.why == why)
+        self.ended_by.is_none_or(|ended_by| ending.ended_by == ended_by)
+            && self.cause.is_none_or(|cause| ending.cause == cause)
             && self.code.as_ref().is_none_or(|codes| match codes {
                 Codes::None => code.is_none(),
                 Codes::One(one) => code == Some(*one),
@@ -138,9 +143,9 @@ impl Query {
     pub(super) fn key(&self, (report, outcome): &(Report, Outcome)) -> Vec<Option<String>> {
         let ending = &outcome.ending;
         let key = |by: GroupBy| match by {
-            GroupBy::Who => Some(ending.who.to_string()),
-            GroupBy::Why => Some(ending.why.to_string()),
-            GroupBy::Cause => Some(format!("{}/{}", ending.who, ending.why)),
+            GroupBy::EndedBy => Some(ending.ended_by.to_string()),
+            GroupBy::Cause => Some(ending.cause.to_string()),
+            GroupBy::End => Some(format!("{}/{}", ending.ended_by, ending.cause)),
             GroupBy::Code => ending.code.map(|code| code.to_string()),
             GroupBy::Status => Some(report.status.to_string()),
             GroupBy::Route => report.route().map(ToString::to_string),
@@ -215,8 +220,8 @@ mod tests {
     #[test]
     fn what_is_no_value_is_refused() {
         for (key, value) in [
-            ("who", "nobody"),
-            ("why", ""),
+            ("ended_by", "nobody"),
+            ("cause", ""),
             ("code", "70000"),
             ("code", "1001x"),
             ("client", "10.0.0.0/99"),

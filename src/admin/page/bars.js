@@ -2,13 +2,13 @@
 
 import { byId, keyed, make, mark, put, stretch } from "./dom.js";
 import { NONE, count, edge, percent } from "./format.js";
-import { code, why } from "./words.js";
+import { code, explain } from "./words.js";
 
-/** Shows the ends by cause, and those of the last minutes. `onPick(who, why)`: the operator wants to see those ends. */
+/** Shows the ends by cause, and those of the last minutes. `onPick(endedBy, cause)`: the operator wants to see those ends. */
 export function showCauses(ends, lately, onPick) {
   const causes = byCause(ends);
-  for (const { who, why: word, count: ended } of lately) {
-    const cause = causes.find(({ key }) => key === `${who}/${word}`);
+  for (const { ended_by: endedBy, cause: word, count: ended } of lately) {
+    const cause = causes.find(({ key }) => key === `${endedBy}/${word}`);
     if (cause) cause.lately += ended;
   }
   const most = Math.max(1, ...causes.map((cause) => cause.count));
@@ -21,9 +21,9 @@ export function showCauses(ends, lately, onPick) {
 /** The ends of all codes together, most frequent cause first. */
 function byCause(ends) {
   const causes = new Map();
-  for (const { who, why: word, code: number, count: ended } of ends) {
-    const key = `${who}/${word}`;
-    const cause = causes.get(key) ?? { key, who, why: word, count: 0, lately: 0, codes: [] };
+  for (const { ended_by: endedBy, cause: word, code: number, count: ended } of ends) {
+    const key = `${endedBy}/${word}`;
+    const cause = causes.get(key) ?? { key, endedBy, word, count: 0, lately: 0, codes: [] };
     cause.count += ended;
     cause.codes.push([number, ended]);
     causes.set(key, cause);
@@ -43,14 +43,14 @@ function causeRow(onPick) {
     make("th", { scope: "row" }, who, " ", word, codes),
     make("td", { class: "track", "aria-hidden": "true" }, bar), number, part, lately);
   let cause;
-  word.addEventListener("click", () => onPick(cause.who, cause.why));
+  word.addEventListener("click", () => onPick(cause.endedBy, cause.word));
   const show = (next) => {
     cause = next;
-    put(who, cause.who);
-    mark(who, "data-who", cause.who);
-    mark(bar, "data-who", cause.who);
-    put(word, cause.why);
-    mark(word, "title", `${why(cause.why)}. Show these ends`);
+    put(who, cause.endedBy);
+    mark(who, "data-who", cause.endedBy);
+    mark(bar, "data-who", cause.endedBy);
+    put(word, cause.word);
+    mark(word, "title", `${explain(cause.word)}. Show these ends`);
     const known = cause.codes.filter(([value]) => value !== null);
     const isAlone = cause.codes.length === 1;
     put(codes, known.map(([value, ended]) => (isAlone ? value : `${value} × ${count(ended)}`)).join(", "));

@@ -4,7 +4,7 @@ import { confirm, notify } from "./dialogs.js";
 import { byId, keyed, make, mark, put } from "./dom.js";
 import { NONE, bytes, count, exactClock, moment, plural, span, trip } from "./format.js";
 import { Refusal, events, get, post } from "./wire.js";
-import { SENDABLE, code, end as endText, why } from "./words.js";
+import { SENDABLE, code, end as endText, explain } from "./words.js";
 
 /** Rows of the tail, and the frames that wait for them while it is held. */
 const FRAMES = 300;
@@ -39,7 +39,7 @@ const FACTS = {
 const LONG = new Set(["host", "path", "subprotocol", "extensions", "reason", "blind"]);
 /** Shown elsewhere in the panel, or of no interest. */
 const ELSEWHERE = new Set([
-  "id", "settings", "tls_version", "who", "why", "code", ...SIDES.flatMap(([name]) => [`${name}_client`, `${name}_upstream`]),
+  "id", "settings", "tls_version", "ended_by", "cause", "code", ...SIDES.flatMap(([name]) => [`${name}_client`, `${name}_upstream`]),
 ]);
 
 let current = null;
@@ -269,7 +269,7 @@ function showEnd(line) {
   byId("detail-error").hidden = true;
   byId("detail-end").hidden = false;
   put(byId("detail-end-cause"), `Ended by ${endText(line)}`);
-  put(byId("detail-end-why"), why(line.why));
+  put(byId("detail-end-explained"), explain(line.cause));
   put(byId("detail-end-reason"), line.reason ? `“${line.reason}”` : "");
 }
 

@@ -2,7 +2,7 @@
 
 import { byId, keyed, make, options, put } from "./dom.js";
 import { bytes, clock, count, moment, plural, span } from "./format.js";
-import { code, why } from "./words.js";
+import { code, explain } from "./words.js";
 
 /** Ends that the page keeps, as many as the proxy does; and rows that are shown at a time. */
 const KEPT = 1000;
@@ -50,9 +50,9 @@ export function endOf(id) {
 }
 
 /** Shows the ends of one cause, and brings the table into view. */
-export function filterEnds(who, word) {
-  offerCauses([`${who}/${word}`]);
-  byId("end-cause").value = `${who}/${word}`;
+export function filterEnds(endedBy, word) {
+  offerCauses([`${endedBy}/${word}`]);
+  byId("end-cause").value = `${endedBy}/${word}`;
   byId("end-text").value = "";
   byId("ends").scrollIntoView();
   rows = ROWS;
@@ -61,7 +61,7 @@ export function filterEnds(who, word) {
 
 function offerCauses(more = []) {
   const chosen = byId("end-cause").value;
-  const causes = new Set([...ends.map((end) => `${end.who}/${end.why}`), ...more, ...(chosen ? [chosen] : [])]);
+  const causes = new Set([...ends.map((end) => `${end.ended_by}/${end.cause}`), ...more, ...(chosen ? [chosen] : [])]);
   options(byId("end-cause"), [["", "All causes"], ...[...causes].sort().map((cause) => [cause, cause.replace("/", " / ")])]);
 }
 
@@ -69,7 +69,7 @@ function show() {
   offerCauses();
   const cause = byId("end-cause").value;
   const text = byId("end-text").value.trim().toLowerCase();
-  const matches = (end) => (cause === "" || `${end.who}/${end.why}` === cause) && (text === "" || words(end).includes(text));
+  const matches = (end) => (cause === "" || `${end.ended_by}/${end.cause}` === cause) && (text === "" || words(end).includes(text));
   const matched = ends.filter(matches);
   const seen = matched.slice(0, rows);
   put(byId("end-count"), `${count(seen.length)} of ${count(matched.length)} shown, of the last ${count(ends.length)}`
@@ -91,8 +91,8 @@ export function endedAt({ time }) {
 function row(end) {
   const at = endedAt(end);
   const time = make("button", { type: "button", class: "link mono", title: moment(at), click: () => open(end) }, clock(at));
-  const who = make("span", { class: "who", "data-who": end.who }, end.who);
-  const cause = make("td", { role: "cell", class: "cause", "data-label": "Cause", title: why(end.why) }, who, ` ${end.why}`,
+  const who = make("span", { class: "who", "data-who": end.ended_by }, end.ended_by);
+  const cause = make("td", { role: "cell", class: "cause", "data-label": "Cause", title: explain(end.cause) }, who, ` ${end.cause}`,
     end.code === null ? null : make("span", { class: "soft", title: code(end.code) }, ` ${end.code}`));
   const cell = (label, kind, text, title) => make("td", { role: "cell", class: kind, "data-label": label, title }, text);
   const node = make("tr", { role: "row" },

@@ -46,7 +46,7 @@ const CODES = {
 export const SENDABLE = [1012, 1000, 1001, 1008, 1011, 1013];
 
 /** What a cause means; an empty text if it is not known here. */
-export function why(word) {
+export function explain(word) {
   return WHY[word] ?? "";
 }
 
@@ -57,6 +57,6 @@ export function code(number) {
 }
 
 /** An end in one line: "client / close, 1000 normal closure". */
-export function end({ who, why: word, code: number }) {
-  return `${who} / ${word}${number == null ? "" : `, ${code(number)}`}`;
+export function end({ ended_by: endedBy, cause: word, code: number }) {
+  return `${endedBy} / ${word}${number == null ? "" : `, ${code(number)}`}`;
 }

@@ -55,10 +55,10 @@ pub(super) struct ConnectionFilter {
 pub(super) struct EndFilter {
     /// Those that this one ended: client, upstream or proxy
     #[arg(long)]
-    who: Option<String>,
+    ended_by: Option<String>,
     /// Those with this cause, like eof
     #[arg(long)]
-    why: Option<String>,
+    cause: Option<String>,
     /// Those with this close code; 3xxx, 4xxx, none
     #[arg(long)]
     code: Option<String>,
@@ -70,7 +70,7 @@ pub(super) struct EndFilter {
     /// Those until then
     #[arg(long, value_name = "WHEN")]
     until: Option<String>,
-    /// Count them by these, with commas between them: endpoint, cause, who, why, code, minute, route, upstream, client,
+    /// Count them by these, with commas between them: endpoint, end (who and cause), ended_by, cause, code, minute, route, upstream, client,
     /// host, path, status
     #[arg(long, value_name = "KEYS")]
     pub(super) by: Option<String>,
@@ -108,8 +108,8 @@ impl ConnectionFilter {
 impl EndFilter {
     pub(super) fn query(&self) -> String {
         self.scope.query(&[
-            ("who", &self.who),
-            ("why", &self.why),
+            ("ended_by", &self.ended_by),
+            ("cause", &self.cause),
             ("code", &self.code),
             ("since", &self.since),
             ("until", &self.until),

@@ -178,7 +178,7 @@ fn ends(answer: &Value) -> String {
             cell(&one["route"]),
             cell(&one["endpoint"]),
             cell(&one["status"]),
-            format!("{}/{}", cell(&one["who"]), cell(&one["why"])),
+            format!("{}/{}", cell(&one["ended_by"]), cell(&one["cause"])),
             code,
             span(&one["duration"]),
             cell(&one["reason"]),
@@ -250,7 +250,7 @@ pub(super) fn frame(name: &str, data: &Value) -> String {
             )
         }
         "left_out" => format!("... {} frames were left out\n", of("count")),
-        _ => format!("{} {}/{} code {} {}\n", name, of("who"), of("why"), of("code"), of("reason")),
+        _ => format!("{} {}/{} code {} {}\n", name, of("ended_by"), of("cause"), of("code"), of("reason")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Owns the counts of lines that are missing in the access log, by cause, and the warning about them.
+//! Owns the counts of lines that are missing in the access log, by reason, and the warning about them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ const FIRST_LOG_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a line is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum DropReason {
     /// Sampling left it out.
     Sampled,
     /// The writer's queue was full.
@@ -20,7 +20,7 @@ pub(super) enum Cause {
     Target,
 }
 
-/// Missing lines, by cause.
+/// Missing lines, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
     /// Left out by sampling.
@@ -63,14 +63,18 @@ struct Logged {
 
 impl Drops {
     /// Counts missing lines.
-    pub(super) fn add(&self, cause: Cause, lines: u64) {
-        self.counts[cause as usize].fetch_add(lines, Ordering::Relaxed);
+    pub(super) fn add(&self, reason: DropReason, lines: u64) {
+        self.counts[reason as usize].fetch_add(lines, Ordering::Relaxed);
     }
 
     /// Returns how many lines were ever missed.
     pub(super) fn all(&self) -> Missing {
-        let count = |cause: Cause| self.counts[cause as usize].load(Ordering::Relaxed);
-        Missing { sampled: count(Cause::Sampled), queue: count(Cause::Queue), target: count(Cause::Target) }
+        let count = |reason: DropReason| self.counts[reason as usize].load(Ordering::Relaxed);
+        Missing {
+            sampled: count(DropReason::Sampled),
+            queue: count(DropReason::Queue),
+            target: count(DropReason::Target),
+        }
     }
 
     /// Logs new missing lines, if that is due. `now` is the time since a fixed moment.
@@ -112,16 +116,16 @@ mod tests {
         let drops = Drops::default();
         let millis = Duration::from_millis;
         assert_eq!(drops.take_due(millis(0)), None);
-        drops.add(Cause::Sampled, 3);
+        drops.add(DropReason::Sampled, 3);
         assert_eq!(drops.take_due(millis(10)), None);
-        drops.add(Cause::Target, 1);
+        drops.add(DropReason::Target, 1);
         assert_eq!(drops.take_due(millis(1009)), None);
         assert_eq!(drops.take_due(millis(1010)), Some(Missing { sampled: 3, queue: 0, target: 1 }));
-        drops.add(Cause::Queue, 5);
+        drops.add(DropReason::Queue, 5);
         assert_eq!(drops.take_due(millis(2000)), None);
         assert_eq!(drops.take_due(millis(61_009)), None);
         assert_eq!(drops.take_due(millis(61_010)), Some(Missing { sampled: 0, queue: 5, target: 0 }));
-        drops.add(Cause::Queue, 2);
+        drops.add(DropReason::Queue, 2);
         assert_eq!(drops.take_due(Duration::MAX), Some(Missing { sampled: 0, queue: 2, target: 0 }));
         assert_eq!(drops.take_due(Duration::MAX), None);
         assert_eq!(drops.all(), Missing { sampled: 3, queue: 7, target: 1 });

@@ -5,9 +5,9 @@ mod stream;
 mod syslog;
 
 use super::Shared;
-use super::drops::Cause;
+use super::drops::DropReason;
 use super::sampling::LogClass;
-use crate::outcome::{Ending, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending};
 use crate::telemetry::recent::End;
 use crate::telemetry::{AccessTarget, Format, Settings};
 use journal::Journal;
@@ -59,16 +59,16 @@ impl Tally {
     }
 
     /// Counts a lost line.
-    pub(super) fn lost(&self, cause: Cause, class: LogClass, left_out: u64) {
+    pub(super) fn lost(&self, reason: DropReason, class: LogClass, left_out: u64) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.shared.drops.add(cause, 1);
+        self.shared.drops.add(reason, 1);
         self.shared.sampler.add_missing(class, left_out);
     }
 
     /// Counts all queued lines as lost. Returns how many.
     pub(super) fn abandon(&self) -> u64 {
         let lines = self.waiting.load(Ordering::Relaxed);
-        self.shared.drops.add(Cause::Target, lines);
+        self.shared.drops.add(DropReason::Target, lines);
         lines
     }
 
@@ -115,7 +115,7 @@ impl Sink {
         };
         match result {
             Ok(()) => self.tally.written(),
-            Err(_) => self.tally.lost(Cause::Target, line.class, line.left_out),
+            Err(_) => self.tally.lost(DropReason::Target, line.class, line.left_out),
         }
         result
     }
@@ -154,10 +154,10 @@ enum Severity {
 
 impl Severity {
     fn of(ending: &Ending) -> Self {
-        match (ending.why, ending.who) {
-            (Why::Aborted, _) => Self::Error,
-            (why, _) if !why.is_abnormal() => Self::Info,
-            (Why::Unreachable, _) | (_, Who::Upstream) => Self::Warning,
+        match (ending.cause, ending.ended_by) {
+            (Cause::Aborted, _) => Self::Error,
+            (cause, _) if !cause.is_abnormal() => Self::Info,
+            (Cause::Unreachable, _) | (_, EndedBy::Upstream) => Self::Warning,
             _ => Self::Notice,
         }
     }
@@ -169,14 +169,14 @@ mod tests {
 
     #[test]
     fn severity_is_by_whose_affair_it_is() {
-        let of = |who, why| Severity::of(&Ending::new(who, why));
-        assert_eq!(of(Who::Client, Why::Close), Severity::Info);
-        assert_eq!(of(Who::Upstream, Why::Done), Severity::Info);
-        assert_eq!(of(Who::Proxy, Why::Shutdown), Severity::Info);
-        assert_eq!(of(Who::Client, Why::Reset), Severity::Notice);
-        assert_eq!(of(Who::Proxy, Why::Refused), Severity::Notice);
-        assert_eq!(of(Who::Upstream, Why::Eof), Severity::Warning);
-        assert_eq!(of(Who::Proxy, Why::Unreachable), Severity::Warning);
-        assert_eq!(of(Who::Proxy, Why::Aborted), Severity::Error);
+        let of = |ended_by, cause| Severity::of(&Ending::new(ended_by, cause));
+        assert_eq!(of(EndedBy::Client, Cause::Close), Severity::Info);
+        assert_eq!(of(EndedBy::Upstream, Cause::Done), Severity::Info);
+        assert_eq!(of(EndedBy::Proxy, Cause::Shutdown), Severity::Info);
+        assert_eq!(of(EndedBy::Client, Cause::Reset), Severity::Notice);
+        assert_eq!(of(EndedBy::Proxy, Cause::Refused), Severity::Notice);
+        assert_eq!(of(EndedBy::Upstream, Cause::Eof), Severity::Warning);
+        assert_eq!(of(EndedBy::Proxy, Cause::Unreachable), Severity::Warning);
+        assert_eq!(of(EndedBy::Proxy, Cause::Aborted), Severity::Error);
     }
 }

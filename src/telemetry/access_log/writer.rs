@@ -1,7 +1,7 @@
 //! Owns the thread that writes the access log: its queue, the change of targets, and its end. Queueing a line
 //! never blocks.
 
-use super::drops::Cause;
+use super::drops::DropReason;
 use super::sampling::Allowances;
 use super::sink::{QueuedLine, Sink, Tally};
 use super::{OpenError, Shared};
@@ -82,7 +82,7 @@ impl Writer {
         let (class, left_out) = (line.class, line.left_out);
         self.tally.enqueued();
         if self.queue.try_send(Command::Line(line)).is_err() {
-            self.tally.lost(Cause::Queue, class, left_out);
+            self.tally.lost(DropReason::Queue, class, left_out);
             self.tally.log_due();
         }
     }

@@ -2,7 +2,7 @@
 
 use super::encode::{Family, Labels, Values, counters, gauges, histograms};
 use super::{Metrics, Route, Tallies};
-use crate::outcome::{PerSide, Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, PerSide, Side};
 use crate::telemetry::access_log::Missing;
 use crate::telemetry::process::Process;
 use crate::telemetry::tally::Totals;
@@ -36,7 +36,7 @@ pub struct EndpointState {
     /// Failures ever charged to it.
     pub failures: u64,
     /// How its tunnels ended.
-    pub ends: Vec<(Who, Why, u64)>,
+    pub ends: Vec<(EndedBy, Cause, u64)>,
 }
 
 /// The health of an endpoint: it takes connections; only if no other can; one, on trial.
@@ -109,10 +109,13 @@ fn of_tunnels(live: &Live) -> Vec<Family> {
 
 fn of_ends(tallies: &Tallies) -> Vec<Family> {
     let ends = tallies.routes.iter().flat_map(|(name, route)| {
-        route.ends.iter().map(move |(cause, count)| {
-            let (side, why) = (cause.who.to_string(), cause.why.to_string());
-            let labels =
-                vec![("code", cause.code.label()), ("route", name.to_string()), ("side", side), ("why", why)];
+        route.ends.iter().map(move |(key, count)| {
+            let labels = vec![
+                ("cause", key.cause.to_string()),
+                ("code", key.code.label()),
+                ("ended_by", key.ended_by.to_string()),
+                ("route", name.to_string()),
+            ];
             (labels, *count)
         })
     });
@@ -224,10 +227,10 @@ fn of_upstreams(tallies: &Tallies, live: &Live) -> Vec<Family> {
         })
     });
     let ends = endpoints().flat_map(|(labels, of)| {
-        of.ends.iter().map(move |(who, why, count)| {
+        of.ends.iter().map(move |(ended_by, cause, count)| {
             let mut labels = labels.clone();
-            labels.insert(1, ("side", who.to_string()));
-            labels.push(("why", why.to_string()));
+            labels.insert(0, ("cause", cause.to_string()));
+            labels.insert(1, ("ended_by", ended_by.to_string()));
             (labels, *count)
         })
     });
@@ -302,7 +305,7 @@ fn of_proxy(metrics: &Metrics, tallies: &Tallies, live: &Live) -> Vec<Family> {
             certificates,
         ),
         gauges(
-            "holdline_connections_room",
+            "holdline_connection_capacity",
             "Client connections that the limit of open files allows.",
             one(metrics.connection_capacity() as f64),
         ),
@@ -314,7 +317,7 @@ fn of_proxy(metrics: &Metrics, tallies: &Tallies, live: &Live) -> Vec<Family> {
         counters(
             "holdline_access_log_lost_lines_total",
             "Lines that are missing in the access log: left out under a flood, or lost as its target was too slow or failed.",
-            missing.into_iter().map(|(cause, lines)| (vec![("cause", cause.to_owned())], lines)),
+            missing.into_iter().map(|(reason, lines)| (vec![("reason", reason.to_owned())], lines)),
         ),
         gauges("holdline_build_info", "The version that runs.", std::iter::once((version, 1.0))),
     ]

@@ -1,6 +1,6 @@
 //! Owns reading the metrics. It must not count.
 
-use super::{Cause, Format, Live, Metrics, Reloads, Route, encode, families};
+use super::{EndKey, Format, Live, Metrics, Reloads, Route, encode, families};
 use crate::outcome::PerSide;
 use crate::telemetry::bursts::Burst;
 use crate::telemetry::history::Step;
@@ -34,20 +34,20 @@ impl Metrics {
 
     /// Returns how tunnels ended since the start, the most frequent cause first.
     #[must_use]
-    pub fn ends(&self) -> Vec<(Cause, u64)> {
+    pub fn ends(&self) -> Vec<(EndKey, u64)> {
         let tallies = self.lock();
         let mut sums = tallies.past_ends.clone();
-        for (cause, count) in tallies.routes.values().flat_map(|route| &route.ends) {
-            *sums.entry(*cause).or_default() += count;
+        for (key, count) in tallies.routes.values().flat_map(|route| &route.ends) {
+            *sums.entry(*key).or_default() += count;
         }
         let mut ends: Vec<_> = sums.into_iter().filter(|(_, count)| *count > 0).collect();
-        ends.sort_by_key(|&(cause, count)| (std::cmp::Reverse(count), cause));
+        ends.sort_by_key(|&(key, count)| (std::cmp::Reverse(count), key));
         ends
     }
 
     /// Returns how tunnels ended within the last `span`.
     #[must_use]
-    pub fn ends_lately(&self, span: Duration) -> BTreeMap<Cause, u64> {
+    pub fn ends_lately(&self, span: Duration) -> BTreeMap<EndKey, u64> {
         self.lock().history.lately(self.since.elapsed(), span)
     }
 

@@ -1,7 +1,7 @@
 //! Owns the form in which an end is kept: its numbers and texts in few bytes, and beside them what it shares.
 
 use crate::addr::EndpointAddr;
-use crate::outcome::{Ending, Outcome, PerSide, Side, Traffic, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};
 use crate::telemetry::report::{ConnectionId, Report, RouteNames};
 use crate::ws::close::CloseCode;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Packed {
         bytes.extend_from_slice(&report.id.0.to_le_bytes());
         put_text(&mut bytes, report.packed_text());
         put_text(&mut bytes, ending.reason.as_bytes());
-        bytes.extend([ending.who as u8, ending.why as u8, u8::from(report.protocol() == "h2")]);
+        bytes.extend([ending.ended_by as u8, ending.cause as u8, u8::from(report.protocol() == "h2")]);
         let time = SystemTime::from(report.time);
         put_option(&mut bytes, since_1970(time));
         put_option(&mut bytes, ended.and_then(since_1970));
@@ -56,7 +56,7 @@ pub(super) fn unpack(
 ) -> Option<(Report, Outcome)> {
     let (id, mut rest) = bytes.split_first_chunk()?;
     let (texts, reason) = (take_text(&mut rest)?, take_text(&mut rest)?);
-    let ([who, why, is_h2], after) = rest.split_first_chunk()?;
+    let ([ended_by, cause, is_h2], after) = rest.split_first_chunk()?;
     rest = after;
     let (time, ended) = (take_option(&mut rest)?, take_option(&mut rest)?);
     let code = take_option(&mut rest)?.and_then(|code| u16::try_from(code).ok()).map(CloseCode);
@@ -79,8 +79,9 @@ pub(super) fn unpack(
     if *is_h2 == 1 {
         report.version = http::Version::HTTP_2;
     }
-    let (who, why) = (*Who::ALL.get(usize::from(*who))?, *Why::ALL.get(usize::from(*why))?);
-    let ending = Ending { who, why, code, reason: std::str::from_utf8(reason).ok()?.into() };
+    let (ended_by, cause) =
+        (*EndedBy::ALL.get(usize::from(*ended_by))?, *Cause::ALL.get(usize::from(*cause))?);
+    let ending = Ending { ended_by, cause, code, reason: std::str::from_utf8(reason).ok()?.into() };
     Some((report, Outcome { ending, traffic, duration, idle, blind, ended: ended.map(moment) }))
 }
 
@@ -164,7 +165,7 @@ pub(super) mod tests {
         };
         let silence = Duration::from_micros(12_345_678);
         let outcome = Outcome {
-            ending: Ending { code: Some(CloseCode(1001)), ..Ending::new(Who::Client, Why::Close) },
+            ending: Ending { code: Some(CloseCode(1001)), ..Ending::new(EndedBy::Client, Cause::Close) },
             traffic: PerSide { client: traffic, upstream: traffic },
             duration: Duration::from_micros(3_600_123_456),
             idle: PerSide { client: silence, upstream: silence },
@@ -182,7 +183,7 @@ pub(super) mod tests {
             rtt in prop::option::of(0..u64::MAX / 4),
             code: Option<u16>,
             reason: String,
-            (who, why) in (0..Who::ALL.len(), 0..Why::ALL.len()),
+            (ended_by, cause) in (0..EndedBy::ALL.len(), 0..Cause::ALL.len()),
             is_h2: bool,
             shares: bool,
         ) {
@@ -200,8 +201,8 @@ pub(super) mod tests {
                 report.endpoint = Some(Arc::new(EndpointAddr::Tcp("10.0.0.1:80".parse().unwrap())));
                 outcome.blind = Some("another protocol");
             }
-            let (who, why) = (Who::ALL[who], Why::ALL[why]);
-            outcome.ending = Ending { who, why, code: code.map(CloseCode), reason: reason.into() };
+            let (ended_by, cause) = (EndedBy::ALL[ended_by], Cause::ALL[cause]);
+            outcome.ending = Ending { ended_by, cause, code: code.map(CloseCode), reason: reason.into() };
             outcome.traffic.upstream = Traffic {
                 bytes,
                 messages,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::io::Stream;
-use crate::outcome::{Outcome, Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Outcome, Side};
 use crate::tunnel::Blind;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -149,7 +149,7 @@ async fn a_ping_goes_out_by_the_clock_and_silence_behind_it_is_the_end() {
     let close: [u8; 2] = read(&mut rig.upstream).await;
     assert_eq!(close[0], 0x88);
     let outcome = timeout(PATIENCE, &mut rig.outcome).await.unwrap().unwrap();
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::Unresponsive));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::Unresponsive));
 }
 
 #[tokio::test]
@@ -159,10 +159,10 @@ async fn orders_and_new_settings_reach_a_sleeping_tunnel() {
     let pings = PerSide { client: Some(Duration::from_millis(20)), upstream: None };
     rig.control.set_settings(Arc::new(Settings { ping: pings, ..settings() }));
     assert_eq!(read::<10>(&mut rig.client).await[..2], [0x89, 8]);
-    rig.control.close(tokio::time::Instant::now(), Why::Drain);
+    rig.control.close(tokio::time::Instant::now(), Cause::Drain);
     assert_eq!(read::<4>(&mut rig.upstream).await[0], 0x88);
     let outcome = rig.outcome().await;
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Proxy, Why::Drain));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Proxy, Cause::Drain));
 }
 
 #[tokio::test]
@@ -171,10 +171,10 @@ async fn one_that_is_open_at_the_end_of_all_is_reported() {
     let mut rig = over_tcp(&engine, settings()).await;
     engine.stop();
     let outcome = timeout(PATIENCE, &mut rig.outcome).await.unwrap().unwrap();
-    assert_eq!(outcome.ending.why, Why::Aborted);
+    assert_eq!(outcome.ending.cause, Cause::Aborted);
     assert_eq!(rig.client.read(&mut [0]).await.unwrap(), 0, "its sockets are closed");
     let late = over_tcp(&engine, settings()).await;
-    assert_eq!(late.outcome().await.ending.why, Why::Aborted, "nobody is left to relay it");
+    assert_eq!(late.outcome().await.ending.cause, Cause::Aborted, "nobody is left to relay it");
 }
 
 #[tokio::test]

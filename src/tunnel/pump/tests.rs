@@ -5,7 +5,7 @@ mod stalls;
 
 use super::*;
 use crate::io::Stream;
-use crate::outcome::{Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Side};
 use crate::tunnel::Blind;
 use crate::tunnel::session::{FRAMES_PER_TURN, READS_PER_TURN, SCRATCH};
 use crate::ws::close::{CloseCode, CloseReason};
@@ -78,7 +78,7 @@ async fn a_silent_client_is_pinged_by_the_clock_and_given_up() {
     assert_eq!((close[0], u16::from_be_bytes(code)), (0x88, 1001), "masked, to the upstream");
     drop(rig.upstream);
     let outcome = rig.tunnel.await.unwrap();
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::Unresponsive));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::Unresponsive));
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,7 +213,7 @@ async fn a_side_that_takes_nothing_ends_by_the_send_timeout() {
     rig.upstream.write_all(&[0x82, 126, 1, 0]).await.unwrap();
     rig.upstream.write_all(&[7; 100]).await.unwrap();
     let outcome = rig.tunnel.await.unwrap();
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::SendTimeout));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::SendTimeout));
     assert!(started.elapsed() >= Duration::from_secs(60));
 }
 
@@ -221,14 +221,14 @@ async fn a_side_that_takes_nothing_ends_by_the_send_timeout() {
 async fn an_order_closes_with_words_and_waits_for_the_answer() {
     let mut rig = rig(&[], 1024);
     let at = Instant::now() + Duration::from_secs(3);
-    rig.control.close(at, Why::Drain);
+    rig.control.close(at, Cause::Drain);
     let head: [u8; 4] = read(&mut rig.client).await;
     assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1012));
     assert_eq!(Instant::now().duration_since(at).as_secs(), 0);
     rig.client.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
     rig.upstream.write_all(&[0x88, 0x00]).await.unwrap();
     let outcome = rig.tunnel.await.unwrap();
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Proxy, Why::Drain));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Proxy, Cause::Drain));
     assert!(at.elapsed() < Duration::from_secs(1), "answered: nothing to wait for");
 }
 
@@ -240,7 +240,7 @@ async fn new_settings_move_the_wake_up_forward() {
     rig.control.set_settings(Arc::new(soon));
     let (_client, _upstream) = (rig.client, rig.upstream);
     let outcome = rig.tunnel.await.unwrap();
-    assert_eq!(outcome.ending.why, Why::ReadTimeout);
+    assert_eq!(outcome.ending.cause, Cause::ReadTimeout);
     assert_eq!(outcome.idle.client.as_secs(), 5);
 }
 
@@ -288,7 +288,8 @@ async fn the_operator_closes_one_with_words_of_his_own() {
     // A frame to the client is incomplete, so the Close comes after it.
     rig.upstream.write_all(&[0x81, 0x02, b'a']).await.unwrap();
     let _: [u8; 3] = read(&mut rig.client).await;
-    rig.control.close_with(Why::Operator, CloseReason { code: CloseCode(4001), text: "maintenance".into() });
+    rig.control
+        .close_with(Cause::Operator, CloseReason { code: CloseCode(4001), text: "maintenance".into() });
     let close: [u8; 6 + 13] = read(&mut rig.upstream).await;
     let payload: Vec<u8> =
         close[6..].iter().zip(close[2..6].iter().cycle()).map(|(b, key)| b ^ key).collect();
@@ -297,7 +298,10 @@ async fn the_operator_closes_one_with_words_of_his_own() {
     assert_eq!(&read::<{ 1 + 2 + 13 }>(&mut rig.client).await, b"b\x88\x0d\x0f\xa1maintenance");
     drop((rig.client, rig.upstream));
     let ending = rig.tunnel.await.unwrap().ending;
-    assert_eq!((ending.who, ending.why, &*ending.reason), (Who::Proxy, Why::Operator, "maintenance"));
+    assert_eq!(
+        (ending.ended_by, ending.cause, &*ending.reason),
+        (EndedBy::Proxy, Cause::Operator, "maintenance")
+    );
     assert_eq!(ending.code, Some(CloseCode(4001)));
 }
 

@@ -3,7 +3,7 @@
 use super::keepalive::Owner;
 use super::violation::Breach;
 use super::{Disposition, Output, Relay};
-use crate::outcome::{Ending, Side, Why};
+use crate::outcome::{Cause, Ending, Side};
 use crate::tunnel::OnViolation;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::TunnelTime;
@@ -147,7 +147,7 @@ impl<C: AsRef<Counters>> Relay<C> {
             Some(fault @ close::InvalidClose::OneByte) => fault.to_string().into(),
             _ => text,
         };
-        self.decide(Ending { who: from.into(), why: Why::Close, code, reason }, now);
+        self.decide(Ending { ended_by: from.into(), cause: Cause::Close, code, reason }, now);
         Ok(Disposition::Forwarded)
     }
 }

@@ -1,7 +1,7 @@
 //! Owns how a tunnel ends: which Close each side gets, what the relay waits for, and when the tunnel is over.
 
 use super::{End, Output, Relay, RelaySide};
-use crate::outcome::{Ending, Outcome, PerSide, Side, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side};
 use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::TunnelTime;
 use crate::ws::close::{self, CloseCode, CloseReason};
@@ -22,34 +22,34 @@ impl<C: AsRef<Counters>> Relay<C> {
         if self.is_other_protocol() {
             // Other protocols may close one direction and go on in the other.
             if self.sides[side.other()].eof {
-                self.decide(Ending::new(side.other(), Why::Eof), now);
+                self.decide(Ending::new(side.other(), Cause::Eof), now);
             }
             return;
         }
         if self.is_blind() {
-            return self.decide(Ending::new(side, Why::Eof), now);
+            return self.decide(Ending::new(side, Cause::Eof), now);
         }
         // Half a header is useless to the other side, and without it there is room for a Close.
         drop(self.sides[side].scanner.take_held());
         if self.is_open() {
-            self.decide(self.ending_of(side, Why::Eof), now);
+            self.decide(self.ending_of(side, Cause::Eof), now);
             self.send_close(side.other(), gone_code(side), out);
         }
     }
 
-    /// Handles a side that can be neither read nor written any more. `why` is the cause.
-    pub fn on_gone(&mut self, side: Side, why: Why, now: TunnelTime, out: &mut impl Output) {
+    /// Handles a side that can be neither read nor written any more. `cause` is the cause.
+    pub fn on_gone(&mut self, side: Side, cause: Cause, now: TunnelTime, out: &mut impl Output) {
         self.sides[side].eof = true;
         self.sides[side].give_up();
         if self.is_open() {
-            self.decide(self.ending_of(side, why), now);
+            self.decide(self.ending_of(side, cause), now);
             self.send_close(side.other(), gone_code(side), out);
         }
         self.cut_if_mid_frame(side.other());
     }
 
     pub(super) fn end_unresponsive(&mut self, side: Side, now: TunnelTime, out: &mut impl Output) {
-        self.decide(self.ending_of(side, Why::Unresponsive), now);
+        self.decide(self.ending_of(side, Cause::Unresponsive), now);
         // The peer may be asleep. When it wakes up, it can read what happened.
         self.send_close(side, CloseCode::GOING_AWAY, out);
         self.sides[side].give_up();
@@ -58,7 +58,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     pub(super) fn end_send_timeout(&mut self, side: Side, now: TunnelTime, out: &mut impl Output) {
-        let ending = self.ending_of(side, Why::SendTimeout);
+        let ending = self.ending_of(side, Cause::SendTimeout);
         self.decide(Ending { code: ending.code.and(Some(CloseCode::GOING_AWAY)), ..ending }, now);
         self.sides[side].give_up();
         self.send_close(side.other(), CloseCode::GOING_AWAY, out);
@@ -66,25 +66,25 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     /// Ends the tunnel by a timeout or a request, with a Close to both sides.
-    pub(super) fn end_by_proxy(&mut self, why: Why, now: TunnelTime, out: &mut impl Output) {
-        let code = match why {
-            Why::Drain | Why::EndpointRemoved | Why::Operator => CloseCode::SERVICE_RESTART,
+    pub(super) fn end_by_proxy(&mut self, cause: Cause, now: TunnelTime, out: &mut impl Output) {
+        let code = match cause {
+            Cause::Drain | Cause::EndpointRemoved | Cause::Operator => CloseCode::SERVICE_RESTART,
             _ => CloseCode::GOING_AWAY,
         };
-        self.end_with(why, CloseReason { code, text: close_text(Who::Proxy, why).into() }, now, out);
+        self.end_with(cause, CloseReason { code, text: close_text(EndedBy::Proxy, cause).into() }, now, out);
     }
 
     pub(super) fn end_by_request(&mut self, now: TunnelTime, out: &mut impl Output) {
         let Some(request) = self.closing.as_mut().and_then(|closing| closing.request.take()) else { return };
         match request.reason {
-            Some(reason) => self.end_with(request.why, *reason, now, out),
-            None => self.end_by_proxy(request.why, now, out),
+            Some(reason) => self.end_with(request.cause, *reason, now, out),
+            None => self.end_by_proxy(request.cause, now, out),
         }
     }
 
-    fn end_with(&mut self, why: Why, reason: CloseReason, now: TunnelTime, out: &mut impl Output) {
+    fn end_with(&mut self, cause: Cause, reason: CloseReason, now: TunnelTime, out: &mut impl Output) {
         let CloseReason { code, text } = reason;
-        self.decide(self.ending_of_proxy(why, code, text), now);
+        self.decide(self.ending_of_proxy(cause, code, text), now);
         for side in Side::BOTH {
             self.send_close(side, code, out);
         }
@@ -92,8 +92,8 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     pub(super) fn end_too_big(&mut self, from: Side, now: TunnelTime, out: &mut impl Output) {
         let max = self.settings.max_message_size.unwrap_or_default();
-        let reason = format!("message over {max} bytes from the {}", Who::from(from));
-        self.decide(self.ending_of_proxy(Why::TooBig, CloseCode::TOO_BIG, reason.into()), now);
+        let reason = format!("message over {max} bytes from the {}", EndedBy::from(from));
+        self.decide(self.ending_of_proxy(Cause::TooBig, CloseCode::TOO_BIG, reason.into()), now);
         self.send_close(from, CloseCode::TOO_BIG, out);
         self.send_close(from.other(), CloseCode::GOING_AWAY, out);
     }
@@ -105,7 +105,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         now: TunnelTime,
         out: &mut impl Output,
     ) {
-        self.end_protocol_error(format!("{what} from the {}", Who::from(from)), now, out);
+        self.end_protocol_error(format!("{what} from the {}", EndedBy::from(from)), now, out);
     }
 
     pub(super) fn end_bad_close(
@@ -115,11 +115,11 @@ impl<C: AsRef<Counters>> Relay<C> {
         now: TunnelTime,
         out: &mut impl Output,
     ) {
-        self.end_protocol_error(format!("{fault}, sent by the {}", Who::from(from)), now, out);
+        self.end_protocol_error(format!("{fault}, sent by the {}", EndedBy::from(from)), now, out);
     }
 
     fn end_protocol_error(&mut self, reason: String, now: TunnelTime, out: &mut impl Output) {
-        self.decide(self.ending_of_proxy(Why::Violation, CloseCode::PROTOCOL_ERROR, reason.into()), now);
+        self.decide(self.ending_of_proxy(Cause::Violation, CloseCode::PROTOCOL_ERROR, reason.into()), now);
         for side in Side::BOTH {
             self.send_close(side, CloseCode::PROTOCOL_ERROR, out);
         }
@@ -162,15 +162,15 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
     }
 
-    fn ending_of(&self, side: Side, why: Why) -> Ending {
+    fn ending_of(&self, side: Side, cause: Cause) -> Ending {
         let may_close = !self.is_blind() && !self.sides[side].mid_frame;
         let code = may_close.then(|| self.settings.close_codes.apply(gone_code(side)));
-        Ending { who: side.into(), why, code, reason: close_text(side.into(), why).into() }
+        Ending { ended_by: side.into(), cause, code, reason: close_text(side.into(), cause).into() }
     }
 
-    fn ending_of_proxy(&self, why: Why, code: CloseCode, reason: Box<str>) -> Ending {
+    fn ending_of_proxy(&self, cause: Cause, code: CloseCode, reason: Box<str>) -> Ending {
         let code = (!self.is_blind()).then(|| self.settings.close_codes.apply(code));
-        Ending { who: Who::Proxy, why, code, reason }
+        Ending { ended_by: EndedBy::Proxy, cause, code, reason }
     }
 
     pub(super) fn close_deadline(&self) -> Option<TunnelTime> {
@@ -234,12 +234,12 @@ impl<C: AsRef<Counters>> Relay<C> {
         self.counters().is_other_protocol()
     }
 
-    /// The outcome up to now. Before the end is decided, its cause is [`Why::Aborted`].
+    /// The outcome up to now. Before the end is decided, its cause is [`Cause::Aborted`].
     #[must_use]
     pub fn outcome(&self, now: TunnelTime) -> Outcome {
         let (ending, idle) = match self.end() {
             Some(end) => (end.ending.clone(), end.idle),
-            None => (Ending::new(Who::Proxy, Why::Aborted), self.idle(now)),
+            None => (Ending::new(EndedBy::Proxy, Cause::Aborted), self.idle(now)),
         };
         let counters = self.counters();
         let traffic =
@@ -285,24 +285,24 @@ fn gone_code(side: Side) -> CloseCode {
 }
 
 /// The text of a Close frame, short enough to read in a browser's console.
-fn close_text(who: Who, why: Why) -> &'static str {
-    match (who, why) {
-        (Who::Client, Why::Eof) => "client left without a close frame",
-        (Who::Client, Why::Reset) => "client reset the connection",
-        (Who::Client, Why::Unresponsive) => "client did not answer a ping",
-        (Who::Client, Why::TcpTimeout) => "client unreachable",
-        (Who::Client, Why::SendTimeout) => "client last_write no data in time",
-        (Who::Upstream, Why::Eof) => "upstream left without a close frame",
-        (Who::Upstream, Why::Reset) => "upstream reset the connection",
-        (Who::Upstream, Why::Unresponsive) => "upstream did not answer a ping",
-        (Who::Upstream, Why::TcpTimeout) => "upstream unreachable",
-        (Who::Upstream, Why::SendTimeout) => "upstream last_write no data in time",
-        (_, Why::ReadTimeout) => "idle for too long",
-        (_, Why::Lifetime) => "longest permitted lifetime reached",
-        (_, Why::Shutdown) => "proxy is shutting down",
-        (_, Why::Drain) => "upstream server is being drained",
-        (_, Why::EndpointRemoved) => "upstream server is being removed",
-        (_, Why::Operator) => "close_received by the operator",
+fn close_text(ended_by: EndedBy, cause: Cause) -> &'static str {
+    match (ended_by, cause) {
+        (EndedBy::Client, Cause::Eof) => "client left without a close frame",
+        (EndedBy::Client, Cause::Reset) => "client reset the connection",
+        (EndedBy::Client, Cause::Unresponsive) => "client did not answer a ping",
+        (EndedBy::Client, Cause::TcpTimeout) => "client unreachable",
+        (EndedBy::Client, Cause::SendTimeout) => "client last_write no data in time",
+        (EndedBy::Upstream, Cause::Eof) => "upstream left without a close frame",
+        (EndedBy::Upstream, Cause::Reset) => "upstream reset the connection",
+        (EndedBy::Upstream, Cause::Unresponsive) => "upstream did not answer a ping",
+        (EndedBy::Upstream, Cause::TcpTimeout) => "upstream unreachable",
+        (EndedBy::Upstream, Cause::SendTimeout) => "upstream last_write no data in time",
+        (_, Cause::ReadTimeout) => "idle for too long",
+        (_, Cause::Lifetime) => "longest permitted lifetime reached",
+        (_, Cause::Shutdown) => "proxy is shutting down",
+        (_, Cause::Drain) => "upstream server is being drained",
+        (_, Cause::EndpointRemoved) => "upstream server is being removed",
+        (_, Cause::Operator) => "close_received by the operator",
         _ => "",
     }
 }

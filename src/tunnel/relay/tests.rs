@@ -7,7 +7,7 @@ mod silence;
 mod violations;
 
 use super::*;
-use crate::outcome::{Outcome, Who};
+use crate::outcome::{EndedBy, Outcome};
 use crate::tunnel::{Blind, CloseCodes, Pong};
 use crate::ws::frame::{OpCode, encode};
 use std::time::Duration;
@@ -103,9 +103,9 @@ fn close_code(frames: &[(OpCode, Vec<u8>)]) -> Option<u16> {
     }
 }
 
-fn ended(relay: &Relay, now: TunnelTime) -> (Who, Why, Option<u16>) {
+fn ended(relay: &Relay, now: TunnelTime) -> (EndedBy, Cause, Option<u16>) {
     let Outcome { ending, .. } = relay.outcome(now);
-    (ending.who, ending.why, ending.code.map(|code| code.0))
+    (ending.ended_by, ending.cause, ending.code.map(|code| code.0))
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn without_any_byte_after_a_ping_the_side_is_dead() {
     relay.on_timer(at(44), &mut out);
     assert!(!relay.is_settled());
     relay.on_timer(at(45), &mut out);
-    assert_eq!(ended(&relay, at(45)), (Who::Client, Why::Unresponsive, Some(1001)));
+    assert_eq!(ended(&relay, at(45)), (EndedBy::Client, Cause::Unresponsive, Some(1001)));
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1001), "it may be asleep: on waking it reads this");
     assert_eq!(relay.outcome(at(45)).idle.client, seconds(45));
@@ -195,7 +195,7 @@ fn any_byte_is_a_sign_of_life() {
     relay.on_timer(at(25), &mut out);
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"busy"), at(44), &mut out);
     relay.on_timer(at(46), &mut out);
-    assert_eq!(relay.outcome(at(46)).ending.why, Why::Aborted, "still open");
+    assert_eq!(relay.outcome(at(46)).ending.cause, Cause::Aborted, "still open");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn an_optional_pong_never_kills() {
     for minute in 1..60 {
         relay.on_timer(at(minute * 60), &mut out);
     }
-    assert_eq!(relay.outcome(at(3600)).ending.why, Why::Aborted, "still open");
+    assert_eq!(relay.outcome(at(3600)).ending.cause, Cause::Aborted, "still open");
     assert_eq!(relay.outcome(at(3600)).traffic.client.pings, 59);
 }
 
@@ -215,7 +215,7 @@ fn an_upstream_that_does_not_answer_costs_1014() {
     let (mut relay, mut out) = (relay(Settings { ping: only_upstream, ..settings() }), Sent::default());
     relay.on_timer(at(25), &mut out);
     relay.on_timer(at(45), &mut out);
-    assert_eq!(ended(&relay, at(45)), (Who::Upstream, Why::Unresponsive, Some(1014)));
+    assert_eq!(ended(&relay, at(45)), (EndedBy::Upstream, Cause::Unresponsive, Some(1014)));
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
 }
 
@@ -228,7 +228,7 @@ fn an_interval_shorter_than_the_timeout_still_finds_the_dead() {
     }
     assert_eq!(out.frames(CLIENT).len(), 1, "one ping decides");
     relay.on_timer(at(25), &mut out);
-    assert_eq!(relay.outcome(at(25)).ending.why, Why::Unresponsive);
+    assert_eq!(relay.outcome(at(25)).ending.cause, Cause::Unresponsive);
 }
 
 #[test]
@@ -285,12 +285,12 @@ fn bytes_that_wait_for_a_side_suspend_its_pings() {
     relay.on_timer(at(25), &mut out);
     relay.on_blocked(CLIENT, at(26));
     relay.on_timer(at(50), &mut out);
-    assert_eq!(relay.outcome(at(50)).ending.why, Why::Aborted, "slow is not dead");
+    assert_eq!(relay.outcome(at(50)).ending.cause, Cause::Aborted, "slow is not dead");
     relay.on_drained(CLIENT, at(60));
     relay.on_timer(at(79), &mut out);
-    assert_eq!(relay.outcome(at(79)).ending.why, Why::Aborted);
+    assert_eq!(relay.outcome(at(79)).ending.cause, Cause::Aborted);
     relay.on_timer(at(80), &mut out);
-    assert_eq!(relay.outcome(at(80)).ending.why, Why::Unresponsive);
+    assert_eq!(relay.outcome(at(80)).ending.cause, Cause::Unresponsive);
 }
 
 #[test]
@@ -304,9 +304,9 @@ fn a_side_that_is_not_read_from_is_pinged_but_not_judged() {
     }
     relay.on_drained(UPSTREAM, at(99));
     relay.on_timer(at(118), &mut out);
-    assert_eq!(relay.outcome(at(118)).ending.why, Why::Aborted);
+    assert_eq!(relay.outcome(at(118)).ending.cause, Cause::Aborted);
     relay.on_timer(at(119), &mut out);
-    assert_eq!(relay.outcome(at(119)).ending.why, Why::Unresponsive);
+    assert_eq!(relay.outcome(at(119)).ending.cause, Cause::Unresponsive);
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_message_that_is_too_big_never_begins() {
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1009));
     let upstream = out.frames(UPSTREAM);
     assert_eq!((upstream.len(), close_code(&upstream)), (1, Some(1001)));
-    assert_eq!(ended(&relay, at(2)), (Who::Proxy, Why::TooBig, Some(1009)));
+    assert_eq!(ended(&relay, at(2)), (EndedBy::Proxy, Cause::TooBig, Some(1009)));
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn fragments_add_up_to_a_message() {
     first[0] &= 0x7f;
     relay.on_bytes(CLIENT, &first, at(1), &mut out);
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Continuation, &[b'x'; 60]), at(1), &mut out);
-    assert_eq!(relay.outcome(at(1)).ending.why, Why::TooBig);
+    assert_eq!(relay.outcome(at(1)).ending.cause, Cause::TooBig);
     assert_eq!(out.frames(UPSTREAM).len(), 2, "the first fragment had passed");
 }
 
@@ -340,7 +340,7 @@ fn old_clients_are_sent_old_codes() {
         (relay(Settings { close_codes: CloseCodes::Rfc6455, ..settings() }), Sent::default());
     relay.on_eof(UPSTREAM, at(1), &mut out);
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1011));
-    assert_eq!(ended(&relay, at(1)), (Who::Upstream, Why::Eof, Some(1011)));
+    assert_eq!(ended(&relay, at(1)), (EndedBy::Upstream, Cause::Eof, Some(1011)));
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn new_settings_reach_an_open_tunnel() {
     relay.set_settings(Arc::new(Settings { read_timeout: Some(seconds(5)), ..settings() }));
     assert_eq!(relay.next_deadline(), Some(at(5)));
     relay.on_timer(at(5), &mut out);
-    assert_eq!(relay.outcome(at(5)).ending.why, Why::ReadTimeout);
+    assert_eq!(relay.outcome(at(5)).ending.cause, Cause::ReadTimeout);
 }
 
 #[test]

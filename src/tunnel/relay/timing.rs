@@ -1,7 +1,7 @@
 //! Owns the timers of a tunnel: which ones run, and what happens when they expire.
 
 use super::{Output, Relay};
-use crate::outcome::{Side, Why};
+use crate::outcome::{Cause, Side};
 use crate::tunnel::Pong;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::{Timer, TunnelTime};
@@ -101,8 +101,8 @@ impl<C: AsRef<Counters>> Relay<C> {
                     self.sides[side].keepalive.queued_ping = true
                 }
                 Timer::PingDue(side) => self.ping(side, now, out),
-                Timer::Read => self.end_by_proxy(Why::ReadTimeout, now, out),
-                Timer::Lifetime => self.end_by_proxy(Why::Lifetime, now, out),
+                Timer::Read => self.end_by_proxy(Cause::ReadTimeout, now, out),
+                Timer::Lifetime => self.end_by_proxy(Cause::Lifetime, now, out),
                 Timer::CloseRequest => self.end_by_request(now, out),
                 Timer::CloseGrace => return,
             }

@@ -1,7 +1,7 @@
 //! Owns the stream of one side of a tunnel, and the bytes that wait for it. It must not know the other side.
 
 use crate::io::Readiness;
-use crate::outcome::Why;
+use crate::outcome::Cause;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -128,22 +128,22 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> BufferedStream<S> {
 }
 
 /// The cause of the end that a read error shows.
-pub(super) fn read_cause_of(kind: io::ErrorKind) -> Why {
+pub(super) fn read_cause_of(kind: io::ErrorKind) -> Cause {
     match kind {
         // The connection of an HTTP/2 stream ended without END_STREAM. Sockets return this for writes only.
-        io::ErrorKind::BrokenPipe => Why::Eof,
+        io::ErrorKind::BrokenPipe => Cause::Eof,
         _ => cause_of(kind),
     }
 }
 
 /// The cause of the end that a socket error shows.
-pub(super) fn cause_of(kind: io::ErrorKind) -> Why {
+pub(super) fn cause_of(kind: io::ErrorKind) -> Cause {
     match kind {
         io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            Why::TcpTimeout
+            Cause::TcpTimeout
         }
         // TLS without close_notify.
-        io::ErrorKind::UnexpectedEof => Why::Eof,
-        _ => Why::Reset,
+        io::ErrorKind::UnexpectedEof => Cause::Eof,
+        _ => Cause::Reset,
     }
 }

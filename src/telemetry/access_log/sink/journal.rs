@@ -34,8 +34,8 @@ impl Journal {
         let path = Token(report.target()).to_string();
         let left_out = Some(line.left_out).filter(|&lines| lines > 0);
         let fields: [(&str, Option<Value<'_>>); 12] = [
-            ("HOLDLINE_WHO", Some(ending.who.as_str().to_value())),
-            ("HOLDLINE_WHY", Some(ending.why.as_str().to_value())),
+            ("HOLDLINE_ENDED_BY", Some(ending.ended_by.as_str().to_value())),
+            ("HOLDLINE_CAUSE", Some(ending.cause.as_str().to_value())),
             ("HOLDLINE_CODE", code.as_ref().map(ToValue::to_value)),
             ("HOLDLINE_STATUS", Some(report.status.to_value())),
             ("HOLDLINE_CLIENT", Some(client.to_value())),

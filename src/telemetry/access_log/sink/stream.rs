@@ -2,7 +2,7 @@
 //! knows of each line whether it was written or lost.
 
 use super::{QueuedLine, Tally};
-use crate::telemetry::access_log::drops::Cause;
+use crate::telemetry::access_log::drops::DropReason;
 use crate::telemetry::access_log::sampling::LogClass;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::VecDeque;
@@ -89,7 +89,7 @@ impl Stream {
             }
         };
         self.bytes.clear();
-        self.ends.drain(..).for_each(|end| tally.lost(Cause::Target, end.class, end.left_out));
+        self.ends.drain(..).for_each(|end| tally.lost(DropReason::Target, end.class, end.left_out));
         result
     }
 

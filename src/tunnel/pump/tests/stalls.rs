@@ -84,7 +84,7 @@ async fn a_stall_of_the_proxy_itself_is_no_silence_of_a_peer() {
     assert_eq!(woke.elapsed().as_secs(), 20, "the dead are found");
     drop(rig.upstream);
     let outcome = rig.tunnel.await.unwrap();
-    assert_eq!((outcome.ending.who, outcome.ending.why), (Who::Client, Why::Unresponsive));
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::Unresponsive));
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,7 +107,7 @@ async fn no_timeout_of_a_peer_runs_out_during_a_stall() {
     tokio::time::advance(Duration::from_secs(60)).await;
     let woke = Instant::now();
     let outcome = rig.tunnel.await.unwrap();
-    assert_eq!(outcome.ending.why, Why::ReadTimeout);
+    assert_eq!(outcome.ending.cause, Cause::ReadTimeout);
     assert_eq!(woke.elapsed().as_secs(), 5);
 }
 

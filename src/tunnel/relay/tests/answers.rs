@@ -105,7 +105,7 @@ fn no_answer_to_a_ping_of_the_proxy_passes_or_ends_or_blinds() {
                             let is = format!("{side:?}, {on_violation:?}, in {chunk}s: {name}, {round}");
                             assert_eq!(out.0[side.other()], expected, "{is}");
                             let outcome = relay.outcome(now);
-                            assert_eq!((outcome.blind, outcome.ending.why), (None, Why::Aborted), "{is}");
+                            assert_eq!((outcome.blind, outcome.ending.cause), (None, Cause::Aborted), "{is}");
                             assert_eq!(outcome.traffic[side].pongs, round, "{is}");
                             assert_eq!(out.2.len(), 1, "told once: {is}");
                             assert_eq!(out.2[0].side, side);
@@ -128,7 +128,7 @@ fn without_a_ping_of_the_proxy_a_bad_pong_is_the_peers_own_affair() {
         let strict = Settings { on_violation: OnViolation::Close, ..pings_to(side) };
         let (mut strict, mut out) = (relay(strict), Sent::default());
         strict.on_bytes(side, &wire, at(1), &mut out);
-        assert_eq!(ended(&strict, at(1)), (Who::Proxy, Why::Violation, Some(1002)));
+        assert_eq!(ended(&strict, at(1)), (EndedBy::Proxy, Cause::Violation, Some(1002)));
         // This side has answered all Pings correctly, so an invalid Pong is no answer.
         let (mut answered, mut out) = (relay(pings_to(side)), Sent::default());
         let (now, ping) = pinged(&mut answered, side, &mut out);
@@ -218,7 +218,7 @@ fn a_side_that_answers_badly_is_pinged_on_and_found_when_it_is_dead() {
     let due = relay.next_deadline().unwrap();
     assert_eq!(due, now + seconds(20));
     relay.on_timer(due, &mut out);
-    assert_eq!(relay.outcome(due).ending.why, Why::Unresponsive);
+    assert_eq!(relay.outcome(due).ending.cause, Cause::Unresponsive);
 }
 
 #[test]

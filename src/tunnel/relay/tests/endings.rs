@@ -9,7 +9,7 @@ fn the_close_handshake_passes_and_is_the_end() {
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(4000));
     relay.on_bytes(UPSTREAM, &close_frame(UPSTREAM, 4000), at(4), &mut out);
     assert_eq!(close_code(&out.frames(CLIENT)), Some(4000));
-    assert_eq!(ended(&relay, at(4)), (Who::Client, Why::Close, Some(4000)));
+    assert_eq!(ended(&relay, at(4)), (EndedBy::Client, Cause::Close, Some(4000)));
     assert!(!relay.is_settled(), "the server closes the stream first, RFC 6455 7.1.1");
     relay.on_eof(UPSTREAM, at(4), &mut out);
     assert!(relay.wants_shutdown(CLIENT));
@@ -32,7 +32,7 @@ fn an_upstream_gone_without_a_word_is_told_as_1014() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     relay.on_eof(UPSTREAM, at(9), &mut out);
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1014));
-    assert_eq!(ended(&relay, at(9)), (Who::Upstream, Why::Eof, Some(1014)));
+    assert_eq!(ended(&relay, at(9)), (EndedBy::Upstream, Cause::Eof, Some(1014)));
     assert!(relay.wants_shutdown(CLIENT) && !relay.is_settled());
     relay.on_bytes(CLIENT, &close_frame(CLIENT, 1014), at(10), &mut out);
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1014), "the other half still passes");
@@ -42,9 +42,9 @@ fn an_upstream_gone_without_a_word_is_told_as_1014() {
 #[test]
 fn a_client_gone_without_a_word_is_told_as_1001() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
-    relay.on_gone(CLIENT, Why::Reset, at(9), &mut out);
+    relay.on_gone(CLIENT, Cause::Reset, at(9), &mut out);
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
-    assert_eq!(ended(&relay, at(9)), (Who::Client, Why::Reset, Some(1001)));
+    assert_eq!(ended(&relay, at(9)), (EndedBy::Client, Cause::Reset, Some(1001)));
     relay.on_eof(UPSTREAM, at(9), &mut out);
     assert!(relay.is_settled());
 }
@@ -54,9 +54,9 @@ fn in_the_middle_of_a_frame_no_close_is_possible() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
     relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
-    relay.on_gone(UPSTREAM, Why::Reset, at(2), &mut out);
+    relay.on_gone(UPSTREAM, Cause::Reset, at(2), &mut out);
     assert_eq!(out.0.client, message[..50]);
-    assert_eq!(ended(&relay, at(2)), (Who::Upstream, Why::Reset, None));
+    assert_eq!(ended(&relay, at(2)), (EndedBy::Upstream, Cause::Reset, None));
     assert!(relay.is_settled(), "nothing to wait for");
 }
 
@@ -70,31 +70,31 @@ fn half_a_header_is_dropped_so_that_a_close_fits() {
 
 #[test]
 fn orders_and_timeouts_tell_both_sides() {
-    let orders = [(Why::Shutdown, 1001), (Why::Drain, 1012), (Why::EndpointRemoved, 1012)];
-    for (why, code) in orders {
+    let orders = [(Cause::Shutdown, 1001), (Cause::Drain, 1012), (Cause::EndpointRemoved, 1012)];
+    for (cause, code) in orders {
         let (mut relay, mut out) = (relay(settings()), Sent::default());
-        relay.request_close(CloseRequest { at: at(8), why, reason: None });
-        relay.request_close(CloseRequest { at: at(5), why, reason: None });
+        relay.request_close(CloseRequest { at: at(8), cause, reason: None });
+        relay.request_close(CloseRequest { at: at(5), cause, reason: None });
         assert_eq!(relay.next_deadline(), Some(at(5)));
         relay.on_timer(at(5), &mut out);
         assert_eq!(close_code(&out.frames(CLIENT)), Some(code));
         assert_eq!(close_code(&out.frames(UPSTREAM)), Some(code));
-        assert_eq!(ended(&relay, at(5)), (Who::Proxy, why, Some(code)));
+        assert_eq!(ended(&relay, at(5)), (EndedBy::Proxy, cause, Some(code)));
     }
     let idle = Settings { read_timeout: Some(seconds(10)), max_lifetime: Some(seconds(15)), ..settings() };
     let (mut quiet, mut out) = (relay(idle.clone()), Sent::default());
     quiet.on_timer(at(10), &mut out);
-    assert_eq!(ended(&quiet, at(10)), (Who::Proxy, Why::ReadTimeout, Some(1001)));
+    assert_eq!(ended(&quiet, at(10)), (EndedBy::Proxy, Cause::ReadTimeout, Some(1001)));
     let mut busy = relay(idle);
     busy.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"x"), at(9), &mut out);
     busy.on_timer(at(15), &mut out);
-    assert_eq!(ended(&busy, at(15)), (Who::Proxy, Why::Lifetime, Some(1001)));
+    assert_eq!(ended(&busy, at(15)), (EndedBy::Proxy, Cause::Lifetime, Some(1001)));
 }
 
 #[test]
 fn after_the_proxys_close_nothing_passes_but_the_answer_is_heard() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
-    relay.request_close(CloseRequest { at: at(5), why: Why::Drain, reason: None });
+    relay.request_close(CloseRequest { at: at(5), cause: Cause::Drain, reason: None });
     relay.on_timer(at(5), &mut out);
     out.0 = PerSide::default();
     relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Text, b"late"), at(5), &mut out);
@@ -110,7 +110,7 @@ fn a_close_waits_for_the_end_of_the_frame_and_the_frame_arrives() {
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     let message = frame(UPSTREAM, OpCode::Binary, &[7; 100]);
     relay.on_bytes(UPSTREAM, &message[..50], at(1), &mut out);
-    relay.request_close(CloseRequest { at: at(5), why: Why::Shutdown, reason: None });
+    relay.request_close(CloseRequest { at: at(5), cause: Cause::Shutdown, reason: None });
     relay.on_timer(at(5), &mut out);
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
     relay.on_bytes(UPSTREAM, &[&message[50..], &message[..]].concat(), at(6), &mut out);
@@ -125,9 +125,9 @@ fn bytes_that_nobody_takes_end_by_the_send_timeout() {
     relay.on_blocked(CLIENT, at(10));
     relay.on_progress(CLIENT, at(50));
     relay.on_timer(at(109), &mut out);
-    assert_eq!(relay.outcome(at(109)).ending.why, Why::Aborted);
+    assert_eq!(relay.outcome(at(109)).ending.cause, Cause::Aborted);
     relay.on_timer(at(110), &mut out);
-    assert_eq!(ended(&relay, at(110)), (Who::Client, Why::SendTimeout, Some(1001)));
+    assert_eq!(ended(&relay, at(110)), (EndedBy::Client, Cause::SendTimeout, Some(1001)));
     assert!(relay.is_dead(CLIENT));
     assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1001));
 }
@@ -143,7 +143,7 @@ fn a_blind_tunnel_passes_all_and_half_closes() {
     relay.on_eof(UPSTREAM, at(3), &mut out);
     assert!(relay.is_settled());
     assert_eq!((&out.0.upstream[..], &out.0.client[..]), (&b"SELECT 1"[..], &b"1"[..]));
-    assert_eq!(ended(&relay, at(3)), (Who::Client, Why::Eof, None));
+    assert_eq!(ended(&relay, at(3)), (EndedBy::Client, Cause::Eof, None));
 }
 
 #[test]
@@ -173,31 +173,31 @@ fn a_half_that_is_left_ends_as_a_whole_tunnel_does() {
         idle.on_bytes(side.other(), b"more", at(50), &mut out);
         assert_eq!(idle.next_deadline(), Some(at(150)));
         idle.on_timer(at(150), &mut out);
-        assert_eq!(ended(&idle, at(150)), (Who::Proxy, Why::ReadTimeout, None));
+        assert_eq!(ended(&idle, at(150)), (EndedBy::Proxy, Cause::ReadTimeout, None));
         assert!(idle.is_settled() && idle.has_no_close_frames());
 
         let mut old = foreign(Settings { read_timeout: None, ..limited.clone() });
         old.on_eof(side, at(2), &mut out);
         old.on_timer(at(1000), &mut out);
-        assert_eq!(ended(&old, at(1000)).1, Why::Lifetime);
+        assert_eq!(ended(&old, at(1000)).1, Cause::Lifetime);
 
         let mut stuck = foreign(limited.clone());
         stuck.on_eof(side, at(2), &mut out);
         stuck.on_blocked(side, at(3));
         stuck.on_timer(at(63), &mut out);
-        assert_eq!(ended(&stuck, at(63)), (side.into(), Why::SendTimeout, None));
+        assert_eq!(ended(&stuck, at(63)), (side.into(), Cause::SendTimeout, None));
 
         let mut ordered = foreign(limited.clone());
         ordered.on_eof(side, at(2), &mut out);
-        ordered.request_close(CloseRequest { at: at(5), why: Why::Drain, reason: None });
+        ordered.request_close(CloseRequest { at: at(5), cause: Cause::Drain, reason: None });
         ordered.on_timer(at(5), &mut out);
         assert!(ordered.is_settled());
 
         let mut gone = foreign(limited);
         gone.on_eof(side, at(2), &mut out);
         assert!(gone.awaits_reset(side) && !gone.awaits_reset(side.other()));
-        gone.on_gone(side, Why::Reset, at(9), &mut out);
-        assert_eq!(ended(&gone, at(9)), (side.into(), Why::Reset, None));
+        gone.on_gone(side, Cause::Reset, at(9), &mut out);
+        assert_eq!(ended(&gone, at(9)), (side.into(), Cause::Reset, None));
         assert!(gone.is_settled());
     }
 }

@@ -36,7 +36,7 @@ fn end_of(
         while let Some(due) = relay.next_deadline().filter(|due| *due <= next) {
             now = now.max(due);
             relay.on_timer(now, &mut out);
-            if relay.outcome(now).ending.why != Why::Aborted {
+            if relay.outcome(now).ending.cause != Cause::Aborted {
                 return Some(now);
             }
         }
@@ -104,7 +104,7 @@ fn a_side_that_takes_bytes_is_not_dead() {
         relay.on_progress(CLIENT, at(now));
     }
     relay.on_timer(at(244), &mut out);
-    assert_eq!(relay.outcome(at(244)).ending.why, Why::Aborted, "slow is not dead");
+    assert_eq!(relay.outcome(at(244)).ending.cause, Cause::Aborted, "slow is not dead");
     relay.on_timer(at(245), &mut out);
-    assert_eq!(relay.outcome(at(245)).ending.why, Why::Unresponsive);
+    assert_eq!(relay.outcome(at(245)).ending.cause, Cause::Unresponsive);
 }

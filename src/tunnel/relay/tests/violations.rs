@@ -23,7 +23,7 @@ fn a_violation_closes_where_that_is_wanted() {
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1002));
     let upstream = out.frames(UPSTREAM);
     assert_eq!((upstream.len(), close_code(&upstream)), (2, Some(1002)));
-    assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::Violation, Some(1002)));
+    assert_eq!(ended(&relay, at(1)), (EndedBy::Proxy, Cause::Violation, Some(1002)));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_length_that_is_not_minimal_is_held_to_the_limit() {
     relay.on_bytes(CLIENT, &[0x82, 0xfe, 0, 2, 1, 2, 3, 4, 5, 6], at(1), &mut out);
     relay.on_bytes(CLIENT, &big, at(1), &mut out);
     assert_eq!(close_code(&out.frames(CLIENT)), Some(1009));
-    assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::TooBig, Some(1009)));
+    assert_eq!(ended(&relay, at(1)), (EndedBy::Proxy, Cause::TooBig, Some(1009)));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_length_that_is_not_minimal_closes_where_that_is_wanted_and_after_a_reload_t
         let mut out = Sent::default();
         relay.set_settings(Arc::new(strict()));
         relay.on_bytes(CLIENT, &[0x82, 0xfe, 0, 2, 1, 2, 3, 4, 5, 6], at(1), &mut out);
-        assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::Violation, Some(1002)));
+        assert_eq!(ended(&relay, at(1)), (EndedBy::Proxy, Cause::Violation, Some(1002)));
         assert_eq!(&*relay.outcome(at(1)).ending.reason, "length not minimal from the client");
     }
 }
@@ -96,7 +96,7 @@ fn no_breach_leaves_the_limit_behind() {
                 relay.on_bytes(CLIENT, chunk, at(1), &mut out);
             }
             relay.on_bytes(CLIENT, &[7; 5000], at(1), &mut out);
-            assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::Violation, Some(1002)), "{wire:x?}");
+            assert_eq!(ended(&relay, at(1)), (EndedBy::Proxy, Cause::Violation, Some(1002)), "{wire:x?}");
             assert_eq!(close_code(&out.frames(CLIENT)), Some(1002));
             assert_eq!(close_code(&out.frames(UPSTREAM)), Some(1002), "and nothing behind it");
         }
@@ -127,9 +127,9 @@ fn a_close_frame_that_is_forbidden_ends_as_a_violation_where_that_is_wanted() {
             let before = frame(side, OpCode::Text, b"good");
             let wire = [before.clone(), frame(side, OpCode::Close, &payload)].concat();
             relay.on_bytes(side, &wire, at(1), &mut out);
-            assert_eq!(ended(&relay, at(1)), (Who::Proxy, Why::Violation, Some(1002)), "{payload:x?}");
+            assert_eq!(ended(&relay, at(1)), (EndedBy::Proxy, Cause::Violation, Some(1002)), "{payload:x?}");
             let reason = relay.outcome(at(1)).ending.reason;
-            assert_eq!(&*reason, &format!("{words}, sent by the {}", Who::from(side)));
+            assert_eq!(&*reason, &format!("{words}, sent by the {}", EndedBy::from(side)));
             let frames = out.frames(side.other());
             assert_eq!((frames.len(), close_code(&frames)), (2, Some(1002)));
             assert_eq!(close_code(&out.frames(side)), Some(1002));
@@ -149,7 +149,7 @@ fn a_close_frame_that_is_forbidden_passes_otherwise_and_is_told_as_it_was() {
         relay.on_bytes(UPSTREAM, &wire, at(1), &mut out);
         assert_eq!(out.0.client, wire);
         let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-        assert_eq!(ended(&relay, at(1)), (Who::Upstream, Why::Close, code), "{payload:x?}");
+        assert_eq!(ended(&relay, at(1)), (EndedBy::Upstream, Cause::Close, code), "{payload:x?}");
     }
     let (mut relay, mut out) = (relay(settings()), Sent::default());
     relay.on_bytes(UPSTREAM, &frame(UPSTREAM, OpCode::Close, &[3]), at(1), &mut out);
@@ -168,6 +168,6 @@ fn a_close_frame_that_is_in_order_passes_where_violations_close() {
         let (mut relay, mut out) = (relay(strict), Sent::default());
         relay.on_bytes(CLIENT, &frame(CLIENT, OpCode::Close, &payload), at(1), &mut out);
         assert_eq!(out.frames(UPSTREAM), [(OpCode::Close, payload.clone())]);
-        assert_eq!(relay.outcome(at(1)).ending.why, Why::Close);
+        assert_eq!(relay.outcome(at(1)).ending.cause, Cause::Close);
     }
 }

@@ -1,22 +1,22 @@
 //! Owns the causes of ends in the metrics. There are few, whatever peers send.
 
-use crate::outcome::{Ending, Who, Why};
+use crate::outcome::{Cause, EndedBy, Ending};
 use crate::ws::close::CloseCode;
 
 /// How a tunnel ended, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cause {
+pub struct EndKey {
     /// Who ended it.
-    pub who: Who,
+    pub ended_by: EndedBy,
     /// Why.
-    pub why: Why,
+    pub cause: Cause,
     /// With which close code.
     pub code: Code,
 }
 
-impl From<&Ending> for Cause {
+impl From<&Ending> for EndKey {
     fn from(ending: &Ending) -> Self {
-        Self { who: ending.who, why: ending.why, code: ending.code.into() }
+        Self { ended_by: ending.ended_by, cause: ending.cause, code: ending.code.into() }
     }
 }
 
