@@ -1,12 +1,16 @@
 //! Owns the HTTP server side of a connection. It must not know proxying.
 
+pub mod body;
+pub mod conn;
 pub mod headers;
 pub mod incoming;
 pub mod malformed;
 pub mod names;
+pub mod request;
 pub mod respond;
-pub mod serve;
 pub mod upload;
+
+pub use request::Request;
 
 use std::time::Duration;
 

@@ -1,8 +1,10 @@
 //! Owns the byte streams that the stages pass to each other, and the options of their sockets.
 
 mod epoll_socket;
+mod prefixed_stream;
 
 pub use epoll_socket::EpollSocket;
+pub use prefixed_stream::PrefixedStream;
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;

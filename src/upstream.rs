@@ -2,9 +2,9 @@
 //! must not know HTTP routes or what a connection is used for.
 
 pub mod bound_login;
-pub mod client;
 pub mod connect;
 mod endpoint;
+pub mod exchange;
 mod lease;
 mod members;
 mod overrides;

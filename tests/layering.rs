@@ -31,7 +31,7 @@ const OF_STRANGERS: [&str; 9] =
     ["http", "proxy", "real_ip", "route", "ws", "upstream", "listener", "tunnel", "proxy_protocol"];
 const TEXT_FUNCTIONS: [&str; 2] = [".to_str()", "_lossy("];
 const DECISIONS: [(&str, usize, &str); 4] = [
-    ("http/serve/http1/heads/explain", 1, "what a reason quotes is for people; the target stays bytes"),
+    ("http/conn/http1/heads/explain", 1, "what a reason quotes is for people; the target stays bytes"),
     ("proxy/upgrade", 1, "for the record; the header itself passes as it came"),
     ("ws/close", 1, "for the record; the frame itself passes as it came"),
     ("ws/handshake", 3, "what is no text is no subprotocol, and an extension that nobody knows"),

@@ -1,7 +1,7 @@
 //! Owns the forms of responses: JSON, text, errors, and their common headers.
 
 use crate::escape;
-use crate::http::respond::{Body, full};
+use crate::http::body::{Body, full};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::{Serialize, Serializer};

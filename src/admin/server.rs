@@ -6,7 +6,7 @@ use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
 use crate::capacity::{Slot, Slots};
 use crate::drain::Watch;
-use crate::http::respond::Body;
+use crate::http::body::Body;
 use crate::io::{Stream, TcpOptions};
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind_for_group};
 use crate::listener::{self, Accepted, accept};

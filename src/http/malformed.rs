@@ -16,7 +16,7 @@ impl Malformed {
     /// Returns the violation that a body's error reports. `None` means that the sender left or its connection
     /// broke.
     #[must_use]
-    pub fn of(error: &hyper::Error) -> Option<Self> {
+    pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = error.source();
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>() {

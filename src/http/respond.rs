@@ -1,20 +1,9 @@
 //! Owns the responses that the proxy itself sends.
 
+use super::body::{Body, full};
 use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
 use std::time::{Duration, SystemTime};
-
-/// A streamed body of any kind.
-pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
-/// Returns a body that is complete already.
-#[must_use]
-pub fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
-}
 
 /// Returns a plain text response: the status and a message.
 #[must_use]

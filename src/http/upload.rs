@@ -1,9 +1,9 @@
 //! Owns the body of a request: how long its client may stall, how large it may be, and why it failed.
 
+use super::body;
 use super::incoming::Incoming;
 use super::malformed::Malformed;
 use super::names::clean_trailers;
-use super::respond;
 use http::HeaderName;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
@@ -93,7 +93,7 @@ impl Progress {
 impl Upload {
     /// Returns it as the body of the forwarded request.
     #[must_use]
-    pub fn boxed(self) -> respond::Body {
+    pub fn boxed(self) -> body::Body {
         let Some(state) = self.progress.0.clone().filter(|_| self.is_flagged) else {
             return self.map_err(Into::into).boxed_unsync();
         };

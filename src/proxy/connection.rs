@@ -1,9 +1,9 @@
 //! Owns one client connection from accept to its end, or until it becomes a tunnel. It must not know how
 //! certificates are read or when they change.
 
-use super::Proxy;
+use super::{Proxy, exchange};
 use crate::drain::Watch;
-use crate::http::serve::serve;
+use crate::http::conn::serve;
 use crate::http::{self, Protocols};
 use crate::listener::establish::{Connection, establish};
 use crate::listener::handshakes::Handshakes;
@@ -46,7 +46,7 @@ pub async fn serve_connection(
     let answer = |request| {
         let (proxy, connection, watch) = (Arc::clone(&proxy), Arc::clone(&connection), watch.clone());
         let private = Arc::clone(&private);
-        async move { proxy.answer(request, &connection, &private, watch).await }
+        async move { exchange::answer(&proxy, request, &connection, &private, watch).await }
     };
     let on_bad_request =
         |kind, partial| proxy.report_bad_request(kind, partial, connection.peer, watch.clone());

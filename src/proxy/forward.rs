@@ -7,19 +7,20 @@ use super::retry::{ResponseAction, Retry};
 use super::snapshot::Route;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
+use crate::http::body::{Body, full};
+use crate::http::conn::InterimSender;
 use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::malformed::Malformed;
-use crate::http::respond::{self, full};
-use crate::http::serve::InterimSender;
 use crate::http::upload::Upload;
 use crate::outcome::{Cause, EndedBy, Ending, PerSide};
-use crate::upstream::client::{Body, Connection, on_interim};
+use crate::upstream::exchange::{Answer, BodyError, Connection, ResponseBody, on_interim};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Endpoint, Lease, PrivatePool, Upstream};
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -36,7 +37,7 @@ pub(super) async fn forward(
     interim: Option<InterimSender>,
     mut guard: ReportGuard,
     watch: Watch,
-) -> Result<Response<respond::Body>, (Failure, ReportGuard)> {
+) -> Result<Response<Body>, (Failure, ReportGuard)> {
     let mut retry = Retry::new(route, upstream, inbound, !body.is_end_stream());
     let reuse = retry.is_repeatable() && upstream.settings().kept().connections > 0;
     if let Err(error) = body.limit(route.max_body_size) {
@@ -50,16 +51,14 @@ pub(super) async fn forward(
             Err(failure) => return Err((failure, guard)),
         };
         let used = connection.used;
-        let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
+        let body = body.take().map_or_else(|| full(""), Upload::boxed);
         let mut request = inbound.for_upstream(route, None, body);
         if let Some(interim) = interim.clone() {
             on_interim(&mut request, move |status, headers| send_interim(&interim, status, headers));
         }
         let failure = match retry.exchange(&mut connection, request).await {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Failure::UnexpectedUpgrade
-            }
-            Ok(response) => match retry.answered(lease, response.status()) {
+            Ok(Answer::Tunnel(..)) => Failure::UnexpectedUpgrade,
+            Ok(Answer::Response(response)) => match retry.answered(lease, response.status()) {
                 ResponseAction::Retry => continue,
                 ResponseAction::Forward(lease) => {
                     let pool_return =
@@ -85,12 +84,12 @@ fn send_interim(interim: &InterimSender, status: StatusCode, headers: &HeaderMap
 
 /// Forwards a response. Its report is written when its body has passed.
 pub(super) fn relay(
-    response: Response<Incoming>,
+    response: Response<ResponseBody>,
     route: &Route,
     lease: Lease,
     mut guard: ReportGuard,
     pool_return: PoolReturn,
-) -> Response<respond::Body> {
+) -> Response<Body> {
     guard.report().status = response.status().as_u16();
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
@@ -114,7 +113,7 @@ pub(super) fn set_own_version(parts: &mut http::response::Parts) {
 
 /// A response's body on its way to the client.
 struct RelayedBody {
-    body: Incoming,
+    body: ResponseBody,
     bytes: u64,
     /// Whether all of it has come. The client may not have accepted all of it.
     has_ended: bool,
@@ -169,7 +168,7 @@ impl RelayedBody {
     }
 
     /// Records that the response broke off. The client may be at fault, if its request body failed.
-    fn broken(&mut self, error: &hyper::Error) {
+    fn broken(&mut self, error: &BodyError) {
         let upload = self.guard.as_ref().and_then(ReportGuard::failed_upload);
         let ending = match (upload, Malformed::of(error)) {
             (Some(ending), _) => ending,
@@ -192,9 +191,9 @@ impl RelayedBody {
     }
 }
 
-impl hyper::body::Body for RelayedBody {
+impl http_body::Body for RelayedBody {
     type Data = Bytes;
-    type Error = <Body as hyper::body::Body>::Error;
+    type Error = <Body as http_body::Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

@@ -5,8 +5,9 @@ use super::failure::Failure;
 use super::reporting::ReportGuard;
 use super::snapshot::{RejectWith, Route};
 use crate::capacity::Slot;
-use crate::http::respond::{Body, full, plain, retry_after};
-use crate::http::serve::Upgrade;
+use crate::http::body::{Body, full};
+use crate::http::conn::ClientStream;
+use crate::http::respond::{plain, retry_after};
 use crate::outcome::PerSide;
 use crate::tunnel::CloseCodes;
 use crate::ws::close::{self, CloseCode};
@@ -17,7 +18,6 @@ use http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::body::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,11 +66,11 @@ pub(super) fn with_close(
     failure: &Failure,
     code: CloseCode,
     request: &HeaderMap,
-    client: Upgrade,
+    client: ClientStream,
     slot: Arc<Slot>,
     mut guard: ReportGuard,
 ) -> Response<Body> {
-    let mut response = Response::new(full(Bytes::new()));
+    let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -94,9 +94,9 @@ pub(super) fn with_close(
 }
 
 /// Sends the Close frame and waits until the client closes the connection.
-async fn send_close(client: Upgrade, frame: &[u8]) {
+async fn send_close(client: ClientStream, frame: &[u8]) {
     let close = async {
-        let (mut stream, _) = client.into_stream().await?;
+        let mut stream = client.into_stream().await?.stream;
         stream.write_all(frame).await.ok()?;
         stream.shutdown().await.ok()?;
         let mut scratch = [0; 512];

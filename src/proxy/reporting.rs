@@ -3,7 +3,7 @@
 use super::Proxy;
 use super::failure::{CLIENT_LEFT, Failure};
 use crate::drain::{Phase, Watch};
-use crate::http::serve::ConnectionEnd;
+use crate::http::conn::ConnectionEnd;
 use crate::http::upload::{Progress, Upload};
 use crate::limit::connections::Permit;
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};

@@ -86,21 +86,21 @@ impl InboundRequest {
         Ok(Self { host, path, origin, connection, private, parts })
     }
 
-    /// Decrements the `Max-Forwards` of an OPTIONS request (RFC 9110 7.6.2). Returns whether this proxy is
-    /// the last hop and must answer it.
+    /// Decrements the `Max-Forwards` of an OPTIONS request (RFC 9110 7.6.2). Returns whether Holdline may
+    /// forward the request. If not, it must answer it itself.
     #[must_use]
-    pub(super) fn is_last_hop(&mut self) -> bool {
+    pub(super) fn count_hop(&mut self) -> bool {
         let headers = &mut self.parts.headers;
         let left = headers.get(MAX_FORWARDS).filter(|_| self.parts.method == Method::OPTIONS);
         let left = left.filter(|left| left.as_bytes().iter().all(u8::is_ascii_digit));
         let left = left.and_then(|left| std::str::from_utf8(left.as_bytes()).ok()?.parse::<u64>().ok());
         match left {
-            Some(0) => true,
+            Some(0) => false,
             Some(left) => {
                 headers.insert(MAX_FORWARDS, (left - 1).into());
-                false
+                true
             }
-            None => false,
+            None => true,
         }
     }
 

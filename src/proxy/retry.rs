@@ -10,14 +10,13 @@ use crate::capacity::Slot;
 use crate::clock::timeout;
 use crate::drain::Watch;
 use crate::health::Witness;
+use crate::http::conn::ClientStream;
 use crate::http::headers::{check_framing, settle_length};
-use crate::http::serve::Upgrade;
 use crate::limit::ClientKey;
-use crate::upstream::client::{Body, Connection, ExchangeError};
 use crate::upstream::connect::ConnectError;
+use crate::upstream::exchange::{Answer, Body, Connection, ExchangeError};
 use crate::upstream::{Lease, PendingCharge, PrivatePool, Upstream};
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Method, Request, StatusCode};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -192,18 +191,18 @@ impl<'a> Retry<'a> {
         &mut self,
         connection: &mut Connection,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Answer, Failure> {
         if self.sent.1 != self.tried.len() {
             self.sent = (self.sent.0 + 1, self.tried.len());
         }
         let answer = connection.exchange(request, self.route.response_timeout).await;
-        let mut response = answer.map_err(Failure::of_exchange)?;
+        let mut answer = answer.map_err(Failure::of_exchange)?;
         // A 101 has no body, whatever its headers say (RFC 9112 6.3).
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if let Answer::Response(response) = &mut answer {
             check_framing(response.headers(), response.version()).map_err(Failure::AnswerFraming)?;
             settle_length(response.headers_mut()).map_err(Failure::AnswerFraming)?;
         }
-        Ok(response)
+        Ok(answer)
     }
 
     /// Records that a sent request failed, and charges the endpoint if it is to blame. Returns whether to try
@@ -299,7 +298,7 @@ impl Drop for Retry<'_> {
 /// # Errors
 /// Returns [`ConnectError::NoRoom`] if no capacity came free within `connect_timeout`.
 pub(super) async fn wait_for_capacity(
-    client: &Upgrade,
+    client: &ClientStream,
     route: &Route,
     inbound: &InboundRequest,
 ) -> Result<(), Failure> {

@@ -12,11 +12,11 @@ use super::snapshot::{Route, Snapshot};
 use crate::capacity::Slot;
 use crate::drain::Watch;
 use crate::health::Witness;
+use crate::http::body::{Body, full};
+use crate::http::conn::ClientStream;
 use crate::http::headers::{add_via, remove_hop_by_hop};
-use crate::http::respond::{self, full};
-use crate::http::serve::Upgrade;
 use crate::http::upload::Upload;
-use crate::io::Stream;
+use crate::io::{PrefixedStream, Stream};
 use crate::limit::ClientKey;
 use crate::limit::connections::Permit;
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side};
@@ -25,17 +25,17 @@ use crate::telemetry::report::Report;
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
 use crate::tunnel::engine::{DetachedStream, Engine};
-use crate::tunnel::pump::{PrefixedStream, Pump, run};
+use crate::tunnel::pump::{Pump, run};
 use crate::tunnel::relay::BadPong;
 use crate::tunnel::{Blind, Framing, Observer, Settings};
 use crate::upstream::connect::ConnectionResources;
+use crate::upstream::exchange::{Answer, EndpointStream};
 use crate::upstream::{Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, UpgradeKind};
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use http_body::Body as _;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -53,7 +53,7 @@ pub(super) struct UpgradeRequest<'a> {
     /// The protocol that it asks for.
     pub(super) kind: &'a UpgradeKind,
     /// Becomes the client's stream after the response.
-    pub(super) client: Upgrade,
+    pub(super) client: ClientStream,
     /// Registers the tunnel.
     pub(super) proxy: &'a Proxy,
     /// The snapshot that the request saw.
@@ -72,7 +72,7 @@ pub(super) async fn open(
     upgrade: UpgradeRequest<'_>,
     mut body: Upload,
     mut guard: ReportGuard,
-) -> Result<Response<respond::Body>, (Failure, ReportGuard)> {
+) -> Result<Response<Body>, (Failure, ReportGuard)> {
     let &UpgradeRequest { route, upstream, inbound, kind, .. } = &upgrade;
     let websocket = HeaderValue::from_static("websocket");
     let protocol = match kind {
@@ -95,25 +95,23 @@ pub(super) async fn open(
             Ok(connected) => connected,
             Err(failure) => return Err((failure, guard)),
         };
-        let body = body.take().map_or_else(|| full(Bytes::new()), Upload::boxed);
+        let body = body.take().map_or_else(|| full(""), Upload::boxed);
         let request = inbound.for_upstream(route, Some(protocol), body);
         let sent = request.headers().clone();
         let used = connection.used;
         let response = retry.exchange(&mut connection, request).await;
         let failure = match response {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                match check(kind, &sent, response.headers()) {
-                    Ok(()) => {
-                        let ResponseAction::Forward(lease) = retry.answered(lease, response.status()) else {
-                            continue;
-                        };
-                        drop(retry);
-                        return Ok(accept(upgrade, response, lease, connection.into_resources(), guard));
-                    }
-                    Err(error) => error.into(),
+            Ok(Answer::Tunnel(head, stream)) => match check(kind, &sent, &head.headers) {
+                Ok(()) => {
+                    let ResponseAction::Forward(lease) = retry.answered(lease, head.status) else {
+                        continue;
+                    };
+                    drop(retry);
+                    return Ok(accept(upgrade, head, stream, lease, connection.into_resources(), guard));
                 }
-            }
-            Ok(response) => match retry.answered(lease, response.status()) {
+                Err(error) => error.into(),
+            },
+            Ok(Answer::Response(response)) => match retry.answered(lease, response.status()) {
                 ResponseAction::Retry => continue,
                 ResponseAction::Forward(_)
                     if inbound.opens_by_success() && response.status().is_success() =>
@@ -146,13 +144,12 @@ fn check(kind: &UpgradeKind, sent: &HeaderMap, answer: &HeaderMap) -> Result<(),
 /// body has passed: hyper gives up neither connection until then.
 fn accept(
     upgrade: UpgradeRequest<'_>,
-    mut response: Response<Incoming>,
+    mut parts: Parts,
+    upstream: EndpointStream,
     lease: Lease,
     resources: ConnectionResources,
     mut guard: ReportGuard,
-) -> Response<respond::Body> {
-    let upstream = hyper::upgrade::on(&mut response);
-    let (mut parts, _) = response.into_parts();
+) -> Response<Body> {
     let framing = framing(upgrade.kind, &parts.headers);
     let report = guard.report();
     report.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
@@ -195,7 +192,7 @@ fn accept(
     let held = TunnelResources { lease, resources, registration, permit: upgrade.permit, slot };
     let engine = upgrade.proxy.engine.clone();
     tokio::spawn(switch(upgrade.client, upstream, settings, framing, engine, held, guard));
-    Response::from_parts(parts, full(Bytes::new()))
+    Response::from_parts(parts, full(""))
 }
 
 fn framing(kind: &UpgradeKind, answer: &HeaderMap) -> Framing {
@@ -214,8 +211,8 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 /// Takes both connections out of HTTP and starts the tunnel, which keeps nothing of the handshake. It runs on
 /// an engine thread. If a socket is shared, as with HTTP/2, it runs in a task of its own.
 async fn switch(
-    client: Upgrade,
-    upstream: OnUpgrade,
+    client: ClientStream,
+    upstream: EndpointStream,
     settings: Arc<Settings>,
     framing: Framing,
     engine: Option<Arc<Engine>>,
@@ -231,11 +228,10 @@ async fn switch(
             Outcome { ending, traffic, duration: answered.elapsed(), idle, blind: None, ended: None };
         TunnelEnd::new(held, guard).finish(outcome);
     };
-    let Some((stream, ahead)) = client.into_stream().await else {
+    let Some(client) = client.into_stream().await else {
         return unopened(held, guard, EndedBy::Client, "client left before the tunnel opened");
     };
-    let client = PrefixedStream { stream, ahead };
-    let Some(upstream) = upstream.await.ok().and_then(opened) else {
+    let Some(upstream) = upstream.into_stream().await else {
         return unopened(held, guard, EndedBy::Upstream, "upstream left before the tunnel opened");
     };
     let control = Arc::clone(&held.registration.tunnel.control);
@@ -267,13 +263,6 @@ fn detach(streams: PerSide<PrefixedStream<Stream>>) -> io::Result<PerSide<Prefix
         stream.try_into().map(|stream| PrefixedStream { stream, ahead })
     };
     Ok(PerSide { client: detach(streams.client)?, upstream: detach(streams.upstream)? })
-}
-
-/// Returns the stream of an upstream's connection, and the bytes that hyper has already read. Holdline copies
-/// these bytes: keeping hyper's would keep its whole buffer.
-fn opened(upgraded: Upgraded) -> Option<PrefixedStream<Stream>> {
-    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
-    Some(PrefixedStream { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
 }
 
 /// What a tunnel holds until it ends.

@@ -11,8 +11,9 @@ mod wheel;
 mod worker;
 
 use super::control::Control;
-use super::session::{PrefixedStream, Session};
+use super::session::Session;
 use super::{Framing, Observer, Settings};
+use crate::io::PrefixedStream;
 use crate::outcome::PerSide;
 pub use detached_stream::DetachedStream;
 use entry::Entry;

@@ -3,10 +3,9 @@
 
 use super::control::Control;
 use super::relay::BadPong;
-pub use super::session::PrefixedStream;
 use super::session::{Next, Session};
 use super::{Framing, Settings};
-use crate::io::Readiness;
+use crate::io::{PrefixedStream, Readiness};
 use crate::outcome::{Outcome, PerSide};
 use std::future::Future;
 use std::pin::{Pin, pin};

@@ -1,7 +1,7 @@
 //! Owns the idle HTTP connections to one endpoint, bounded in number and time. Holdline closes them first
 //! when descriptors run short.
 
-use super::client::Connection;
+use super::exchange::Connection;
 use crate::capacity::{self, Descriptor};
 use crate::drain::Watch;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! Owns the endpoint connections that belong to one client, because a login is bound to them. They live as
 //! long as that client's connection. It must not know how a login is recognised.
 
-use super::client::Connection;
 use super::endpoint::Endpoint;
+use super::exchange::Connection;
 use super::{Lease, Upstream};
 use crate::addr::ClientAddr;
 use crate::capacity::{self, Descriptor};

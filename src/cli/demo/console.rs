@@ -3,7 +3,8 @@
 
 use super::server::{Answer, Asked, Server};
 use crate::health::Availability;
-use crate::http::respond::{Body, full, plain};
+use crate::http::body::{Body, full};
+use crate::http::respond::plain;
 use crate::outcome::Side;
 use crate::proxy::Proxy;
 use crate::proxy::registry::Tunnel;

@@ -2,7 +2,7 @@
 //! again.
 
 use crate::drain::{self, Trigger, Watch};
-use crate::http::respond::Body;
+use crate::http::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;

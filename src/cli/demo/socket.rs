@@ -1,7 +1,8 @@
 //! Owns a WebSocket as a simple server sees it: whole messages, pings answered by the way.
 
 use crate::drain::Watch;
-use crate::http::respond::{Body, full, plain};
+use crate::http::body::{Body, full};
+use crate::http::respond::plain;
 use crate::ws::frame::{Header, OpCode, encode};
 use crate::ws::handshake::{UpgradeKind, accept, classify};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};

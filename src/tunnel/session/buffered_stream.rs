@@ -1,20 +1,11 @@
 //! Owns the stream of one side of a tunnel, and the bytes that wait for it. It must not know the other side.
 
-use crate::io::Readiness;
+use crate::io::{PrefixedStream, Readiness};
 use crate::outcome::Cause;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// A stream, and the bytes that were already read from it.
-#[derive(Debug)]
-pub struct PrefixedStream<S> {
-    /// The stream.
-    pub stream: S,
-    /// Bytes that come before the next read.
-    pub ahead: Vec<u8>,
-}
 
 /// The stream of one side, and the bytes that wait for it.
 pub(super) struct BufferedStream<S> {

@@ -1,7 +1,7 @@
 //! Owns the observation of a connection's bytes below hyper's HTTP/1 server: the first byte of each request,
 //! and what the client accepts.
 
-use super::super::conn_state::ConnState;
+use super::super::shared::ConnState;
 use super::super::{LARGE_RESPONSE, MAX_UNSENT};
 use super::head_filter::HeadFilter;
 use crate::io::Stream;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The stream of a client that speaks HTTP/1.
 #[derive(Debug)]
-pub(in crate::http::serve) struct ObservedStream {
+pub(in crate::http::conn) struct ObservedStream {
     stream: Stream,
     conn_state: Arc<ConnState>,
     head_filter: HeadFilter,
@@ -22,7 +22,7 @@ pub(in crate::http::serve) struct ObservedStream {
 }
 
 impl ObservedStream {
-    pub(in crate::http::serve) fn new(
+    pub(in crate::http::conn) fn new(
         stream: Stream,
         conn_state: Arc<ConnState>,
         head_filter: HeadFilter,
@@ -31,7 +31,7 @@ impl ObservedStream {
     }
 
     /// Returns the stream, and the read bytes that hyper never got.
-    pub(in crate::http::serve) fn into_parts(mut self) -> (Stream, Vec<u8>) {
+    pub(in crate::http::conn) fn into_parts(mut self) -> (Stream, Vec<u8>) {
         if self.written >= LARGE_RESPONSE {
             self.stream.limit_unsent(None);
         }

@@ -1,31 +1,36 @@
 //! Owns one client connection as HTTP: its version, timeouts, requests and graceful end.
 
-mod conn_state;
+mod client_stream;
 mod http1;
 mod http2;
 mod interim_sender;
+mod shared;
+mod state;
 #[cfg(test)]
 mod tests;
-mod upgrade;
 
+use super::body::Body;
 use super::incoming::Incoming;
 use super::names::remove_invalid;
-use super::respond::{self, Body};
-use super::{Protocols, Settings};
+use super::upload::Upload;
+use super::{Protocols, Request, Settings, respond};
 use crate::capacity::{EVICT_AFTER, Evicted, Slot};
 use crate::clock::{is_late, timeout};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
-pub use conn_state::ConnectionEnd;
-use conn_state::{ConnState, RequestGuard, TimeoutVerdict};
+pub use client_stream::ClientStream;
+use client_stream::PendingTunnel;
+use http::Response;
 use http::header::CONTENT_LENGTH;
 pub use http1::PartialRequest;
 use http1::{HeadFilter, ObservedStream, ResponseBody, Shared};
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 pub use interim_sender::InterimSender;
+pub use shared::ConnectionEnd;
+use shared::{ConnState, RequestGuard};
+use state::Verdict;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
@@ -34,8 +39,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-use upgrade::RequestOptions;
-pub use upgrade::Upgrade;
 
 /// The start of the HTTP/2 preface (RFC 9113 3.4), as far as no HTTP/1 request can begin with it.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -70,7 +73,7 @@ pub async fn serve<F, A, R>(
     on_bad_request: R,
     slot: &Slot,
 ) where
-    F: Fn(Request<Incoming>) -> A,
+    F: Fn(Request) -> A,
     A: Future<Output = Response<Body>> + Send + 'static,
     R: Fn(BadRequestKind, Option<PartialRequest>),
 {
@@ -82,13 +85,8 @@ pub async fn serve<F, A, R>(
         Ok(Ok(Err(_))) | Err(_) => return,
     };
     let conn_state = Arc::new(ConnState::new(version == Version::Http1));
-    let options =
-        RequestOptions { body_timeout: settings.body_timeout, underscores: settings.underscores_in_headers };
-    let answer = |mut request: Request<Incoming>, request_guard: Arc<RequestGuard>| {
-        remove_invalid(request.headers_mut(), options.underscores);
-        request.extensions_mut().insert(Arc::clone(&request_guard));
-        request.extensions_mut().insert(options);
-        let answer = answer(request);
+    let answer = |request: http::Request<Incoming>, pending, request_guard: Arc<RequestGuard>| {
+        let answer = answer(read(request, pending, &request_guard, settings));
         async move {
             let mut response = answer.await;
             request_guard.answered();
@@ -107,14 +105,15 @@ pub async fn serve<F, A, R>(
         return;
     }
     let shared = Arc::new(Shared::default());
-    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let mut request = request.map(Incoming::Http1);
         if shared.mark_request() {
             // hyper keeps Transfer-Encoding and removes Content-Length. Restore it, so that Holdline rejects
             // a request with both.
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
         }
-        let answer = answer(request, Arc::new(RequestGuard::over_http1(&conn_state)));
+        let pending = PendingTunnel::Http1(hyper::upgrade::on(&mut request));
+        let answer = answer(request, pending, Arc::new(RequestGuard::over_http1(&conn_state)));
         async move {
             let (response, request_guard) = answer.await;
             Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, request_guard)))
@@ -136,6 +135,21 @@ pub async fn serve<F, A, R>(
     }
 }
 
+/// Returns a request without its invalid headers, and with its body's timeout.
+fn read(
+    request: http::Request<Incoming>,
+    pending: PendingTunnel,
+    request_guard: &Arc<RequestGuard>,
+    settings: &Settings,
+) -> Request {
+    let (mut head, body) = request.into_parts();
+    remove_invalid(&mut head.headers, settings.underscores_in_headers);
+    let is_flagged = head.version == http::Version::HTTP_2;
+    let body = Upload::new(body, settings.body_timeout, is_flagged);
+    let client = ClientStream::new(pending, head.version, Arc::clone(request_guard));
+    Request { body: body.with_underscores(settings.underscores_in_headers), client, head }
+}
+
 impl BadRequestKind {
     /// Returns the status to report, unless hyper's own response had another.
     fn status(self) -> u16 {
@@ -149,8 +163,8 @@ impl BadRequestKind {
 
 /// Whether the connection may be evicted for another one.
 fn may_evict(conn_state: &ConnState, settings: &Settings) -> bool {
-    matches!(conn_state.verdict(settings), TimeoutVerdict::Fine | TimeoutVerdict::Idle)
-        && conn_state.has_waited_for(EVICT_AFTER)
+    matches!(conn_state.verdict(settings), Verdict::Fine | Verdict::Idle)
+        && conn_state.waited().is_some_and(|waited| waited >= EVICT_AFTER)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,20 +250,23 @@ where
                     continue;
                 }
                 match conn_state.verdict(settings) {
-                    TimeoutVerdict::Fine => told_to_close = None,
+                    Verdict::Fine => told_to_close = None,
                     // With HTTP/2, Holdline waits for the client to close, which not every client does.
-                    TimeoutVerdict::Idle
+                    Verdict::Idle
                         if told_to_close.is_some_and(|told| told.elapsed() >= settings.header_timeout) =>
                     {
                         return None;
                     }
-                    TimeoutVerdict::Idle => {
+                    Verdict::Idle => {
                         told_to_close.get_or_insert_with(Instant::now);
                         shut_down(connection.as_mut());
                     }
-                    TimeoutVerdict::TooSlow => return Some(BadRequestKind::TooSlow),
+                    Verdict::TooSlow => return Some(BadRequestKind::TooSlow),
                     // Its requests write their own reports.
-                    TimeoutVerdict::Stalled => return None,
+                    Verdict::Stalled => {
+                        conn_state.mark_stalled();
+                        return None;
+                    }
                 }
                 may_be_evicted = may_evict(conn_state, settings);
             }

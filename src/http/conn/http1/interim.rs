@@ -13,7 +13,7 @@ const MAX_PENDING: usize = 16 * 1024;
 
 /// The interim responses of one connection, whose exchanges follow one another.
 #[derive(Debug, Default)]
-pub(in crate::http::serve) struct InterimQueue {
+pub(in crate::http::conn) struct InterimQueue {
     /// Read for each write.
     is_waiting: AtomicBool,
     /// hyper may be in the middle of a message.
@@ -34,14 +34,14 @@ struct State {
 
 impl InterimQueue {
     /// Begins an exchange. Returns its number.
-    pub(in crate::http::serve) fn begin_exchange(&self) -> u64 {
+    pub(in crate::http::conn) fn begin_exchange(&self) -> u64 {
         let mut state = self.lock();
         (state.exchange, state.is_open) = (state.exchange + 1, true);
         state.exchange
     }
 
     /// Ends the interim phase: none may follow the start of the final response.
-    pub(in crate::http::serve) fn close(&self) {
+    pub(in crate::http::conn) fn close(&self) {
         let mut state = self.lock();
         state.is_open = false;
         // The final response may directly follow what hyper has not written yet.
@@ -51,12 +51,7 @@ impl InterimQueue {
     }
 
     /// Adds an interim response of an exchange. Returns whether there is something to write now.
-    pub(in crate::http::serve) fn push(
-        &self,
-        exchange: u64,
-        status: StatusCode,
-        headers: &HeaderMap,
-    ) -> bool {
+    pub(in crate::http::conn) fn push(&self, exchange: u64, status: StatusCode, headers: &HeaderMap) -> bool {
         let head = encode(status, headers);
         let mut state = self.lock();
         let fits = state.bytes.len() + head.len() <= MAX_PENDING;
@@ -69,7 +64,7 @@ impl InterimQueue {
     }
 
     /// Writes the waiting bytes, if hyper is between messages. Nothing else may be written until it is ready.
-    pub(in crate::http::serve) fn poll_write(
+    pub(in crate::http::conn) fn poll_write(
         &self,
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
@@ -91,12 +86,12 @@ impl InterimQueue {
     }
 
     /// Records that hyper writes.
-    pub(in crate::http::serve) fn mark_writing(&self) {
+    pub(in crate::http::conn) fn mark_writing(&self) {
         self.is_mid_write.store(true, Ordering::Relaxed);
     }
 
     /// Records that hyper has written all its data.
-    pub(in crate::http::serve) fn flushed(&self) {
+    pub(in crate::http::conn) fn flushed(&self) {
         self.is_mid_write.store(false, Ordering::Relaxed);
     }
 

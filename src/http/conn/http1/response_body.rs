@@ -1,8 +1,8 @@
 //! Owns an HTTP/1 response on its way to the client: when Holdline waits for the client, and how a broken
 //! response ends.
 
-use super::super::conn_state::RequestGuard;
-use crate::http::respond::Body;
+use super::super::shared::RequestGuard;
+use crate::http::body::Body;
 use hyper::body::{Bytes, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 /// A response body. The exchange is over when the body is written or dropped. hyper polls it once the client
 /// has accepted the previous data, so between two polls Holdline waits for the client.
-pub(in crate::http::serve) struct ResponseBody {
+pub(in crate::http::conn) struct ResponseBody {
     body: Body,
     request_guard: Arc<RequestGuard>,
     /// Whether Holdline waits for the client.
@@ -28,7 +28,7 @@ struct Failed {
 }
 
 impl ResponseBody {
-    pub(in crate::http::serve) fn new(body: Body, request_guard: Arc<RequestGuard>) -> Self {
+    pub(in crate::http::conn) fn new(body: Body, request_guard: Arc<RequestGuard>) -> Self {
         let mut response_body = Self { body, request_guard, waits: false, failed: None };
         response_body.set_waiting_for_client(true);
         response_body

@@ -1,12 +1,12 @@
 //! Owns one HTTP/2 request, from its head to the end of its response. Each response has its own timeout,
 //! which runs from the last byte that the client accepted. A stalled client loses that stream only.
 
-use super::super::conn_state::{ConnectionEnd, RequestGuard};
+use super::super::shared::{ConnectionEnd, RequestGuard};
 use super::MAX_INTERIM;
 use super::send_tracker::{SendTracker, TrackedResponse};
 use super::tunnel::Http2Tunnel;
 use crate::clock::is_late;
-use crate::http::respond::Body;
+use crate::http::body::Body;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};

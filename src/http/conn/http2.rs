@@ -9,11 +9,11 @@ mod tunnel;
 mod observed_stream;
 
 use super::super::Settings;
+use super::super::body::Body;
 use super::super::incoming::{Http2Body, Incoming};
-use super::super::respond::Body;
-use super::conn_state::{ConnState, ConnectionEnd, RequestGuard};
+use super::client_stream::PendingTunnel;
 use super::interim_sender::InterimSender;
-use super::upgrade::PendingTunnel;
+use super::shared::{ConnState, ConnectionEnd, RequestGuard};
 use crate::io::Stream;
 use bytes::Bytes;
 use h2::RecvStream;
@@ -56,7 +56,7 @@ enum State {
 
 impl<F, A> Connection<F>
 where
-    F: Fn(Request<Incoming>, Arc<RequestGuard>) -> A,
+    F: Fn(Request<Incoming>, PendingTunnel, Arc<RequestGuard>) -> A,
     A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
 {
     /// Calls `answer` for each request.
@@ -90,9 +90,9 @@ where
         let request_guard =
             Arc::new(RequestGuard::begin(&self.conn_state, connection_end.clone(), interim_sender));
         let is_head = *request.method() == Method::HEAD;
-        let (mut request, tunnel) = take_apart(request, &send, &request_guard);
+        let (mut request, pending, tunnel) = take_apart(request, &send, &request_guard);
         let opens = translate::from_http2(&mut request);
-        let answer = (self.answer)(request, request_guard);
+        let answer = (self.answer)(request, pending, request_guard);
         let answer = async move {
             let (mut response, request_guard) = answer.await;
             translate::to_http2(&mut response, opens);
@@ -110,25 +110,25 @@ where
     }
 }
 
-/// Returns a request with its body. The data of a CONNECT belongs to its tunnel.
+/// Returns a request with its body, and what it may become. The data of a CONNECT belongs to its tunnel.
 fn take_apart(
     request: Request<RecvStream>,
     interim: &mpsc::Sender<Response<()>>,
     request_guard: &Arc<RequestGuard>,
-) -> (Request<Incoming>, Option<stream::ConnectStream>) {
-    let (mut parts, stream) = request.into_parts();
+) -> (Request<Incoming>, PendingTunnel, Option<stream::ConnectStream>) {
+    let (parts, stream) = request.into_parts();
     if parts.method != Method::CONNECT {
         let received = Http2Body::new(stream, &parts.headers, interim, Arc::clone(request_guard) as _);
-        return (Request::from_parts(parts, Incoming::Http2(received)), None);
+        return (Request::from_parts(parts, Incoming::Http2(received)), PendingTunnel::None, None);
     }
     let (tunnel, opened) = oneshot::channel();
-    parts.extensions.insert(PendingTunnel::new(opened));
-    (Request::from_parts(parts, Incoming::Empty), Some(stream::ConnectStream { stream, tunnel }))
+    let request = Request::from_parts(parts, Incoming::Empty);
+    (request, PendingTunnel::over_http2(opened), Some(stream::ConnectStream { stream, tunnel }))
 }
 
 impl<F, A> Future for Connection<F>
 where
-    F: Fn(Request<Incoming>, Arc<RequestGuard>) -> A + Unpin,
+    F: Fn(Request<Incoming>, PendingTunnel, Arc<RequestGuard>) -> A + Unpin,
     A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
 {
     type Output = Result<(), h2::Error>;

@@ -1,8 +1,8 @@
 //! Owns the translation of WebSocket handshakes over HTTP/2. An extended CONNECT (RFC 8441) becomes the GET
 //! of RFC 6455 that all stages know. Its response becomes one of HTTP/2.
 
+use crate::http::body::Body;
 use crate::http::headers::remove_hop_by_hop;
-use crate::http::respond::Body;
 use crate::ws::handshake::new_key;
 use h2::ext::Protocol;
 use http::header::{CONNECTION, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -51,7 +51,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::respond::full;
+    use crate::http::body::full;
     use crate::ws::handshake::{UpgradeKind, classify};
     use http::Version;
 

@@ -1,7 +1,7 @@
 //! Owns an HTTP/2 stream that has become a tunnel, in both directions (RFC 8441 5). END_STREAM corresponds to
 //! FIN, RST_STREAM to RST.
 
-use super::super::conn_state::RequestGuard;
+use super::super::shared::RequestGuard;
 use crate::io::{Readiness, Stream, StreamLayer};
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// An HTTP/2 tunnel. Dropping it sends END_STREAM, if it has not ended before.
 #[derive(Debug)]
-pub(in crate::http::serve) struct Http2Tunnel {
+pub(in crate::http::conn) struct Http2Tunnel {
     send: SendStream<Bytes>,
     recv: RecvStream,
     /// Received bytes that nobody has read yet.

@@ -1,12 +1,10 @@
-//! Owns the state of a connection, as far as its timeouts need it: active requests, the start of an
-//! incomplete head, the start of an idle time.
-//!
-//! The idle time of a connection runs from the end of its last request. Only a request stops it, not any
-//! other bytes.
+//! Owns what the stream and the requests of one connection share: the state for its timeouts, its interim
+//! responses and its capacity. It must not judge the state; `state` does.
 
 use super::super::Settings;
 use super::http1::{Flush, InterimQueue};
 use super::interim_sender::InterimSender;
+use super::state::{Moment, State, Verdict, verdict, waited};
 use crate::capacity::{Slot, UpstreamSlot};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,12 +12,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// The state of a connection, for its timeouts. Its stream and its requests share it. Times are milliseconds
-/// since it was accepted.
+/// What the stream and the requests of a connection share. Times are [`Moment`]s; 0 means none.
 #[derive(Debug)]
 pub(super) struct ConnState {
-    /// HTTP/1 heads follow one another, so the first byte of one ends the idle time. In HTTP/2 no byte does,
-    /// because not every byte belongs to a request.
     is_http1: bool,
     accepted: Instant,
     active_requests: AtomicU32,
@@ -27,12 +22,8 @@ pub(super) struct ConnState {
     is_waiting: AtomicBool,
     /// When that wait began, or when the client last accepted data.
     last_progress: AtomicU64,
-    /// When an incomplete head, or an incomplete HTTP/2 frame other than DATA, began. 0 means none. An HTTP/2
-    /// client can restart it with each frame.
     head_started: AtomicU64,
-    /// 0 means that there was no request yet.
     idle_since: AtomicU64,
-    /// HTTP/2: since when the socket accepts no data. 0 means that it does.
     blocked: AtomicU64,
     /// Set if it ends because the client accepted nothing.
     connection_end: ConnectionEnd,
@@ -72,17 +63,6 @@ impl ConnectionEnd {
     }
 }
 
-pub(super) enum TimeoutVerdict {
-    Fine,
-    /// There was no request for `keepalive_timeout`, or none for `header_timeout` since the start.
-    Idle,
-    /// A head was not complete within `header_timeout`.
-    TooSlow,
-    /// The client accepted nothing of the response for `body_timeout`. Over HTTP/2, it accepted nothing at
-    /// all, and no request is active.
-    Stalled,
-}
-
 impl ConnState {
     pub(super) fn new(is_http1: bool) -> Self {
         let zero = || AtomicU64::new(0);
@@ -103,7 +83,7 @@ impl ConnState {
     }
 
     /// Returns the time. Never 0, which means "none".
-    fn now(&self) -> u64 {
+    fn now(&self) -> Moment {
         self.accepted.elapsed().as_millis() as u64 + 1
     }
 
@@ -150,43 +130,32 @@ impl ConnState {
         self.active_requests.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn verdict(&self, settings: &Settings) -> TimeoutVerdict {
-        let read = |moment: &AtomicU64| moment.load(Ordering::Relaxed);
-        let over = |since: u64, limit: Duration| self.now().saturating_sub(since) >= limit.as_millis() as u64;
-        let active_requests = self.active_requests.load(Ordering::Relaxed);
-        let head_started = read(&self.head_started);
-        if head_started > 0 && over(head_started, settings.header_timeout) {
-            return TimeoutVerdict::TooSlow;
-        }
-        if active_requests == 0 {
-            let blocked = read(&self.blocked);
-            if blocked > 0 && settings.body_timeout.is_some_and(|limit| over(blocked, limit)) {
-                return TimeoutVerdict::Stalled;
-            }
-            let idle_since = read(&self.idle_since);
-            let patience = if idle_since == 0 { settings.header_timeout } else { settings.keepalive_timeout };
-            let is_asking = self.is_http1 && head_started > 0;
-            return if !is_asking && over(idle_since, patience) {
-                TimeoutVerdict::Idle
-            } else {
-                TimeoutVerdict::Fine
-            };
-        }
-        let is_over = |limit| over(read(&self.last_progress), limit);
-        if self.is_waiting.load(Ordering::Relaxed) && settings.body_timeout.is_some_and(is_over) {
-            self.connection_end.stall();
-            return TimeoutVerdict::Stalled;
-        }
-        TimeoutVerdict::Fine
+    /// Returns what the timeouts say now.
+    pub(super) fn verdict(&self, settings: &Settings) -> Verdict {
+        verdict(&self.state(), self.now(), settings)
     }
 
-    /// Whether Holdline has waited for a request, and nothing else, for `patience`.
-    pub(super) fn has_waited_for(&self, patience: Duration) -> bool {
-        let since = match self.head_started.load(Ordering::Relaxed) {
-            head_started if head_started > 0 && self.is_http1 => head_started,
-            _ => self.idle_since.load(Ordering::Relaxed),
-        };
-        !self.is_busy() && self.now().saturating_sub(since) >= patience.as_millis() as u64
+    /// Returns how long Holdline has waited for a request, and for nothing else. `None` means that a request
+    /// is active.
+    pub(super) fn waited(&self) -> Option<Duration> {
+        waited(&self.state(), self.now())
+    }
+
+    fn state(&self) -> State {
+        let read = |moment: &AtomicU64| Some(moment.load(Ordering::Relaxed)).filter(|&moment| moment > 0);
+        State {
+            is_http1: self.is_http1,
+            active_requests: self.active_requests.load(Ordering::Relaxed),
+            waiting_since: read(&self.last_progress).filter(|_| self.is_waiting.load(Ordering::Relaxed)),
+            head_started: read(&self.head_started),
+            idle_since: read(&self.idle_since),
+            blocked_since: read(&self.blocked),
+        }
+    }
+
+    /// Records that Holdline ends the connection because its client accepts nothing. Its requests report that.
+    pub(super) fn mark_stalled(&self) {
+        self.connection_end.stall();
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::io::ReadBuf;
 
 /// The state that an HTTP/1 connection shares with its requests.
 #[derive(Debug, Default)]
-pub(in crate::http::serve) struct Shared {
+pub(in crate::http::conn) struct Shared {
     heads: Mutex<Heads>,
     /// Whether hyper has made a request since it last had nothing to write. If so, hyper may be writing its
     /// response. Otherwise hyper writes an error response of its own.
@@ -29,19 +29,19 @@ impl Shared {
 
     /// Records that hyper has made a request of a head. Returns whether the head had two lengths, of which
     /// hyper shows one.
-    pub(in crate::http::serve) fn mark_request(&self) -> bool {
+    pub(in crate::http::conn) fn mark_request(&self) -> bool {
         self.has_request.store(true, Ordering::Relaxed);
         self.heads().mark_request()
     }
 
     /// Records that hyper has written all its data and no request is active.
-    pub(in crate::http::serve) fn mark_idle(&self) {
+    pub(in crate::http::conn) fn mark_idle(&self) {
         self.has_request.store(false, Ordering::Relaxed);
     }
 
     /// Returns what could be read of a head that did not become a request. `status` applies if hyper sent no
     /// response.
-    pub(in crate::http::serve) fn partial_request(&self, status: u16) -> PartialRequest {
+    pub(in crate::http::conn) fn partial_request(&self, status: u16) -> PartialRequest {
         let answered = self.status.load(Ordering::Relaxed);
         self.heads().partial_request(if answered == 0 { status } else { answered })
     }
@@ -49,8 +49,8 @@ impl Shared {
 
 /// Filters the bytes between hyper and a socket.
 #[derive(Debug)]
-pub(in crate::http::serve) struct HeadFilter {
-    pub(in crate::http::serve) shared: Arc<Shared>,
+pub(in crate::http::conn) struct HeadFilter {
+    pub(in crate::http::conn) shared: Arc<Shared>,
     /// Filtered input that did not fit hyper's buffer.
     held: Vec<u8>,
     /// The response in place of hyper's own, and how much of it is written.
@@ -58,12 +58,12 @@ pub(in crate::http::serve) struct HeadFilter {
 }
 
 impl HeadFilter {
-    pub(in crate::http::serve) fn new(shared: Arc<Shared>) -> Self {
+    pub(in crate::http::conn) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, held: Vec::new(), replacement: None }
     }
 
     /// Gives hyper the held input. Returns whether there was any.
-    pub(in crate::http::serve) fn drain_held(&mut self, into: &mut ReadBuf<'_>) -> bool {
+    pub(in crate::http::conn) fn drain_held(&mut self, into: &mut ReadBuf<'_>) -> bool {
         let given = self.held.len().min(into.remaining());
         into.put_slice(&self.held[..given]);
         self.held.drain(..given);
@@ -71,12 +71,12 @@ impl HeadFilter {
     }
 
     /// Returns the held input that hyper never got.
-    pub(in crate::http::serve) fn into_held(self) -> Vec<u8> {
+    pub(in crate::http::conn) fn into_held(self) -> Vec<u8> {
         self.held
     }
 
     /// Filters what was read into a buffer that had `before` bytes.
-    pub(in crate::http::serve) fn filter_read(&mut self, into: &mut ReadBuf<'_>, before: usize) {
+    pub(in crate::http::conn) fn filter_read(&mut self, into: &mut ReadBuf<'_>, before: usize) {
         let Some(changed) = self.shared.heads().pass(&into.filled()[before..]) else { return };
         into.set_filled(before);
         let (fits, rest) = changed.split_at(changed.len().min(into.remaining()));
@@ -85,7 +85,7 @@ impl HeadFilter {
     }
 
     /// Returns the unwritten rest of the response in place of hyper's own, if hyper is writing that.
-    pub(in crate::http::serve) fn replacement(&mut self, bytes: &[u8]) -> Option<&[u8]> {
+    pub(in crate::http::conn) fn replacement(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         if self.replacement.is_none() {
             let status =
                 refused_status(bytes).filter(|_| !self.shared.has_request.load(Ordering::Relaxed))?;
@@ -96,7 +96,7 @@ impl HeadFilter {
     }
 
     /// Records written bytes of the replacement. Returns whether it is complete.
-    pub(in crate::http::serve) fn advance(&mut self, count: usize) -> bool {
+    pub(in crate::http::conn) fn advance(&mut self, count: usize) -> bool {
         let Some((replacement, written)) = &mut self.replacement else { return true };
         *written += count;
         let is_all = *written >= replacement.len();

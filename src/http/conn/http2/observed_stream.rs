@@ -1,7 +1,7 @@
 //! Owns the observation of a connection's bytes below `h2`: incomplete incoming frames, and outgoing
 //! responses.
 
-use super::super::conn_state::ConnState;
+use super::super::shared::ConnState;
 use super::super::{LARGE_RESPONSE, MAX_UNSENT};
 use super::frames::Frames;
 use super::send_tracker::{FrameReader, SendTracker};

@@ -5,14 +5,18 @@ use super::connect::ConnectionResources;
 use crate::capacity::Descriptor;
 use crate::clock::timeout;
 use crate::drain::Watch;
-use crate::io::Stream;
+use crate::io::{PrefixedStream, Stream};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A streamed body of any kind.
@@ -54,6 +58,57 @@ impl ExchangeError {
     #[must_use]
     pub fn is_bad_answer(&self) -> bool {
         matches!(self, Self::Http(error) if error.is_parse())
+    }
+}
+
+/// What an endpoint answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// A response, and its body.
+    Response(Response<ResponseBody>),
+    /// The head of a 101, and the stream that follows.
+    Tunnel(Parts, EndpointStream),
+}
+
+/// The body of a response, as it comes.
+#[derive(Debug)]
+pub struct ResponseBody(Incoming);
+
+/// Why a response's body broke off. Its source tells whether the connection broke or the body is malformed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(#[source] hyper::Error);
+
+impl hyper::body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(cx).map_err(BodyError)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// The stream to an endpoint that switched protocols.
+#[derive(Debug)]
+pub struct EndpointStream(OnUpgrade);
+
+impl EndpointStream {
+    /// Waits until the request's body has passed. Returns the stream and the bytes already read from it. They
+    /// are copied, because keeping hyper's would keep its whole buffer. `None` means that the endpoint left.
+    pub async fn into_stream(self) -> Option<PrefixedStream<Stream>> {
+        let parts = self.0.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
+        Some(PrefixedStream { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })
     }
 }
 
@@ -107,8 +162,8 @@ impl Connection {
         self.resources.descriptor.as_deref()
     }
 
-    /// Sends a request and waits for the head of its response, at most for `limit` (nginx,
-    /// `proxy_read_timeout` before the header). `hyper::upgrade::on` takes over after a 101.
+    /// Sends a request and waits for the head of its answer, at most for `limit` (nginx, `proxy_read_timeout`
+    /// before the header).
     ///
     /// # Errors
     /// Returns why there is no response.
@@ -116,17 +171,21 @@ impl Connection {
         &mut self,
         request: Request<Body>,
         limit: Option<Duration>,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    ) -> Result<Answer, ExchangeError> {
         self.is_private |= bound_login::has_credentials(request.headers());
         self.was_asked_to_upgrade |= request.headers().contains_key(UPGRADE);
         let answer = self.sender.send_request(framed(request));
         self.used = true;
-        let answer = match limit {
+        let mut answer = match limit {
             None => answer.await?,
             Some(limit) => timeout(limit, answer).await.map_err(|_| ExchangeError::TimedOut(limit))??,
         };
         self.is_private |= bound_login::has_challenge(answer.headers());
-        Ok(answer)
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let stream = EndpointStream(hyper::upgrade::on(&mut answer));
+            return Ok(Answer::Tunnel(answer.into_parts().0, stream));
+        }
+        Ok(Answer::Response(answer.map(ResponseBody)))
     }
 
     /// Whether a login is bound to it, so that it serves only one client.

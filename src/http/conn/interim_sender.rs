@@ -1,6 +1,6 @@
 //! Owns the sending of interim responses (1xx) to a client (RFC 9110 15.2).
 
-use super::conn_state::ConnState;
+use super::shared::ConnState;
 use http::{HeaderMap, Response, StatusCode};
 use std::sync::Weak;
 use tokio::sync::mpsc;

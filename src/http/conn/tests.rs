@@ -42,7 +42,7 @@ impl Client {
         let served = tokio::spawn(async move {
             let (_trigger, watch) = crate::drain::channel();
             let answer = |_| async {
-                let mut response = Response::new(respond::full(""));
+                let mut response = Response::new(crate::http::body::full(""));
                 *response.status_mut() = http::StatusCode::NO_CONTENT;
                 response
             };
@@ -180,7 +180,7 @@ async fn half_a_preface_does_not_hold_a_place_that_is_wanted() {
     let served = tokio::spawn(async move {
         let settings = settings(true, true);
         let refused = |bad_request_kind, _| assert_eq!(bad_request_kind, BadRequestKind::Evicted);
-        let answer = |_| async { Response::new(respond::full("")) };
+        let answer = |_| async { Response::new(crate::http::body::full("")) };
         serve(Stream::Unix(theirs), &settings, watch, answer, refused, &slot).await;
     });
     slots.take().await;

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 /// Tells the bodies of a connection when all their data so far is written. Only failing bodies ask.
 #[derive(Debug, Default)]
-pub(in crate::http::serve) struct Flush {
+pub(in crate::http::conn) struct Flush {
     requested: AtomicU64,
     /// The last flush for which the connection was polled again. A flush requested during a poll may be too
     /// late for that poll's writes.
@@ -20,14 +20,14 @@ pub(in crate::http::serve) struct Flush {
 
 impl Flush {
     /// Requests a flush. Returns its number.
-    pub(in crate::http::serve) fn request(&self) -> u64 {
+    pub(in crate::http::conn) fn request(&self) -> u64 {
         let number = self.requested.fetch_add(1, Ordering::SeqCst) + 1;
         self.request.notify_one();
         number
     }
 
     /// Waits until a requested flush is done.
-    pub(in crate::http::serve) fn poll_done(&self, number: u64, cx: &Context<'_>) -> Poll<()> {
+    pub(in crate::http::conn) fn poll_done(&self, number: u64, cx: &Context<'_>) -> Poll<()> {
         let is_done = || self.done.load(Ordering::SeqCst) >= number;
         if is_done() {
             return Poll::Ready(());
@@ -38,13 +38,13 @@ impl Flush {
     }
 
     /// Waits until a flush is requested. The caller must then poll the connection.
-    pub(in crate::http::serve) async fn requested(&self) {
+    pub(in crate::http::conn) async fn requested(&self) {
         self.request.notified().await;
         self.started.store(self.requested.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// Records that the connection has written all its data.
-    pub(in crate::http::serve) fn flushed(&self) {
+    pub(in crate::http::conn) fn flushed(&self) {
         let started = self.started.load(Ordering::SeqCst);
         if self.done.load(Ordering::SeqCst) < started {
             self.done.store(started, Ordering::SeqCst);

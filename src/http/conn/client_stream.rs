@@ -1,0 +1,84 @@
+//! Owns the stream of a client's request: what Holdline may do with it while it answers, and the byte stream
+//! that remains when the request becomes a tunnel. Beyond it nobody knows hyper or h2.
+
+use super::http1::ObservedStream;
+use super::http2::Http2Tunnel;
+use super::interim_sender::InterimSender;
+use super::shared::{ConnectionEnd, RequestGuard};
+use crate::capacity::Slot;
+use crate::io::{PrefixedStream, Stream};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// What the stream of a request becomes with the right response.
+#[derive(Clone, Debug)]
+pub(super) enum PendingTunnel {
+    /// The whole connection, with a 101.
+    Http1(OnUpgrade),
+    /// The stream of a CONNECT, with a 2xx.
+    Http2(Arc<Mutex<Option<oneshot::Receiver<Http2Tunnel>>>>),
+    /// Nothing: another request of HTTP/2.
+    None,
+}
+
+impl PendingTunnel {
+    pub(super) fn over_http2(opened: oneshot::Receiver<Http2Tunnel>) -> Self {
+        Self::Http2(Arc::new(Mutex::new(Some(opened))))
+    }
+}
+
+/// The connection or HTTP/2 stream of a request. It becomes a tunnel with the right response.
+#[derive(Clone, Debug)]
+pub struct ClientStream {
+    pending: PendingTunnel,
+    version: http::Version,
+    request_guard: Arc<RequestGuard>,
+}
+
+impl ClientStream {
+    pub(super) fn new(
+        pending: PendingTunnel,
+        version: http::Version,
+        request_guard: Arc<RequestGuard>,
+    ) -> Self {
+        Self { pending, version, request_guard }
+    }
+
+    /// Returns a handle to the end of the connection.
+    #[must_use]
+    pub fn connection_end(&self) -> ConnectionEnd {
+        self.request_guard.connection_end()
+    }
+
+    /// Returns what sends interim responses to the client. `None` means that HTTP/1.0 has none (RFC 9110
+    /// 15.2).
+    #[must_use]
+    pub fn interim_sender(&self) -> Option<InterimSender> {
+        (self.version >= http::Version::HTTP_11).then(|| self.request_guard.interim_sender())
+    }
+
+    /// Waits until there is capacity for a connection to an upstream. The request or its tunnel holds it to
+    /// its end.
+    pub async fn wait_for_capacity(&self, slot: &Slot) {
+        self.request_guard.wait_for_capacity(slot).await;
+    }
+
+    /// Waits until the response is written. Returns the stream and the bytes already read from it. They are
+    /// copied, because keeping hyper's would keep its whole buffer. `None` means that the client left first.
+    pub async fn into_stream(self) -> Option<PrefixedStream<Stream>> {
+        let upgraded = match self.pending {
+            PendingTunnel::Http1(upgrade) => upgrade.await.ok()?,
+            PendingTunnel::Http2(opened) => {
+                let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let stream = Stream::Layered(Box::new(opened?.await.ok()?));
+                return Some(PrefixedStream { stream, ahead: Vec::new() });
+            }
+            PendingTunnel::None => return None,
+        };
+        let parts = upgraded.downcast::<TokioIo<ObservedStream>>().ok()?;
+        let (stream, held) = parts.io.into_inner().into_parts();
+        Some(PrefixedStream { stream, ahead: [&parts.read_buf[..], &held].concat() })
+    }
+}
