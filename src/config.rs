@@ -5,20 +5,23 @@
 //! are found in one go.
 
 mod defaults;
+pub mod document;
 mod error;
 mod foreign;
 mod hint;
 mod raw;
 mod resolve;
-mod show;
 mod value;
 mod words;
+mod write;
 
 pub use error::{Error, Errors, Place, Warning};
+pub use write::{Form, Secrets};
 
 use crate::proxy::snapshot::Plan;
 use crate::tunnel::Driver;
 use crate::{admin, http, listener, telemetry};
+use document::Document;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,16 +128,31 @@ impl Config {
         raw::File::new("", text).read(resolve::config).absent
     }
 
-    /// The settings in effect as TOML, with every key. Read again they are the same.
+    /// The settings in effect, each with whether it is a default.
     #[must_use]
-    pub fn to_toml(&self) -> String {
-        show::config(self, true)
+    pub fn document(&self) -> Document {
+        let mut document = resolve::document(self);
+        // A configuration reads back without mistakes. What counts is the marks.
+        let _ = Self::from_document(&mut document);
+        document
     }
 
-    /// The same for the eyes of others, who are not to know the secrets in it.
+    /// Reads a document as if it were a file, and marks in it what could be left out.
+    ///
+    /// # Errors
+    /// All mistakes in it. Their lines are those of the document in its full form with its secrets.
+    pub fn from_document(document: &mut Document) -> Result<Self, Errors> {
+        let text = document.write(Form::Full, Secrets::Shown);
+        let reading = raw::File::new("document", &text).read(resolve::config);
+        document.mark_defaults(&reading.defaults);
+        let raw::Reading { result, warnings, files, .. } = reading;
+        result.map(|config| Self { warnings, files, ..config })
+    }
+
+    /// The settings in effect as TOML, with every key and the secrets. Read again they are the same.
     #[must_use]
-    pub fn to_toml_without_secrets(&self) -> String {
-        show::config(self, false)
+    pub fn to_toml(&self) -> String {
+        resolve::document(self).write(Form::Full, Secrets::Shown)
     }
 }
 

@@ -1,14 +1,34 @@
 //! What an operator writes, and what is said to it. Each file of `config/invalid` stands beside
 //! the exact messages; `BLESS=1` writes them anew, for a person to read.
 
-use holdline::config::Config;
+use holdline::config::document::{Document, InlineTable, Item, Section};
+use holdline::config::{Config, Form, Secrets};
 use holdline::upstream::Server;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const EXAMPLE: &str = include_str!("../proxy.toml.example");
+
+/// Keys that a table of `config/valid/everything.toml` cannot do without.
+const NEEDED: [&str; 14] = [
+    "address",
+    "certificates",
+    "client_ca",
+    "client_cert",
+    "client_key",
+    "path",
+    "path_exact",
+    "path_regex",
+    "respond",
+    "server_name",
+    "servers",
+    "token",
+    "trusted",
+    "upstream",
+];
 
 /// The smallest useful file.
 const SMALLEST: &str = r#"
@@ -69,15 +89,128 @@ fn doubts_are_warnings_in_these_words() {
     }
 }
 
+/// The configurations that the tests have texts of.
+fn known() -> impl Iterator<Item = Config> {
+    let texts = files("valid").into_iter().map(|path| read(&path).0);
+    texts.chain([EXAMPLE.to_owned(), SMALLEST.to_owned()]).map(|text| parse(&text))
+}
+
+fn changed(config: &Config) -> String {
+    config.document().write(Form::Changed, Secrets::Shown)
+}
+
+/// In both forms, which stay what they are.
+fn assert_reads_as_it_was_written(config: &Config) {
+    let (full, changed) = (config.to_toml(), changed(config));
+    for text in [&full, &changed] {
+        let again = parse(text);
+        assert_eq!(again, *config, "{text}");
+        assert_eq!((again.to_toml(), self::changed(&again)), (full.clone(), changed.clone()));
+    }
+}
+
 #[test]
 fn a_configuration_reads_as_it_was_written() {
-    let texts = files("valid").into_iter().map(|path| read(&path).0);
-    for text in texts.chain([EXAMPLE.to_owned(), SMALLEST.to_owned()]) {
-        let config = parse(&text);
-        let shown = config.to_toml();
-        assert_eq!(parse(&shown), config, "{shown}");
-        assert_eq!(parse(&shown).to_toml(), shown);
+    known().for_each(|config| assert_reads_as_it_was_written(&config));
+}
+
+#[test]
+fn without_defaults_only_what_is_required_is_left() {
+    assert_eq!(changed(&parse(SMALLEST)), SMALLEST.trim_start());
+    assert_eq!(changed(&parse(&uncommented(EXAMPLE))), changed(&parse(EXAMPLE)));
+    assert_eq!(changed(&parse(&parse(SMALLEST).to_toml())), SMALLEST.trim_start());
+    // Tables that mean something though nothing in them differs from a default.
+    let text = "[admin]\n\n[[listen]]\naddress = \"0.0.0.0:1\"\n\n[[route]]\npath = \"/\"\nupstream = \"u\"\n\n\
+                [upstream.u]\nservers = [\"a:1\"]\n\n[upstream.u.tls]\n";
+    assert_eq!(changed(&parse(text)), text);
+}
+
+#[test]
+fn defaults_that_follow_other_settings_are_left_out() {
+    let rest = "[[listen]]\naddress = \"0.0.0.0:1\"\n\n[[route]]\nhosts = [\"a.example\"]\npath_exact = \"/\"\n\
+                respond = { status = 200 }\n";
+    let text = format!("[process]\nshutdown_grace = \"3s\"\n\n{rest}");
+    assert_eq!(changed(&parse(&text)), text);
+    let name = "name = \"a.example=/\"\n";
+    assert_eq!(changed(&parse(&text.replace("[[route]]\n", &format!("[[route]]\n{name}")))), text);
+    let spread = text.replace("\n\n[[listen", "\ndrain_spread = \"2s\"\n\n[[listen");
+    assert_eq!(changed(&parse(&spread)), text);
+    let tls = "\n[listen.tls]\ncertificates = [{ cert = \"c\", key = \"k\" }]\n\n[[route";
+    let [one, both] = ["protocols = [\"h1\"]\n", "protocols = [\"h1\", \"h2\"]\n"];
+    for (spoken, is_left) in [(one, true), (both, false)] {
+        let with = |spoken: &str| text.replace("\n\n[[route", &format!("\n{spoken}{tls}"));
+        assert_eq!(changed(&parse(&with(spoken))), with(if is_left { spoken } else { "" }));
     }
+}
+
+#[test]
+fn no_line_of_what_differs_could_be_left_out() {
+    for config in known() {
+        let text = changed(&config);
+        let lines: Vec<&str> = text.lines().collect();
+        let settings = lines.iter().enumerate().filter(|(_, line)| line.contains(" = "));
+        for (index, line) in settings {
+            let without = [&lines[..index], &lines[index + 1..]].concat().join("\n");
+            let same = Config::parse(&without, "test.toml").is_ok_and(|found| found == config);
+            assert!(!same, "{line}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn a_dollar_sign_reads_as_it_was_written() {
+    let text = SMALLEST.replace("upstream = \"chat\"", "respond = { status = 200, body = \"$$5 and 5 $\" }");
+    assert_reads_as_it_was_written(&parse(&text));
+}
+
+#[test]
+fn a_document_can_be_made_by_hand() {
+    let mut document =
+        Document { comment: Some("From /etc/nginx/nginx.conf.".to_owned()), ..Document::default() };
+    let mut listen = Section::element("listen");
+    listen.set("address", "0.0.0.0:80");
+    listen.set("header_timeout", Duration::from_secs(15)).comment =
+        Some("client_header_timeout, line 3".to_owned());
+    listen.set("backlog", 4096_u32);
+    let mut route = Section::element("route");
+    route.comment = Some("location /ws/, line 8\n\nproxy_cache: not in Holdline".to_owned());
+    route.set("path", "/other/");
+    route.set("upstream", "chat");
+    route.set("path", "/ws/");
+    route.set("headers", InlineTable::default().with("set", InlineTable::default().with("X Y", "1")));
+    let mut upstream = Section::named("upstream", "chat");
+    let mut server = InlineTable::default().with("address", "app:80").with("weight", 2_u32);
+    server.entries[1].comment = Some("weight=2".to_owned());
+    upstream.set("servers", Item::Lines(vec!["app:81".into(), server.into()]));
+    document.sections = vec![listen, route, upstream];
+    let errors = Config::from_document(&mut document).unwrap_err().to_string();
+    assert!(errors.ends_with(": found \"X Y\", expected a header name"), "{errors}");
+    document.sections[1].set("headers", InlineTable::default());
+    let config = Config::from_document(&mut document).unwrap();
+    let written = document.write(Form::Changed, Secrets::Hidden);
+    let expected = r#"# From /etc/nginx/nginx.conf.
+
+[[listen]]
+address = "0.0.0.0:80"
+# client_header_timeout, line 3
+header_timeout = "15s"
+
+# location /ws/, line 8
+#
+# proxy_cache: not in Holdline
+[[route]]
+upstream = "chat"
+path = "/ws/"
+
+[upstream.chat]
+servers = [
+  "app:81",
+  # weight=2
+  { address = "app:80", weight = 2 },
+]
+"#;
+    assert_eq!(written, expected);
+    assert_eq!(parse(&written), config);
 }
 
 #[test]
@@ -142,7 +275,7 @@ proptest! {
     #[test]
     fn an_odd_text_is_refused_with_its_place(text: String) {
         match Config::parse(&text, "odd.toml") {
-            Ok(config) => prop_assert_eq!(parse(&config.to_toml()), config),
+            Ok(config) => assert_reads_as_it_was_written(&config),
             Err(errors) => {
                 prop_assert!(errors.iter().next().is_some());
                 for error in &errors {
@@ -162,7 +295,66 @@ proptest! {
         // The example is ASCII: any index is a boundary.
         let slipped = [&text[..start], &typed, &text[end..]].concat();
         if let Ok(config) = Config::parse(&slipped, "slip.toml") {
-            prop_assert_eq!(parse(&config.to_toml()), config);
+            assert_reads_as_it_was_written(&config);
         }
+    }
+    #[test]
+    fn a_secret_is_written_only_where_it_is_asked_for(token in "[A-Za-z0-9._~+/-]{16,40}") {
+        let config = parse(&format!("{SMALLEST}[admin]\naddress = \"[::]:9\"\ntoken = \"{token}\"\n"));
+        for form in [Form::Full, Form::Changed] {
+            let document = config.document();
+            let [hidden, shown] = [Secrets::Hidden, Secrets::Shown].map(|secrets| document.write(form, secrets));
+            prop_assert!(!hidden.contains(&token) && hidden.contains("token = \"***\""), "{}", hidden);
+            prop_assert_eq!(hidden.replace("\"***\"", &format!("{token:?}")), shown);
+        }
+    }
+
+    #[test]
+    fn comments_are_written_and_change_nothing(text in "[ -~\r\n\t\u{85}\u{2028}é]{0,40}", is_default: bool) {
+        let config = parse(SMALLEST);
+        let mut document = config.document();
+        let mut count = 0;
+        let mut comment = || {
+            count += 1;
+            Some(format!("begin{count}. {text} end{count}."))
+        };
+        document.comment = comment();
+        for section in &mut document.sections {
+            section.comment = comment();
+            for entry in &mut section.entries {
+                entry.is_default &= is_default;
+                entry.comment = comment();
+                if let Item::Table(table) = &mut entry.item {
+                    table.entries.iter_mut().for_each(|entry| entry.comment = comment());
+                }
+            }
+        }
+        for form in [Form::Full, Form::Changed] {
+            let written = document.write(form, Secrets::Shown);
+            prop_assert_eq!(&parse(&written), &config, "{}", written);
+            for mark in (1..=count).flat_map(|number| [format!("begin{number}."), format!("end{number}.")]) {
+                let found: Vec<&str> = written.lines().filter(|line| line.contains(&mark)).collect();
+                prop_assert!(matches!(found[..], [line] if line.starts_with("# ")), "{}: {}", mark, written);
+            }
+        }
+    }
+}
+
+proptest! {
+    // A case reads a long text eight times.
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Whichever of its settings are left to their defaults.
+    #[test]
+    fn settings_read_as_they_were_written(kept in prop::collection::vec(any::<bool>(), 200)) {
+        let everything = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/everything.toml");
+        let full = parse(&read(&everything).0).to_toml();
+        let is_free = |line: &str| {
+            let key = line.split_once(" = ").map(|(key, _)| key);
+            key.is_some_and(|key| key.starts_with(|c: char| c.is_ascii_lowercase()) && !NEEDED.contains(&key))
+        };
+        let lines = full.lines().zip(kept.iter().cycle()).filter(|&(line, &kept)| kept || !is_free(line));
+        let text: String = lines.map(|(line, _)| format!("{line}\n")).collect();
+        assert_reads_as_it_was_written(&parse(&text));
     }
 }

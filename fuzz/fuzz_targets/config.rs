@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use holdline::config::Config;
+use holdline::config::{Config, Form, Secrets};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -14,12 +14,16 @@ fuzz_target!(|text: &str| {
             return;
         }
     };
-    let shown = config.to_toml();
-    match Config::parse(&shown, "shown.toml") {
-        Ok(again) => {
-            assert!(again == config, "it reads as another:\n{shown}");
-            assert_eq!(again.to_toml(), shown);
+    let [full, changed] =
+        [Form::Full, Form::Changed].map(|form| config.document().write(form, Secrets::Shown));
+    for shown in [&full, &changed] {
+        match Config::parse(shown, "shown.toml") {
+            Ok(again) => {
+                assert!(again == config, "it reads as another:\n{shown}");
+                assert_eq!(again.document().write(Form::Full, Secrets::Shown), full);
+                assert_eq!(again.document().write(Form::Changed, Secrets::Shown), changed);
+            }
+            Err(errors) => panic!("what is shown is refused: {errors}\n{shown}"),
         }
-        Err(errors) => panic!("what is shown is refused: {errors}\n{shown}"),
     }
 });

@@ -6,7 +6,7 @@ use super::{EXIT_CONFIG, load};
 use crate::admin::{Secret, Settings, TokenError};
 use crate::app::certificates::{ListenerConfig, load_tls};
 use crate::app::descriptors;
-use crate::config::Config;
+use crate::config::{Config, Form, Secrets};
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports;
 use std::os::unix::fs::MetadataExt as _;
@@ -63,7 +63,7 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     if show {
-        print!("{}", config.to_toml_without_secrets());
+        print!("{}", config.document().write(Form::Full, Secrets::Hidden));
     } else {
         for (_, text) in certificates.iter().filter(|(doubtful, _)| !doubtful) {
             println!("{text}");

@@ -5,15 +5,17 @@
 //! named once, where it is read, and one mistake does not hide the next.
 
 mod node;
+mod unknown;
 
-use super::error::{Error, Errors, Place, Warning, any_of, nearest};
+use super::error::{Error, Errors, Place, Warning, any_of};
 use super::foreign;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use unknown::Unknown;
 
 /// A file while it is read.
 pub(super) struct File<'a> {
@@ -29,6 +31,8 @@ pub(super) struct File<'a> {
     files: RefCell<Vec<(Place, PathBuf)>>,
     /// Every key that was asked for, by its shape, like `route[].ping.client`: was it written?
     keys: RefCell<BTreeMap<String, bool>>,
+    /// The paths of keys and tables that say what holds without them, like `route[0].ping.client`.
+    defaults: RefCell<BTreeSet<String>>,
 }
 
 /// What a reading gave.
@@ -41,15 +45,8 @@ pub(super) struct Reading<T> {
     pub(super) absent: Vec<String>,
     /// The files that are named, with where.
     pub(super) files: Vec<(Place, PathBuf)>,
-}
-
-/// A key that nobody asked for.
-struct Unknown {
-    place: Place,
-    name: String,
-    /// The shape of its table, and the keys that this has.
-    shape: String,
-    known: Vec<&'static str>,
+    /// The paths of keys and tables that could be left out: they hold their defaults.
+    pub(super) defaults: BTreeSet<String>,
 }
 
 /// One table, or the absence of one that may be left out.
@@ -86,6 +83,7 @@ impl<'a> File<'a> {
             unknown: RefCell::default(),
             files: RefCell::default(),
             keys: RefCell::default(),
+            defaults: RefCell::default(),
         }
     }
 
@@ -114,6 +112,7 @@ impl<'a> File<'a> {
                 warnings: Vec::new(),
                 absent: Vec::new(),
                 files: Vec::new(),
+                defaults: BTreeSet::new(),
             };
         }
         let place = self.place(String::new(), None);
@@ -131,6 +130,7 @@ impl<'a> File<'a> {
             warnings,
             absent: keys.filter(|&(_, written)| !written).map(|(shape, _)| shape).collect(),
             files: self.files.take(),
+            defaults: self.defaults.take(),
         }
     }
 
@@ -194,6 +194,25 @@ impl<'a> Table<'a> {
         self.take(key).and_then(|value| read(&value))
     }
 
+    /// The same; `default` stands for a value that is absent or wrong.
+    pub(super) fn get_or<T: PartialEq>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&Value<'a>) -> Option<T>,
+        default: T,
+    ) -> T {
+        self.or_default(key, self.get(key, read), default)
+    }
+
+    /// What was found at a key, or its default, which may depend on what was found at others. A value that
+    /// equals the default is noted.
+    pub(super) fn or_default<T: PartialEq>(&self, key: &str, found: Option<T>, default: T) -> T {
+        if found.as_ref() == Some(&default) {
+            self.file.defaults.borrow_mut().insert(join(&self.place.path, key));
+        }
+        found.unwrap_or(default)
+    }
+
     /// The value of a key that must be there, read.
     pub(super) fn require<T>(
         &self,
@@ -228,7 +247,16 @@ impl<'a> Table<'a> {
     fn section_of<T>(&self, key: &str, value: Option<Value<'a>>, read: impl FnOnce(&Self) -> T) -> T {
         let entries = value.as_ref().and_then(Value::entries_of_table);
         let place = value.map_or_else(|| self.place_of(key), |value| value.place);
-        Self::new(self.file, place, join(&self.shape, key), entries).read(read)
+        let path = place.path.clone();
+        let value = Self::new(self.file, place, join(&self.shape, key), entries).read(read);
+        if let Some(entries) = entries {
+            let mut defaults = self.file.defaults.borrow_mut();
+            // It is read as if empty where it is absent, so its defaults alone change nothing.
+            if entries.keys().all(|key| defaults.contains(&join(&path, key.get_ref()))) {
+                defaults.insert(path);
+            }
+        }
+        value
     }
 
     /// Every table of a `[[key]]`, of which there must be one.
@@ -291,65 +319,8 @@ impl<'a> Table<'a> {
     }
 }
 
-// === impl Unknown ===
-
-impl Unknown {
-    /// What to write instead. `keys` are those of all tables, by their shape.
-    fn remedy(&self, keys: &BTreeMap<String, bool>) -> String {
-        let (name, known) = (&*self.name, &self.known);
-        let has_few = known.len() <= FEW_KEYS;
-        let leaf =
-            |shape: &str| shape.rsplit_once('.').map(|(table, leaf)| (table.to_owned(), leaf.to_owned()));
-        let elsewhere: Vec<(String, String)> = keys.keys().filter_map(|shape| leaf(shape)).collect();
-        let tables = |key: &str| {
-            let tables = elsewhere.iter().filter(|(_, leaf)| leaf == key);
-            let mut tables: Vec<String> = tables.map(|(table, _)| table_name(table)).collect();
-            // Those at the top first: who writes a key at the wrong place mostly means one of them.
-            tables.sort_by_key(|table| table.matches('.').count());
-            tables.dedup();
-            any_of(tables.iter().map(String::as_str).take(MOST_TABLES))
-        };
-        let is_elsewhere = elsewhere.iter().any(|(_, leaf)| leaf == name);
-        match foreign::word(name) {
-            // It may have been meant as either.
-            Some(text) if is_elsewhere => return format!("{text}; here it is a key of {}", tables(name)),
-            Some(text) => return text,
-            None if is_elsewhere && !has_few => return format!("it is a key of {}", tables(name)),
-            None => {}
-        }
-        if let Some(near) = nearest(name, known) {
-            return format!("did you mean \"{near}\"?");
-        }
-        if has_few {
-            return format!("expected {}", any_of(known.iter().copied()));
-        }
-        let leaves: Vec<&str> = elsewhere.iter().map(|(_, leaf)| &**leaf).collect();
-        match nearest(name, &leaves) {
-            Some(near) => format!("did you mean \"{near}\" of {}?", tables(near)),
-            None => format!(
-                "{} has no such key; `holdline check --show` prints all there are",
-                table_name(&self.shape)
-            ),
-        }
-    }
-}
-
-/// A table as it is written: `[[route]]`, `[listen.tls]`.
-fn table_name(shape: &str) -> String {
-    match shape.strip_suffix("[]").filter(|name| !name.contains('.')) {
-        Some(list) => format!("[[{list}]]"),
-        None if shape.is_empty() => "the file outside of tables".to_owned(),
-        None => format!("[{}]", shape.replace("[]", "")),
-    }
-}
-
-/// So many keys a message names.
-const FEW_KEYS: usize = 8;
-/// And so many tables.
-const MOST_TABLES: usize = 3;
-
 /// The path of a key in a table; a name that TOML would quote is quoted.
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     let dot = if path.is_empty() { "" } else { "." };
     if is_bare(key) { format!("{path}{dot}{key}") } else { format!("{path}{dot}{key:?}") }
 }

@@ -1,15 +1,18 @@
-//! Owns the meaning of a file: one function a table, defaults where nothing was written. It must
-//! not know how values are spelled.
+//! Owns the settings of each table: one function reads it, with defaults where nothing was written, and one
+//! beside it says what would have to be written. It must not know how values are spelled.
 
 mod admin;
 mod headers;
 mod listen;
 mod route;
+mod server;
+mod tunnel;
 mod upstream;
 
+use super::document::{Document, Item, Section};
 use super::error::{any_of, nearest};
 use super::raw::{Table, Value};
-use super::value::{self, duration_or_zero, integer, list, off_or, parsed, word};
+use super::value::{self, duration_or_zero, integer, list, off_or, parsed, word, word_for, write_rate};
 use super::{Config, Process, defaults, words};
 use crate::limit::rate::Rate;
 use crate::proxy::snapshot::{Plan, Target};
@@ -57,14 +60,14 @@ pub(super) fn admin_alone(table: &Table<'_>) -> Option<crate::admin::Settings> {
 }
 
 fn process(table: &Table<'_>) -> Process {
-    let shutdown_grace = table.get("shutdown_grace", duration_or_zero).unwrap_or(defaults::SHUTDOWN_GRACE);
-    let drain_spread = table.get("drain_spread", duration_or_zero);
+    let shutdown_grace = table.get_or("shutdown_grace", duration_or_zero, defaults::SHUTDOWN_GRACE);
+    let usual_spread = defaults::DRAIN_SPREAD.min(shutdown_grace * 2 / 3);
     let process = Process {
-        workers: table.get("workers", integer(0..=MOST_WORKERS)).unwrap_or(defaults::WORKERS),
-        engine: table.get("engine", word(words::ENGINE)).unwrap_or(defaults::ENGINE),
+        workers: table.get_or("workers", integer(0..=MOST_WORKERS), defaults::WORKERS),
+        engine: table.get_or("engine", word(words::ENGINE), defaults::ENGINE),
         shutdown_grace,
-        drain_spread: drain_spread.unwrap_or(defaults::DRAIN_SPREAD.min(shutdown_grace * 2 / 3)),
-        pid_file: table.get("pid_file", off_or(value::path)).unwrap_or(defaults::PID_FILE),
+        drain_spread: table.get_or("drain_spread", duration_or_zero, usual_spread),
+        pid_file: table.get_or("pid_file", off_or(value::path), defaults::PID_FILE),
     };
     if process.drain_spread > process.shutdown_grace {
         let [spread, grace] = [process.drain_spread, process.shutdown_grace].map(value::write_duration);
@@ -77,23 +80,23 @@ fn process(table: &Table<'_>) -> Process {
 
 fn real_ip(table: &Table<'_>) -> real_ip::Settings {
     real_ip::Settings {
-        trusted: table.get("trusted", list("expected a list of networks", parsed)).unwrap_or_default(),
-        source: table.get("header", parsed).unwrap_or_default(),
-        recursive: table.get("recursive", Value::boolean).unwrap_or(defaults::REAL_IP_RECURSIVE),
+        trusted: table.get_or("trusted", list("expected a list of networks", parsed), Vec::new()),
+        source: table.get_or("header", parsed, real_ip::Source::default()),
+        recursive: table.get_or("recursive", Value::boolean, defaults::REAL_IP_RECURSIVE),
     }
 }
 
 fn max_connections(table: &Table<'_>) -> Option<u32> {
-    table.get("max_connections", off_or(integer(1..=u32::MAX))).unwrap_or(defaults::MAX_CONNECTIONS)
+    table.get_or("max_connections", off_or(integer(1..=u32::MAX)), defaults::MAX_CONNECTIONS)
 }
 
 fn log(table: &Table<'_>) -> telemetry::Settings {
     telemetry::Settings {
-        level: table.get("level", word(words::LEVEL)).unwrap_or(defaults::LOG_LEVEL),
-        format: table.get("format", word(words::FORMAT)).unwrap_or(defaults::LOG_FORMAT),
-        access: table.get("access", access).unwrap_or(defaults::LOG_ACCESS),
-        facility: table.get("facility", facility).unwrap_or(defaults::FACILITY),
-        sample_above: table.get("sample_above", off_or(sample_above)).unwrap_or_else(defaults::sample_above),
+        level: table.get_or("level", word(words::LEVEL), defaults::LOG_LEVEL),
+        format: table.get_or("format", word(words::FORMAT), defaults::LOG_FORMAT),
+        access: table.get_or("access", access, defaults::LOG_ACCESS),
+        facility: table.get_or("facility", facility, defaults::FACILITY),
+        sample_above: table.get_or("sample_above", off_or(sample_above), defaults::sample_above()),
     }
 }
 
@@ -134,6 +137,48 @@ fn sample_above(value: &Value<'_>) -> Option<Rate> {
     let (lines, per) = value::rate(value)?;
     let rate = Rate::new(lines, per, defaults::sampling_burst(lines, per));
     rate.or_else(|| value.wrong("expected fewer lines"))
+}
+
+/// The whole configuration as it is written: each setting has an entry.
+pub(super) fn document(config: &Config) -> Document {
+    let plan = &config.plan;
+    let mut sections = vec![process_section(&config.process, plan.max_connections), log_section(&config.log)];
+    sections.extend(config.admin.as_ref().map(admin::section));
+    sections.push(real_ip_section(&plan.real_ip));
+    sections.extend(config.listeners.iter().map(listen::section));
+    sections.extend(plan.routes.iter().map(route::section));
+    sections.extend(plan.upstreams.iter().map(upstream::section));
+    Document { comment: None, sections }
+}
+
+fn process_section(process: &Process, max_connections: Option<u32>) -> Section {
+    let mut section = Section::table("process");
+    section.set("workers", process.workers);
+    section.set("engine", word_for(words::ENGINE, &process.engine));
+    section.set("shutdown_grace", process.shutdown_grace);
+    section.set("drain_spread", process.drain_spread);
+    section.set("max_connections", Item::or_off(max_connections));
+    section.set("pid_file", Item::or_off(process.pid_file.as_deref()));
+    section
+}
+
+fn log_section(log: &telemetry::Settings) -> Section {
+    let mut section = Section::table("log");
+    section.set("level", word_for(words::LEVEL, &log.level));
+    section.set("format", word_for(words::FORMAT, &log.format));
+    section.set("access", Item::text(&log.access));
+    section.set("facility", word_for(words::FACILITY, &log.facility));
+    let above = log.sample_above.map(|above| Item::text(write_rate(above)));
+    section.set("sample_above", Item::or_off(above));
+    section
+}
+
+fn real_ip_section(real_ip: &real_ip::Settings) -> Section {
+    let mut section = Section::table("real_ip");
+    section.set("trusted", Item::texts(&real_ip.trusted));
+    section.set("header", Item::text(&real_ip.source));
+    section.set("recursive", real_ip.recursive);
+    section
 }
 
 /// More threads than any machine has CPUs are a slip of the keyboard.

@@ -6,6 +6,7 @@ use super::foreign;
 use super::raw::Value;
 use super::words;
 use crate::health::Percent;
+use crate::limit::rate::Rate;
 use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -168,6 +169,14 @@ pub(super) fn off_or<'a, T>(
     move |value| if value.is_off() { Some(None) } else { read(&value.clone().or_off()).map(Some) }
 }
 
+/// The same, where "off" is zero.
+pub(super) fn off_or_zero<'a, T: Default>(
+    read: impl Fn(&Value<'a>) -> Option<T>,
+) -> impl Fn(&Value<'a>) -> Option<T> {
+    let read = off_or(read);
+    move |value| read(value).map(Option::unwrap_or_default)
+}
+
 /// The elements of a list; `remedy` is said where there is none.
 pub(super) fn list<'a, T>(
     remedy: &str,
@@ -213,6 +222,11 @@ pub(super) fn write_size(size: u64) -> String {
         size if size.is_multiple_of(KIB) => format!("{}k", size / KIB),
         size => size.to_string(),
     }
+}
+
+/// A rate as [`rate`] reads it.
+pub(super) fn write_rate(rate: Rate) -> String {
+    format!("{}/{}", rate.openings(), word_for(words::PER, &rate.per()))
 }
 
 const KIB: u64 = 1024;

@@ -2,6 +2,7 @@
 
 use crate::addr::ListenAddr;
 use crate::admin::{Secret, Settings, is_local};
+use crate::config::document::{Item, Section};
 use crate::config::raw::{Table, Value};
 use crate::config::value::{self, off_or};
 use crate::config::{Listen, defaults, hint};
@@ -18,10 +19,15 @@ pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings>
             "expected only one of token, token_file",
         );
     }
-    let token = token.and_then(|value| off_or(value::parsed)(&value)).flatten().map(Secret::Given);
-    let file = file.and_then(|value| off_or(value::path)(&value)).flatten().map(Secret::File);
-    let address = table.take("address").map(|value| value::parsed_or_hint(hint::listen)(&value));
-    let address = address.unwrap_or(Some(ListenAddr::Tcp(defaults::ADMIN_ADDRESS)))?;
+    let token = token.and_then(|value| off_or(value::parsed)(&value));
+    let token = table.or_default("token", token, None).map(Secret::Given);
+    let file = file.and_then(|value| off_or(value::path)(&value));
+    let file = table.or_default("token_file", file, None).map(Secret::File);
+    let address = match table.take("address") {
+        Some(value) => Some(value::parsed_or_hint(hint::listen)(&value)?),
+        None => None,
+    };
+    let address = table.or_default("address", address, ListenAddr::Tcp(defaults::ADMIN_ADDRESS));
     if !has_token && !has_file && !is_local(&address) {
         let found = format!("missing, where others than this host may reach \"{address}\"");
         table.error(
@@ -36,4 +42,18 @@ pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings>
         table.error(table.place_of("address"), found, "expected an address of its own");
     }
     Some(Settings { address, token: token.or(file) })
+}
+
+/// `[admin]` as it is written.
+pub(super) fn section(admin: &Settings) -> Section {
+    let mut section = Section::table("admin");
+    let (token, file) = match &admin.token {
+        Some(Secret::Given(token)) => (Some(token.expose()), None),
+        Some(Secret::File(file)) => (None, Some(&**file)),
+        None => (None, None),
+    };
+    section.set("address", Item::text(&admin.address));
+    section.set("token", Item::or_off(token)).is_secret = token.is_some();
+    section.set("token_file", Item::or_off(file));
+    section
 }

@@ -1,5 +1,6 @@
 //! Owns the meaning of `headers` and `response_headers`. It must not know the rest of a route.
 
+use crate::config::document::{InlineTable, Item};
 use crate::config::raw::{Table, Value};
 use crate::config::{foreign, value};
 use crate::http::names::is_alike;
@@ -13,13 +14,13 @@ pub(super) struct Headers {
 }
 
 /// Names with their values, sorted by name, each once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Fields(pub(super) Vec<(HeaderName, HeaderValue)>);
 
 /// `headers`: adds to `base`; what is written of a name replaces what `base` says of it.
 pub(super) fn request(table: &Table<'_>, base: &Headers) -> Headers {
-    let set = table.get("set", |value| fields(value, foreign::instead_of)).unwrap_or_default();
-    let removed = table.get("remove", removed).unwrap_or_default();
+    let set = table.get_or("set", |value| fields(value, foreign::instead_of), Fields::default());
+    let removed = table.get_or("remove", removed, Vec::new());
     for (name, _) in set.0.iter().filter(|(name, _)| names(&removed, name)) {
         table.error(
             table.place(),
@@ -97,6 +98,19 @@ fn header_name(text: &str, value: &Value<'_>) -> Option<HeaderName> {
 
 fn header_value(text: &str, value: &Value<'_>) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok().or_else(|| value.wrong("expected visible ASCII characters and spaces"))
+}
+
+/// `headers` as it is written.
+pub(super) fn write(set: &[(HeaderName, HeaderValue)], remove: &[HeaderName]) -> InlineTable {
+    InlineTable::default().with("set", write_fields(set)).with("remove", Item::texts(remove))
+}
+
+/// Names with their values as they are written.
+pub(super) fn write_fields(fields: &[(HeaderName, HeaderValue)]) -> InlineTable {
+    fields.iter().fold(InlineTable::default(), |table, (name, value)| {
+        // Values come from TOML, where only ASCII was let in.
+        table.with(name.as_str(), Item::Literal(value.to_str().unwrap_or_default().to_owned()))
+    })
 }
 
 /// Whether the proxy rules a header itself: those of one hop (RFC 9110 7.6.1), of the framing of

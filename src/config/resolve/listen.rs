@@ -2,8 +2,11 @@
 //! not know routes.
 
 use crate::addr::ListenAddr;
+use crate::config::document::{InlineTable, Item, Section};
 use crate::config::raw::{Table, Value};
-use crate::config::value::{self, duration, duration_within, integer, list, off_or, size, word, write_size};
+use crate::config::value::{
+    self, duration, duration_within, integer, list, off_or, size, word, word_for, write_size,
+};
 use crate::config::words::{self, Ask, Protocol};
 use crate::config::{Listen, defaults, hint};
 use crate::http::Protocols;
@@ -44,23 +47,25 @@ fn listen(table: &Table<'_>) -> Option<Listen> {
         "expected an address like \"0.0.0.0:8080\"",
         value::parsed_or_hint(hint::listen),
     );
-    let backlog = table.get("backlog", integer(1..=MOST_BACKLOG)).unwrap_or(defaults::BACKLOG);
-    let reuse_port = table.get("reuse_port", Value::boolean).unwrap_or(defaults::REUSE_PORT);
+    let backlog = table.get_or("backlog", integer(1..=MOST_BACKLOG), defaults::BACKLOG);
+    let reuse_port = table.get_or("reuse_port", Value::boolean, defaults::REUSE_PORT);
     let spoken = table.get("protocols", protocols);
-    let tls = table.get("tls", off_or(|value| value.table(|table| tls(table, spoken)))).flatten();
+    let tls = table.get_or("tls", off_or(|value| value.table(|table| tls(table, spoken))), None);
     let default = if tls.is_some() { defaults::PROTOCOLS_OVER_TLS } else { defaults::PROTOCOLS };
     let http = http::Settings {
-        protocols: spoken.unwrap_or(default),
-        header_timeout: table.get("header_timeout", duration).unwrap_or(defaults::HEADER_TIMEOUT),
-        keepalive_timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::KEEPALIVE_TIMEOUT),
-        body_timeout: table.get("body_timeout", off_or(duration)).unwrap_or(defaults::BODY_TIMEOUT),
-        max_header_size: table.get("max_header_size", header_size).unwrap_or(defaults::MAX_HEADER_SIZE),
-        underscores_in_headers: table
-            .get("underscores_in_headers", Value::boolean)
-            .unwrap_or(defaults::UNDERSCORES_IN_HEADERS),
+        protocols: table.or_default("protocols", spoken, default),
+        header_timeout: table.get_or("header_timeout", duration, defaults::HEADER_TIMEOUT),
+        keepalive_timeout: table.get_or("keepalive_timeout", duration, defaults::KEEPALIVE_TIMEOUT),
+        body_timeout: table.get_or("body_timeout", off_or(duration), defaults::BODY_TIMEOUT),
+        max_header_size: table.get_or("max_header_size", header_size, defaults::MAX_HEADER_SIZE),
+        underscores_in_headers: table.get_or(
+            "underscores_in_headers",
+            Value::boolean,
+            defaults::UNDERSCORES_IN_HEADERS,
+        ),
     };
-    let proxy_protocol = table.get("proxy_protocol", word(words::PROXY_PROTOCOL));
-    let proxy_protocol = proxy_protocol.unwrap_or(defaults::ACCEPT_PROXY_PROTOCOL);
+    let proxy_protocol =
+        table.get_or("proxy_protocol", word(words::PROXY_PROTOCOL), defaults::ACCEPT_PROXY_PROTOCOL);
     let tcp = tcp(table);
     // A table that holds mistakes is no plain port: the mistakes are noted.
     let tls = tls.flatten();
@@ -78,10 +83,10 @@ fn tls(table: &Table<'_>, spoken: Option<Protocols>) -> Option<Tls> {
         list(remedy, |value| value.table(pair).flatten())(value)
     });
     let client_auth = client_auth(table);
-    let min_version = table.get("min_version", word(words::MIN_VERSION)).unwrap_or(defaults::MIN_VERSION);
-    let handshake_timeout = table.get("handshake_timeout", duration).unwrap_or(defaults::HANDSHAKE_TIMEOUT);
-    let max_handshakes = table.get("max_handshakes", integer(1..=MOST_HANDSHAKES));
-    let max_handshakes = max_handshakes.unwrap_or(defaults::MAX_HANDSHAKES);
+    let min_version = table.get_or("min_version", word(words::MIN_VERSION), defaults::MIN_VERSION);
+    let handshake_timeout = table.get_or("handshake_timeout", duration, defaults::HANDSHAKE_TIMEOUT);
+    let max_handshakes =
+        table.get_or("max_handshakes", integer(1..=MOST_HANDSHAKES), defaults::MAX_HANDSHAKES);
     let mut pairs = pairs?.into_iter();
     let default = pairs.next()?;
     let Protocols { http1, http2 } = spoken.unwrap_or(defaults::PROTOCOLS_OVER_TLS);
@@ -98,9 +103,9 @@ fn pair(table: &Table<'_>) -> Option<Pair> {
 }
 
 fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
-    let asked = table.get("client_auth", word(words::CLIENT_AUTH)).unwrap_or(defaults::CLIENT_AUTH);
+    let asked = table.get_or("client_auth", word(words::CLIENT_AUTH), defaults::CLIENT_AUTH);
     let ca = table.get("client_ca", value::path);
-    let crls = table.get("client_crls", list("expected a list of paths", value::path)).unwrap_or_default();
+    let crls = table.get_or("client_crls", list("expected a list of paths", value::path), Vec::new());
     if asked == Ask::No {
         return Some(ClientAuth::Off);
     }
@@ -139,7 +144,7 @@ pub(super) fn tcp(table: &Table<'_>) -> TcpOptions {
     let user_timeout = off_or(duration_within(Duration::from_millis(1)..=LONGEST_USER_TIMEOUT, MILLI));
     TcpOptions {
         keepalive: table.section_or_off("tcp_keepalive", keepalive),
-        user_timeout: table.get("tcp_user_timeout", user_timeout).unwrap_or(defaults::TCP_USER_TIMEOUT),
+        user_timeout: table.get_or("tcp_user_timeout", user_timeout, defaults::TCP_USER_TIMEOUT),
     }
 }
 
@@ -147,10 +152,65 @@ fn keepalive(table: &Table<'_>) -> Keepalive {
     let seconds = || duration_within(SECOND..=LONGEST_KEEPALIVE, SECOND);
     let default = defaults::TCP_KEEPALIVE;
     Keepalive {
-        time: table.get("time", seconds()).unwrap_or(default.time),
-        interval: table.get("interval", seconds()).unwrap_or(default.interval),
-        probes: table.get("probes", integer(1..=MOST_PROBES)).unwrap_or(default.probes),
+        time: table.get_or("time", seconds(), default.time),
+        interval: table.get_or("interval", seconds(), default.interval),
+        probes: table.get_or("probes", integer(1..=MOST_PROBES), default.probes),
     }
+}
+
+/// `[[listen]]` as it is written.
+pub(super) fn section(listen: &Listen) -> Section {
+    let mut section = Section::element("listen");
+    let Listen { socket, http } = listen;
+    section.set("address", Item::text(&socket.address));
+    section.set("backlog", socket.backlog);
+    section.set("reuse_port", socket.reuse_port);
+    section.set("proxy_protocol", word_for(words::PROXY_PROTOCOL, &socket.proxy_protocol));
+    let spoken = [(http.protocols.http1, Protocol::Http1), (http.protocols.http2, Protocol::Http2)];
+    let spoken = spoken.into_iter().filter(|&(speaks, _)| speaks);
+    section.set("protocols", Item::list(spoken.map(|(_, protocol)| word_for(words::PROTOCOL, &protocol))));
+    section.set("header_timeout", http.header_timeout);
+    section.set("keepalive_timeout", http.keepalive_timeout);
+    section.set("body_timeout", Item::or_off(http.body_timeout));
+    section.set("max_header_size", Item::Size(http.max_header_size as u64));
+    section.set("underscores_in_headers", http.underscores_in_headers);
+    write_tcp(&mut section, &socket.tcp);
+    match &socket.tls {
+        Some(tls) => section.sections.push(tls_section(tls)),
+        None => _ = section.set("tls", "off"),
+    }
+    section
+}
+
+fn tls_section(tls: &Tls) -> Section {
+    let mut section = Section::table("tls");
+    let server = &tls.server;
+    let pair = |pair: &Pair| InlineTable::default().with("cert", &*pair.cert).with("key", &*pair.key);
+    let pairs = std::iter::once(&server.default).chain(&server.others).map(pair);
+    let (asked, ca) = match &server.client_auth {
+        ClientAuth::Off => (Ask::No, None),
+        ClientAuth::Optional(ca) => (Ask::Optional, Some(ca)),
+        ClientAuth::Required(ca) => (Ask::Required, Some(ca)),
+    };
+    section.set("certificates", Item::list(pairs));
+    section.set("client_auth", word_for(words::CLIENT_AUTH, &asked));
+    if let Some(ClientCa { ca, crls }) = ca {
+        section.set("client_ca", &**ca);
+        section.set("client_crls", Item::list(crls.iter().map(|crl| &**crl)));
+    }
+    section.set("min_version", word_for(words::MIN_VERSION, &server.min_version));
+    section.set("handshake_timeout", tls.handshake_timeout);
+    section.set("max_handshakes", tls.max_handshakes);
+    section
+}
+
+/// The TCP options as they are written.
+pub(super) fn write_tcp(section: &mut Section, tcp: &TcpOptions) {
+    let keepalive = tcp.keepalive.map(|Keepalive { time, interval, probes }| {
+        InlineTable::default().with("time", time).with("interval", interval).with("probes", probes)
+    });
+    section.set("tcp_keepalive", Item::or_off(keepalive));
+    section.set("tcp_user_timeout", Item::or_off(tcp.user_timeout));
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,18 +1,18 @@
 //! Owns the meaning of `[[route]]` and `[defaults]`. It must not know upstreams but for their names.
 
 use super::headers::{self, Fields, Headers};
+use super::tunnel;
+use crate::config::document::{InlineTable, Item, Section};
 use crate::config::error::nearest;
 use crate::config::raw::{Table, Value};
-use crate::config::value::{self, duration, integer, list, off_or, parsed, size, word, write_duration};
+use crate::config::value::{self, duration, integer, list, off_or, parsed, size, word, word_for, write_rate};
 use crate::config::{defaults, foreign, hint, words};
 use crate::http::{Forwarded, Via};
 use crate::limit::Limits;
 use crate::limit::rate::Rate;
-use crate::outcome::PerSide;
 use crate::proxy::snapshot::{RejectWith, Route, Target};
 use crate::route::{HostPattern, PathPattern, PathRegex, Rewrite, Rule};
 use crate::telemetry::report::RouteNames;
-use crate::tunnel::{self, OnViolation, Pong};
 use crate::ws::origin::AllowedOrigin;
 use http::StatusCode;
 use std::num::NonZeroU32;
@@ -24,7 +24,7 @@ use std::time::Duration;
 pub(super) struct Settings {
     connect_timeout: Duration,
     response_timeout: Option<Duration>,
-    tunnel: tunnel::Settings,
+    tunnel: crate::tunnel::Settings,
     limits: Limits,
     allowed_origins: Option<Vec<AllowedOrigin>>,
     max_body_size: Option<u64>,
@@ -58,73 +58,36 @@ impl Default for Settings {
 /// The settings of a table, over those of `base`.
 pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
     Settings {
-        connect_timeout: table.get("connect_timeout", duration).unwrap_or(base.connect_timeout),
-        response_timeout: table.get("response_timeout", off_or(duration)).unwrap_or(base.response_timeout),
-        tunnel: tunnel(table, &base.tunnel),
+        connect_timeout: table.get_or("connect_timeout", duration, base.connect_timeout),
+        response_timeout: table.get_or("response_timeout", off_or(duration), base.response_timeout),
+        tunnel: tunnel::read(table, &base.tunnel),
         limits: table.section("limits", |table| limits(table, &base.limits)),
-        allowed_origins: table
-            .get("allowed_origins", off_or(list("expected a list of origins", parsed)))
-            .unwrap_or_else(|| base.allowed_origins.clone()),
-        max_body_size: table.get("max_body_size", off_or(size)).unwrap_or(base.max_body_size),
-        reject_with: table.get("reject_with", word(words::REJECT_WITH)).unwrap_or(base.reject_with),
-        access_log: table.get("access_log", Value::boolean).unwrap_or(base.access_log),
+        allowed_origins: table.get_or(
+            "allowed_origins",
+            off_or(list("expected a list of origins", parsed)),
+            base.allowed_origins.clone(),
+        ),
+        max_body_size: table.get_or("max_body_size", off_or(size), base.max_body_size),
+        reject_with: table.get_or("reject_with", word(words::REJECT_WITH), base.reject_with),
+        access_log: table.get_or("access_log", Value::boolean, base.access_log),
         headers: table.section("headers", |table| headers::request(table, &base.headers)),
-        response_headers: table
-            .get("response_headers", headers::response)
-            .map_or_else(|| base.response_headers.clone(), |more| base.response_headers.with(&more)),
-        forwarded: table.get("forwarded", word(words::FORWARDED)).unwrap_or(base.forwarded),
-        via: table.get("via", word(words::VIA)).unwrap_or(base.via),
+        response_headers: base.response_headers.with(&table.get_or(
+            "response_headers",
+            headers::response,
+            Fields::default(),
+        )),
+        forwarded: table.get_or("forwarded", word(words::FORWARDED), base.forwarded),
+        via: table.get_or("via", word(words::VIA), base.via),
     }
-}
-
-fn tunnel(table: &Table<'_>, base: &tunnel::Settings) -> tunnel::Settings {
-    let limit = |key, base| table.get(key, off_or(duration)).unwrap_or(base);
-    let (read_timeout, send_timeout) =
-        (limit("read_timeout", base.read_timeout), limit("send_timeout", base.send_timeout));
-    let close_timeout = table.get("close_timeout", duration).unwrap_or(base.close_timeout);
-    let max_lifetime = limit("max_lifetime", base.max_lifetime);
-    let off = (PerSide { client: None, upstream: None }, base.ping_timeout, base.pong);
-    let ping = table.section_or_off("ping", |table| ping(table, base));
-    let (ping, ping_timeout, pong) = ping.unwrap_or(off);
-    let on_violation = table.get("on_violation", word(words::ON_VIOLATION));
-    let settings = tunnel::Settings {
-        ping,
-        ping_timeout,
-        pong,
-        read_timeout,
-        send_timeout,
-        close_timeout,
-        max_lifetime,
-        on_violation: on_violation.unwrap_or(base.on_violation),
-        max_message_size: table.get("max_message_size", off_or(size)).unwrap_or(base.max_message_size),
-        close_codes: table.get("close_codes", word(words::CLOSE_CODES)).unwrap_or(base.close_codes),
-    };
-    if (settings.ping, settings.read_timeout) != (base.ping, base.read_timeout) {
-        doubt(table, &settings);
-    }
-    if settings.max_message_size.is_some() && on_violation == Some(OnViolation::Blind) {
-        let text =
-            "max_message_size holds only where frames are read: with it a breach of framing closes with 1002";
-        table.warn(table.place_of("on_violation"), text);
-    }
-    settings
-}
-
-fn ping(table: &Table<'_>, base: &tunnel::Settings) -> (PerSide<Option<Duration>>, Duration, Pong) {
-    let interval = |key, base| table.get(key, off_or(duration)).unwrap_or(base);
-    let (client, upstream) = (interval("client", base.ping.client), interval("upstream", base.ping.upstream));
-    let timeout = table.get("timeout", duration).unwrap_or(base.ping_timeout);
-    let pong = table.get("pong", word(words::PONG)).unwrap_or(base.pong);
-    (PerSide { client, upstream }, timeout, pong)
 }
 
 fn limits(table: &Table<'_>, base: &Limits) -> Limits {
-    let most = |key, base| table.get(key, off_or(integer(1..=u32::MAX))).unwrap_or(base);
+    let most = |key, base| table.get_or(key, off_or(integer(1..=u32::MAX)), base);
     let (connections, connections_per_ip) =
         (most("connections", base.connections), most("connections_per_ip", base.connections_per_ip));
     // A rate is one thing: the burst of a route says nothing of the rate of another.
     let rate = off_or(|value: &Value<'_>| value.table(|table| rate(table, value)).flatten());
-    let openings_per_ip = table.get("openings_per_ip", rate).unwrap_or(base.openings_per_ip);
+    let openings_per_ip = table.get_or("openings_per_ip", rate, base.openings_per_ip);
     Limits { connections, connections_per_ip, openings_per_ip }
 }
 
@@ -132,26 +95,8 @@ fn rate(table: &Table<'_>, place: &Value<'_>) -> Option<Rate> {
     let rate = table.require("rate", value::A_RATE, value::rate);
     let burst = table.get("burst", integer(1..=u32::MAX)).and_then(NonZeroU32::new);
     let (openings, per) = rate?;
-    let rate = Rate::new(openings, per, burst.unwrap_or(defaults::burst(openings)));
+    let rate = Rate::new(openings, per, table.or_default("burst", burst, defaults::burst(openings)));
     rate.or_else(|| place.refuse("found a burst that takes centuries to regain", "expected a smaller one"))
-}
-
-/// Notes pings that come too seldom for what they are for.
-fn doubt(table: &Table<'_>, settings: &tunnel::Settings) {
-    let intervals = [settings.ping.client, settings.ping.upstream].into_iter().flatten();
-    let place = table.place_of("ping");
-    if let (Some(first), Some(limit)) = (intervals.clone().min(), settings.read_timeout)
-        && first >= limit
-    {
-        let [first, limit] = [first, limit].map(write_duration);
-        let text =
-            format!("read_timeout ends an idle tunnel after {limit}, before the first ping at {first}");
-        table.warn(place.clone(), text);
-    }
-    if let Some(longest) = intervals.max().filter(|&longest| longest > HALF_OF_USUAL_LIMIT) {
-        let text = "above half of 60s, the default idle limit of nginx and AWS ALB: one lost ping is enough";
-        table.warn(place, format!("{} is {text}", write_duration(longest)));
-    }
 }
 
 /// Every `[[route]]`.
@@ -188,7 +133,7 @@ fn is_hidden(later: &Rule, earlier: &Rule) -> bool {
 
 fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Option<Route> {
     let name = table.get("name", value::name);
-    let hosts = table.get("hosts", list("expected a list of hosts", host)).unwrap_or_default();
+    let hosts = table.get_or("hosts", list("expected a list of hosts", host), Vec::new());
     let path = path(table);
     let target = target(table, upstreams);
     let rewrite = rewrite(table, path.as_ref(), target.as_ref());
@@ -203,7 +148,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Opti
         table.error(table.place_of("respond"), found, remedy);
     }
     let (path, target) = (path?, target?);
-    let name = name.unwrap_or_else(|| default_name(&hosts, &path));
+    let name = table.or_default("name", name, default_name(&hosts, &path));
     Some(Route {
         names: Arc::new(RouteNames { route: name.into(), upstream: target.upstream().cloned() }),
         rule: Rule { hosts, path },
@@ -249,7 +194,7 @@ fn default_name(hosts: &[HostPattern], path: &PathPattern) -> String {
 
 fn path(table: &Table<'_>) -> Option<PathPattern> {
     let written = table.one_of(&["path", "path_exact", "path_regex"]);
-    let priority = table.get("priority", Value::boolean).unwrap_or(defaults::PRIORITY);
+    let priority = table.get_or("priority", Value::boolean, defaults::PRIORITY);
     let (kind, value) = written?;
     if priority && kind != 0 {
         table.error(table.place_of("priority"), "found without path", "expected it beside path only");
@@ -282,12 +227,12 @@ fn target(table: &Table<'_>, upstreams: Option<&[&str]>) -> Option<Target> {
 fn respond(table: &Table<'_>) -> Option<Target> {
     let status = table.require("status", "expected a status, like 200", integer(200..=599));
     let body =
-        table.get("body", |value| value::literal(value, "expected a text", |_| None)).unwrap_or_default();
+        table.get_or("body", |value| value::literal(value, "expected a text", |_| None), String::new());
     Some(Target::Respond { status: StatusCode::from_u16(status?).ok()?, body })
 }
 
 fn rewrite(table: &Table<'_>, path: Option<&PathPattern>, target: Option<&Target>) -> Option<Rewrite> {
-    let strip = table.get("strip_prefix", Value::boolean).unwrap_or(defaults::STRIP_PREFIX);
+    let strip = table.get_or("strip_prefix", Value::boolean, defaults::STRIP_PREFIX);
     let rewrite = table.take("rewrite");
     let key = if strip { "strip_prefix" } else { "rewrite" };
     if strip && rewrite.is_some() {
@@ -331,5 +276,61 @@ fn groups(text: &str, regex: &PathRegex, value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// A ping at half of a limit may be lost once without harm.
-const HALF_OF_USUAL_LIMIT: Duration = Duration::from_secs(30);
+/// `[[route]]` as it is written.
+pub(super) fn section(route: &Route) -> Section {
+    let mut section = Section::element("route");
+    section.set("name", &**route.name());
+    section.set("hosts", Item::texts(&route.rule.hosts));
+    let pattern = &route.rule.path;
+    match pattern {
+        PathPattern::Exact(_) => _ = section.set("path_exact", pattern.as_str()),
+        PathPattern::Regex(_) => _ = section.set("path_regex", pattern.as_str()),
+        PathPattern::Prefix { priority, .. } => {
+            section.set("path", pattern.as_str());
+            section.set("priority", *priority);
+        }
+    }
+    match &route.target {
+        Target::Upstream(name) => _ = section.set("upstream", &**name),
+        Target::Respond { status, body } => {
+            let status = u32::from(status.as_u16());
+            let respond =
+                InlineTable::default().with("status", status).with("body", Item::Literal(body.clone()));
+            section.set("respond", respond);
+        }
+    }
+    if let Some(Rewrite(text)) = &route.rewrite {
+        // strip_prefix is a rewrite to "/". With a regex, `$` names a group.
+        let is_regex = matches!(pattern, PathPattern::Regex(_));
+        section.set("rewrite", if is_regex { Item::text(text) } else { Item::Literal(text.clone()) });
+    }
+    write_settings(&mut section, route);
+    section
+}
+
+/// What a route and `[defaults]` share.
+fn write_settings(section: &mut Section, route: &Route) {
+    section.set("connect_timeout", route.connect_timeout);
+    section.set("response_timeout", Item::or_off(route.response_timeout));
+    tunnel::write(section, &route.tunnel);
+    section.set("limits", write_limits(&route.limits));
+    section.set("allowed_origins", Item::or_off(route.allowed_origins.as_ref().map(Item::texts)));
+    section.set("max_body_size", Item::or_off(route.max_body_size.map(Item::Size)));
+    section.set("reject_with", word_for(words::REJECT_WITH, &route.reject_with));
+    section.set("access_log", route.access_log);
+    section.set("headers", headers::write(&route.set_headers, &route.remove_headers));
+    section.set("response_headers", headers::write_fields(&route.response_headers));
+    section.set("forwarded", word_for(words::FORWARDED, &route.forwarded));
+    section.set("via", word_for(words::VIA, &route.via));
+}
+
+fn write_limits(limits: &Limits) -> InlineTable {
+    let openings = limits.openings_per_ip.map(|openings| {
+        let rate = write_rate(openings);
+        InlineTable::default().with("rate", Item::text(rate)).with("burst", openings.burst().get())
+    });
+    InlineTable::default()
+        .with("connections", Item::or_off(limits.connections))
+        .with("connections_per_ip", Item::or_off(limits.connections_per_ip))
+        .with("openings_per_ip", Item::or_off(openings))
+}

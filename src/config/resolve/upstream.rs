@@ -1,13 +1,17 @@
 //! Owns the meaning of `[upstream.NAME]`. It must not know routes.
 
-use super::listen::tcp;
+use super::listen::{tcp, write_tcp};
+use super::server;
 use crate::addr::ServerAddr;
 use crate::balance::{Method, Source};
+use crate::config::document::{InlineTable, Item, Section};
 use crate::config::error::Place;
 use crate::config::raw::{Table, Value};
-use crate::config::value::{self, duration, duration_or_zero, integer, list, off_or, parsed_or_hint, word};
+use crate::config::value::{
+    self, duration, duration_or_zero, integer, list, off_or, off_or_zero, word, word_for,
+};
 use crate::config::words::RetryOn;
-use crate::config::{defaults, hint, words};
+use crate::config::{defaults, words};
 use crate::health::EarlyEnd;
 use crate::tls::certs::Pair;
 use crate::tls::{Alpn, ServerName, client};
@@ -52,35 +56,32 @@ pub(super) fn all<'a>(table: &Table<'a>) -> Option<Vec<Named<'a>>> {
 }
 
 fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
-    let balance = table.get("balance", balance).unwrap_or(defaults::BALANCE);
-    let max_fails = table.get("max_fails", integer(0..=u32::MAX)).unwrap_or(defaults::MAX_FAILS);
-    let fail_timeout = table.get("fail_timeout", duration).unwrap_or(defaults::FAIL_TIMEOUT);
-    let servers = servers(table, max_fails, fail_timeout);
-    let slow_start = table.get("slow_start", off_or(duration_or_zero));
+    let balance = table.get_or("balance", balance, defaults::BALANCE);
+    let max_fails = table.get_or("max_fails", integer(0..=u32::MAX), defaults::MAX_FAILS);
+    let fail_timeout = table.get_or("fail_timeout", duration, defaults::FAIL_TIMEOUT);
+    let servers = server::all(table, max_fails, fail_timeout);
     let settings = Settings {
         name: name.into(),
         balance,
         servers: Vec::new(),
-        slow_start: slow_start.map_or(defaults::SLOW_START, Option::unwrap_or_default),
-        max_ejected: table.get("max_ejected", value::percent).unwrap_or(defaults::MAX_EJECTED),
+        slow_start: table.get_or("slow_start", off_or_zero(duration_or_zero), defaults::SLOW_START),
+        max_ejected: table.get_or("max_ejected", value::percent, defaults::MAX_EJECTED),
         early_end: table.section_or_off("early_end", early_end),
         retry: retry(table),
         resolve_interval: table.section("resolve", resolve_interval),
         keepalive: Limits {
-            connections: table
-                .get("keepalive", off_or(integer(0..=MOST_IDLE)))
-                .map_or(defaults::KEEPALIVE, Option::unwrap_or_default),
-            timeout: table.get("keepalive_timeout", duration).unwrap_or(defaults::UPSTREAM_KEEPALIVE_TIMEOUT),
+            connections: table.get_or("keepalive", off_or_zero(integer(0..=MOST_IDLE)), defaults::KEEPALIVE),
+            timeout: table.get_or("keepalive_timeout", duration, defaults::UPSTREAM_KEEPALIVE_TIMEOUT),
         },
-        drain_timeout: table
-            .get("drain_timeout", off_or(duration_or_zero))
-            .unwrap_or(defaults::DRAIN_TIMEOUT),
+        drain_timeout: table.get_or("drain_timeout", off_or(duration_or_zero), defaults::DRAIN_TIMEOUT),
         tcp: tcp(table),
-        proxy_protocol: table
-            .get("proxy_protocol", off_or(word(words::SEND_PROXY_PROTOCOL)))
-            .unwrap_or(defaults::SEND_PROXY_PROTOCOL),
+        proxy_protocol: table.get_or(
+            "proxy_protocol",
+            off_or(word(words::SEND_PROXY_PROTOCOL)),
+            defaults::SEND_PROXY_PROTOCOL,
+        ),
         source: source(table),
-        tls: table.get("tls", off_or(|value| value.table(tls).flatten())).flatten(),
+        tls: table.get_or("tls", off_or(|value| value.table(tls).flatten()), None),
     };
     let settings = Settings { servers: servers?, ..settings };
     doubt(table, &settings);
@@ -96,9 +97,10 @@ fn source(table: &Table<'_>) -> Vec<IpAddr> {
             address.or_else(|| value.wrong("expected an address of this machine, like \"10.0.0.1\""))?;
         Some((value.place.clone(), address))
     };
-    let found = table.get("source", list("expected a list of addresses, like [\"10.0.0.1\"]", read));
+    let remedy = "expected a list of addresses, like [\"10.0.0.1\"]";
+    let found = table.get_or("source", list(remedy, read), Vec::new());
     let mut source = Vec::new();
-    for (place, address) in found.unwrap_or_default() {
+    for (place, address) in found {
         if source.contains(&address) {
             table.error(place, format!("found \"{address}\" a second time"), "expected each address once");
         }
@@ -121,13 +123,14 @@ fn tls(table: &Table<'_>) -> Option<Tls> {
             if has_cert { ["client_cert", "client_key"] } else { ["client_key", "client_cert"] };
         table.error(table.place_of(missing), "missing", format!("expected it beside {written}"));
     }
-    let insecure = table.get("insecure_skip_verify", Value::boolean);
+    let insecure_skip_verify =
+        table.get_or("insecure_skip_verify", Value::boolean, defaults::INSECURE_SKIP_VERIFY);
     let client = client::Settings {
         ca: table.get("ca", value::path),
         identity: cert.zip(key).map(|(cert, key)| Pair { cert, key }),
-        min_version: table.get("min_version", word(words::MIN_VERSION)).unwrap_or(defaults::MIN_VERSION),
+        min_version: table.get_or("min_version", word(words::MIN_VERSION), defaults::MIN_VERSION),
         alpn: vec![Alpn::Http1],
-        insecure_skip_verify: insecure.unwrap_or(defaults::INSECURE_SKIP_VERIFY),
+        insecure_skip_verify,
     };
     if client.insecure_skip_verify {
         let text = "the upstream may be anybody: whoever gets in between reads and alters all there is";
@@ -180,89 +183,26 @@ fn hash(value: &Value<'_>) -> Option<Source> {
     source.or_else(|| value.wrong(remedy))
 }
 
-/// The servers; `None` after a mistake. The numbers are those of the upstream.
-fn servers(table: &Table<'_>, max_fails: u32, fail_timeout: Duration) -> Option<Vec<Server>> {
-    let remedy = "expected a list of servers, like [\"10.0.0.1:8080\"]";
-    let read = |value: &Value<'_>| {
-        let server = server(value, max_fails, fail_timeout);
-        Some((value.place.clone(), server))
-    };
-    let found = table.require("servers", remedy, list(remedy, read))?;
-    if found.is_empty() {
-        table.error(table.place_of("servers"), "found an empty list", "expected one server at least");
-    }
-    let mut servers: Vec<Server> = Vec::new();
-    for (place, server) in found {
-        let Some(server) = server else { continue };
-        if servers.iter().any(|known| known.address == server.address) {
-            let found = format!("found \"{}\" a second time", server.address);
-            table.error(place, found, "expected each server once; a larger share is a weight");
-        }
-        servers.push(server);
-    }
-    Some(servers)
-}
-
-fn server(value: &Value<'_>, max_fails: u32, fail_timeout: Duration) -> Option<Server> {
-    let read = |table: &Table<'_>| {
-        let address = table.require("address", "expected an address like \"10.0.0.1:8080\"", address);
-        let most = off_or(integer(1..=u32::MAX));
-        let server = Server {
-            weight: table.get("weight", integer(1..=MOST_WEIGHT)).unwrap_or(defaults::WEIGHT),
-            max_conns: table.get("max_conns", most).unwrap_or(defaults::MAX_CONNS),
-            max_fails: table.get("max_fails", integer(0..=u32::MAX)).unwrap_or(max_fails),
-            fail_timeout: table.get("fail_timeout", duration).unwrap_or(fail_timeout),
-            backup: table.get("backup", Value::boolean).unwrap_or(defaults::BACKUP),
-            state: table.get("state", word(words::STATE)).unwrap_or(defaults::STATE),
-            ..plain(ServerAddr::Name(String::new(), 0), max_fails, fail_timeout)
-        };
-        Some(Server { address: address?, ..server })
-    };
-    if value.is_table() {
-        return value.table(read).flatten();
-    }
-    if value.as_str().is_none() {
-        return value.wrong("expected \"host:port\" or a table with an address");
-    }
-    Some(plain(address(value)?, max_fails, fail_timeout))
-}
-
-fn address(value: &Value<'_>) -> Option<ServerAddr> {
-    parsed_or_hint(hint::server)(value)
-}
-
-/// A server of which only the address is written.
-fn plain(address: ServerAddr, max_fails: u32, fail_timeout: Duration) -> Server {
-    Server {
-        address,
-        weight: defaults::WEIGHT,
-        max_conns: defaults::MAX_CONNS,
-        max_fails,
-        fail_timeout,
-        backup: defaults::BACKUP,
-        state: defaults::STATE,
-    }
-}
-
 fn early_end(table: &Table<'_>) -> EarlyEnd {
     let default = defaults::EARLY_END;
     EarlyEnd {
-        within: table.get("within", duration).unwrap_or(default.within),
-        max: table.get("max", integer(1..=u32::MAX)).unwrap_or(default.max),
+        within: table.get_or("within", duration, default.within),
+        max: table.get_or("max", integer(1..=u32::MAX), default.max),
     }
 }
 
 fn resolve_interval(table: &Table<'_>) -> Option<Duration> {
-    table.get("interval", off_or(duration)).unwrap_or(defaults::RESOLVE_INTERVAL)
+    table.get_or("interval", off_or(duration), defaults::RESOLVE_INTERVAL)
 }
 
 /// `retry`; "off" is a first try alone.
 fn retry(table: &Table<'_>) -> RetryPolicy {
     let retry = table.section_or_off("retry", |table| {
-        let tries = table.get("tries", integer(0..=u32::MAX)).unwrap_or(defaults::RETRY_TRIES);
-        let timeout = table.get("timeout", off_or(duration)).unwrap_or(defaults::RETRY_TIMEOUT);
-        let on = table.get("on", list("expected a list", word(words::RETRY_ON)));
-        retry_on(tries, timeout, on.as_deref().unwrap_or(defaults::RETRY_ON))
+        let tries = table.get_or("tries", integer(0..=u32::MAX), defaults::RETRY_TRIES);
+        let timeout = table.get_or("timeout", off_or(duration), defaults::RETRY_TIMEOUT);
+        let reasons = list("expected a list", word(words::RETRY_ON));
+        let on = table.get_or("on", reasons, defaults::RETRY_ON.to_vec());
+        retry_on(tries, timeout, &on)
     });
     retry.unwrap_or_else(|| retry_on(1, defaults::RETRY_TIMEOUT, defaults::RETRY_ON))
 }
@@ -283,5 +223,65 @@ fn retry_on(tries: u32, timeout: Option<Duration>, on: &[RetryOn]) -> RetryPolic
 /// What a hash may go by, as a message names it.
 const HASHED: &str = "\"header:NAME\", \"cookie:NAME\", \"query:NAME\" or \"path\"";
 
-/// As nginx, whose weights are 16 bits wide.
-const MOST_WEIGHT: u32 = 65_535;
+/// `[upstream.NAME]` as it is written.
+pub(super) fn section(upstream: &Settings) -> Section {
+    let mut section = Section::named("upstream", &upstream.name);
+    section.set("balance", write_balance(&upstream.balance));
+    section.set("servers", Item::Lines(upstream.servers.iter().map(server::write).collect()));
+    section.set("slow_start", upstream.slow_start);
+    section.set("max_ejected", Item::text(format!("{}%", upstream.max_ejected.0)));
+    let early_end = upstream
+        .early_end
+        .map(|EarlyEnd { within, max }| InlineTable::default().with("within", within).with("max", max));
+    section.set("early_end", Item::or_off(early_end));
+    section.set("retry", write_retry(&upstream.retry));
+    let interval = Item::or_off(upstream.resolve_interval);
+    section.set("resolve", InlineTable::default().with("interval", interval));
+    section.set("keepalive", upstream.keepalive.connections);
+    section.set("keepalive_timeout", upstream.keepalive.timeout);
+    section.set("drain_timeout", Item::or_off(upstream.drain_timeout));
+    write_tcp(&mut section, &upstream.tcp);
+    let version = upstream.proxy_protocol.map(|version| word_for(words::SEND_PROXY_PROTOCOL, &version));
+    section.set("proxy_protocol", Item::or_off(version));
+    section.set("source", Item::texts(&upstream.source));
+    match &upstream.tls {
+        Some(tls) => section.sections.push(tls_section(tls)),
+        None => _ = section.set("tls", "off"),
+    }
+    section
+}
+
+fn tls_section(tls: &Tls) -> Section {
+    let mut section = Section::table("tls");
+    let client = &tls.client;
+    if let Some(name) = &tls.server_name {
+        section.set("server_name", &**name);
+    }
+    if let Some(ca) = &client.ca {
+        section.set("ca", &**ca);
+    }
+    if let Some(Pair { cert, key }) = &client.identity {
+        section.set("client_cert", &**cert);
+        section.set("client_key", &**key);
+    }
+    section.set("min_version", word_for(words::MIN_VERSION, &client.min_version));
+    section.set("insecure_skip_verify", client.insecure_skip_verify);
+    section
+}
+
+fn write_balance(method: &Method) -> Item {
+    match method {
+        Method::Hash(source) => InlineTable::default().with("hash", Item::text(source)).into(),
+        _ => word_for(words::BALANCE, method).into(),
+    }
+}
+
+fn write_retry(retry: &RetryPolicy) -> InlineTable {
+    let fixed = [(retry.on_connect, RetryOn::Connect), (retry.on_timeout, RetryOn::Timeout)];
+    let fixed = fixed.into_iter().filter(|&(on, _)| on).map(|(_, reason)| reason);
+    let reasons = fixed.chain(retry.on_status.iter().map(|&status| RetryOn::Status(status)));
+    InlineTable::default()
+        .with("tries", retry.tries)
+        .with("timeout", Item::or_off(retry.timeout))
+        .with("on", Item::list(reasons.map(|reason| word_for(words::RETRY_ON, &reason))))
+}
