@@ -66,9 +66,9 @@ enum Command {
         /// The configuration
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
-        /// Print the configuration in effect, with every default
-        #[arg(long)]
-        show: bool,
+        /// Print the configuration in effect
+        #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "full")]
+        show: Option<check::Show>,
     },
     /// Ask a running proxy, and give it orders, over its admin endpoint
     #[command(disable_help_subcommand = true)]

@@ -142,6 +142,18 @@ fn check_shows_what_is_in_effect_and_that_is_valid_again() {
 }
 
 #[test]
+fn check_shows_only_what_differs_if_asked() {
+    let smallest = file("tests/config/valid/smallest.toml");
+    let shown = holdline(&["check", "--show=changed", "--config", &smallest]);
+    assert_eq!(text(&shown.stdout), std::fs::read_to_string(&smallest).unwrap());
+    let [full, plain] =
+        ["--show=full", "--show"].map(|show| holdline(&["check", show, "--config", &smallest]));
+    assert_eq!(text(&full.stdout), text(&plain.stdout));
+    assert!(full.stdout.len() > 10 * shown.stdout.len());
+    assert_eq!(holdline(&["check", "--show=some", "--config", &smallest]).status.code(), Some(2));
+}
+
+#[test]
 fn a_token_that_others_may_read_is_told_and_not_shown() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
@@ -162,11 +174,16 @@ fn a_token_that_others_may_read_is_told_and_not_shown() {
             let mode = if path == open { 0o644 } else { 0o640 };
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        let checked = holdline(&["check", "--show", "--config", config.to_str().unwrap()]);
-        assert_eq!(checked.status.code(), Some(0));
-        let (out, said) = (text(&checked.stdout), text(&checked.stderr));
-        assert_eq!(said.contains("everybody on this host may read"), warned, "{line}, {open:?}: {said}");
-        assert!(!out.contains(secret) && !said.contains(secret) && out.contains("[admin]"), "{out}{said}");
+        for show in ["--show", "--show=changed"] {
+            let checked = holdline(&["check", show, "--config", config.to_str().unwrap()]);
+            assert_eq!(checked.status.code(), Some(0));
+            let (out, said) = (text(&checked.stdout), text(&checked.stderr));
+            assert_eq!(said.contains("everybody on this host may read"), warned, "{line}, {open:?}: {said}");
+            assert!(
+                !out.contains(secret) && !said.contains(secret) && out.contains("[admin]"),
+                "{out}{said}"
+            );
+        }
     }
 }
 

@@ -9,11 +9,21 @@ use crate::app::descriptors;
 use crate::config::{Config, Form, Secrets};
 use crate::proxy::snapshot::Snapshot;
 use crate::upstream::ports;
+use clap::ValueEnum;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(super) fn check(path: &Path, show: bool) -> ExitCode {
+/// What `--show` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Show {
+    /// Every setting, with every default
+    Full,
+    /// Only what differs from the defaults
+    Changed,
+}
+
+pub(super) fn check(path: &Path, show: Option<Show>) -> ExitCode {
     let config = match load(path) {
         Ok(config) => config,
         Err(code) => return code,
@@ -62,8 +72,9 @@ pub(super) fn check(path: &Path, show: bool) -> ExitCode {
     if let Some(warning) = config.admin.as_ref().and_then(|admin| open_secret(path, admin)) {
         eprintln!("warning: {warning}");
     }
-    if show {
-        print!("{}", config.document().write(Form::Full, Secrets::Hidden));
+    if let Some(show) = show {
+        let form = if show == Show::Full { Form::Full } else { Form::Changed };
+        print!("{}", config.document().write(form, Secrets::Hidden));
     } else {
         for (_, text) in certificates.iter().filter(|(doubtful, _)| !doubtful) {
             println!("{text}");
