@@ -7,7 +7,7 @@ mod support;
 use holdline::app::Bound;
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
-use holdline::telemetry::access_log::Missing;
+use holdline::telemetry::tally::Missing;
 use holdline::ws::close::{CloseCode, payload};
 use holdline::ws::frame::OpCode;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

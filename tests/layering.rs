@@ -37,6 +37,10 @@ const DECISIONS: [(&str, usize, &str); 4] = [
     ("ws/handshake", 3, "what is no text is no subprotocol, and an extension that nobody knows"),
 ];
 
+/// Siblings that share `telemetry/report` and `telemetry/tally` and must not know each other.
+const STRANGERS: [(&str, &str); 2] =
+    [("telemetry/access_log", "metrics::"), ("telemetry/metrics", "access_log::")];
+
 fn rank(module: &str) -> u32 {
     let found = RANKS.iter().find(|(_, modules)| modules.contains(&module));
     found.unwrap_or_else(|| panic!("{module} has no rank: give it one here and in lib.rs")).0
@@ -97,6 +101,16 @@ fn dependencies_run_down() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn siblings_do_not_know_each_other() {
+    for (name, text) in files() {
+        for (_, other) in STRANGERS.iter().filter(|(of, _)| name.starts_with(of)) {
+            let faults: Vec<_> = code(&text).filter(|(_, line)| line.contains(other)).collect();
+            assert!(faults.is_empty(), "src/{name}.rs: {faults:?}");
+        }
+    }
 }
 
 #[test]

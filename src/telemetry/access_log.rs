@@ -6,10 +6,9 @@ mod sampling;
 mod sink;
 mod writer;
 
-pub use drops::Missing;
-
-use super::metrics::Kind;
 use super::recent::End;
+use super::report::Kind;
+use super::tally::Missing;
 use super::{AccessTarget, Settings};
 use arc_swap::ArcSwapOption;
 use drops::{DropReason, Drops};

@@ -12,7 +12,7 @@ pub use families::{EndpointState, Live, STANDINGS};
 use super::bursts::{Burst, Bursts};
 use super::history::History;
 use super::recent::{End, Packed, Recent};
-use super::report::Report;
+use super::report::{Kind, Report};
 use super::tally::{
     DURATION_EDGES, HANDSHAKE_EDGES, Histogram, LIMITS, RoundTrips, SILENCE_EDGES, TRIES_EDGES, limit_of,
 };
@@ -104,19 +104,6 @@ pub struct Certificate {
     pub path: String,
     /// Valid until.
     pub not_after: SystemTime,
-}
-
-/// What a report is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A plain HTTP request.
-    Http,
-    /// A connection that never sent a request.
-    NoRequest,
-    /// An upgrade request that opened no tunnel.
-    Opening,
-    /// A tunnel.
-    Tunnel,
 }
 
 impl Default for Metrics {

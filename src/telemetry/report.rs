@@ -28,6 +28,19 @@ impl fmt::Display for ConnectionId {
     }
 }
 
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A plain HTTP request.
+    Http,
+    /// A connection that never sent a request.
+    NoRequest,
+    /// An upgrade request that opened no tunnel.
+    Opening,
+    /// A tunnel.
+    Tunnel,
+}
+
 /// What Holdline knows of a connection. It is filled in along the request path, and every tunnel keeps one.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -39,6 +39,28 @@ impl Sums {
     }
 }
 
+/// Lines that are missing in the access log, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Left out by sampling.
+    pub sampled: u64,
+    /// Lost because the target was too slow.
+    pub queue: u64,
+    /// Lost because the target failed.
+    pub target: u64,
+}
+
+impl Missing {
+    /// Returns the lines that are missing since `before`.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self {
+            sampled: self.sampled - before.sampled,
+            queue: self.queue - before.queue,
+            target: self.target - before.target,
+        }
+    }
+}
+
 /// A histogram of durations or sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {

@@ -1,5 +1,6 @@
 //! Owns the counts of lines that are missing in the access log, by reason, and the warning about them.
 
+use crate::telemetry::tally::Missing;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,32 +19,6 @@ pub(super) enum DropReason {
     Queue,
     /// The target did not accept it.
     Target,
-}
-
-/// Missing lines, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Missing {
-    /// Left out by sampling.
-    pub sampled: u64,
-    /// Lost because the target was too slow.
-    pub queue: u64,
-    /// Lost because the target failed.
-    pub target: u64,
-}
-
-impl Missing {
-    fn since(&self, before: &Self) -> Self {
-        Self {
-            sampled: self.sampled - before.sampled,
-            queue: self.queue - before.queue,
-            target: self.target - before.target,
-        }
-    }
-
-    fn log(&self) {
-        let Self { sampled, queue, target } = self;
-        tracing::warn!(sampled, queue, target, "lines are missing in the access log");
-    }
 }
 
 /// Counts all missing lines of the process.
@@ -79,12 +54,12 @@ impl Drops {
 
     /// Logs new missing lines, if that is due. `now` is the time since a fixed moment.
     pub(super) fn log_due(&self, now: Duration) {
-        self.take_due(now).iter().for_each(Missing::log);
+        self.take_due(now).iter().for_each(log);
     }
 
     /// Logs new missing lines now.
     pub(super) fn log_rest(&self) {
-        self.take_due(Duration::MAX).iter().for_each(Missing::log);
+        self.take_due(Duration::MAX).iter().for_each(log);
     }
 
     fn take_due(&self, now: Duration) -> Option<Missing> {
@@ -105,6 +80,11 @@ impl Drops {
         *logged = Logged { what: all, first: None, last: Some(now) };
         Some(since)
     }
+}
+
+fn log(missing: &Missing) {
+    let Missing { sampled, queue, target } = missing;
+    tracing::warn!(sampled, queue, target, "lines are missing in the access log");
 }
 
 #[cfg(test)]

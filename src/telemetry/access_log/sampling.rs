@@ -2,7 +2,7 @@
 //! the content or target of lines.
 
 use crate::limit::rate::Rate;
-use crate::telemetry::metrics::Kind;
+use crate::telemetry::report::Kind;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -3,9 +3,8 @@
 use super::encode::{Family, Labels, Values, counters, gauges, histograms};
 use super::{Metrics, Route, Tallies};
 use crate::outcome::{Cause, EndedBy, PerSide, Side};
-use crate::telemetry::access_log::Missing;
 use crate::telemetry::process::Process;
-use crate::telemetry::tally::Totals;
+use crate::telemetry::tally::{Missing, Totals};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
