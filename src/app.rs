@@ -121,7 +121,8 @@ impl Bound {
     /// # Errors
     /// Returns the first socket or file that fails. Everything opened before is closed again.
     pub async fn new(config: Config, inherited: Inherited) -> Result<Self, StartError> {
-        let log = AccessLog::open(&config.log).map_err(StartError::AccessLog)?;
+        let log = AccessLog::new();
+        log.switch_to(log.prepare(&config.log).map_err(StartError::AccessLog)?);
         let snapshot = Arc::new(Snapshot::new(config.plan.clone(), None));
         load_tls_in_background(&snapshot, None).await.map_err(|error| error.placed(&config))?;
         snapshot.upstreams().try_for_each(|upstream| upstream.settings().check_sources())?;

@@ -93,7 +93,7 @@ impl Running {
         let added = self.bind_added(&config).await?;
         let admin_endpoint = self.bind_admin_endpoint(&config).await?;
         let proxy = Arc::clone(&self.proxy);
-        let use_log = match self.config.log == config.log {
+        let access_log = match self.config.log == config.log {
             true => None,
             false => Some(proxy.log.prepare(&config.log).map_err(ReloadError::AccessLog)?),
         };
@@ -114,8 +114,8 @@ impl Running {
             self.listen(ready, socket);
         }
         self.use_admin_endpoint(admin_endpoint);
-        if let Some(use_log) = use_log {
-            use_log();
+        if let Some(target) = access_log {
+            proxy.log.switch_to(target);
             self.log_control.iter().for_each(|control| control.set(&config.log));
         }
         self.count_certificates();

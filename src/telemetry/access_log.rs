@@ -42,6 +42,10 @@ struct Shared {
     since: Instant,
 }
 
+/// An open target that receives no reports yet. Dropping it closes the target.
+#[derive(Debug)]
+pub struct NextTarget(Option<Writer>);
+
 /// Why a target cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{target}: {error}")]
@@ -53,30 +57,45 @@ pub struct OpenError {
     pub error: io::Error,
 }
 
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl AccessLog {
     /// Maximum duration of [`Self::close`].
     pub const CLOSES_WITHIN: Duration = Duration::from_secs(3);
 
-    /// Opens the target and starts the thread.
+    /// Creates a log without a target: reports go to listeners only.
+    #[must_use]
+    pub fn new() -> Self {
+        let (sampler, drops, since) = (Sampler::default(), Drops::default(), Instant::now());
+        let shared = Arc::new(Shared { sampler, drops, since });
+        let (writer, last) = (ArcSwapOption::empty(), Mutex::default());
+        Self { writer, last, shared, listeners: broadcast::channel(LISTENERS).0 }
+    }
+
+    /// Creates a log with a target.
+    #[cfg(test)]
+    pub(crate) fn open(settings: &Settings) -> Result<Self, OpenError> {
+        let log = Self::new();
+        log.switch_to(log.prepare(settings)?);
+        Ok(log)
+    }
+
+    /// Opens the target of new settings, and starts its thread.
     ///
     /// # Errors
     /// Returns [`OpenError`] if the file cannot be opened or journald is missing. Holdline waits for a
-    /// missing syslog.
-    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let (sampler, drops, since) = (Sampler::default(), Drops::default(), Instant::now());
-        let shared = Arc::new(Shared { sampler, drops, since });
-        let writer = ArcSwapOption::from_pointee(Writer::open(settings, &shared)?);
-        Ok(Self { writer, last: Mutex::default(), shared, listeners: broadcast::channel(LISTENERS).0 })
+    /// missing syslog. Reports still go to the target in use.
+    pub fn prepare(&self, settings: &Settings) -> Result<NextTarget, OpenError> {
+        Writer::open(settings, &self.shared).map(NextTarget)
     }
 
-    /// Opens the target of new settings. The returned function switches to it and cannot fail. Earlier
-    /// reports go to the old target.
-    ///
-    /// # Errors
-    /// Returns [`OpenError`] if the target cannot be opened. Nothing has changed then.
-    pub fn prepare(&self, settings: &Settings) -> Result<impl FnOnce() + '_, OpenError> {
-        let next = Writer::open(settings, &self.shared)?;
-        Ok(move || self.replace(next))
+    /// Sends all further reports to a prepared target. Earlier reports go to the old one.
+    pub fn switch_to(&self, NextTarget(next): NextTarget) {
+        self.replace(next);
     }
 
     /// Writes one report.
@@ -205,7 +224,7 @@ mod tests {
         let path = folder.path().join("access.log");
         let log = AccessLog::open(&settings(AccessTarget::Off, Format::Text)).unwrap();
         write_one(&log, 1);
-        log.prepare(&settings(AccessTarget::File(path.clone()), Format::Json)).unwrap()();
+        log.switch_to(log.prepare(&settings(AccessTarget::File(path.clone()), Format::Json)).unwrap());
         write_one(&log, 2);
         assert!(
             log.prepare(&settings(AccessTarget::File("/no/such/folder/x".into()), Format::Json)).is_err()
@@ -224,13 +243,13 @@ mod tests {
         let file = |format| settings(AccessTarget::File(path.clone()), format);
         let log = AccessLog::open(&file(Format::Text)).unwrap();
         (0..1_000).for_each(|id| write_one(&log, id));
-        log.prepare(&file(Format::Json)).unwrap()();
+        log.switch_to(log.prepare(&file(Format::Json)).unwrap());
         (0..1_000).for_each(|id| write_one(&log, id));
-        log.prepare(&settings(AccessTarget::Off, Format::Json)).unwrap()();
+        log.switch_to(log.prepare(&settings(AccessTarget::Off, Format::Json)).unwrap());
         write_one(&log, 1_000);
-        log.prepare(&file(Format::Text)).unwrap()();
+        log.switch_to(log.prepare(&file(Format::Text)).unwrap());
         write_one(&log, 1_001);
-        log.prepare(&settings(AccessTarget::Off, Format::Json)).unwrap()();
+        log.switch_to(log.prepare(&settings(AccessTarget::Off, Format::Json)).unwrap());
         log.close();
         let written = std::fs::read_to_string(path).unwrap();
         let lines: Vec<bool> = written.lines().map(|line| line.starts_with('{')).collect();
