@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "benches")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use holdline::app::{Bound, Running};
+use holdline::app::{Running, Startup};
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
 use holdline::ws::frame::{OpCode, encode};
@@ -74,7 +74,7 @@ fn proxy(runtime: &Runtime, upstream: SocketAddr) -> (Running, SocketAddr) {
     );
     let config = Config::parse(&text, "bench").unwrap_or_else(|errors| panic!("{errors}"));
     runtime.block_on(async {
-        let running = Bound::new(config, Inherited::default()).await.unwrap().start(None).await;
+        let running = Startup::prepare(config, Inherited::default()).await.unwrap().run(None).await;
         let address = running.local_addrs()[0].unwrap();
         (running, address)
     })

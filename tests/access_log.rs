@@ -4,7 +4,7 @@
 
 mod support;
 
-use holdline::app::Bound;
+use holdline::app::Startup;
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
 use holdline::telemetry::tally::Missing;
@@ -253,13 +253,13 @@ async fn a_reload_leads_lines_to_another_target_and_those_before_to_the_old_one(
 async fn journald_must_be_there() {
     let echo = "127.0.0.1:1".parse().unwrap();
     let config = Config::parse(&configuration("access = \"journald\"", echo), "test").unwrap();
-    let bound = Bound::new(config, Inherited::default()).await;
-    match (bound, Path::new("/run/systemd/journal/socket").exists()) {
+    let startup = Startup::prepare(config, Inherited::default()).await;
+    match (startup, Path::new("/run/systemd/journal/socket").exists()) {
         (Err(error), false) => {
             let expected = "log.access: journald: /run/systemd/journal/socket: No such file or directory";
             assert!(error.to_string().starts_with(expected), "{error}");
         }
-        (bound, is_there) => assert_eq!(bound.is_ok(), is_there),
+        (startup, is_there) => assert_eq!(startup.is_ok(), is_there),
     }
 }
 

@@ -4,7 +4,7 @@
 mod support;
 
 use holdline::app::signal::Signals;
-use holdline::app::{Bound, Ended};
+use holdline::app::{Ended, Startup};
 use holdline::config::Config;
 use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
@@ -440,8 +440,8 @@ async fn the_spread_is_the_upstreams_or_the_process() {
 /// A proxy that reloads by order: the text that it would load, and its operator.
 async fn attended(text: &str) -> (Arc<Mutex<String>>, SocketAddr, Operator) {
     let parse = |text: &str| Config::parse(text, "proxy.toml");
-    let bound = Bound::new(parse(text).unwrap(), Default::default()).await.unwrap();
-    let running = bound.start(None).await;
+    let startup = Startup::prepare(parse(text).unwrap(), Default::default()).await.unwrap();
+    let running = startup.run(None).await;
     let (address, admin) = (running.local_addrs()[0].unwrap(), running.admin_addr().unwrap());
     let file = Arc::new(Mutex::new(text.to_owned()));
     let read = Arc::clone(&file);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use holdline::app::Bound;
+use holdline::app::Startup;
 use holdline::config::Config;
 use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
@@ -122,8 +122,8 @@ async fn listeners_come_and_go() {
     };
     let folder = tempfile::tempdir().unwrap();
     let unix = format!("unix:{}/a.sock", folder.path().display());
-    let bound = Bound::new(two("127.0.0.1:0", &unix), Default::default()).await.unwrap();
-    let mut running = bound.start(None).await;
+    let startup = Startup::prepare(two("127.0.0.1:0", &unix), Default::default()).await.unwrap();
+    let mut running = startup.run(None).await;
     let address = running.local_addrs()[0].unwrap();
     let ask = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut kept = support::Raw::new(TcpStream::connect(address).await.unwrap());

@@ -4,7 +4,7 @@
 
 mod support;
 
-use holdline::app::ReloadError;
+use holdline::app::PrepareError;
 use holdline::capacity::EVICT_AFTER;
 use holdline::config::Config;
 use holdline::outcome::{Cause, EndedBy};
@@ -165,7 +165,7 @@ async fn certificates_change_under_open_connections() {
     site.folder.write("a.pem", "-----BEGIN CERTIFICATE-----\nnonsense\n");
     let next = config(&site);
     let error = site.proxy.running.reload(next).await.unwrap_err();
-    assert!(matches!(error, ReloadError::Certificates(_)) && error.to_string().contains("a.pem"), "{error}");
+    assert!(matches!(error, PrepareError::Certificates(_)) && error.to_string().contains("a.pem"), "{error}");
     site.proxy.running.refresh_certificates().await;
     assert_eq!(shown(&site.open().await), now);
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use holdline::app::{Bound, StartError};
+use holdline::app::{PrepareError, Startup};
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
 use holdline::outcome::{Cause, EndedBy};
@@ -102,8 +102,8 @@ async fn files_that_cannot_be_used_keep_the_running_configuration() {
     let good = config(server, &format!("ca = \"{}\"", ca_file.display()));
     let bad = config(server, "ca = \"/no/such/ca.pem\"");
     let parse = |text: &str| Config::parse(&support::with_listen(text), "test").unwrap();
-    let error = Bound::new(parse(&bad), Inherited::default()).await.unwrap_err();
-    assert!(matches!(error, StartError::Certificates(_)), "{error}");
+    let error = Startup::prepare(parse(&bad), Inherited::default()).await.unwrap_err();
+    assert!(matches!(error, PrepareError::Certificates(_)), "{error}");
     assert!(error.to_string().contains("upstream.up.tls.ca: /no/such/ca.pem: "), "{error}");
     let mut proxy = Proxy::start(&good).await;
     assert!(proxy.running.reload(parse(&bad)).await.is_err());

@@ -3,14 +3,13 @@
 
 use super::Running;
 use crate::admin::server::{Bound, Serving};
-use crate::admin::{Admin, Listener, ReloadRequest, RuntimeInfo, Settings, Token, TokenError};
+use crate::admin::{Admin, Listener, ReloadRequest, RuntimeInfo, Token};
 use crate::capacity::Slots;
 use crate::drain::{self, Trigger, Watch};
 use crate::proxy::Proxy;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// The admin endpoint, with or without a listener.
@@ -69,13 +68,13 @@ impl Running {
     /// Updates the information that the admin endpoint shows about the process.
     pub(super) fn update_runtime_info(&self) {
         let listeners = self.listeners.iter().map(|active| {
-            let ready = active.settings.load();
+            let config = active.config.load();
             Listener {
                 address: active.address.clone(),
                 local: active.local,
-                protocols: ready.http.protocols,
-                proxy_protocol: ready.socket.proxy_protocol,
-                tls: ready.tls.clone(),
+                protocols: config.http.protocols,
+                proxy_protocol: config.socket.proxy_protocol,
+                tls: config.tls.clone(),
             }
         });
         let drain_spread = self.config.process.drain_spread;
@@ -83,13 +82,6 @@ impl Running {
             .admin
             .set_runtime_info(RuntimeInfo { listeners: listeners.collect(), drain_spread });
     }
-}
-
-/// Reads the token of the endpoint, if it has one, on a blocking thread.
-pub(super) async fn read_token(settings: &Settings) -> Result<Option<Token>, TokenError> {
-    let Some(secret) = settings.token.clone() else { return Ok(None) };
-    let read = spawn_blocking(move || secret.token()).await;
-    read.expect("reading a file does not panic").map(Some)
 }
 
 /// Time limit for the last responses.

@@ -156,7 +156,7 @@ impl Running {
     pub(super) fn count_certificates(&self) {
         let mut all = Vec::new();
         for active in &self.listeners {
-            let ready = active.settings.load();
+            let ready = active.config.load();
             for certificate in ready.tls.iter().flat_map(|tls| tls.certificates()) {
                 all.push(Certificate {
                     listen: active.address.to_string(),
@@ -173,7 +173,7 @@ impl Running {
     pub async fn refresh_certificates(&mut self) {
         let mut refreshed = false;
         for active in &mut self.listeners {
-            let ready = active.settings.load_full();
+            let ready = active.config.load_full();
             let Some(tls) = &ready.tls else { continue };
             if !active.refused.as_ref().unwrap_or_else(|| tls.sources()).changed() {
                 continue;
@@ -184,7 +184,7 @@ impl Running {
             match ListenerConfig::read_in_background(&listen, Some(Arc::clone(&ready))).await {
                 Ok(fresh) => {
                     fresh.announce();
-                    active.settings.store(Arc::new(fresh));
+                    active.config.store(Arc::new(fresh));
                     active.refused = None;
                     refreshed = true;
                 }

@@ -5,7 +5,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// The pid file that this process wrote.
+/// The pid file that this process wrote. Dropping it removes the file if it still holds this process's pid.
+/// Another process may have replaced it.
 #[derive(Debug)]
 pub(super) struct PidFile(PathBuf);
 
@@ -33,13 +34,14 @@ impl PidFile {
         }
         Ok(Self(path.to_owned()))
     }
+}
 
-    /// Removes the file if it still holds this process's pid. Another process may have replaced it.
-    pub(super) fn remove(&self) {
+impl Drop for PidFile {
+    fn drop(&mut self) {
         let Self(path) = self;
-        let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
         let is_ours =
-            is_file && fs::read_to_string(path).is_ok_and(|text| text == format!("{}\n", process::id()));
+            is_file && fs::read_to_string(&path).is_ok_and(|text| text == format!("{}\n", process::id()));
         if is_ours {
             // Somebody may be removing it right now.
             let _ = fs::remove_file(path);
@@ -62,7 +64,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
-        file.remove();
+        drop(file);
         assert!(!path.exists() && victim.exists());
     }
 
@@ -72,14 +74,14 @@ mod tests {
         let path = folder.path().join("pid");
         let file = PidFile::write(&path).unwrap();
         fs::write(&path, format!("{}\n", process::id() + 1)).unwrap();
-        file.remove();
+        drop(file);
         assert!(path.exists());
         // Nor is a link followed to a file that has this number.
         let other = folder.path().join("other");
         fs::write(&other, format!("{}\n", process::id())).unwrap();
         fs::remove_file(&path).unwrap();
         symlink(&other, &path).unwrap();
-        file.remove();
+        drop(PidFile(path.clone()));
         assert!(path.is_symlink() && other.exists());
     }
 

@@ -1,7 +1,6 @@
 //! Owns the shutdown: accepting stops, requests finish, tunnels close, spread over the grace period.
 
 use super::Running;
-use super::pid_file::PidFile;
 use crate::proxy::Proxy;
 use crate::telemetry::access_log::AccessLog;
 use std::sync::Arc;
@@ -62,7 +61,7 @@ impl Running {
         let log = Arc::clone(&proxy.log);
         let _ = spawn_blocking(move || log.close()).await;
         admin_endpoint.close().await;
-        pid_file.iter().for_each(PidFile::remove);
+        drop(pid_file);
         let closed = (ended_tunnels(&proxy) - before).saturating_sub(cut);
         tracing::info!(closed, cut, took = ?began.elapsed(), "stopped; tunnels were closed, and cut at the end of the grace");
         ended

@@ -7,7 +7,7 @@ mod server;
 mod socket;
 
 use super::run::block_on;
-use crate::app::Bound;
+use crate::app::Startup;
 use crate::app::signal::Signals;
 use crate::config::Config;
 use crate::listener::socket::Inherited;
@@ -35,8 +35,8 @@ async fn live(listen: SocketAddr) -> io::Result<ExitCode> {
     let config = Config::parse(&text, "demo").map_err(io::Error::other)?;
     let log_control = log::start(&config.log);
     let signals = Signals::new()?;
-    let bound = Bound::new(config.clone(), Inherited::default()).await.map_err(io::Error::other)?;
-    let running = bound.start(Some(log_control)).await;
+    let startup = Startup::prepare(config.clone(), Inherited::default()).await.map_err(io::Error::other)?;
+    let running = startup.run(Some(log_control)).await;
     let address = running.local_addrs().first().copied().flatten().unwrap_or(listen);
     println!("{text}\n# Open http://{address}/ in a browser; Ctrl-C ends the demo.");
     if let Some(admin) = running.admin_addr() {

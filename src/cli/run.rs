@@ -2,7 +2,7 @@
 
 use super::{fail, load};
 use crate::app::signal::Signals;
-use crate::app::{Bound, descriptors};
+use crate::app::{Startup, descriptors};
 use crate::config::Config;
 use crate::listener::socket::Inherited;
 use crate::telemetry::log;
@@ -28,8 +28,8 @@ pub(super) fn run(path: &Path) -> ExitCode {
     let workers = config.process.workers;
     let life = async move {
         let signals = Signals::new()?;
-        let bound = Bound::new(config, inherited).await.map_err(io::Error::other)?;
-        let running = bound.start(Some(log_control)).await;
+        let startup = Startup::prepare(config, inherited).await.map_err(io::Error::other)?;
+        let running = startup.run(Some(log_control)).await;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "serving");
         Ok(signals.run_until_signal(running, || Config::load(path)).await)
     };

@@ -7,7 +7,7 @@ pub mod frames;
 pub mod http2;
 pub mod operator;
 
-use holdline::app::{Bound, Running};
+use holdline::app::{Running, Startup};
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
 use holdline::outcome::Outcome;
@@ -44,8 +44,8 @@ impl Proxy {
     /// Starts one on the whole of a configuration.
     pub async fn with(text: &str) -> Self {
         let config = Config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}"));
-        let bound = Bound::new(config, Inherited::default()).await.unwrap();
-        let running = bound.start(None).await;
+        let startup = Startup::prepare(config, Inherited::default()).await.unwrap();
+        let running = startup.run(None).await;
         let address = running.local_addrs()[0].unwrap();
         let reports = running.proxy.log.listen();
         Self { running, address, reports }
