@@ -10,6 +10,7 @@ mod filter;
 mod frames;
 mod page;
 mod reload;
+mod request;
 mod response;
 mod router;
 pub mod server;
@@ -30,11 +31,6 @@ use crate::tls::server::Config as TlsConfig;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use events::Ticker;
 use http::HeaderMap;
-use response::{AdminResponse, Problem};
-use router::AdminRequest;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -146,41 +142,6 @@ impl Admin {
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
-}
-
-impl Admin {
-    /// Requests a reload of the configuration and waits for the result.
-    async fn reload(&self, request: &AdminRequest) -> Result<AdminResponse, Problem> {
-        let Reason { reason } = body_of(request)?;
-        let gone = || Problem::unavailable("the proxy is stopping and accepts no reload; start it again");
-        let (reload, answered) = ReloadRequest::new(ReloadOrigin { by: Arc::clone(&request.by), reason });
-        self.reloads.send(reload).await.map_err(|_| gone())?;
-        match answered.await.map_err(|_| gone())? {
-            Ok(warnings) => Ok(response::json(&json!({ "warnings": warnings }))),
-            Err(ReloadRejected(errors)) => {
-                let error = "the running configuration stays; mend what errors tell and reload again";
-                Err(Problem::refused(error).with_errors(errors))
-            }
-        }
-    }
-}
-
-/// The reason for a request, for the log.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Reason {
-    reason: Option<String>,
-}
-
-/// Parses the body of a request as JSON. An empty body is an empty object.
-fn body_of<T: DeserializeOwned + Default>(request: &AdminRequest) -> Result<T, Problem> {
-    if request.body.trim_ascii().is_empty() {
-        return Ok(T::default());
-    }
-    let read = serde_json::from_slice(&request.body);
-    read.map_err(|error| {
-        Problem::malformed(format!("the body: {error}; /api/openapi.json tells what it holds"))
-    })
 }
 
 /// Maximum number of streams. The remaining ones of the 64 connections are for requests, above all health

@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::client;
 
 /// A connection, to a client or to an upstream.
 #[derive(Debug)]
@@ -35,12 +34,6 @@ pub enum Stream {
 pub trait StreamLayer: AsyncRead + AsyncWrite + Readiness + Debug + Send + Unpin {
     /// The stream that carries this one. `None` means that it carries other streams too.
     fn inner_mut(&mut self) -> Option<&mut Stream>;
-}
-
-impl StreamLayer for client::TlsStream<Stream> {
-    fn inner_mut(&mut self) -> Option<&mut Stream> {
-        Some(self.get_mut().0)
-    }
 }
 
 impl Stream {
@@ -219,13 +212,6 @@ impl Readiness for Stream {
             Some(Self::Epoll(stream)) => stream.reset_on_close(),
             _ => {}
         }
-    }
-}
-
-/// Any TLS record is a sign of life, whatever it contains.
-impl<S: Readiness> Readiness for client::TlsStream<S> {
-    fn has_pending(&self) -> Option<bool> {
-        self.get_ref().0.has_pending()
     }
 }
 

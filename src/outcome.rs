@@ -19,6 +19,15 @@ impl Side {
     /// Both, for loops.
     pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
 
+    /// Returns the word for it in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        }
+    }
+
     /// The other one.
     #[must_use]
     pub fn other(self) -> Self {

@@ -22,6 +22,7 @@ pub mod server;
 pub mod session;
 pub mod sources;
 pub mod stream;
+mod layers;
 mod pem;
 mod x509;
 

@@ -11,6 +11,7 @@ pub mod pump;
 pub mod relay;
 pub mod inspect;
 pub mod timer;
+mod wake;
 
 pub use blind::Blind;
 pub use ends::possible_ends;

@@ -12,12 +12,14 @@ pub mod pool;
 pub mod ports;
 mod private_pool;
 pub mod resolve;
+mod resources;
 mod status;
 
 pub use endpoint::Endpoint;
 pub use lease::{Lease, PendingCharge};
 pub use overrides::StateSource;
 pub use private_pool::PrivatePool;
+pub use resources::ConnectionResources;
 pub use status::EndpointStatus;
 
 use crate::addr::{EndpointAddr, ServerAddr};
@@ -27,8 +29,7 @@ use crate::io::TcpOptions;
 use crate::proxy_protocol;
 use crate::tls::problem::Problem;
 use crate::tls::{self, ServerName};
-use endpoint::{Member, Terms};
-use members::Members;
+use members::{Member, Members, Terms};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -132,6 +133,21 @@ pub enum State {
     Drain,
     /// It takes no new connections.
     Down,
+}
+
+impl State {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 3] = [Self::Up, Self::Drain, Self::Down];
+
+    /// Returns the word for it, in the configuration and in the status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Drain => "drain",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// When Holdline tries another endpoint, while nothing has reached the client (nginx, `proxy_next_upstream`).

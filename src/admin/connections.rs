@@ -3,8 +3,8 @@
 mod query;
 
 use super::filter::{Groups, Names};
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, Seconds, Time, json, json_with};
-use super::router::AdminRequest;
 use crate::outcome::{Cause, PerSide, Side, Traffic};
 use crate::proxy::registry::Tunnel;
 use crate::telemetry::report::ConnectionId;
@@ -276,7 +276,7 @@ struct Close {
 /// `POST /api/connections/{id}/close`.
 pub(super) fn close(request: &AdminRequest) -> Result<AdminResponse, Problem> {
     let tunnel = find(request)?;
-    let Close { code, reason } = super::body_of(request)?;
+    let Close { code, reason } = request.parse_body()?;
     let code = CloseCode(code.unwrap_or(CloseCode::SERVICE_RESTART.0));
     if !code.may_be_sent() {
         let error =

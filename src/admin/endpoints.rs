@@ -1,17 +1,11 @@
 //! Owns the paths that change the state of an endpoint: drain, down, up.
 
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, json};
-use super::router::AdminRequest;
 use crate::upstream::State;
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
-
-/// The requested change.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StateChange {
-    pub(super) state: State,
-}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,12 +15,12 @@ struct Body {
 }
 
 /// `POST /api/upstreams/{name}/endpoints/{address}/{drain|up|down}`.
-pub(super) fn set_state(request: &AdminRequest, change: StateChange) -> Result<AdminResponse, Problem> {
+pub(super) fn set_state(request: &AdminRequest, state: State) -> Result<AdminResponse, Problem> {
     let [name, address] = &request.captures[..] else {
         return Err(Problem::not_found("an upstream and an endpoint are expected"));
     };
     let admin = &request.admin;
-    let body: Body = super::body_of(request)?;
+    let body: Body = request.parse_body()?;
     let spread = match body.spread.as_deref() {
         Some("off") => None,
         Some(text) => Some(duration(text).ok_or_else(|| {
@@ -38,23 +32,14 @@ pub(super) fn set_state(request: &AdminRequest, change: StateChange) -> Result<A
             Some(of_upstream.unwrap_or(admin.runtime_info.load().drain_spread))
         }
     };
-    let changed = admin.proxy.set_endpoint_state(name, address, change.state, spread);
+    let changed = admin.proxy.set_endpoint_state(name, address, state, spread);
     let changed = changed.map_err(|error| Problem::not_found(error.to_string()))?;
     tracing::info!(
-        upstream = %name, endpoint = %address, state = word(changed.state), closing = changed.closing,
+        upstream = %name, endpoint = %address, state = changed.state.as_str(), closing = changed.closing,
         by = &*request.by, reason = body.reason,
         "the operator changed the state of an endpoint; `closing` of its connections will be closed"
     );
-    Ok(json(&json!({ "state": word(changed.state), "closing": changed.closing })))
-}
-
-/// Returns the word for a state, as in the file.
-pub(super) fn word(state: State) -> &'static str {
-    match state {
-        State::Up => "up",
-        State::Drain => "drain",
-        State::Down => "down",
-    }
+    Ok(json(&json!({ "state": changed.state.as_str(), "closing": changed.closing })))
 }
 
 /// Parses a span with a unit, at most a year. A later moment may not be representable.

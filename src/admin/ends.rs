@@ -3,8 +3,8 @@
 mod query;
 
 use super::filter::{Groups, Names};
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, Time, json, of};
-use super::router::AdminRequest;
 use crate::telemetry::recent::End;
 use http::StatusCode;
 use query::{GroupBy, Query};

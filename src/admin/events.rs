@@ -1,8 +1,8 @@
 //! Owns the live events for viewers of the page. One computation per tick serves all of them. Without viewers
 //! there is none.
 
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem};
-use super::router::AdminRequest;
 use super::stream::{self, BEAT, Sender};
 use super::{Admin, ends, status};
 use crate::drain::Watch;

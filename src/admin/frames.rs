@@ -2,11 +2,10 @@
 //! payload.
 
 use super::connections;
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, Time};
-use super::router::AdminRequest;
 use super::stream::{self, BEAT, Sender};
 use crate::drain::Watch;
-use crate::outcome::Side;
 use crate::proxy::registry::Tunnel;
 use crate::telemetry::recent::End;
 use crate::telemetry::report::ConnectionId;
@@ -111,10 +110,7 @@ fn line(TimedFrame { at, event }: &TimedFrame, opened: SystemTime) -> Line {
     let FrameEvent { side, opcode, fin, length, disposition } = *event;
     Line {
         time: Time(opened + at.elapsed()),
-        side: match side {
-            Side::Client => "client",
-            Side::Upstream => "upstream",
-        },
+        side: side.as_str(),
         opcode: match opcode {
             OpCode::Continuation => "continuation",
             OpCode::Text => "text",

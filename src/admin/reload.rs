@@ -1,5 +1,8 @@
-//! Owns reload requests. It must not know how a reload works.
+//! Owns reload requests, and the path that makes one. It must not know how a reload works.
 
+use super::request::{AdminRequest, Reason};
+use super::response::{AdminResponse, Problem, json};
+use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -47,5 +50,20 @@ impl ReloadRequest {
     pub fn respond(self, result: Result<ReloadWarnings, ReloadRejected>) {
         // The requester may have left.
         let _ = self.response.send(result);
+    }
+}
+
+/// `POST /api/reload`. Requests a reload of the configuration and waits for the result.
+pub(super) async fn answer(request: &AdminRequest) -> Result<AdminResponse, Problem> {
+    let Reason { reason } = request.parse_body()?;
+    let gone = || Problem::unavailable("the proxy is stopping and accepts no reload; start it again");
+    let (reload, answered) = ReloadRequest::new(ReloadOrigin { by: Arc::clone(&request.by), reason });
+    request.admin.reloads.send(reload).await.map_err(|_| gone())?;
+    match answered.await.map_err(|_| gone())? {
+        Ok(warnings) => Ok(json(&json!({ "warnings": warnings }))),
+        Err(ReloadRejected(errors)) => {
+            let error = "the running configuration stays; mend what errors tell and reload again";
+            Err(Problem::refused(error).with_errors(errors))
+        }
     }
 }

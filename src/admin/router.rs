@@ -1,21 +1,18 @@
 //! Owns the table of admin paths, and the dispatch of requests to their handlers.
 
 use super::access::{self, Requester};
-use super::endpoints::StateChange;
+use super::request::{AdminRequest, pairs, read};
 use super::response::{AdminResponse, Problem, of, text};
-use super::{Admin, connections, endpoints, ends, events, frames, page, stats, status};
+use super::{Admin, connections, endpoints, ends, events, frames, page, reload, stats, status};
 use crate::drain::Watch;
 use crate::upstream::State;
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
 
 /// One admin path.
 struct Entry {
@@ -81,22 +78,6 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 /// Returns the method and pattern of every path.
 pub fn routes() -> impl Iterator<Item = (&'static Method, &'static str)> {
     ENTRIES.iter().map(|entry| (&entry.method, entry.pattern))
-}
-
-/// A parsed request.
-pub(super) struct AdminRequest {
-    pub(super) admin: Arc<Admin>,
-    /// The requester, as named in the log.
-    pub(super) by: Arc<str>,
-    /// The path segments for each `{name}`, in order.
-    pub(super) captures: Vec<String>,
-    /// The query parameters, in order.
-    pub(super) query: Vec<(String, String)>,
-    /// The `Accept` header (RFC 9110 12.5.1).
-    pub(super) accept: String,
-    pub(super) body: Bytes,
-    /// Ends streams at shutdown.
-    pub(super) watch: Watch,
 }
 
 /// Answers a request.
@@ -166,8 +147,8 @@ impl Action {
             Self::Connection => connections::one(&request),
             Self::Frames => frames::answer(request),
             Self::Close => connections::close(&request),
-            Self::Endpoint(state) => endpoints::set_state(&request, StateChange { state }),
-            Self::Reload => request.admin.reload(&request).await,
+            Self::Endpoint(state) => endpoints::set_state(&request, state),
+            Self::Reload => reload::answer(&request).await,
             Self::Ends => ends::answer(&request),
             Self::Events => events::answer(request),
             Self::OpenApi => {
@@ -215,34 +196,6 @@ fn captures(pattern: &str, path: &str) -> Option<Vec<String>> {
     }
 }
 
-/// Parses the parameters of a query (the URL standard's `application/x-www-form-urlencoded`).
-fn pairs(query: &str) -> Vec<(String, String)> {
-    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-    let each = query.split('&').filter(|pair| !pair.is_empty());
-    each.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(k, v)| (decoded(k), decoded(v)))
-        .collect()
-}
-
-async fn read(body: Incoming) -> Result<Bytes, Problem> {
-    let whole = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
-    let whole = whole.map_err(|_| {
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come within 10 s; send it at once")
-    })?;
-    whole.map(http_body_util::Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
-        true => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 16 KiB; nothing here needs as much")
-        }
-        false => Problem::malformed("the body broke off; send it whole"),
-    })
-}
-
-/// Maximum size of a body.
-const MAX_BODY: usize = 16 * 1024;
-
-/// Time limit for a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,13 +211,6 @@ mod tests {
         assert_eq!(captures("/a/{x}", "/a/b/c"), None);
         assert_eq!(captures("/a/{x}", "/a/%ff"), None, "no UTF-8");
         assert_eq!(captures("/", "/"), Some(vec![]));
-    }
-
-    #[test]
-    fn a_query_is_read_as_browsers_write_it() {
-        let found = pairs("q=a+b%26c&&x&y=1=2");
-        let found: Vec<_> = found.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        assert_eq!(found, [("q", "a b&c"), ("x", ""), ("y", "1=2")]);
     }
 
     #[test]

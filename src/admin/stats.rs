@@ -1,7 +1,7 @@
 //! Owns the responses about counts: ends by cause, silence, round-trip times, the last hour, metrics.
 
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Time, json, of};
-use super::router::AdminRequest;
 use crate::outcome::Side;
 use crate::telemetry::history::{History, Step};
 use crate::telemetry::metrics::{Code, EndKey, Format, Metrics};

@@ -1,13 +1,12 @@
 //! Owns the status of the whole proxy.
 
-use super::endpoints::word;
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Seconds, Time, json};
-use super::router::AdminRequest;
 use super::{Admin, Listener, stats};
 use crate::balance::Method;
 use crate::health::Availability;
 use crate::proxy::snapshot::{Route, Target};
-use crate::upstream::{EndpointStatus, StateSource, Upstream};
+use crate::upstream::{EndpointStatus, Upstream};
 use serde::Serialize;
 use std::time::SystemTime;
 
@@ -191,11 +190,8 @@ impl Endpoint {
         Self {
             address: status.endpoint.address().to_string(),
             server: status.server.address.to_string(),
-            state: word(status.state),
-            by: match status.state_source {
-                StateSource::Configuration => "configuration",
-                StateSource::Operator => "operator",
-            },
+            state: status.state.as_str(),
+            by: status.state_source.as_str(),
             standing: match status.availability {
                 Availability::Out => "failed",
                 Availability::Trial => "trial",

@@ -1,7 +1,7 @@
 //! Owns Server-Sent Events (the HTML standard, 9.2) as a response body.
 
+use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, with_body};
-use super::router::AdminRequest;
 use crate::escape;
 use bytes::Bytes;
 use http::StatusCode;

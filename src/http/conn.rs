@@ -3,7 +3,6 @@
 mod client_stream;
 mod http1;
 mod http2;
-mod interim_sender;
 mod shared;
 mod state;
 #[cfg(test)]
@@ -19,7 +18,7 @@ use crate::clock::{is_late, timeout};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
 pub use client_stream::ClientStream;
-use client_stream::PendingTunnel;
+use client_stream::PendingStream;
 use http::Response;
 use http::header::CONTENT_LENGTH;
 pub use http1::PartialRequest;
@@ -27,9 +26,8 @@ use http1::{HeadFilter, ObservedStream, ResponseBody, Shared};
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-pub use interim_sender::InterimSender;
-pub use shared::ConnectionEnd;
 use shared::{ConnState, RequestGuard};
+pub use shared::{ConnectionEnd, InterimSender};
 use state::Verdict;
 use std::convert::Infallible;
 use std::error::Error;
@@ -95,6 +93,7 @@ pub async fn serve<F, A, R>(
         }
     };
     if version == Version::Http2 {
+        let answer = |request, opened, guard| answer(request, PendingStream::over_http2(opened), guard);
         let connection = http2::Connection::new(stream, settings, Arc::clone(&conn_state), answer);
         let shut_down = |connection: Pin<&mut http2::Connection<_>>| connection.get_mut().shut_down();
         // Boxed: otherwise every HTTP/1.1 connection would reserve its size.
@@ -112,7 +111,7 @@ pub async fn serve<F, A, R>(
             // a request with both.
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
         }
-        let pending = PendingTunnel::Http1(hyper::upgrade::on(&mut request));
+        let pending = PendingStream::Http1(hyper::upgrade::on(&mut request));
         let answer = answer(request, pending, Arc::new(RequestGuard::over_http1(&conn_state)));
         async move {
             let (response, request_guard) = answer.await;
@@ -138,7 +137,7 @@ pub async fn serve<F, A, R>(
 /// Returns a request without its invalid headers, and with its body's timeout.
 fn read(
     request: http::Request<Incoming>,
-    pending: PendingTunnel,
+    pending: PendingStream,
     request_guard: &Arc<RequestGuard>,
     settings: &Settings,
 ) -> Request {

@@ -2,7 +2,7 @@
 
 mod http2;
 
-use super::upload::UploadError;
+use super::malformed::Malformed;
 pub use http2::Http2Body;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use std::pin::Pin;
@@ -49,6 +49,32 @@ impl Body for Incoming {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// Why a request's body failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// The client sent nothing for `body_timeout`.
+    #[error("nothing of the request's body came within body_timeout")]
+    TooSlow,
+    /// It exceeds `max_body_size`.
+    #[error("the request's body is over max_body_size")]
+    TooLarge,
+    /// It violates its framing.
+    #[error("the request's body is malformed: {0}")]
+    Malformed(String),
+    /// The client left.
+    #[error("client left before the end of the request's body")]
+    Broken,
+}
+
+impl From<hyper::Error> for UploadError {
+    fn from(error: hyper::Error) -> Self {
+        match Malformed::of(&error) {
+            Some(Malformed::Trailers(text) | Malformed::Framing(text)) => Self::Malformed(text),
+            None => Self::Broken,
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Owns the body of a request: how long its client may stall, how large it may be, and why it failed.
 
 use super::body;
-use super::incoming::Incoming;
-use super::malformed::Malformed;
+use super::incoming::{Incoming, UploadError};
 use super::names::clean_trailers;
 use http::HeaderName;
 use http_body_util::BodyExt as _;
@@ -33,23 +32,6 @@ pub struct Upload<B = Incoming> {
     underscores: bool,
     /// Names that its trailers may not have, beside those that no trailers may have.
     barred: Vec<HeaderName>,
-}
-
-/// Why a request's body failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UploadError {
-    /// The client sent nothing for `body_timeout`.
-    #[error("nothing of the request's body came within body_timeout")]
-    TooSlow,
-    /// It exceeds `max_body_size`.
-    #[error("the request's body is over max_body_size")]
-    TooLarge,
-    /// It violates its framing.
-    #[error("the request's body is malformed: {0}")]
-    Malformed(String),
-    /// The client left.
-    #[error("client left before the end of the request's body")]
-    Broken,
 }
 
 /// The state of a body, for a caller that sees only the broken exchange that follows from its failure.
@@ -284,15 +266,6 @@ where
 
 /// Frames without a byte that are passed over in one turn.
 const MOST_EMPTY: usize = 64;
-
-impl From<hyper::Error> for UploadError {
-    fn from(error: hyper::Error) -> Self {
-        match Malformed::of(&error) {
-            Some(Malformed::Trailers(text) | Malformed::Framing(text)) => Self::Malformed(text),
-            None => Self::Broken,
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -6,13 +6,12 @@ use super::{Accepted, Settings};
 use crate::addr::ClientAddr;
 use crate::capacity::{Evicted, Slot};
 use crate::clock::timeout;
-use crate::io::{Readiness, Stream, StreamLayer};
+use crate::io::Stream;
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::server::{self, HandshakeError, NotTls};
 use crate::tls::session::{ClientCertificate, Session};
-use crate::tls::stream::TlsStream;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -188,18 +187,6 @@ async fn reject_plain_http(error: HandshakeError, mut stream: Stream) -> Establi
 
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 62\r\nConnection: close\r\n\r\n400 Bad Request\nPlain HTTP was sent to a port that speaks TLS\n";
-
-impl StreamLayer for TlsStream<Stream> {
-    fn inner_mut(&mut self) -> Option<&mut Stream> {
-        Some(self.io_mut())
-    }
-}
-
-impl<S: Readiness> Readiness for TlsStream<S> {
-    fn has_pending(&self) -> Option<bool> {
-        if self.has_unread() { Some(true) } else { self.io().has_pending() }
-    }
-}
 
 /// Reads the header, and no byte after it.
 async fn proxy_header(stream: &mut Stream) -> Result<Header, EstablishError> {

@@ -1,6 +1,6 @@
 //! Owns the failures of a request, and the one place that maps them to statuses, close codes and causes.
 
-use crate::http::upload::UploadError;
+use crate::http::incoming::UploadError;
 use crate::limit::{Limit, LimitExceeded};
 use crate::outcome::{Cause, EndedBy, Ending};
 use crate::route::PathError;

@@ -19,7 +19,7 @@ use crate::http::upload::Upload;
 use crate::io::{PrefixedStream, Stream};
 use crate::limit::ClientKey;
 use crate::limit::connections::Permit;
-use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side};
+use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide};
 use crate::telemetry::report::{Kind, Report};
 use crate::tunnel::control::Control;
 use crate::tunnel::counters::Counters;
@@ -27,9 +27,8 @@ use crate::tunnel::engine::{DetachedStream, Engine};
 use crate::tunnel::pump::{Pump, run};
 use crate::tunnel::relay::BadPong;
 use crate::tunnel::{Blind, Framing, Observer, Settings};
-use crate::upstream::connect::ConnectionResources;
 use crate::upstream::exchange::{Answer, EndpointStream};
-use crate::upstream::{Lease, Upstream};
+use crate::upstream::{ConnectionResources, Lease, Upstream};
 use crate::ws::handshake::{self, AnswerError, Extensions, UpgradeKind};
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::response::Parts;
@@ -310,11 +309,7 @@ impl TunnelEnd {
 
 impl Observer for TunnelEnd {
     fn report_bad_pong(&self, how: BadPong) {
-        let (report, side) = (&self.held.registration.tunnel.report, how.side);
-        let key = match side {
-            Side::Client => "client",
-            Side::Upstream => "upstream",
-        };
+        let (report, key) = (&self.held.registration.tunnel.report, how.side.as_str());
         tracing::warn!(
             id = %report.id,
             route = self.held.registration.tunnel.route(),

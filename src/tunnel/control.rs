@@ -3,14 +3,13 @@
 
 use super::Settings;
 use super::counters::Counters;
-use super::engine::SessionRef;
 use super::inspect::{self, FrameSender, FrameStream};
 use super::timer::TunnelTime;
+use super::wake::DriverWaker;
 use crate::outcome::Cause;
 use crate::ws::close::CloseReason;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
 use tokio::time::Instant;
 
 /// The handle to a tunnel.
@@ -33,36 +32,6 @@ enum Mailbox {
     Full(Box<Changes>),
     /// The tunnel has ended. Changes are dropped.
     Closed,
-}
-
-/// Wakes the driver of a tunnel.
-#[derive(Clone, Debug)]
-pub(super) enum DriverWaker {
-    /// The tunnel is a tokio task.
-    Task(Waker),
-    /// The tunnel is a session of the engine.
-    Session(SessionRef),
-}
-
-impl DriverWaker {
-    fn wake(&self) {
-        match self {
-            Self::Task(waker) => waker.wake_by_ref(),
-            Self::Session(session) => session.wake(),
-        }
-    }
-}
-
-impl From<&Waker> for DriverWaker {
-    fn from(waker: &Waker) -> Self {
-        Self::Task(waker.clone())
-    }
-}
-
-impl From<SessionRef> for DriverWaker {
-    fn from(session: SessionRef) -> Self {
-        Self::Session(session)
-    }
 }
 
 /// What other tasks asked of the tunnel since it last took changes.

@@ -6,20 +6,19 @@
 
 mod detached_stream;
 mod entry;
-mod queue;
+mod intake;
 mod wheel;
 mod worker;
 
 use super::control::Control;
 use super::session::Session;
+pub use super::wake::WakeOnDrop;
 use super::{Framing, Observer, Settings};
 use crate::io::PrefixedStream;
 use crate::outcome::PerSide;
 pub use detached_stream::DetachedStream;
 use entry::Entry;
-pub(super) use queue::SessionRef;
-pub use queue::WakeOnDrop;
-use queue::{Message, Queue};
+use intake::Intake;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +29,7 @@ use worker::Worker;
 /// The threads that relay tunnels.
 #[derive(Debug)]
 pub struct Engine {
-    queues: Vec<Arc<Queue>>,
+    intakes: Vec<Arc<Intake>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -41,17 +40,17 @@ impl Engine {
     /// # Errors
     /// The system has no descriptors or threads left. Threads that were started by then end.
     pub fn start(workers: usize) -> io::Result<Self> {
-        let mut engine = Self { queues: Vec::new(), threads: Mutex::default() };
+        let mut engine = Self { intakes: Vec::new(), threads: Mutex::default() };
         for _ in 0..threads(workers) {
-            let queue = Arc::new(Queue::new()?);
-            let worker = Worker::new(Arc::clone(&queue))?;
+            let intake = Arc::new(Intake::new()?);
+            let worker = Worker::new(Arc::clone(&intake))?;
             let runtime = Handle::current();
             let run = move || {
                 let _entered = runtime.enter();
                 worker.run();
             };
             let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(run)?;
-            engine.queues.push(queue);
+            engine.intakes.push(intake);
             engine.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(engine)
@@ -76,16 +75,14 @@ impl Engine {
     ) -> WakeOnDrop {
         let session = Session::new(streams, settings, framing, control);
         let entry = Box::new(Entry::new(session, Box::new(observer)));
-        let fewest = self.queues.iter().min_by_key(|queue| (queue.is_closed(), queue.sessions()));
-        let queue = fewest.expect("an engine has a thread at least");
-        queue.push(Message::Open(entry));
-        WakeOnDrop(Arc::clone(queue))
+        let fewest = self.intakes.iter().min_by_key(|intake| (intake.is_closed(), intake.sessions()));
+        fewest.expect("an engine has a thread at least").open(entry)
     }
 
     /// Ends the threads and waits for them. Tunnels that are still open are dropped and reported as aborted.
     pub fn stop(&self) {
-        for queue in &self.queues {
-            queue.send(Message::Stop);
+        for intake in &self.intakes {
+            intake.stop();
         }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A panic of the thread has been printed.
@@ -105,8 +102,8 @@ fn threads(workers: usize) -> usize {
 impl Drop for Engine {
     /// Ends the threads without waiting for them, because one of them may drop the engine.
     fn drop(&mut self) {
-        for queue in &self.queues {
-            queue.send(Message::Stop);
+        for intake in &self.intakes {
+            intake.stop();
         }
     }
 }

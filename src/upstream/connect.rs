@@ -1,12 +1,13 @@
 //! Owns connecting to an endpoint.
 
 use super::ports::{Port, or_any};
-use super::{Lease, Upstream};
+use super::resources::ConnectionResources;
+use super::{Endpoint, Lease, Settings, Upstream};
 use crate::addr::EndpointAddr;
-use crate::capacity::{Descriptor, Descriptors};
+use crate::capacity::Descriptors;
 use crate::clock::timeout;
 use crate::io::Stream;
-use crate::tls::client;
+use crate::tls::{ServerName, client};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::io::Errno;
 use std::io::{self, ErrorKind::AddrNotAvailable};
@@ -72,26 +73,41 @@ impl ConnectError {
     }
 }
 
-/// The limited resources that a connection holds while it is open.
-#[derive(Debug, Default)]
-pub struct ConnectionResources {
-    /// Its local port. `None` means a unix socket.
-    pub port: Option<Port>,
-    /// Its descriptor. Both the user of the connection and the task that closes it hold it. `None` means that
-    /// descriptors are not counted.
-    pub(super) descriptor: Option<Arc<Descriptor>>,
+/// How Holdline connects to the endpoints of an upstream.
+struct ConnectOptions<'a> {
+    settings: &'a Settings,
+    ports_per_source: u32,
+    /// The name that the endpoint's certificate must match. `None` means no TLS.
+    tls: Option<(&'a client::Config, &'a ServerName<'static>)>,
 }
 
 impl Upstream {
     /// Connects to the endpoint of a lease within `limit` (nginx, `proxy_connect_timeout`). It sends `first`,
-    /// then makes the TLS handshake. It waits for a descriptor of `descriptors`. The caller must hold the returned
-    /// resources while the connection is open.
+    /// then makes the TLS handshake. It waits for a descriptor of `descriptors`. The caller must hold the
+    /// returned resources while the connection is open.
     ///
     /// # Errors
     /// Returns why the endpoint could not be connected to. No connection stays open.
     pub async fn connect(
         &self,
         lease: &Lease,
+        limit: Duration,
+        first: Option<&[u8]>,
+        descriptors: Option<&Descriptors>,
+    ) -> Result<(Stream, ConnectionResources), ConnectError> {
+        let tls = self.tls.get().map(|config| &**config).zip(lease.server_name());
+        let options =
+            ConnectOptions { settings: &self.settings, ports_per_source: self.ports_per_source, tls };
+        lease.endpoint().connect(&options, limit, first, descriptors).await
+    }
+}
+
+impl Endpoint {
+    /// Connects as [`Upstream::connect`] does. It counts nothing, because a [`Lease`] does: a check that
+    /// connects neither changes the balance nor uses up a trial.
+    async fn connect(
+        &self,
+        options: &ConnectOptions<'_>,
         limit: Duration,
         first: Option<&[u8]>,
         descriptors: Option<&Descriptors>,
@@ -104,10 +120,10 @@ impl Upstream {
             None => None,
         };
         let attempt = async {
-            let (mut stream, port) = match lease.endpoint().address() {
+            let (mut stream, port) = match self.address() {
                 EndpointAddr::Tcp(address) => {
-                    let (stream, port) = self.connect_tcp(lease, *address).await?;
-                    self.settings.tcp.apply(&stream)?;
+                    let (stream, port) = self.connect_tcp(options, *address).await?;
+                    options.settings.tcp.apply(&stream)?;
                     (Stream::Tcp(stream), Some(port))
                 }
                 EndpointAddr::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), None),
@@ -115,7 +131,7 @@ impl Upstream {
             if let Some(first) = first {
                 stream.write_all(first).await?;
             }
-            let stream = match self.tls.get().zip(lease.server_name()) {
+            let stream = match options.tls {
                 None => stream,
                 Some((config, name)) => {
                     // Boxed: otherwise every plain connection would reserve its size.
@@ -130,16 +146,17 @@ impl Upstream {
     /// Connects from the source address with the most free ports, or from the next ones if the first fail.
     async fn connect_tcp(
         &self,
-        lease: &Lease,
+        options: &ConnectOptions<'_>,
         address: SocketAddr,
     ) -> Result<(TcpStream, Port), ConnectError> {
-        let ports = &lease.endpoint().ports;
-        let sources = or_any(self.settings.sources_to(address).map(Some).collect());
+        let &ConnectOptions { settings, ports_per_source, .. } = options;
+        let ports = &self.ports;
+        let sources = or_any(settings.sources_to(address).map(Some).collect());
         let mut tried = Vec::new();
         let mut failure = None;
         while let Some(port) = ports.take(&sources, &tried) {
-            if let Some(usage) = ports.running_out(&sources, self.ports_per_source) {
-                let (upstream, endpoint) = (&self.settings.name, lease.endpoint().address());
+            if let Some(usage) = ports.running_out(&sources, ports_per_source) {
+                let (upstream, endpoint) = (&settings.name, self.address());
                 tracing::warn!(%upstream, %endpoint, taken = usage.taken, all = usage.all, "local ports run out: name more addresses in the upstream's source, or widen net.ipv4.ip_local_port_range");
             }
             let source = port.source();
@@ -147,8 +164,8 @@ impl Upstream {
                 Ok(stream) => return Ok((stream, port)),
                 // The kernel returns the same error for an address that it has no route to.
                 Err(ConnectError::Io(error)) if error.kind() == AddrNotAvailable => {
-                    match port.beside() > self.ports_per_source / 2 {
-                        true => ConnectError::NoPort(ports.usage(&sources, self.ports_per_source).taken - 1),
+                    match port.beside() > ports_per_source / 2 {
+                        true => ConnectError::NoPort(ports.usage(&sources, ports_per_source).taken - 1),
                         false => ConnectError::Io(error),
                     }
                 }

@@ -1,17 +1,13 @@
 //! Owns one endpoint: its address, its connections, its health. It must not know what a connection is used
 //! for.
 
-use super::members::Members;
 use super::pool::Pool;
 use super::ports::Ports;
-use super::{Server, State};
 use crate::addr::EndpointAddr;
-use crate::balance::{Candidate, key_of};
-use crate::health::{Availability, Rules, Standing};
+use crate::health::{Availability, Standing};
 use crate::telemetry::tally::EndCounts;
-use crate::tls::ServerName;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 /// One address to connect to. It outlives reloads and look-ups, with its counts and health.
@@ -96,55 +92,16 @@ impl Endpoint {
         &self.pool
     }
 
+    /// Returns its state in the weighted round robin.
+    pub(super) fn turn(&self) -> i64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_turn(&self, turn: i64) {
         self.turn.store(turn, Ordering::Relaxed);
     }
 
     pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An endpoint with its place in the configuration.
-#[derive(Clone, Debug)]
-pub(super) struct Member {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) server: Server,
-    pub(super) terms: Arc<Terms>,
-    id: u64,
-}
-
-/// The rules for connections to an endpoint.
-#[derive(Debug)]
-pub(super) struct Terms {
-    pub(super) rules: Rules,
-    /// The name that its certificate must match.
-    pub(super) name: Option<ServerName<'static>>,
-    /// It serves only if no other can.
-    pub(super) backup: bool,
-    /// The other endpoints of its configuration, as long as that exists.
-    pub(super) members: Weak<Members>,
-}
-
-impl Member {
-    pub(super) fn new(endpoint: Arc<Endpoint>, server: &Server, terms: Terms) -> Self {
-        // Hash the address, not the name, so that proxies with the same view choose alike.
-        let id = key_of(endpoint.address.to_string().as_bytes());
-        Self { endpoint, server: server.clone(), terms: Arc::new(terms), id }
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.server.max_conns.is_some_and(|max| self.endpoint.active() >= max)
-    }
-
-    pub(super) fn candidate(&self, now: std::time::Instant) -> Candidate {
-        debug_assert!(self.server.state == State::Up);
-        let share = self.endpoint.standing().share(&self.terms.rules, now);
-        Candidate {
-            id: self.id,
-            weight: self.server.weight.saturating_mul(share).max(1),
-            active: self.endpoint.active(),
-            turn: self.endpoint.turn.load(Ordering::Relaxed),
-        }
     }
 }

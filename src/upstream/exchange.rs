@@ -1,7 +1,7 @@
 //! Owns one HTTP/1.1 exchange over a connection to an endpoint.
 
 use super::bound_login;
-use super::connect::ConnectionResources;
+use super::resources::ConnectionResources;
 use crate::capacity::Descriptor;
 use crate::clock::timeout;
 use crate::drain::Watch;

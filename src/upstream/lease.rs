@@ -1,6 +1,7 @@
 //! Owns the lease that counts one connection to an endpoint, and charges the endpoint for failures.
 
-use super::endpoint::{Endpoint, Member, Terms};
+use super::endpoint::Endpoint;
+use super::members::{Member, Terms};
 use crate::health::{Availability, Charge, Group, Verdict, Witness};
 use crate::outcome::{Cause, EndedBy, Outcome, Side};
 use crate::tls::ServerName;

@@ -1,7 +1,7 @@
 //! Owns the operator's overrides of endpoint states. An override stays in force across reloads, until the
 //! operator undoes it or the file's own `state` changes. It must not know tunnels.
 
-use super::{Member, State, Upstream};
+use super::{State, Upstream};
 use crate::addr::EndpointAddr;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,9 @@ pub(super) struct Overrides(Mutex<HashMap<EndpointAddr, Override>>);
 /// An override of one endpoint's state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Override {
-    state: State,
+    pub(super) state: State,
     /// The configured state when the operator set the override.
-    configured: State,
+    pub(super) configured: State,
     /// When the endpoint's tunnels are closed by. `None` means that they stay open.
     until: Option<Instant>,
 }
@@ -30,22 +30,20 @@ pub enum StateSource {
     Operator,
 }
 
-impl Overrides {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<EndpointAddr, Override>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl StateSource {
+    /// Returns the word for it in the status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Operator => "operator",
+        }
     }
 }
 
-impl Member {
-    /// Returns its override, if one is in force.
-    fn override_in_force(&self, overrides: &HashMap<EndpointAddr, Override>) -> Option<Override> {
-        overrides.get(self.endpoint.address()).copied().filter(|entry| entry.configured == self.server.state)
-    }
-
-    /// Returns the state in effect, and where it comes from.
-    pub(super) fn state(&self, overrides: &HashMap<EndpointAddr, Override>) -> (State, StateSource) {
-        let of_file = (self.server.state, StateSource::Configuration);
-        self.override_in_force(overrides).map_or(of_file, |entry| (entry.state, StateSource::Operator))
+impl Overrides {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<EndpointAddr, Override>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,7 @@
 //! Owns the local ports of connections to one endpoint. Each source address has as many for an endpoint as
 //! `net.ipv4.ip_local_port_range` holds, 28,232 by default.
 
-use super::{Endpoint, Settings, Upstream};
-use crate::addr::EndpointAddr;
+use super::Settings;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -70,16 +69,6 @@ impl Settings {
     /// Returns the source addresses for an endpoint. Without any, the kernel chooses.
     pub(super) fn sources_to(&self, endpoint: SocketAddr) -> impl Iterator<Item = IpAddr> {
         self.source.iter().copied().filter(move |source| source.is_ipv4() == endpoint.is_ipv4())
-    }
-}
-
-impl Upstream {
-    /// Returns the ports to an endpoint. `None` means a unix socket.
-    #[must_use]
-    pub fn ports(&self, endpoint: &Endpoint) -> Option<Usage> {
-        let EndpointAddr::Tcp(address) = *endpoint.address() else { return None };
-        let sources = self.settings.sources_to(address).map(Some).collect();
-        Some(endpoint.ports.usage(&or_any(sources), self.ports_per_source))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Owns the status of an upstream's endpoints.
 
+use super::members::Member;
+use super::ports::{Usage, or_any};
 use super::{Endpoint, Server, State, StateSource, Upstream};
+use crate::addr::EndpointAddr;
 use crate::health::Availability;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -25,13 +28,21 @@ pub struct EndpointStatus {
 }
 
 impl Upstream {
+    /// Returns the ports to an endpoint. `None` means a unix socket.
+    #[must_use]
+    pub fn ports(&self, endpoint: &Endpoint) -> Option<Usage> {
+        let EndpointAddr::Tcp(address) = *endpoint.address() else { return None };
+        let sources = self.settings.sources_to(address).map(Some).collect();
+        Some(endpoint.ports.usage(&or_any(sources), self.ports_per_source))
+    }
+
     /// Returns the current status of its endpoints, in the order of the file.
     #[must_use]
     pub fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
         let now = Instant::now().into_std();
         let members = self.members.list.load();
         let overrides = self.members.overrides.lock();
-        let status = |member: &super::Member| {
+        let status = |member: &Member| {
             let (state, state_source) = member.state(&overrides);
             let standing = member.endpoint.standing();
             EndpointStatus {

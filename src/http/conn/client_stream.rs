@@ -2,44 +2,42 @@
 //! that remains when the request becomes a tunnel. Beyond it nobody knows hyper or h2.
 
 use super::http1::ObservedStream;
-use super::http2::Http2Tunnel;
-use super::interim_sender::InterimSender;
-use super::shared::{ConnectionEnd, RequestGuard};
+use super::http2::PendingTunnel;
+use super::shared::{ConnectionEnd, InterimSender, RequestGuard};
 use crate::capacity::Slot;
 use crate::io::{PrefixedStream, Stream};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
 
 /// What the stream of a request becomes with the right response.
 #[derive(Clone, Debug)]
-pub(super) enum PendingTunnel {
+pub(super) enum PendingStream {
     /// The whole connection, with a 101.
     Http1(OnUpgrade),
     /// The stream of a CONNECT, with a 2xx.
-    Http2(Arc<Mutex<Option<oneshot::Receiver<Http2Tunnel>>>>),
+    Http2(Arc<Mutex<Option<PendingTunnel>>>),
     /// Nothing: another request of HTTP/2.
     None,
 }
 
-impl PendingTunnel {
-    pub(super) fn over_http2(opened: oneshot::Receiver<Http2Tunnel>) -> Self {
-        Self::Http2(Arc::new(Mutex::new(Some(opened))))
+impl PendingStream {
+    pub(super) fn over_http2(opened: Option<PendingTunnel>) -> Self {
+        opened.map_or(Self::None, |opened| Self::Http2(Arc::new(Mutex::new(Some(opened)))))
     }
 }
 
 /// The connection or HTTP/2 stream of a request. It becomes a tunnel with the right response.
 #[derive(Clone, Debug)]
 pub struct ClientStream {
-    pending: PendingTunnel,
+    pending: PendingStream,
     version: http::Version,
     request_guard: Arc<RequestGuard>,
 }
 
 impl ClientStream {
     pub(super) fn new(
-        pending: PendingTunnel,
+        pending: PendingStream,
         version: http::Version,
         request_guard: Arc<RequestGuard>,
     ) -> Self {
@@ -69,13 +67,13 @@ impl ClientStream {
     /// copied, because keeping hyper's would keep its whole buffer. `None` means that the client left first.
     pub async fn into_stream(self) -> Option<PrefixedStream<Stream>> {
         let upgraded = match self.pending {
-            PendingTunnel::Http1(upgrade) => upgrade.await.ok()?,
-            PendingTunnel::Http2(opened) => {
+            PendingStream::Http1(upgrade) => upgrade.await.ok()?,
+            PendingStream::Http2(opened) => {
                 let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let stream = Stream::Layered(Box::new(opened?.await.ok()?));
                 return Some(PrefixedStream { stream, ahead: Vec::new() });
             }
-            PendingTunnel::None => return None,
+            PendingStream::None => return None,
         };
         let parts = upgraded.downcast::<TokioIo<ObservedStream>>().ok()?;
         let (stream, held) = parts.io.into_inner().into_parts();

@@ -1,19 +1,15 @@
 //! Owns a client's HTTP/1 connection (RFC 9112), which hyper parses: the layers between hyper and the socket,
 //! and between hyper and the responses.
 
-mod flush;
 mod head_filter;
 mod heads;
-mod interim;
 mod observed_stream;
 mod response_body;
 
 use super::super::Settings;
-pub(super) use flush::Flush;
 pub(super) use head_filter::{HeadFilter, Shared};
 pub use heads::PartialRequest;
 use hyper::server::conn::http1::Builder;
-pub(super) use interim::InterimQueue;
 pub(super) use observed_stream::ObservedStream;
 pub(super) use response_body::ResponseBody;
 

@@ -11,9 +11,7 @@ mod observed_stream;
 use super::super::Settings;
 use super::super::body::Body;
 use super::super::incoming::{Http2Body, Incoming};
-use super::client_stream::PendingTunnel;
-use super::interim_sender::InterimSender;
-use super::shared::{ConnState, ConnectionEnd, RequestGuard};
+use super::shared::{ConnState, ConnectionEnd, InterimSender, RequestGuard};
 use crate::io::Stream;
 use bytes::Bytes;
 use h2::RecvStream;
@@ -39,6 +37,9 @@ const MAX_STREAMS: u32 = 128;
 /// Interim answers to a request. More are left out: nobody needs one, and `h2` queues them without a bound.
 const MAX_INTERIM: usize = 8;
 
+/// Receives the tunnel of a CONNECT once it is answered with a 2xx.
+pub(super) type PendingTunnel = oneshot::Receiver<Http2Tunnel>;
+
 /// A connection. The future ends with the connection. Its requests report the errors themselves.
 pub(super) struct Connection<F> {
     state: State,
@@ -56,10 +57,10 @@ enum State {
 
 impl<F, A> Connection<F>
 where
-    F: Fn(Request<Incoming>, PendingTunnel, Arc<RequestGuard>) -> A,
+    F: Fn(Request<Incoming>, Option<PendingTunnel>, Arc<RequestGuard>) -> A,
     A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
 {
-    /// Calls `answer` for each request.
+    /// Calls `answer` for each request, with its tunnel if it is a CONNECT.
     pub(super) fn new(stream: Stream, settings: &Settings, conn_state: Arc<ConnState>, answer: F) -> Self {
         let tracker = Arc::new(SendTracker::new());
         let observed_stream = ObservedStream::new(stream, Arc::clone(&conn_state), Arc::clone(&tracker));
@@ -90,9 +91,9 @@ where
         let request_guard =
             Arc::new(RequestGuard::begin(&self.conn_state, connection_end.clone(), interim_sender));
         let is_head = *request.method() == Method::HEAD;
-        let (mut request, pending, tunnel) = take_apart(request, &send, &request_guard);
+        let (mut request, opened, tunnel) = take_apart(request, &send, &request_guard);
         let opens = translate::from_http2(&mut request);
-        let answer = (self.answer)(request, pending, request_guard);
+        let answer = (self.answer)(request, opened, request_guard);
         let answer = async move {
             let (mut response, request_guard) = answer.await;
             translate::to_http2(&mut response, opens);
@@ -115,20 +116,20 @@ fn take_apart(
     request: Request<RecvStream>,
     interim: &mpsc::Sender<Response<()>>,
     request_guard: &Arc<RequestGuard>,
-) -> (Request<Incoming>, PendingTunnel, Option<stream::ConnectStream>) {
+) -> (Request<Incoming>, Option<PendingTunnel>, Option<stream::ConnectStream>) {
     let (parts, stream) = request.into_parts();
     if parts.method != Method::CONNECT {
         let received = Http2Body::new(stream, &parts.headers, interim, Arc::clone(request_guard) as _);
-        return (Request::from_parts(parts, Incoming::Http2(received)), PendingTunnel::None, None);
+        return (Request::from_parts(parts, Incoming::Http2(received)), None, None);
     }
     let (tunnel, opened) = oneshot::channel();
     let request = Request::from_parts(parts, Incoming::Empty);
-    (request, PendingTunnel::over_http2(opened), Some(stream::ConnectStream { stream, tunnel }))
+    (request, Some(opened), Some(stream::ConnectStream { stream, tunnel }))
 }
 
 impl<F, A> Future for Connection<F>
 where
-    F: Fn(Request<Incoming>, PendingTunnel, Arc<RequestGuard>) -> A + Unpin,
+    F: Fn(Request<Incoming>, Option<PendingTunnel>, Arc<RequestGuard>) -> A + Unpin,
     A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
 {
     type Output = Result<(), h2::Error>;

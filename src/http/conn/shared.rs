@@ -1,11 +1,16 @@
 //! Owns what the stream and the requests of one connection share: the state for its timeouts, its interim
 //! responses and its capacity. It must not judge the state; `state` does.
 
+mod flush;
+mod interim;
+mod interim_sender;
+
 use super::super::Settings;
-use super::http1::{Flush, InterimQueue};
-use super::interim_sender::InterimSender;
 use super::state::{Moment, State, Verdict, verdict, waited};
 use crate::capacity::{Slot, UpstreamSlot};
+use flush::Flush;
+use interim::InterimQueue;
+pub use interim_sender::InterimSender;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Owns a request body that arrives in an HTTP/2 stream.
 
-use crate::http::upload::UploadError;
+use super::UploadError;
 use bytes::Bytes;
 use h2::RecvStream;
 use http::header::{CONTENT_LENGTH, EXPECT};

@@ -115,7 +115,7 @@ async fn many_share_a_thread_and_each_gets_its_own() {
     for _ in 0..100 {
         rigs.push(over_tcp(&engine, settings()).await);
     }
-    assert_eq!(engine.queues.iter().map(|queue| queue.sessions()).collect::<Vec<_>>(), [50, 50]);
+    assert_eq!(engine.intakes.iter().map(|intake| intake.sessions()).collect::<Vec<_>>(), [50, 50]);
     for turn in 0..3 {
         for (index, rig) in rigs.iter_mut().enumerate() {
             rig.upstream.write_all(&[0x82, 2, turn, index as u8]).await.unwrap();

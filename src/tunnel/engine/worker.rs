@@ -2,12 +2,13 @@
 //! session that has work. It must not know what a session does in its turn.
 
 use super::entry::Entry;
-use super::queue::{Message, Queue, SessionRef, Token};
+use super::intake::Intake;
 use super::wheel::Wheel;
 use crate::io::EpollSocket;
 use crate::outcome::Side;
 use crate::tunnel::session::Next;
 use crate::tunnel::timer::TunnelTime;
+use crate::tunnel::wake::{SessionRef, Token};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
@@ -25,13 +26,13 @@ const EVENTS: usize = 256;
 const SLOT: u64 = 4;
 /// When all cells are free and there are more than this, the worker frees their memory.
 const KEPT_CELLS: usize = 1024;
-/// The event data of the queue. No session uses it, because there are fewer sessions.
+/// The event data of the wake queue. No session uses it, because there are fewer sessions.
 const QUEUE: u64 = u64::MAX;
 
 /// One thread's sessions.
 pub(super) struct Worker {
     epoll: OwnedFd,
-    queue: Arc<Queue>,
+    intake: Arc<Intake>,
     cells: Vec<Cell>,
     free: Vec<u32>,
     /// The first generation of new cells, so that no token of a freed cell is valid again.
@@ -52,15 +53,15 @@ struct Cell {
 }
 
 impl Worker {
-    pub(super) fn new(queue: Arc<Queue>) -> io::Result<Self> {
+    pub(super) fn new(intake: Arc<Intake>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &queue, EventData::new_u64(QUEUE), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&epoll, &intake.wake_queue, EventData::new_u64(QUEUE), EventFlags::IN | EventFlags::ET)?;
         let (cells, free, due) = (Vec::new(), Vec::new(), Vec::new());
         let (wheel, began) = (Wheel::new(), Instant::now());
-        Ok(Self { epoll, queue, cells, free, generation: 0, wheel, began, due, stopped: false })
+        Ok(Self { epoll, intake, cells, free, generation: 0, wheel, began, due, stopped: false })
     }
 
-    /// Relays until [`Message::Stop`].
+    /// Relays until [`Intake::stop`].
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         let mut turns = Vec::new();
@@ -95,7 +96,7 @@ impl Worker {
 
     fn on_event(&mut self, event: &Event) {
         if event.data.u64() == QUEUE {
-            return self.read_messages();
+            return self.read_queues();
         }
         let (token, side) = unpack(event.data.u64());
         if let Some(entry) = self.entry(token) {
@@ -106,15 +107,17 @@ impl Worker {
         }
     }
 
-    fn read_messages(&mut self) {
-        for message in self.queue.take() {
-            match message {
-                Message::Open(entry) => self.open(entry),
-                Message::Changed(token) if self.entry(token).is_some() => self.give_turn(token.index),
-                Message::Changed(_) => {}
-                Message::Stop => self.stopped = true,
+    fn read_queues(&mut self) {
+        for token in self.intake.wake_queue.take() {
+            if self.entry(token).is_some() {
+                self.give_turn(token.index);
             }
         }
+        // After the wake queue was emptied: what comes later wakes the worker again.
+        for entry in self.intake.take() {
+            self.open(entry);
+        }
+        self.stopped = self.intake.is_stopped();
     }
 
     fn open(&mut self, mut entry: Box<Entry>) {
@@ -124,7 +127,10 @@ impl Worker {
         });
         let cell = &mut self.cells[index as usize];
         let token = Token { index, generation: cell.generation };
-        entry.session.control().attach(SessionRef { queue: Arc::clone(&self.queue), token }.into());
+        entry
+            .session
+            .control()
+            .attach(SessionRef { queue: Arc::clone(&self.intake.wake_queue), token }.into());
         let watched = Side::BOTH.into_iter().try_for_each(|side| {
             let data = EventData::new_u64(pack(token, side));
             match entry.session.stream(side).epoll_socket() {
@@ -211,7 +217,7 @@ impl Worker {
         let entry = cell.entry.take();
         self.generation = self.generation.max(cell.generation);
         self.free.push(index);
-        self.queue.session_ended();
+        self.intake.session_ended();
         if self.free.len() == self.cells.len() && self.cells.len() > KEPT_CELLS {
             (self.cells, self.free, self.wheel) = (Vec::new(), Vec::new(), self.wheel.emptied());
         }
@@ -223,7 +229,7 @@ impl Worker {
 impl Drop for Worker {
     /// Runs after a stop and after a panic. Sessions that are still open are dropped, and report their end.
     fn drop(&mut self) {
-        self.queue.close();
+        self.intake.close();
     }
 }
 

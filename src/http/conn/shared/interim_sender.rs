@@ -1,6 +1,6 @@
 //! Owns the sending of interim responses (1xx) to a client (RFC 9110 15.2).
 
-use super::shared::ConnState;
+use super::ConnState;
 use http::{HeaderMap, Response, StatusCode};
 use std::sync::Weak;
 use tokio::sync::mpsc;
@@ -19,12 +19,12 @@ enum Way {
 
 impl InterimSender {
     /// Sends those of one exchange of an HTTP/1 connection.
-    pub(super) fn over_http1(conn_state: Weak<ConnState>, exchange: u64) -> Self {
+    pub(in crate::http::conn) fn over_http1(conn_state: Weak<ConnState>, exchange: u64) -> Self {
         Self(Way::Http1 { conn_state, exchange })
     }
 
     /// Sends those of an HTTP/2 stream through its task.
-    pub(super) fn over_http2(interim: mpsc::Sender<Response<()>>) -> Self {
+    pub(in crate::http::conn) fn over_http2(interim: mpsc::Sender<Response<()>>) -> Self {
         Self(Way::Http2(interim))
     }
 
