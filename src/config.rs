@@ -1,8 +1,9 @@
-//! Owns the configuration: one file, validated as a whole, immutable. It must not know how a
-//! setting is carried out.
+//! Owns the configuration: one file, validated as a whole, immutable. It must not know how a setting is carried
+//! out.
 //!
-//! The file is read as it was written (`raw`), then given its meaning (`resolve`). All mistakes
-//! are found in one go.
+//! `raw` reads the file as it was written, and `resolve` gives it a meaning. Both go on after a mistake, so the
+//! operator sees all mistakes at once. On the way back, `resolve` makes a `document` of the settings, and `write`
+//! makes TOML of that.
 
 mod defaults;
 pub mod document;
@@ -15,7 +16,8 @@ mod value;
 mod words;
 mod write;
 
-pub use error::{Error, Errors, Place, Warning};
+pub(crate) use error::Place;
+pub use error::{Error, Errors, Warning};
 pub use write::{Form, Secrets};
 
 use crate::proxy::snapshot::Plan;
@@ -28,53 +30,52 @@ use std::time::Duration;
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The process itself.
-    pub process: Process,
-    /// What is written of what happens.
-    pub log: telemetry::Settings,
-    /// Where the operator may ask; `None`: nowhere.
-    pub admin: Option<admin::Settings>,
-    /// Where connections come from; one at least.
-    pub listeners: Vec<Listen>,
-    /// Where they go; one route at least.
+    /// `[process]`.
+    pub(crate) process: Process,
+    /// The log and the access log.
+    pub(crate) log: telemetry::Settings,
+    /// The admin endpoint. `None` means that there is none.
+    pub(crate) admin: Option<admin::Settings>,
+    /// At least one.
+    pub(crate) listeners: Vec<Listen>,
+    /// Routes, at least one, and upstreams.
     pub plan: Plan,
-    /// What is legal in the file but hardly meant so.
+    /// What is valid but probably a mistake.
     pub warnings: Vec<Warning>,
-    /// The files that it names, with where it names them.
-    pub files: Vec<(Place, PathBuf)>,
+    /// The files that the configuration names, each with its place there.
+    pub(crate) files: Vec<(Place, PathBuf)>,
 }
 
-/// The process itself.
+/// `[process]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Threads that take and open connections, and as many of the engine (nginx `worker_processes`); 0: one of
-    /// each a CPU.
-    pub workers: usize,
+    /// Threads that accept connections, and as many that relay tunnels (nginx `worker_processes`). 0 means one of
+    /// each for each CPU.
+    pub(crate) workers: usize,
     /// What relays tunnels.
-    pub engine: Driver,
-    /// From the order to stop to the end of what is still open (nginx `worker_shutdown_timeout`).
-    pub shutdown_grace: Duration,
-    /// Over how long tunnels are closed after that order, so that their clients do not come back
-    /// all at once.
-    pub drain_spread: Duration,
-    /// A file that holds the process's id (nginx `pid`); `None`: none is written.
-    pub pid_file: Option<PathBuf>,
+    pub(crate) engine: Driver,
+    /// From the signal to stop until Holdline cuts what is still open (nginx `worker_shutdown_timeout`).
+    pub(crate) shutdown_grace: Duration,
+    /// Over how long Holdline closes tunnels after that signal, so that clients do not all reconnect at once.
+    pub(crate) drain_spread: Duration,
+    /// A file for the process id (nginx `pid`). `None` means that Holdline writes none.
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
-/// One listening socket and how requests are taken there (nginx `listen`).
+/// A listening socket, and how it takes requests (nginx `listen`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// The socket.
-    pub socket: listener::Settings,
-    /// The requests.
-    pub http: http::Settings,
+    /// The socket with its TLS.
+    pub(crate) socket: listener::Settings,
+    /// Protocols, timeouts and sizes of requests.
+    pub(crate) http: http::Settings,
 }
 
 impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// It cannot be read, or it holds mistakes.
+    /// The file cannot be read, or all the mistakes in it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
         let source = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| Error {
@@ -85,62 +86,62 @@ impl Config {
         Self::parse(&text, &source)
     }
 
-    /// Reads a text; messages name it `source`.
+    /// Reads a text, which messages call `source`.
     ///
     /// # Errors
-    /// It holds mistakes: all of them are given.
+    /// All the mistakes in it.
     pub fn parse(text: &str, source: &str) -> Result<Self, Errors> {
         let reading = raw::File::new(source, text).read(resolve::config);
         let raw::Reading { result, warnings, files, .. } = reading;
         result.map(|config| Self { warnings, files, ..config })
     }
 
-    /// Where a file is named, in the part of the configuration whose key path begins so.
+    /// The place that names this file, among the keys whose path begins with `part`.
     #[must_use]
-    pub fn place_of(&self, part: &str, file: &Path) -> Option<&Place> {
+    pub(crate) fn place_of(&self, part: &str, file: &Path) -> Option<&Place> {
         let named = self.files.iter().find(|(place, path)| path == file && place.path.starts_with(part));
         named.map(|(place, _)| place)
     }
 
-    /// What was probably meant as an address to listen at.
+    /// What the operator probably meant by an address to listen at. `None` means that nothing comes near.
     #[must_use]
-    pub fn listen_hint(text: &str) -> Option<String> {
+    pub(crate) fn listen_hint(text: &str) -> Option<String> {
         hint::listen(text)
     }
 
-    /// Where the operator may ask, by a text that has mistakes elsewhere; `None` if its `[admin]` has some too, or if
-    /// it has none.
+    /// The admin endpoint of a text that may have mistakes elsewhere. `None` means that `[admin]` is missing or has
+    /// mistakes too.
     #[must_use]
-    pub fn admin_of_broken(text: &str) -> Option<admin::Settings> {
+    pub(crate) fn admin_of_broken(text: &str) -> Option<admin::Settings> {
         raw::File::new("", text).read_part(resolve::admin_alone)
     }
 
-    /// Where the operator may ask, unless it is said otherwise.
+    /// The address of an `[admin]` that names none.
     #[must_use]
-    pub fn default_admin_address() -> std::net::SocketAddr {
+    pub(crate) fn default_admin_address() -> std::net::SocketAddr {
         defaults::ADMIN_ADDRESS
     }
 
-    /// The settings that a text leaves to their defaults, like `route[].ping.client`: those of
-    /// every table that it has or that may be left out.
+    /// The settings that a text leaves to their defaults, like `route[].ping.client`. They are those of each table
+    /// that the text has or may leave out.
     #[must_use]
     pub fn absent_keys(text: &str) -> Vec<String> {
         raw::File::new("", text).read(resolve::config).absent
     }
 
-    /// The settings in effect, each with whether it is a default.
+    /// The settings in effect, in which those that could be left out are marked.
     #[must_use]
     pub fn document(&self) -> Document {
         let mut document = resolve::document(self);
-        // A configuration reads back without mistakes. What counts is the marks.
+        // Only the marks count here: a valid configuration reads back without mistakes.
         let _ = Self::from_document(&mut document);
         document
     }
 
-    /// Reads a document as if it were a file, and marks in it what could be left out.
+    /// Reads a document as if it were a file, and marks the entries and sections that could be left out.
     ///
     /// # Errors
-    /// All mistakes in it. Their lines are those of the document in its full form with its secrets.
+    /// All the mistakes in it. Their lines are those of its full form with secrets. The marks are set even then.
     pub fn from_document(document: &mut Document) -> Result<Self, Errors> {
         let text = document.write(Form::Full, Secrets::Shown);
         let reading = raw::File::new("document", &text).read(resolve::config);
@@ -149,14 +150,14 @@ impl Config {
         result.map(|config| Self { warnings, files, ..config })
     }
 
-    /// The settings in effect as TOML, with every key and the secrets. Read again they are the same.
+    /// The settings in effect as TOML, with every key and the secrets. It reads back as the same configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
         resolve::document(self).write(Form::Full, Secrets::Shown)
     }
 }
 
-/// Alike in what they make the proxy do: the warnings tell of the text.
+/// Compares what Holdline does. Warnings and places belong to the text.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
         let parts = |config: &Self| (config.process.clone(), config.log.clone(), config.listeners.clone());

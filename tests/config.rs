@@ -99,19 +99,25 @@ fn changed(config: &Config) -> String {
     config.document().write(Form::Changed, Secrets::Shown)
 }
 
-/// In both forms, which stay what they are.
+/// In both forms.
 fn assert_reads_as_it_was_written(config: &Config) {
-    let (full, changed) = (config.to_toml(), changed(config));
-    for text in [&full, &changed] {
-        let again = parse(text);
-        assert_eq!(again, *config, "{text}");
-        assert_eq!((again.to_toml(), self::changed(&again)), (full.clone(), changed.clone()));
+    let document = config.document();
+    for form in [Form::Full, Form::Changed] {
+        let text = document.write(form, Secrets::Shown);
+        assert_eq!(parse(&text), *config, "{text}");
     }
 }
 
 #[test]
 fn a_configuration_reads_as_it_was_written() {
-    known().for_each(|config| assert_reads_as_it_was_written(&config));
+    for config in known() {
+        assert_reads_as_it_was_written(&config);
+        let (full, changed) = (config.to_toml(), changed(&config));
+        for text in [&full, &changed] {
+            let again = parse(text);
+            assert_eq!((again.to_toml(), self::changed(&again)), (full.clone(), changed.clone()));
+        }
+    }
 }
 
 #[test]
@@ -332,16 +338,17 @@ proptest! {
         for form in [Form::Full, Form::Changed] {
             let written = document.write(form, Secrets::Shown);
             prop_assert_eq!(&parse(&written), &config, "{}", written);
+            let comments = written.lines().filter(|line| line.starts_with("# "));
+            let words: BTreeSet<&str> = comments.flat_map(str::split_whitespace).collect();
             for mark in (1..=count).flat_map(|number| [format!("begin{number}."), format!("end{number}.")]) {
-                let found: Vec<&str> = written.lines().filter(|line| line.contains(&mark)).collect();
-                prop_assert!(matches!(found[..], [line] if line.starts_with("# ")), "{}: {}", mark, written);
+                prop_assert!(words.contains(&*mark), "{}: {}", mark, written);
             }
         }
     }
 }
 
 proptest! {
-    // A case reads a long text eight times.
+    // A case reads a long text four times.
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// Whichever of its settings are left to their defaults.

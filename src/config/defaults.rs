@@ -1,8 +1,8 @@
-//! Owns every default with its reason. It must not know how a setting is written.
+//! Owns each default with its reason. It must not know how a setting is written.
 //!
-//! `proxy.toml.example` shows each of them; `tests/config.rs` holds it to that.
+//! `proxy.toml.example` shows each of them, which `tests/config.rs` checks.
 
-use super::words::{Ask, RetryOn};
+use super::words::{ClientAuthMode, RetryOn};
 use crate::balance::Method;
 use crate::health::{EarlyEnd, Percent};
 use crate::http::{Forwarded, Protocols, Via};
@@ -25,45 +25,45 @@ use tracing::level_filters::LevelFilter;
 
 // [process]
 
-/// One a CPU: a tunnel at work keeps no CPU for long.
+/// One for each CPU, because no tunnel keeps a CPU busy for long.
 pub(super) const WORKERS: usize = 0;
 
-/// The one that takes less of memory and CPU.
+/// It takes less memory and CPU.
 pub(super) const ENGINE: Driver = Driver::Epoll;
 
 /// The usual measure: Kubernetes gives a pod 30 s between SIGTERM and SIGKILL, systemd gives 90 s.
 pub(super) const SHUTDOWN_GRACE: Duration = secs(30);
 
-/// Clients that are closed come back at once: over 20 s, the others take 5 % of them a second.
-/// The 10 s that the grace leaves are one `close_timeout`, for the last of them.
+/// Clients reconnect at once. Over 20 s, the other proxies get 5 % of them each second. The grace leaves 10 s for
+/// the last ones, which is one `close_timeout`.
 pub(super) const DRAIN_SPREAD: Duration = secs(20);
 
-/// systemd and containers know the process without one.
+/// systemd and containers know the process without a file.
 pub(super) const PID_FILE: Option<PathBuf> = None;
 
 // [log]
 
-/// The ends of connections are in the access log; this leaves what an operator acts on.
+/// Ends of connections are in the access log. What is left is what an operator acts on.
 pub(super) const LOG_LEVEL: LevelFilter = LevelFilter::INFO;
 
-/// A person reads the first lines. Collectors that want JSON are set up once.
+/// A person reads the first lines; a collector that wants JSON is set up later.
 pub(super) const LOG_FORMAT: Format = Format::Text;
 
-/// Where containers and systemd look for it.
+/// Containers and systemd collect it there.
 pub(super) const LOG_ACCESS: AccessTarget = AccessTarget::Stdout;
 
-/// `local7`, as nginx's `syslog:`.
+/// `local7`, as for nginx's `syslog:`.
 pub(super) const FACILITY: Facility = Facility(23);
 
-/// 1,000 a second are 300 KB of text; a disk and journald take that, and nobody reads more.
+/// 1,000 lines are 300 KB a second, which a disk and journald can take. Nobody reads more.
 pub(super) fn sample_above() -> Option<Rate> {
     let lines = NonZeroU32::new(1000)?;
     let second = secs(1);
     Rate::new(lines, second, sampling_burst(lines, second))
 }
 
-/// Ten seconds' worth, so that what is short is written whole: a deployment, a server that fell, with all of
-/// its tunnels.
+/// Lines for ten seconds, so that a short burst is written whole: a deployment, or a server that failed with all its
+/// tunnels.
 pub(super) fn sampling_burst(lines: NonZeroU32, per: Duration) -> NonZeroU32 {
     let worth = u128::from(lines.get()) * secs(10).as_nanos() / per.as_nanos().max(1);
     u32::try_from(worth)
@@ -73,187 +73,184 @@ pub(super) fn sampling_burst(lines: NonZeroU32, per: Duration) -> NonZeroU32 {
 
 // [admin]
 
-/// Only this host can ask, until it is said otherwise.
+/// Only this host can connect.
 pub(super) const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9109);
 
 // [[listen]]
 
-/// The kernel's own cap (`net.core.somaxconn`) since Linux 5.4: a wave of clients that come back
-/// together waits there and is not refused. nginx asks for 511.
+/// The kernel's cap (`net.core.somaxconn`) since Linux 5.4. Clients that all reconnect at once wait there instead of
+/// being refused. nginx asks for 511.
 pub(super) const BACKLOG: u32 = 4096;
 
-/// A second proxy on the same address is more often a mistake than a plan.
+/// A second proxy on the same address is mostly a mistake.
 pub(super) const REUSE_PORT: bool = false;
 
-/// A proxy cannot know the sites of its servers.
+/// Holdline cannot know the sites of its upstreams.
 pub(super) const ALLOWED_ORIGINS: Option<Vec<AllowedOrigin>> = None;
 
-/// A body is passed on as it comes and costs no memory here; nginx, which keeps it, stops at 1 MiB.
+/// Holdline streams a body, so it costs no memory. nginx buffers it and stops at 1 MiB.
 pub(super) const MAX_BODY_SIZE: Option<u64> = None;
 
-/// Unlike nginx, which does not verify upstreams unless told to.
+/// nginx verifies upstreams only if told to.
 pub(super) const INSECURE_SKIP_VERIFY: bool = false;
 
-/// Over TLS a client says what it speaks, and browsers know both.
+/// Over TLS a client says what it speaks (ALPN), and browsers speak both.
 pub(super) const PROTOCOLS_OVER_TLS: Protocols = Protocols { http1: true, http2: true };
 
-/// RFC 9325 3.1.1: 1.2 is still good, and older clients than that are not.
+/// TLS 1.2 is still secure (RFC 9325 3.1.1), and older clients need it.
 pub(super) const MIN_VERSION: MinVersion = MinVersion::Tls12;
 
-/// A handshake is two round trips and two signatures; lost packets are sent again within about 1, 3 and 7 s.
+/// A handshake is two round trips and two signatures. Lost packets are sent again after about 1, 3 and 7 s.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = secs(15);
 
-/// One under way takes 15 KiB, so that all take 15 MiB. Each needs its place for a round trip: of clients
-/// that are 200 ms away 5,000 are done in a second, which keeps half a CPU busy with ECDSA (100 us) and
-/// more than one with RSA of 2048 bits (240 us). HAProxy's `maxsslconn` and nginx's `worker_connections`
-/// count connections that are open as well.
+/// A handshake takes 15 KiB, so all take 15 MiB. Each lasts a round trip: with clients 200 ms away, 5,000 are done in
+/// a second. That keeps half a CPU busy with ECDSA (100 us), and more than one with RSA of 2048 bits (240 us).
+/// HAProxy's `maxsslconn` and nginx's `worker_connections` also count open connections.
 pub(super) const MAX_HANDSHAKES: u32 = 1024;
 
-/// Browsers ask their users for a certificate wherever a server asks for one.
-pub(super) const CLIENT_AUTH: Ask = Ask::No;
+/// A browser asks its user for a certificate if a server asks for one.
+pub(super) const CLIENT_AUTH: ClientAuthMode = ClientAuthMode::Off;
 
-/// Whoever is believed what the header says can be anybody.
+/// A client that may send the header can claim any address.
 pub(super) const ACCEPT_PROXY_PROTOCOL: bool = false;
 
-/// A server that does not expect it takes it for a bad request.
+/// A server that does not expect the header takes it for a bad request.
 pub(super) const SEND_PROXY_PROTOCOL: Option<Version> = None;
 
-/// Descriptors and memory are the limit.
+/// The limit is descriptors and memory.
 pub(super) const MAX_CONNECTIONS: Option<u32> = None;
 
-/// How many connections a client may have depends on who hides behind its address.
+/// How many connections an address may have depends on how many clients share it.
 pub(super) const LIMITS: Limits =
     Limits { connections: None, connections_per_ip: None, openings_per_ip: None };
 
-/// A second's worth of a rate may come at once: a page that opens its WebSockets.
+/// The count of the rate may come at once, as when a page opens its WebSockets.
 pub(super) fn burst(openings: NonZeroU32) -> NonZeroU32 {
     openings
 }
 
-/// Nobody is trusted who is not named. Lists with several trusted proxies are walked to the first that
-/// is not: nginx takes the last one without looking, which serves nobody with two proxies in front.
+/// Walks the list of addresses from its end to the first that is not trusted. nginx takes the last address by
+/// default, which is wrong behind two proxies.
 pub(super) const REAL_IP_RECURSIVE: bool = true;
 
-/// Without TLS nobody speaks HTTP/2 who was not told to.
+/// Without TLS a client speaks HTTP/2 only if told to.
 pub(super) const PROTOCOLS: Protocols = Protocols { http1: true, http2: false };
 
-/// A head is a few packets; lost ones are sent again within about 1, 3 and 7 s. nginx waits 60 s,
-/// which serves whoever holds connections open on purpose.
+/// A head is a few packets. Lost ones are sent again after about 1, 3 and 7 s. nginx waits 60 s, which helps only
+/// attackers that hold connections open.
 pub(super) const HEADER_TIMEOUT: Duration = secs(15);
 
-/// As nginx.
+/// As in nginx.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = secs(75);
 
-/// As nginx, of both directions (`client_body_timeout`, `send_timeout`).
+/// As in nginx, for both directions (`client_body_timeout`, `send_timeout`).
 pub(super) const BODY_TIMEOUT: Option<Duration> = Some(secs(60));
 
-/// Cookies and tokens of real sites fit; nginx takes 4 buffers of 8 KiB.
+/// Cookies and tokens of real sites fit. nginx takes 4 buffers of 8 KiB.
 pub(super) const MAX_HEADER_SIZE: usize = 16 * 1024;
 
-/// As nginx. CGI, WSGI, Rack and PHP take `X_Real_IP` for `X-Real-IP` (RFC 3875 4.1.18).
+/// As in nginx. CGI, WSGI, Rack and PHP take `X_Real_IP` for `X-Real-IP` (RFC 3875 4.1.18).
 pub(super) const UNDERSCORES_IN_HEADERS: bool = false;
 
-/// A peer whose host is gone is noticed after 60 + 6 * 10 = 120 s where nothing else asks, and with
-/// `tcp_user_timeout` at the second probe. The kernel's own numbers make it 2 hours and 11 minutes.
+/// It finds a peer whose host is gone after 60 + 6 * 10 = 120 s; with `tcp_user_timeout`, at the second probe. The
+/// kernel's own numbers make it 2 hours and 11 minutes.
 pub(super) const TCP_KEEPALIVE: Keepalive = Keepalive { time: secs(60), interval: secs(10), probes: 6 };
 
-/// Bytes that a peer's kernel does not acknowledge for so long will not arrive. Without it the
-/// kernel goes on for about 15 minutes.
+/// Bytes that the peer's kernel has not acknowledged by then will not arrive. Without a limit the kernel retries for
+/// about 15 minutes.
 pub(super) const TCP_USER_TIMEOUT: Option<Duration> = Some(secs(30));
 
 // [[route]]
 
-/// A lost SYN is sent again after 1 and 3 s. nginx waits 60 s, in which nothing else is tried.
+/// A lost SYN is sent again after 1 and 3 s. nginx waits 60 s before it tries another endpoint.
 pub(super) const CONNECT_TIMEOUT: Duration = secs(5);
 
-/// As nginx (`proxy_read_timeout`, before the head).
+/// As in nginx (`proxy_read_timeout`, until the head of the response).
 pub(super) const RESPONSE_TIMEOUT: Option<Duration> = Some(secs(60));
 
-/// How tunnels behave.
 pub(super) const TUNNEL: tunnel::Settings = tunnel::Settings {
-    // Idle limits on the way begin at 55 s (Heroku) and 60 s (nginx, AWS ALB). A Ping that is due
-    // at 25 s is sent twice in each of them, so one may be lost.
+    // Idle limits on the way start at 55 s (Heroku) and 60 s (nginx, AWS ALB). At 25 s, two pings fit into each of
+    // them, so one may be lost.
     ping: PerSide { client: Some(secs(25)), upstream: Some(secs(25)) },
-    // A phone that wakes its radio takes seconds; 25 + 20 s is still below the 55 s.
+    // A phone needs seconds to wake its radio. 25 + 20 s are below the 55 s.
     ping_timeout: secs(20),
     // RFC 6455 5.5.2 obliges every endpoint to answer.
     pong: Pong::Required,
-    // Pings find dead peers; one that is idle and lives needs no killing. nginx kills it at 60 s.
+    // Pings find dead peers, and an idle peer that lives may stay. nginx closes it after 60 s.
     read_timeout: None,
-    // As nginx. A peer that takes nothing for so long holds memory for nobody.
+    // As in nginx. A peer that takes nothing for so long wastes memory.
     send_timeout: Some(secs(60)),
-    // A peer that means to answer a Close does so within a round trip; 10 s leave room for what is
-    // queued before it.
+    // A peer answers a Close within a round trip. 10 s leave room for what is queued before the answer.
     close_timeout: secs(10),
-    // A connection ends when its peers want.
+    // Its peers decide when a tunnel ends.
     max_lifetime: None,
-    // Peers that broke the rules before the proxy came worked with one another.
+    // Peers that break the rules worked with each other before there was a proxy.
     on_violation: OnViolation::Blind,
-    // The peers know what they can take.
+    // The peers know how much they can take.
     max_message_size: None,
-    // 1012 and 1013 tell a client that it may come back.
+    // 1012 and 1013 tell a client that it may reconnect.
     close_codes: CloseCodes::Registered,
 };
 
-/// A status is what logs and load balancers understand.
+/// Logs and load balancers understand a status.
 pub(super) const REJECT_WITH: RejectWith = RejectWith::Http;
 
-/// Every request has its line, unless the operator knows better: health checks, say.
+/// Operators turn it off for health checks, for example.
 pub(super) const ACCESS_LOG: bool = true;
 
-/// What most applications read.
+/// Most applications read these headers.
 pub(super) const FORWARDED: Forwarded = Forwarded::X;
 
-/// RFC 9110 7.6.3 wants it of a proxy. nginx adds none, and where it stands behind, it compresses nothing
-/// for requests that have it (`gzip_proxied off`).
+/// RFC 9110 7.6.3 requires it of a proxy. nginx adds none. Behind Holdline, nginx does not compress responses to
+/// requests that have it (`gzip_proxied off`).
 pub(super) const VIA: Via = Via::On;
 
-/// A prefix without `^~` gives way to a regex, as in nginx.
+/// As in nginx, a regex wins over a prefix without `^~`.
 pub(super) const PRIORITY: bool = false;
 
-/// The path goes on as it came, as nginx's `proxy_pass` without a URI.
+/// The path goes on unchanged, as with nginx's `proxy_pass` without a URI.
 pub(super) const STRIP_PREFIX: bool = false;
 
 // [upstream.NAME]
 
-/// Connections that live for hours pile up where they were first put unless they are counted.
+/// Connections that live for hours become unevenly spread unless they are counted.
 pub(super) const BALANCE: Method = Method::LeastConn;
 
-/// As nginx.
+/// As in nginx.
 pub(super) const MAX_FAILS: u32 = 1;
 
-/// As nginx.
+/// As in nginx.
 pub(super) const FAIL_TIMEOUT: Duration = secs(10);
 
-/// As nginx: a full share at once.
+/// As in nginx: a full share at once.
 pub(super) const SLOW_START: Duration = Duration::ZERO;
 
-/// Half: whatever clients cause, no server has more than twice its share of the load.
+/// With half of the servers ejected, none of the others gets more than twice its share.
 pub(super) const MAX_EJECTED: Percent = Percent(50);
 
-/// A process that accepts and then dies does so within its first seconds; five in a row, with none
-/// that lasted between them, are no accident of clients.
+/// A broken process accepts connections and ends them within seconds. Five in a row, with none that lasted between
+/// them, are not caused by clients.
 pub(super) const EARLY_END: EarlyEnd = EarlyEnd { within: secs(5), max: 5 };
 
-/// Every endpoint there is.
+/// No limit but the number of endpoints.
 pub(super) const RETRY_TRIES: u32 = 0;
 
-/// The client waits meanwhile: two connect timeouts.
+/// Two connect timeouts, because the client is waiting.
 pub(super) const RETRY_TIMEOUT: Option<Duration> = Some(secs(10));
 
-/// As nginx (`proxy_next_upstream error timeout`): what no application can have meant.
+/// As in nginx (`proxy_next_upstream error timeout`). No application answers like that on purpose.
 pub(super) const RETRY_ON: &[RetryOn] = &[RetryOn::Connect, RetryOn::Timeout];
 
-/// What DNS servers of clusters give as a time to live: Kubernetes' CoreDNS 30 s, AWS 60 s.
+/// The time to live in DNS of clusters: 30 s in CoreDNS of Kubernetes, 60 s at AWS.
 pub(super) const RESOLVE_INTERVAL: Option<Duration> = Some(secs(30));
 
-/// As many as nginx keeps since 1.29.7.
+/// As in nginx since 1.29.7.
 pub(super) const KEEPALIVE: usize = 32;
 
-/// nginx's: less than most servers' own, which are 75s and more.
+/// As in nginx. Most servers wait longer, 75 s or more.
 pub(super) const UPSTREAM_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Tunnels stay until their peers end them.
+/// Tunnels stay open until their peers end them.
 pub(super) const DRAIN_TIMEOUT: Option<Duration> = None;
 
 // servers = [{ ... }]
@@ -261,13 +258,13 @@ pub(super) const DRAIN_TIMEOUT: Option<Duration> = None;
 /// An equal share.
 pub(super) const WEIGHT: u32 = 1;
 
-/// The server refuses for itself.
+/// The server refuses connections itself.
 pub(super) const MAX_CONNS: Option<u32> = None;
 
-/// Every server serves.
+/// Each server takes part.
 pub(super) const BACKUP: bool = false;
 
-/// It serves from the start.
+/// Each server serves from the start.
 pub(super) const STATE: State = State::Up;
 
 const fn secs(secs: u64) -> Duration {

@@ -1,5 +1,5 @@
-//! Owns the model of a configuration that is to be written: sections, their entries and comments, in their order.
-//! It must not know which settings there are, nor how TOML spells them.
+//! Owns the model of a configuration file: sections, entries and comments, in the order of the file. It must not
+//! know which settings there are, nor how TOML spells them.
 
 use super::raw::join;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ pub struct Document {
     pub sections: Vec<Section>,
 }
 
-/// What stands below one header: `[process]`, `[[route]]`, `[upstream.NAME]`.
+/// A header and what stands below it: `[process]`, `[[route]]`, `[upstream.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Section {
     /// The names in the header, after those of the section that holds this one.
@@ -29,31 +29,31 @@ pub struct Section {
     pub entries: Vec<Entry>,
     /// Sections whose header begins with this one's names, like `[listen.tls]`.
     pub sections: Vec<Section>,
-    /// Nothing changes without it.
+    /// Whether it could be left out.
     pub is_default: bool,
 }
 
-/// One setting.
+/// A setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The name of the setting, without those of its sections.
     pub key: String,
-    /// What it is set to.
+    /// The value.
     pub item: Item,
     /// Written above it. The comment of an entry within an inline table goes above that table.
     pub comment: Option<String>,
-    /// Nothing changes without it.
+    /// Whether it could be left out.
     pub is_default: bool,
-    /// Only whoever may know secrets may see the value.
+    /// Whether [`Secrets::Hidden`](super::Secrets::Hidden) hides the value.
     pub is_secret: bool,
 }
 
-/// What a setting is set to.
+/// The value of a setting.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
     /// A text in which `$` has no meaning.
     Text(String),
-    /// A text in which `$$` stands for `$`: what is given here has single ones.
+    /// A text in which the file has `$$` for each `$` of this one.
     Literal(String),
     /// A whole number.
     Integer(i64),
@@ -85,7 +85,7 @@ pub struct InlineTable {
 // === impl Document ===
 
 impl Document {
-    /// Marks what could be left out; `defaults` are the key paths of that.
+    /// Marks the entries and sections whose key paths are among `defaults`.
     pub(super) fn mark_defaults(&mut self, defaults: &BTreeSet<String>) {
         mark_sections(&mut self.sections, "", defaults);
     }
@@ -152,7 +152,7 @@ impl Section {
         Self { names, is_element, comment: None, entries, sections, is_default: false }
     }
 
-    /// Sets a key, in place of what it was set to before.
+    /// Sets a key. A value that it had before is replaced.
     pub fn set(&mut self, key: &str, item: impl Into<Item>) -> &mut Entry {
         set(&mut self.entries, key, item.into())
     }
@@ -161,14 +161,14 @@ impl Section {
 // === impl InlineTable ===
 
 impl InlineTable {
-    /// The same with a key set, in place of what it was set to before.
+    /// The same table with a key set. A value that the key had before is replaced.
     #[must_use]
     pub fn with(mut self, key: &str, item: impl Into<Item>) -> Self {
         set(&mut self.entries, key, item.into());
         self
     }
 
-    /// The same table, which the value of this key may stand for.
+    /// The same table, for which the value of this key may stand alone.
     pub(super) fn or_short(mut self, key: &'static str) -> Self {
         self.short = Some(key);
         self
@@ -185,7 +185,7 @@ fn set<'a>(entries: &'a mut Vec<Entry>, key: &str, item: Item) -> &'a mut Entry 
 // === impl Item ===
 
 impl Item {
-    /// Whatever is written as a text.
+    /// A text.
     pub(super) fn text(text: impl Display) -> Self {
         Self::Text(text.to_string())
     }
@@ -200,7 +200,7 @@ impl Item {
         Self::List(items.into_iter().map(Into::into).collect())
     }
 
-    /// A list of what is written as texts.
+    /// A list of texts.
     pub(super) fn texts<T: Display>(texts: impl IntoIterator<Item = T>) -> Self {
         Self::list(texts.into_iter().map(Self::text))
     }

@@ -1,53 +1,53 @@
-//! Owns what is said about mistakes in a configuration: where, what was found, what is expected.
-//! It must not know what any key means.
+//! Owns how mistakes in a configuration are described: their place, what was found and what is expected. It must
+//! not know what any key means.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Where in a configuration something stands.
+/// A place in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The file, as it was named.
-    pub source: Arc<str>,
-    /// The line, from 1; `None` for what stands nowhere.
-    pub line: Option<usize>,
-    /// The key path, like `route[0].read_timeout`; empty for the file as a whole.
-    pub path: String,
+pub(crate) struct Place {
+    /// The file, as the operator named it.
+    pub(crate) source: Arc<str>,
+    /// The line, from 1. `None` means that something is missing, or that the whole file is meant.
+    pub(crate) line: Option<usize>,
+    /// The key path, like `route[0].read_timeout`. Empty means the whole file.
+    pub(crate) path: String,
 }
 
-/// One mistake.
+/// A mistake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}{found}, {remedy}")]
 pub struct Error {
-    /// Where.
-    pub place: Place,
+    /// Where it is.
+    pub(crate) place: Place,
     /// What was found there.
     pub found: String,
     /// What is expected instead.
     pub remedy: String,
 }
 
-/// All mistakes of a file, at least one, in the order of their lines.
+/// All the mistakes in a file, at least one, in the order of their lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Errors(Vec<Error>);
 
-/// Something legal that is hardly meant so.
+/// Something valid that is probably a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// Where.
-    pub place: Place,
-    /// What of it, and what it leads to.
-    pub text: String,
+    /// Where it is.
+    pub(crate) place: Place,
+    /// What is doubtful, and what follows from it.
+    pub(crate) text: String,
 }
 
 impl Errors {
-    /// The mistakes in the order of their lines; those without a line last. `None` without any.
+    /// Sorts the mistakes by their lines; those without one come last. `None` means that there are none.
     pub(super) fn new(mut errors: Vec<Error>) -> Option<Self> {
         errors.sort_by_key(|error| error.place.line.unwrap_or(usize::MAX));
         (!errors.is_empty()).then_some(Self(errors))
     }
 
-    /// One after the other.
+    /// In the order of their lines.
     pub fn iter(&self) -> std::slice::Iter<'_, Error> {
         self.0.iter()
     }
@@ -69,7 +69,7 @@ impl<'a> IntoIterator for &'a Errors {
 
 impl std::error::Error for Errors {}
 
-/// One a line.
+/// Writes one mistake on each line.
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
@@ -80,7 +80,7 @@ impl fmt::Display for Errors {
     }
 }
 
-/// `proxy.toml:12: route[0].read_timeout: `, what follows is said of it.
+/// Writes `proxy.toml:12: route[0].read_timeout: `, the beginning of a message.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.source)?;
@@ -98,7 +98,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The known word that was probably meant: at most a third of its letters differ.
+/// The known word that was probably meant, of which at most a third of the letters differ.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
     let distances = known.iter().map(|&known| (strsim::damerau_levenshtein(&word, known), known));

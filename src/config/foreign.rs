@@ -1,7 +1,7 @@
-//! Owns what people of nginx and HAProxy write here by habit, and what to write instead. It must not know how a
-//! setting is read.
+//! Owns what users of nginx and HAProxy write by habit, and what to write instead. It must not know how a setting
+//! is read.
 
-/// What to write for a word of another proxy's configuration.
+/// What to write instead of a directive of another proxy.
 pub(super) fn word(key: &str) -> Option<String> {
     let lower = key.to_ascii_lowercase().replace('-', "_");
     let of = |proxy: &str, words: &[(&str, &str)]| {
@@ -11,7 +11,7 @@ pub(super) fn word(key: &str) -> Option<String> {
     of("nginx", NGINX).or_else(|| of("HAProxy", HAPROXY))
 }
 
-/// Words of nginx, as the table of `docs/from-nginx.md` has them.
+/// Directives of nginx, as in the table of `docs/from-nginx.md`.
 const NGINX: &[(&str, &str)] = &[
     ("access_log", "`log.access` for all, `access_log = false` on a route for none"),
     ("add_header", "`response_headers = { Name = \"value\" }`"),
@@ -28,7 +28,7 @@ const NGINX: &[(&str, &str)] = &[
     ("daemon", "nothing to write; Holdline stays in the foreground, systemd runs it"),
     ("default_server", "nothing to write; a route without `hosts` takes what no other takes"),
     ("deny", "not in Holdline; filter in the firewall, or leave it to nginx"),
-    ("error_log", "the log goes to the standard error; `log.level` says how much"),
+    ("error_log", "the log goes to standard error; `log.level` sets how much"),
     ("error_page", "not in Holdline; it answers with plain text"),
     ("events", "nothing to write; `max_connections` and `workers` of [process]"),
     ("expires", STAYS_FILES),
@@ -40,7 +40,7 @@ const NGINX: &[(&str, &str)] = &[
     ("http", "nothing to write; [[listen]], [[route]] and [upstream.NAME] stand at the top"),
     ("http2", "`protocols = [\"h1\", \"h2\"]` of [[listen]]; the default over TLS"),
     ("if", "not in Holdline; a route for each host or path"),
-    ("include", "not in Holdline; one file holds all, or put them together before"),
+    ("include", "not in Holdline; one file holds everything, so join the files before"),
     ("index", STAYS_FILES),
     ("ip_hash", "`balance = \"ip_hash\"` of [upstream.NAME]"),
     ("large_client_header_buffers", "`max_header_size` of [[listen]]"),
@@ -115,7 +115,7 @@ const NGINX: &[(&str, &str)] = &[
     ("sendfile", "nothing to write"),
     ("try_files", STAYS_FILES),
     ("use", "nothing to write"),
-    ("user", "nothing to write; systemd says whose the process is"),
+    ("user", "nothing to write; systemd sets the user"),
     ("worker_connections", "`max_connections` of [process]"),
     ("worker_processes", "`workers` of [process]"),
     (
@@ -129,7 +129,7 @@ const NGINX: &[(&str, &str)] = &[
 const STAYS_FILES: &str = "Holdline serves no files; leave them to nginx, with a route to it";
 const STAYS_GZIP: &str = "Holdline does not compress; leave it to nginx or the application";
 
-/// Words of HAProxy.
+/// Keywords of HAProxy.
 const HAPROXY: &[(&str, &str)] = &[
     ("acl", "not in Holdline; [[route]] with `hosts` and `path`"),
     ("backend", "[upstream.NAME]"),
@@ -169,7 +169,7 @@ const HAPROXY: &[(&str, &str)] = &[
     ("use_backend", "[[route]] with `hosts`, `path` and `upstream`"),
 ];
 
-/// What a file is that is no TOML: a hint for the reader, if it can be told.
+/// Which language a file that is not TOML seems to be in.
 pub(super) fn syntax(text: &str) -> Option<&'static str> {
     let lines = || text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let count = |is: &dyn Fn(&str) -> bool| lines().filter(|line| is(line)).count();
@@ -208,12 +208,11 @@ pub(super) fn syntax(text: &str) -> Option<&'static str> {
         .then_some("this looks like YAML; the configuration is TOML, see proxy.toml.example")
 }
 
-/// A text with `$$` as `$`, which says nothing else: a `$` before a name or a number, and HAProxy's `%[`, are meant
-/// as variables.
+/// Replaces each `$$` by `$`.
 ///
 /// # Errors
-/// The variable.
-pub(super) fn literal(text: &str) -> Result<String, String> {
+/// The first variable: a `$` before a name or a number, or HAProxy's `%[`.
+pub(super) fn unescape_dollars(text: &str) -> Result<String, String> {
     if let Some((_, variable)) = text.split_once("%[") {
         return Err(format!("%[{}]", variable.split(']').next().unwrap_or_default()));
     }
@@ -229,12 +228,12 @@ pub(super) fn literal(text: &str) -> Result<String, String> {
     Ok(plain + rest)
 }
 
-/// The same backwards.
-pub(super) fn written(text: &str) -> String {
-    if literal(text).as_deref() == Ok(text) { text.to_owned() } else { text.replace('$', "$$") }
+/// The text that [`unescape_dollars`] reads as this one.
+pub(super) fn escape_dollars(text: &str) -> String {
+    if unescape_dollars(text).as_deref() == Ok(text) { text.to_owned() } else { text.replace('$', "$$") }
 }
 
-/// The name that a text begins with, where a variable's name would stand.
+/// The name of a variable at the beginning of a text, which follows its `$`. It includes the braces.
 pub(super) fn variable(text: &str) -> Option<&str> {
     let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if let Some(inner) = text.strip_prefix('{') {
@@ -247,7 +246,7 @@ pub(super) fn variable(text: &str) -> Option<&str> {
     (end > 0).then(|| &text[..end])
 }
 
-/// What to write instead of a variable of nginx in a request to an upstream.
+/// What to write instead of a variable of nginx in a header or a path.
 pub(super) fn instead_of(variable: &str) -> Option<&'static str> {
     match variable.trim_matches(['$', '{', '}']).to_ascii_lowercase().as_str() {
         "host" | "http_host" => Some("Host goes on as the client sent it, so leave it out"),
@@ -315,17 +314,17 @@ mod tests {
             ("$$5 $$host $$", "$5 $host $"),
             ("^a$", "^a$"),
         ] {
-            assert_eq!(literal(text).as_deref(), Ok(plain));
+            assert_eq!(unescape_dollars(text).as_deref(), Ok(plain));
         }
         for text in ["$host", "x-${host}", "$1", "a$_b", "%[src]", "$$$host"] {
-            assert!(literal(text).is_err(), "{text}");
+            assert!(unescape_dollars(text).is_err(), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn a_literal_reads_as_it_was_written(text in "[$a{}%5 ]{0,12}") {
-            prop_assert_eq!(literal(&written(&text)), Ok(text));
+        fn a_literal_reads_as_it_was_escape_dollars(text in "[$a{}%5 ]{0,12}") {
+            prop_assert_eq!(unescape_dollars(&escape_dollars(&text)), Ok(text));
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Owns what is said about addresses and hosts that are nearly right. It must not know which setting they are
-//! of.
+//! Owns what messages say about addresses and hosts that are nearly right. It must not know which setting has
+//! them.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What was probably meant as an address to listen at.
+/// What the operator probably meant by an address to listen at.
 pub(super) fn listen(text: &str) -> Option<String> {
     let text = text.trim();
     let bare = without_scheme(text).unwrap_or(text);
@@ -42,7 +42,7 @@ fn with_port(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
 
-/// What was probably meant as a server of an upstream.
+/// What the operator probably meant by the address of a server.
 pub(super) fn server(text: &str) -> Option<String> {
     let text = text.trim();
     if text.strip_prefix("unix:").is_some_and(|path| !path.starts_with('/')) {
@@ -78,7 +78,7 @@ pub(super) fn server(text: &str) -> Option<String> {
     Some(format!("expected a port too, \"{name}:80\""))
 }
 
-/// Whether something stands behind the last colon of an address.
+/// Whether an address has something after its last colon.
 fn has_port(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'))
 }
@@ -87,7 +87,8 @@ fn without_scheme(text: &str) -> Option<&str> {
     text.split_once("://").map(|(_, rest)| rest)
 }
 
-/// What was probably meant as a host of a route. Also of some that can be read, but are those of no request.
+/// What the operator probably meant by a host of a route. Some hosts that could be read match no request; they get a
+/// hint too.
 pub(super) fn host(text: &str) -> Option<String> {
     if let Some(regex) = text.strip_prefix('~') {
         return needs_port(regex).then(|| {
@@ -125,14 +126,14 @@ pub(super) fn host(text: &str) -> Option<String> {
     }
 }
 
-/// Whether each match of a regex has a `:` in it, which only the address of IPv6 has in a host. Where it cannot be
-/// told, it has not.
+/// Whether each match of a regex has a `:` in it. A host without its port has one only in an IPv6 address. Says
+/// false if it cannot tell.
 fn needs_port(regex: &str) -> bool {
     let mut depth = 0_u32;
     let mut rest = regex.char_indices();
     while let Some((at, c)) = rest.next() {
         match c {
-            // `\[` begins an address of IPv6.
+            // `\[` begins an IPv6 address.
             '\\' => match rest.next() {
                 Some((_, '[')) => return false,
                 _ => continue,
@@ -239,7 +240,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is refused matches no host that has no colon.
+        /// A regex that is refused matches no host without a colon.
         #[test]
         fn a_regex_that_needs_a_port_matches_no_host(text in "[ab:.?*|()\\\\\\[\\]{}0d+^$]{0,12}", host in "[ab.0d]{0,8}") {
             if let Ok(regex) = Regex::new(&text) {

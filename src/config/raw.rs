@@ -1,8 +1,8 @@
-//! Owns what was written: the tables and values of a file with their places, and the mistakes met
-//! in reading them. It must not know defaults or what a key means.
+//! Owns the file as it was written: its tables and values with their places, and the mistakes met in reading them.
+//! It must not know defaults, nor what a key means.
 //!
-//! A table learns its keys by being asked for them; what nobody asked for is unknown. So a key is
-//! named once, where it is read, and one mistake does not hide the next.
+//! A table knows a key once the reader has asked for it; a key that was written and never asked for is unknown. So
+//! the source names each key once, where it is read, and one mistake does not hide the next.
 
 mod node;
 mod unknown;
@@ -17,7 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use unknown::Unknown;
 
-/// A file while it is read.
+/// A file that is being read.
 pub(super) struct File<'a> {
     source: Arc<str>,
     text: &'a str,
@@ -25,31 +25,31 @@ pub(super) struct File<'a> {
     line_ends: Vec<usize>,
     errors: RefCell<Vec<Error>>,
     warnings: RefCell<Vec<Warning>>,
-    /// Keys that nobody asked for.
+    /// Keys that were written and never asked for.
     unknown: RefCell<Vec<Unknown>>,
     /// Files that values name.
     files: RefCell<Vec<(Place, PathBuf)>>,
-    /// Every key that was asked for, by its shape, like `route[].ping.client`: was it written?
+    /// Each key that was asked for, by its shape, like `route[].ping.client`, and whether it was written.
     keys: RefCell<BTreeMap<String, bool>>,
-    /// The paths of keys and tables that say what holds without them, like `route[0].ping.client`.
+    /// The paths of keys and tables that could be left out, like `route[0].ping.client`.
     defaults: RefCell<BTreeSet<String>>,
 }
 
-/// What a reading gave.
+/// What reading a file has found.
 pub(super) struct Reading<T> {
-    /// The value, or all mistakes.
+    /// The value, or all the mistakes.
     pub(super) result: Result<T, Errors>,
-    /// What is legal but doubtful.
+    /// What is valid but probably a mistake.
     pub(super) warnings: Vec<Warning>,
-    /// Keys that were asked for and are written nowhere, by their shape.
+    /// Keys that were asked for and never written, by their shape.
     pub(super) absent: Vec<String>,
-    /// The files that are named, with where.
+    /// The files that values name, each with its place.
     pub(super) files: Vec<(Place, PathBuf)>,
-    /// The paths of keys and tables that could be left out: they hold their defaults.
+    /// The paths of keys and tables that could be left out, because they hold their defaults.
     pub(super) defaults: BTreeSet<String>,
 }
 
-/// One table, or the absence of one that may be left out.
+/// A table, which may be absent.
 pub(super) struct Table<'a> {
     file: &'a File<'a>,
     place: Place,
@@ -58,21 +58,20 @@ pub(super) struct Table<'a> {
     known: RefCell<Vec<&'static str>>,
 }
 
-/// One value.
+/// A value.
 #[derive(Clone)]
 pub(super) struct Value<'a> {
     file: &'a File<'a>,
     pub(super) place: Place,
     shape: String,
     node: &'a DeValue<'a>,
-    /// "off" is allowed too.
+    /// Whether "off" is valid too.
     or_off: bool,
 }
 
 // === impl File ===
 
 impl<'a> File<'a> {
-    /// A file by its name and its text.
     pub(super) fn new(source: &str, text: &'a str) -> Self {
         Self {
             source: source.into(),
@@ -87,14 +86,14 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Reads the whole. Of a text that is no TOML nothing is read: what a parser makes of it would
-    /// lead to mistakes that nobody made.
+    /// Reads the whole file. If the text is not TOML, nothing is read: what the parser makes of it would lead to
+    /// mistakes that nobody made.
     pub(super) fn read<T>(self, read: impl FnOnce(&Table<'_>) -> T) -> Reading<T> {
         let (root, syntax) = DeTable::parse_recoverable(self.text);
         let mut lines = Vec::new();
         for error in &syntax {
             let place = self.place(String::new(), error.span().map(|span| span.start));
-            // A parser that has lost its way stumbles on; the first mistake of a line is the mistake.
+            // Once the parser is lost, further mistakes on the same line follow from the first.
             if !lines.contains(&place.line) {
                 lines.push(place.line);
                 self.error(place, "not TOML", error.message().replace('\n', ", "));
@@ -102,7 +101,7 @@ impl<'a> File<'a> {
         }
         let mut errors = self.errors.take();
         if let (Some(hint), [first, ..]) = (foreign::syntax(self.text), &mut errors[..]) {
-            // Each further line would be one more mistake of the same kind.
+            // Each further line would repeat the same mistake.
             first.remedy = format!("{}; {hint}", first.remedy);
             errors.truncate(1);
         }
@@ -134,7 +133,8 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Reads a part of a text that may have mistakes elsewhere; `None` if that part has some.
+    /// Reads a part of a text that may have mistakes elsewhere. `None` means that the part is missing or has
+    /// mistakes.
     pub(super) fn read_part<T>(self, read: impl FnOnce(&Table<'_>) -> Option<T>) -> Option<T> {
         let (root, _) = DeTable::parse_recoverable(self.text);
         let place = self.place(String::new(), None);
@@ -159,7 +159,7 @@ impl<'a> Table<'a> {
         Self { file, place, shape, entries, known: RefCell::default() }
     }
 
-    /// Reads the keys; what is left is unknown.
+    /// Reads the keys, and notes those that `read` did not ask for.
     fn read<T>(self, read: impl FnOnce(&Self) -> T) -> T {
         let value = read(&self);
         let known = self.known.borrow();
@@ -175,7 +175,7 @@ impl<'a> Table<'a> {
         value
     }
 
-    /// The value of a key.
+    /// Asks for a key. `None` means that it was not written.
     pub(super) fn take(&self, key: &'static str) -> Option<Value<'a>> {
         self.known.borrow_mut().push(key);
         let shape = join(&self.shape, key);
@@ -189,12 +189,12 @@ impl<'a> Table<'a> {
         Value { file: self.file, place, shape, node: node.get_ref(), or_off: false }
     }
 
-    /// The value of a key that may be left out, read.
+    /// Reads a key that may be left out. `None` means that it was not written or is wrong.
     pub(super) fn get<T>(&self, key: &'static str, read: impl FnOnce(&Value<'a>) -> Option<T>) -> Option<T> {
         self.take(key).and_then(|value| read(&value))
     }
 
-    /// The same; `default` stands for a value that is absent or wrong.
+    /// Like [`Self::get`], with a default for a value that is absent or wrong.
     pub(super) fn get_or<T: PartialEq>(
         &self,
         key: &'static str,
@@ -204,8 +204,8 @@ impl<'a> Table<'a> {
         self.or_default(key, self.get(key, read), default)
     }
 
-    /// What was found at a key, or its default, which may depend on what was found at others. A value that
-    /// equals the default is noted.
+    /// What was found at a key, or its default, which may depend on other keys. Notes a value that equals its
+    /// default.
     pub(super) fn or_default<T: PartialEq>(&self, key: &str, found: Option<T>, default: T) -> T {
         if found.as_ref() == Some(&default) {
             self.file.defaults.borrow_mut().insert(join(&self.place.path, key));
@@ -213,7 +213,7 @@ impl<'a> Table<'a> {
         found.unwrap_or(default)
     }
 
-    /// The value of a key that must be there, read.
+    /// Reads a key that must be there.
     pub(super) fn require<T>(
         &self,
         key: &'static str,
@@ -227,17 +227,17 @@ impl<'a> Table<'a> {
         value.and_then(|value| read(&value))
     }
 
-    /// A table that may be left out: it is read as if empty then, so that each of its defaults
-    /// stands in one place.
+    /// Reads a table that may be left out. An absent one is read as an empty one, so that each default stands in
+    /// one place.
     pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> T {
         self.section_of(key, self.take(key), read)
     }
 
-    /// The same of a table that may be "off", which is `None`.
+    /// Like [`Self::section`]. `None` means that the table is "off".
     pub(super) fn section_or_off<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> Option<T> {
         let value = self.take(key).map(Value::or_off);
         if value.as_ref().is_some_and(Value::is_off) {
-            // Asked all the same: the keys of the table are known, even where it is off.
+            // Its keys stay known though it is off.
             self.section_of(key, None, read);
             return None;
         }
@@ -251,7 +251,7 @@ impl<'a> Table<'a> {
         let value = Self::new(self.file, place, join(&self.shape, key), entries).read(read);
         if let Some(entries) = entries {
             let mut defaults = self.file.defaults.borrow_mut();
-            // It is read as if empty where it is absent, so its defaults alone change nothing.
+            // An absent table is read as an empty one, so a table of defaults changes nothing.
             if entries.keys().all(|key| defaults.contains(&join(&path, key.get_ref()))) {
                 defaults.insert(path);
             }
@@ -259,7 +259,7 @@ impl<'a> Table<'a> {
         value
     }
 
-    /// Every table of a `[[key]]`, of which there must be one.
+    /// Reads each table of a `[[key]]`, of which there must be at least one.
     pub(super) fn each<T>(&self, key: &'static str, mut read: impl FnMut(&Self) -> Option<T>) -> Vec<T> {
         let value = self.take(key);
         let is_list = value.as_ref().is_none_or(|value| matches!(value.node, DeValue::Array(_)));
@@ -274,7 +274,7 @@ impl<'a> Table<'a> {
         all.iter().filter_map(|value| value.table(&mut read).flatten()).collect()
     }
 
-    /// The value of the one key that is written, of several that exclude each other, and its index.
+    /// The index and the value of the one key that was written, of several that exclude each other.
     pub(super) fn one_of(&self, keys: &[&'static str]) -> Option<(usize, Value<'a>)> {
         let written = keys.iter().enumerate().filter_map(|(index, key)| Some((index, self.take(key)?)));
         let written: Vec<_> = written.collect();
@@ -293,12 +293,11 @@ impl<'a> Table<'a> {
         Some(first.clone())
     }
 
-    /// Where the table stands.
     pub(super) fn place(&self) -> Place {
         self.place.clone()
     }
 
-    /// Where a key stands, or would stand.
+    /// The place of a key. One that was not written has the line of its table.
     pub(super) fn place_of(&self, key: &str) -> Place {
         let written = self.entries.and_then(|entries| entries.get(key));
         let path = join(&self.place.path, key);
@@ -313,19 +312,19 @@ impl<'a> Table<'a> {
         self.file.error(place, found, remedy);
     }
 
-    /// Notes something legal but doubtful.
+    /// Notes something valid that is probably a mistake.
     pub(super) fn warn(&self, place: Place, text: impl Into<String>) {
         self.file.warnings.borrow_mut().push(Warning { place, text: text.into() });
     }
 }
 
-/// The path of a key in a table; a name that TOML would quote is quoted.
+/// The path of a key in a table. A name that TOML would quote is quoted.
 pub(super) fn join(path: &str, key: &str) -> String {
     let dot = if path.is_empty() { "" } else { "." };
     if is_bare(key) { format!("{path}{dot}{key}") } else { format!("{path}{dot}{key:?}") }
 }
 
-/// Whether TOML needs no quotes around a key.
+/// Whether a key needs no quotes in TOML.
 pub(super) fn is_bare(key: &str) -> bool {
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     !key.is_empty() && key.chars().all(bare)

@@ -1,5 +1,5 @@
-//! Owns the settings of each table: one function reads it, with defaults where nothing was written, and one
-//! beside it says what would have to be written. It must not know how values are spelled.
+//! Owns the settings of each table. One function reads the table, with a default for what was not written; one
+//! beside it makes a section of the settings. It must not know how values are spelled.
 
 mod admin;
 mod headers;
@@ -20,7 +20,7 @@ use crate::real_ip;
 use crate::telemetry::{self, AccessTarget, Facility};
 use std::path::Path;
 
-/// The whole file. What could not be read is left out; the mistakes are noted with the file.
+/// Reads the whole file. Leaves out what has mistakes; the file has noted them.
 pub(super) fn config(table: &Table<'_>) -> Config {
     let (process, max_connections) =
         table.section("process", |table| (process(table), max_connections(table)));
@@ -29,7 +29,7 @@ pub(super) fn config(table: &Table<'_>) -> Config {
     let listeners = listen::all(table, &real_ip);
     let admin = table.get("admin", |value| value.table(|table| admin::admin(table, &listeners))).flatten();
     let upstreams = upstream::all(table);
-    // What is no table of upstreams is one mistake: no route is to be told that its upstream is not there.
+    // If [upstream] is not a table, that is one mistake: its routes do not lack their upstreams as well.
     let names: Option<Vec<&str>> =
         upstreams.as_ref().map(|upstreams| upstreams.iter().map(|upstream| upstream.name).collect());
     let upstreams = upstreams.unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) fn config(table: &Table<'_>) -> Config {
     }
 }
 
-/// `[admin]` alone, whatever the rest of the file is like. `None`: there is none that can be read.
+/// Reads `[admin]` alone. `None` means that it is missing or has mistakes.
 pub(super) fn admin_alone(table: &Table<'_>) -> Option<crate::admin::Settings> {
     table.get("admin", |value| value.table(|table| admin::admin(table, &[]))).flatten()
 }
@@ -71,8 +71,9 @@ fn process(table: &Table<'_>) -> Process {
     };
     if process.drain_spread > process.shutdown_grace {
         let [spread, grace] = [process.drain_spread, process.shutdown_grace].map(value::write_duration);
-        let text =
-            format!("drain_spread is {spread}, but shutdown_grace, {grace}, cuts what is open by then");
+        let text = format!(
+            "drain_spread is {spread}, but after shutdown_grace, {grace}, Holdline cuts what is open"
+        );
         table.warn(table.place(), text);
     }
     process
@@ -100,7 +101,7 @@ fn log(table: &Table<'_>) -> telemetry::Settings {
     }
 }
 
-/// A word, what is said of syslog, or any other text as a path.
+/// A word, a target of syslog, or any other text as a path.
 fn access(value: &Value<'_>) -> Option<AccessTarget> {
     let words: Vec<&str> = words::ACCESS.iter().map(|&(word, _)| word).chain(["syslog"]).collect();
     let Some(text) = value.as_str().filter(|text| value::is_name(text)) else {
@@ -132,14 +133,13 @@ fn facility(value: &Value<'_>) -> Option<Facility> {
     }
 }
 
-/// A rate like "1000/s".
 fn sample_above(value: &Value<'_>) -> Option<Rate> {
     let (lines, per) = value::rate(value)?;
     let rate = Rate::new(lines, per, defaults::sampling_burst(lines, per));
     rate.or_else(|| value.wrong("expected fewer lines"))
 }
 
-/// The whole configuration as it is written: each setting has an entry.
+/// The document of a configuration, with an entry for each setting.
 pub(super) fn document(config: &Config) -> Document {
     let plan = &config.plan;
     let mut sections = vec![process_section(&config.process, plan.max_connections), log_section(&config.log)];
@@ -181,7 +181,7 @@ fn real_ip_section(real_ip: &real_ip::Settings) -> Section {
     section
 }
 
-/// More threads than any machine has CPUs are a slip of the keyboard.
+/// More threads than any machine has CPUs are a typing mistake.
 const MOST_WORKERS: usize = 1024;
 
 #[cfg(test)]
@@ -190,7 +190,7 @@ mod tests {
     use crate::proxy::snapshot::Route;
     use std::time::Duration;
 
-    /// The routes of a text that names no listener and no upstream.
+    /// The routes of a text, to which a listener and an upstream are added.
     fn routes(text: &str) -> Vec<Route> {
         let text = format!(
             "listen = [{{ address = \"127.0.0.1:0\" }}]\n{text}\n[upstream.u]\nservers = [\"a:1\"]\n"

@@ -1,5 +1,5 @@
-//! Owns the values that settings are written as: durations, sizes, numbers, words, "off", between
-//! text and type. It must not know which setting a value belongs to.
+//! Owns how durations, sizes, numbers, words and "off" are read and written. It must not know which setting a
+//! value belongs to.
 
 use super::error::any_of;
 use super::foreign;
@@ -20,14 +20,14 @@ pub(super) fn duration(value: &Value<'_>) -> Option<Duration> {
     if found.is_zero() { value.wrong("expected more than zero") } else { Some(found) }
 }
 
-/// A duration.
+/// A duration of at most a year.
 pub(super) fn duration_or_zero(value: &Value<'_>) -> Option<Duration> {
     let found = value.as_str().and_then(parse_duration);
     let Some(found) = found else { return value.wrong("expected a duration with a unit, like \"60s\"") };
     if found > LONGEST { value.wrong("expected 365 days at most") } else { Some(found) }
 }
 
-/// A duration within bounds that the kernel sets.
+/// A duration within bounds that the kernel sets, in whole units.
 pub(super) fn duration_within(
     bounds: RangeInclusive<Duration>,
     unit: Duration,
@@ -43,7 +43,7 @@ pub(super) fn duration_within(
     }
 }
 
-/// A part of a whole, like "50%".
+/// A percentage, like "50%".
 pub(super) fn percent(value: &Value<'_>) -> Option<Percent> {
     let number = value.as_str().and_then(|text| text.strip_suffix('%'));
     let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
@@ -51,7 +51,7 @@ pub(super) fn percent(value: &Value<'_>) -> Option<Percent> {
     found.map(Percent).or_else(|| value.wrong("expected a part like \"50%\", 0% to 100%"))
 }
 
-/// A size in bytes, one at least.
+/// A size in bytes, at least one.
 pub(super) fn size(value: &Value<'_>) -> Option<u64> {
     let number = value.as_integer().and_then(|number| number.try_into().ok());
     let found = number.or_else(|| value.as_str().and_then(parse_size));
@@ -75,7 +75,7 @@ where
 /// What [`rate`] reads.
 pub(super) const A_RATE: &str = "expected a rate like \"10/s\", \"60/m\" or \"100/h\"";
 
-/// So many in a second, a minute or an hour.
+/// A count for each second, minute or hour.
 pub(super) fn rate(value: &Value<'_>) -> Option<(NonZeroU32, Duration)> {
     let parsed = value.as_str().and_then(|text| {
         let (count, per) = text.split_once('/')?;
@@ -85,7 +85,7 @@ pub(super) fn rate(value: &Value<'_>) -> Option<(NonZeroU32, Duration)> {
     parsed.or_else(|| value.wrong(A_RATE))
 }
 
-/// One of some words.
+/// The meaning of one of `words`.
 pub(super) fn word<T: Clone>(words: &[(&str, T)]) -> impl Fn(&Value<'_>) -> Option<T> {
     move |value| {
         let found = words.iter().find(|(word, _)| value.as_str() == Some(word));
@@ -93,43 +93,43 @@ pub(super) fn word<T: Clone>(words: &[(&str, T)]) -> impl Fn(&Value<'_>) -> Opti
     }
 }
 
-/// "expected "a", "b" or what else there is".
+/// `expected "a", "b" or ...`, for a message.
 pub(super) fn one_of<T>(words: &[(&str, T)], or_else: Option<&str>) -> String {
     let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
     format!("expected {}", any_of(quoted.iter().map(String::as_str).chain(or_else)))
 }
 
-/// The word for a meaning. `words` names every meaning once.
+/// The word for a meaning, of which `words` has each once.
 pub(super) fn word_for<'a, T: PartialEq>(words: &[(&'a str, T)], meaning: &T) -> &'a str {
     words.iter().find(|(_, known)| known == meaning).map_or("", |&(word, _)| word)
 }
 
-/// A name: a text of one line that is not empty.
+/// A name: one line, not empty.
 pub(super) fn name(value: &Value<'_>) -> Option<String> {
     let found = value.as_str().filter(|text| is_name(text)).map(str::to_owned);
     found.or_else(|| value.wrong("expected a text of one line that is not empty"))
 }
 
-/// Whether a text can be a name in logs.
+/// Whether a text is one line and not empty, so that a log can name something by it.
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_control)
 }
 
-/// A path.
+/// The path of a file, which is noted.
 pub(super) fn path(value: &Value<'_>) -> Option<PathBuf> {
     let found = value.as_str().filter(|text| is_name(text)).map(PathBuf::from);
     found.as_deref().inspect(|path| value.is_file(path));
     found.or_else(|| value.wrong("expected a path"))
 }
 
-/// A text that has a meaning of its own; its errors say what is expected.
+/// A text that its type parses. The errors of the type say what is expected.
 pub(super) fn parsed<T: FromStr<Err: Display>>(value: &Value<'_>) -> Option<T> {
-    // The empty text means nothing to any of these types, as no number does.
+    // None of these types parses the empty text, so a value that is not a text is refused too.
     let text = value.as_str().unwrap_or_default();
     text.parse().map_err(|error| value.wrong::<T>(error)).ok()
 }
 
-/// The same; where the text is nearly right, `hint` says what was probably meant.
+/// Like [`parsed`]. If the text is nearly right, `hint` says what the operator probably meant.
 pub(super) fn parsed_or_hint<T: FromStr<Err: Display>>(
     hint: impl Fn(&str) -> Option<String>,
 ) -> impl Fn(&Value<'_>) -> Option<T> {
@@ -144,32 +144,31 @@ pub(super) fn parsed_or_hint<T: FromStr<Err: Display>>(
     }
 }
 
-/// A text in which `$$` stands for `$`, and which names no variables: there are none. `hint` says what to write
-/// instead of one.
+/// A text in which `$$` stands for `$`. Variables are mistakes, because Holdline has none; `hint` says what to
+/// write instead of one.
 pub(super) fn literal(
     value: &Value<'_>,
     remedy: &str,
     hint: impl Fn(&str) -> Option<&'static str>,
 ) -> Option<String> {
-    let literal = foreign::literal(value.text(remedy)?);
-    let variable = match literal {
+    let variable = match foreign::unescape_dollars(value.text(remedy)?) {
         Ok(text) => return Some(text),
         Err(variable) => variable,
     };
     let hint = hint(&variable).map(|hint| format!(": {hint}")).unwrap_or_default();
     value.wrong(format!(
-        "expected no variable, for {variable} would be sent as it stands{hint}; $$ is a dollar sign"
+        "expected no variable, because Holdline would send {variable} as it stands{hint}; $$ is a dollar sign"
     ))
 }
 
-/// The same, or "off", which is `None`.
+/// What `read` reads. `None` means "off".
 pub(super) fn off_or<'a, T>(
     read: impl Fn(&Value<'a>) -> Option<T>,
 ) -> impl Fn(&Value<'a>) -> Option<Option<T>> {
     move |value| if value.is_off() { Some(None) } else { read(&value.clone().or_off()).map(Some) }
 }
 
-/// The same, where "off" is zero.
+/// What `read` reads. "off" is zero.
 pub(super) fn off_or_zero<'a, T: Default>(
     read: impl Fn(&Value<'a>) -> Option<T>,
 ) -> impl Fn(&Value<'a>) -> Option<T> {
@@ -177,7 +176,7 @@ pub(super) fn off_or_zero<'a, T: Default>(
     move |value| read(value).map(Option::unwrap_or_default)
 }
 
-/// The elements of a list; `remedy` is said where there is none.
+/// The items of a list. `remedy` says what is expected if the value is no list.
 pub(super) fn list<'a, T>(
     remedy: &str,
     read: impl Fn(&Value<'a>) -> Option<T>,
@@ -187,7 +186,7 @@ pub(super) fn list<'a, T>(
 
 /// "250ms", "90s", "1h 30m".
 fn parse_duration(text: &str) -> Option<Duration> {
-    // humantime also reads a bare "0"; here a duration has a unit, always.
+    // humantime also reads a bare "0", but here a duration always has a unit.
     let has_unit = text.contains(|c: char| c.is_ascii_alphabetic());
     if has_unit { humantime::parse_duration(text).ok() } else { None }
 }
@@ -205,7 +204,7 @@ fn parse_size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok().filter(|_| is_number)?.checked_mul(factor)
 }
 
-/// A duration as [`duration`] reads it: in the largest unit that leaves no rest.
+/// A duration as [`duration`] reads it, in the largest unit of which it is a multiple.
 pub(super) fn write_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {
@@ -235,7 +234,7 @@ const KIB: u64 = 1024;
 const UNITS: [(&str, u128); 5] =
     [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
 
-/// What is longer is meant to be "off", and an instant so far away may not exist.
+/// Operators who write more mean "off", and an instant that far away may not exist.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[cfg(test)]

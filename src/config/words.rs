@@ -1,5 +1,4 @@
-//! Owns the words that choose among meanings, for reading and for writing. It must not know which
-//! of them is the default.
+//! Owns the words that settings choose from, each with its meaning. It must not know which one is the default.
 
 use crate::balance::Method;
 use crate::http::{Forwarded, Via};
@@ -23,7 +22,7 @@ pub(super) const LEVEL: &[(&str, LevelFilter)] = &[
 
 pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
 
-/// Syslog has its own texts, and any other text is a path.
+/// Targets of syslog have a syntax of their own; any other text is a path.
 pub(super) const ACCESS: &[(&str, AccessTarget)] = &[
     ("stdout", AccessTarget::Stdout),
     ("stderr", AccessTarget::Stderr),
@@ -31,7 +30,7 @@ pub(super) const ACCESS: &[(&str, AccessTarget)] = &[
     ("journald", AccessTarget::Journald),
 ];
 
-/// As `syslog.conf` has them.
+/// As in `syslog.conf`.
 pub(super) const FACILITY: &[(&str, Facility)] = &[
     ("kern", Facility(0)),
     ("user", Facility(1)),
@@ -76,7 +75,7 @@ pub(super) const FORWARDED: &[(&str, Forwarded)] = &[
 pub(super) const VIA: &[(&str, Via)] =
     &[("on", Via::On), ("request", Via::Request), ("response", Via::Response), ("off", Via::Off)];
 
-/// A table `{ hash = ... }` is the one method without a word.
+/// The hash has no word; it is a table `{ hash = ... }`.
 pub(super) const BALANCE: &[(&str, Method)] = &[
     ("least_conn", Method::LeastConn),
     ("ip_hash", Method::IpHash),
@@ -90,32 +89,33 @@ pub(super) const STATE: &[(&str, State)] =
 /// Whether a listener takes the PROXY protocol.
 pub(super) const PROXY_PROTOCOL: &[(&str, bool)] = &[("off", false), ("accept", true)];
 
-/// What relays tunnels.
 pub(super) const ENGINE: &[(&str, Driver)] = &[("epoll", Driver::Epoll), ("tokio", Driver::Tokio)];
 
-/// Which version of the PROXY protocol an upstream gets.
+/// Which version of the PROXY protocol Holdline sends to an upstream.
 pub(super) const SEND_PROXY_PROTOCOL: &[(&str, Version)] = &[("v1", Version::V1), ("v2", Version::V2)];
 
-/// What a rate may be counted in.
+/// The units of time of a rate.
 pub(super) const PER: &[(&str, Duration)] =
     &[("s", Duration::from_secs(1)), ("m", Duration::from_secs(60)), ("h", Duration::from_secs(3600))];
 
-/// The least version of TLS.
 pub(super) const MIN_VERSION: &[(&str, MinVersion)] =
     &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
 
-/// Whether clients are asked for a certificate.
-pub(super) const CLIENT_AUTH: &[(&str, Ask)] =
-    &[("off", Ask::No), ("optional", Ask::Optional), ("required", Ask::Required)];
+/// Whether Holdline asks clients for a certificate.
+pub(super) const CLIENT_AUTH: &[(&str, ClientAuthMode)] = &[
+    ("off", ClientAuthMode::Off),
+    ("optional", ClientAuthMode::Optional),
+    ("required", ClientAuthMode::Required),
+];
 
-/// Whether something is asked for.
+/// Whether a listener asks clients for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// It is not.
-    No,
-    /// It may be left out.
+pub(super) enum ClientAuthMode {
+    /// It does not ask.
+    Off,
+    /// It asks, and accepts clients without one.
     Optional,
-    /// It may not.
+    /// It asks, and refuses clients without one.
     Required,
 }
 
@@ -140,13 +140,13 @@ pub(super) const RETRY_ON: &[(&str, RetryOn)] = &[
     ("504", RetryOn::Status(http::StatusCode::GATEWAY_TIMEOUT)),
 ];
 
-/// A reason to try elsewhere.
+/// A reason to retry at another endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RetryOn {
-    /// No connection, or one that broke before an answer.
+    /// The connection failed, or broke before a response.
     Connect,
-    /// No answer in time.
+    /// No response came in time.
     Timeout,
-    /// An answer of this status.
+    /// The response has this status.
     Status(http::StatusCode),
 }

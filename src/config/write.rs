@@ -1,7 +1,7 @@
 //! Owns how a document is written as TOML. It must not know which settings there are.
 
 use super::document::{Document, Entry, InlineTable, Item, Section};
-use super::foreign::written;
+use super::foreign::escape_dollars;
 use super::raw::is_bare;
 use super::value::{write_duration, write_size};
 use crate::escape;
@@ -11,16 +11,16 @@ use crate::escape;
 pub enum Form {
     /// Every entry.
     Full,
-    /// What is not a default, and what has a comment.
+    /// Entries that are not defaults or have a comment.
     Changed,
 }
 
-/// Whether secrets are written.
+/// What is written in place of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrets {
     /// `"***"` stands for each.
     Hidden,
-    /// As they are.
+    /// The secret itself.
     Shown,
 }
 
@@ -85,7 +85,7 @@ impl Writer {
         self.text += &format!("{} = {value}\n", key(&entry.key));
     }
 
-    /// What has a comment stays: somebody has something to say about it.
+    /// A comment keeps what it is about.
     fn leaves_out(&self, is_default: bool, comment: Option<&str>) -> bool {
         self.form == Form::Changed && is_default && comment.is_none()
     }
@@ -102,7 +102,7 @@ impl Writer {
     fn item(&self, item: &Item) -> String {
         match item {
             Item::Text(text) => quoted(text),
-            Item::Literal(text) => quoted(&written(text)),
+            Item::Literal(text) => quoted(&escape_dollars(text)),
             Item::Integer(number) => toml::Value::Integer(*number).to_string(),
             Item::Float(number) => toml::Value::Float(*number).to_string(),
             Item::Boolean(value) => toml::Value::Boolean(*value).to_string(),
@@ -166,7 +166,7 @@ impl Writer {
     }
 }
 
-/// A comment with its marks, a line for each of its lines. No character of it can end one or is refused by TOML.
+/// A comment, with a mark on each line. Characters that TOML refuses in a comment, or that end it, are escaped.
 fn comment_lines(comment: Option<&str>, indent: &str) -> String {
     let lines = comment.unwrap_or_default().lines();
     lines.map(|line| format!("{}\n", format!("{indent}# {}", escape::line(line, false)).trim_end())).collect()
@@ -176,7 +176,7 @@ fn key(name: &str) -> String {
     if is_bare(name) { name.to_owned() } else { quoted(name) }
 }
 
-/// A text as TOML has it. On one line, as inline tables want it.
+/// A text as TOML has it.
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

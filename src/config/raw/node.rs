@@ -1,4 +1,4 @@
-//! Owns the reading of one value as it was written. It must not know defaults or what it means.
+//! Owns how a value is read as it was written. It must not know defaults, nor what the value means.
 
 use super::{Table, Value, join};
 use std::fmt::Display;
@@ -6,61 +6,59 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 impl<'a> Value<'a> {
-    /// The same value, where "off" is allowed too.
+    /// The same value, for which "off" is valid too.
     pub(in crate::config) fn or_off(mut self) -> Self {
         self.or_off = true;
         self
     }
 
-    /// Whether it is "off".
     pub(in crate::config) fn is_off(&self) -> bool {
         self.node.as_str() == Some("off")
     }
 
-    /// Notes that something else is expected.
+    /// Notes a mistake, and shows the value in it.
     pub(in crate::config) fn wrong<T>(&self, remedy: impl Display) -> Option<T> {
         let off = if self.or_off { ", or \"off\"" } else { "" };
         self.refuse(&format!("found {}", describe(self.node)), format!("{remedy}{off}"))
     }
 
-    /// Notes that it is refused for what is said of it.
+    /// Notes a mistake that `found` describes.
     pub(in crate::config) fn refuse<T>(&self, found: &str, remedy: impl Into<String>) -> Option<T> {
         self.file.error(self.place.clone(), found, remedy);
         None
     }
 
-    /// Notes that it names a file.
+    /// Notes that the value names a file.
     pub(in crate::config) fn is_file(&self, path: &Path) {
         self.file.files.borrow_mut().push((self.place.clone(), path.to_owned()));
     }
 
-    /// Whether it is a list of tables, as `[[...]]` makes it.
+    /// Whether the value is a list, as `[[...]]` makes it.
     pub(in crate::config) fn is_list(&self) -> bool {
         matches!(self.node, DeValue::Array(_))
     }
 
-    /// The text, if it is one.
     pub(in crate::config) fn as_str(&self) -> Option<&'a str> {
         self.node.as_str()
     }
 
-    /// The number, if it is a whole one.
+    /// The number, if it is an integer of any size.
     pub(in crate::config) fn as_integer(&self) -> Option<i128> {
         let number = self.node.as_integer()?;
         i128::from_str_radix(number.as_str(), number.radix()).ok()
     }
 
-    /// The text.
+    /// The text, or a mistake.
     pub(in crate::config) fn text(&self, remedy: &str) -> Option<&'a str> {
         self.as_str().or_else(|| self.wrong(remedy))
     }
 
-    /// True or false.
+    /// True or false, or a mistake.
     pub(in crate::config) fn boolean(&self) -> Option<bool> {
         self.node.as_bool().or_else(|| self.wrong("expected true or false"))
     }
 
-    /// The elements of a list.
+    /// The items of a list, or a mistake.
     pub(in crate::config) fn list(&self, remedy: &str) -> Option<Vec<Self>> {
         let DeValue::Array(items) = self.node else { return self.wrong(remedy) };
         let each = items.iter().enumerate().map(|(index, node)| {
@@ -71,24 +69,23 @@ impl<'a> Value<'a> {
         Some(each.collect())
     }
 
-    /// Whether it is a table.
     pub(in crate::config) fn is_table(&self) -> bool {
         matches!(self.node, DeValue::Table(_))
     }
 
-    /// Whether it is a table with this key, in any case of its letters, however wrong its value.
+    /// Whether the value is a table with this key, in upper or lower case, and with any value.
     pub(in crate::config) fn names(&self, key: &str) -> bool {
         let entries = self.node.as_table();
         entries.is_some_and(|entries| entries.keys().any(|known| known.get_ref().eq_ignore_ascii_case(key)))
     }
 
-    /// A table, read.
+    /// Reads a table, or notes a mistake.
     pub(in crate::config) fn table<T>(&self, read: impl FnOnce(&Table<'a>) -> T) -> Option<T> {
         let entries = self.entries_of_table()?;
         Some(Table::new(self.file, self.place.clone(), self.shape.clone(), Some(entries)).read(read))
     }
 
-    /// The entries of a table whose keys are names that the operator gives.
+    /// The entries of a table whose keys are names that the operator chose, or a mistake.
     pub(in crate::config) fn named(&self) -> Option<Vec<(&'a str, Self)>> {
         let entries = self.entries_of_table()?;
         let each = entries.iter().map(|(key, node)| {
@@ -124,5 +121,5 @@ fn describe(node: &DeValue<'_>) -> String {
     }
 }
 
-/// Characters of a found text that a message shows: a line of a terminal holds the rest too.
+/// How many characters of a text a message shows, so that it fits a line of a terminal.
 const LONGEST_SHOWN: usize = 60;

@@ -1,14 +1,14 @@
-//! Owns what is said of a key that nobody asked for. It must not know what any key means.
+//! Owns what a message says about an unknown key. It must not know what any key means.
 
 use crate::config::error::{Place, any_of, nearest};
 use crate::config::foreign;
 use std::collections::BTreeMap;
 
-/// A key that nobody asked for.
+/// A key that was written and never asked for.
 pub(super) struct Unknown {
     pub(super) place: Place,
     pub(super) name: String,
-    /// The shape of its table, and the keys that this has.
+    /// The shape of its table.
     pub(super) shape: String,
     pub(super) known: Vec<&'static str>,
 }
@@ -24,14 +24,14 @@ impl Unknown {
         let tables = |key: &str| {
             let tables = elsewhere.iter().filter(|(_, leaf)| leaf == key);
             let mut tables: Vec<String> = tables.map(|(table, _)| table_name(table)).collect();
-            // Those at the top first: who writes a key at the wrong place mostly means one of them.
+            // Operators who write a key in the wrong place mostly mean a table at the top.
             tables.sort_by_key(|table| table.matches('.').count());
             tables.dedup();
             any_of(tables.iter().map(String::as_str).take(MOST_TABLES))
         };
         let is_elsewhere = elsewhere.iter().any(|(_, leaf)| leaf == name);
         match foreign::word(name) {
-            // It may have been meant as either.
+            // The operator may have meant either.
             Some(text) if is_elsewhere => return format!("{text}; here it is a key of {}", tables(name)),
             Some(text) => return text,
             None if is_elsewhere && !has_few => return format!("it is a key of {}", tables(name)),
@@ -54,7 +54,7 @@ impl Unknown {
     }
 }
 
-/// A table as it is written: `[[route]]`, `[listen.tls]`.
+/// A table as its header is written: `[[route]]`, `[listen.tls]`.
 fn table_name(shape: &str) -> String {
     match shape.strip_suffix("[]").filter(|name| !name.contains('.')) {
         Some(list) => format!("[[{list}]]"),
@@ -63,7 +63,7 @@ fn table_name(shape: &str) -> String {
     }
 }
 
-/// So many keys a message names.
+/// How many keys a message names at most.
 const FEW_KEYS: usize = 8;
-/// And so many tables.
+/// How many tables a message names at most.
 const MOST_TABLES: usize = 3;

@@ -1,4 +1,4 @@
-//! Owns the meaning of `[admin]`. It must not know what is told there.
+//! Owns the settings of `[admin]`. It must not know what the admin endpoint answers.
 
 use crate::addr::ListenAddr;
 use crate::admin::{Secret, Settings, is_local};
@@ -7,7 +7,7 @@ use crate::config::raw::{Table, Value};
 use crate::config::value::{self, off_or};
 use crate::config::{Listen, defaults, hint};
 
-/// `[admin]`, beside what listens for clients.
+/// Reads `[admin]`. Its address must differ from those of `listeners`.
 pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings> {
     let (token, file) = (table.take("token"), table.take("token_file"));
     let is_given = |value: &Option<Value<'_>>| value.as_ref().is_some_and(|value| !value.is_off());
@@ -29,22 +29,18 @@ pub(super) fn admin(table: &Table<'_>, listeners: &[Listen]) -> Option<Settings>
     };
     let address = table.or_default("address", address, ListenAddr::Tcp(defaults::ADMIN_ADDRESS));
     if !has_token && !has_file && !is_local(&address) {
-        let found = format!("missing, where others than this host may reach \"{address}\"");
-        table.error(
-            table.place_of("token"),
-            found,
-            "expected a token or a token_file, or an address of loopback",
-        );
+        let found = format!("missing, although other hosts may reach \"{address}\"");
+        table.error(table.place_of("token"), found, "expected a token, a token_file or a loopback address");
     }
     let is_any_port = matches!(address, ListenAddr::Tcp(address) if address.port() == 0);
     if !is_any_port && listeners.iter().any(|listen| listen.socket.address == address) {
-        let found = format!("found \"{address}\", where a [[listen]] is");
+        let found = format!("found \"{address}\", which a [[listen]] has too");
         table.error(table.place_of("address"), found, "expected an address of its own");
     }
     Some(Settings { address, token: token.or(file) })
 }
 
-/// `[admin]` as it is written.
+/// The section for `[admin]`.
 pub(super) fn section(admin: &Settings) -> Section {
     let mut section = Section::table("admin");
     let (token, file) = match &admin.token {

@@ -1,4 +1,4 @@
-//! Owns the meaning of `headers` and `response_headers`. It must not know the rest of a route.
+//! Owns the settings `headers` and `response_headers`. It must not know the rest of a route.
 
 use crate::config::document::{InlineTable, Item};
 use crate::config::raw::{Table, Value};
@@ -6,18 +6,18 @@ use crate::config::{foreign, value};
 use crate::http::names::is_alike;
 use http::{HeaderName, HeaderValue};
 
-/// What is set, sorted by name, and what is removed.
+/// The headers that a route sets, and those that it removes; both sorted by name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Headers {
     pub(super) set: Fields,
     pub(super) remove: Vec<HeaderName>,
 }
 
-/// Names with their values, sorted by name, each once.
+/// Names with their values, sorted by name; each name once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Fields(pub(super) Vec<(HeaderName, HeaderValue)>);
 
-/// `headers`: adds to `base`; what is written of a name replaces what `base` says of it.
+/// Reads `headers` and adds them to `base`. A name that was written replaces the same name of `base`.
 pub(super) fn request(table: &Table<'_>, base: &Headers) -> Headers {
     let set = table.get_or("set", |value| fields(value, foreign::instead_of), Fields::default());
     let removed = table.get_or("remove", removed, Vec::new());
@@ -37,13 +37,13 @@ pub(super) fn request(table: &Table<'_>, base: &Headers) -> Headers {
     headers
 }
 
-/// A header is the same in every spelling, with `-` and with `_`.
+/// Whether a list has a name, in any spelling: `-` and `_` are the same.
 fn names(list: &[HeaderName], name: &HeaderName) -> bool {
     list.iter().any(|listed| is_alike(listed, name))
 }
 
 impl Fields {
-    /// These and `more`, which wins where both have a name.
+    /// Adds `more`, which wins if both have a name.
     pub(super) fn with(&self, more: &Self) -> Self {
         let kept = self.0.iter().filter(|(name, _)| more.0.iter().all(|(new, _)| !is_alike(new, name)));
         let mut all: Vec<_> = kept.chain(&more.0).cloned().collect();
@@ -52,12 +52,12 @@ impl Fields {
     }
 }
 
-/// `response_headers`.
+/// Reads `response_headers`.
 pub(super) fn response(value: &Value<'_>) -> Option<Fields> {
     fields(value, |_| None)
 }
 
-/// `{ Name = "value" }`. `hint` says what to write instead of a variable.
+/// Reads `{ Name = "value" }`. `hint` says what to write instead of a variable.
 fn fields(value: &Value<'_>, hint: impl Fn(&str) -> Option<&'static str>) -> Option<Fields> {
     let mut fields: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for (name, value) in value.named()? {
@@ -65,7 +65,7 @@ fn fields(value: &Value<'_>, hint: impl Fn(&str) -> Option<&'static str>) -> Opt
         let Some(name) = header_name(name, &value) else { continue };
         let Some(content) = text.and_then(|text| header_value(&text, &value)) else { continue };
         if fields.iter().any(|(known, _)| is_alike(known, &name)) {
-            value.refuse::<()>("found a second time", "expected each name once, in any case of its letters");
+            value.refuse::<()>("found a second time", "expected each name once, in upper or lower case");
         } else {
             fields.push((name, content));
         }
@@ -89,9 +89,9 @@ fn header_name(text: &str, value: &Value<'_>) -> Option<HeaderName> {
     let Ok(name) = text.parse::<HeaderName>() else {
         return value.refuse(&format!("found {text:?}"), "expected a header name");
     };
-    if is_ruled(&name) {
+    if is_reserved(&name) {
         return value
-            .refuse(&format!("found {text}"), "expected a header that the proxy does not rule itself");
+            .refuse(&format!("found {text}"), "expected a header that Holdline does not control itself");
     }
     Some(name)
 }
@@ -100,27 +100,27 @@ fn header_value(text: &str, value: &Value<'_>) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok().or_else(|| value.wrong("expected visible ASCII characters and spaces"))
 }
 
-/// `headers` as it is written.
+/// The value of `headers`.
 pub(super) fn write(set: &[(HeaderName, HeaderValue)], remove: &[HeaderName]) -> InlineTable {
     InlineTable::default().with("set", write_fields(set)).with("remove", Item::texts(remove))
 }
 
-/// Names with their values as they are written.
+/// The value of `response_headers`.
 pub(super) fn write_fields(fields: &[(HeaderName, HeaderValue)]) -> InlineTable {
     fields.iter().fold(InlineTable::default(), |table, (name, value)| {
-        // Values come from TOML, where only ASCII was let in.
+        // `header_value` accepts ASCII only.
         table.with(name.as_str(), Item::Literal(value.to_str().unwrap_or_default().to_owned()))
     })
 }
 
-/// Whether the proxy rules a header itself: those of one hop (RFC 9110 7.6.1), of the framing of
-/// messages (RFC 9112 6) and of the WebSocket handshake (RFC 6455 11.3).
-fn is_ruled(name: &HeaderName) -> bool {
+/// Whether Holdline controls a header itself: those of one hop (RFC 9110 7.6.1), of message framing (RFC 9112 6)
+/// and of the WebSocket handshake (RFC 6455 11.3).
+fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
-    name.starts_with("sec-websocket-") || RULED.contains(&name.as_str())
+    name.starts_with("sec-websocket-") || RESERVED.contains(&name.as_str())
 }
 
-const RULED: [&str; 8] = [
+const RESERVED: [&str; 8] = [
     "connection",
     "content-length",
     "keep-alive",

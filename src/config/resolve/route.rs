@@ -1,4 +1,4 @@
-//! Owns the meaning of `[[route]]` and `[defaults]`. It must not know upstreams but for their names.
+//! Owns the settings of `[[route]]` and `[defaults]`. Of upstreams it must know only their names.
 
 use super::headers::{self, Fields, Headers};
 use super::tunnel;
@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a route and `[defaults]` share.
+/// The settings that a route and `[defaults]` share.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     connect_timeout: Duration,
@@ -55,7 +55,7 @@ impl Default for Settings {
     }
 }
 
-/// The settings of a table, over those of `base`.
+/// Reads the settings of a table. Those of `base` are its defaults.
 pub(super) fn settings(table: &Table<'_>, base: &Settings) -> Settings {
     Settings {
         connect_timeout: table.get_or("connect_timeout", duration, base.connect_timeout),
@@ -85,7 +85,7 @@ fn limits(table: &Table<'_>, base: &Limits) -> Limits {
     let most = |key, base| table.get_or(key, off_or(integer(1..=u32::MAX)), base);
     let (connections, connections_per_ip) =
         (most("connections", base.connections), most("connections_per_ip", base.connections_per_ip));
-    // A rate is one thing: the burst of a route says nothing of the rate of another.
+    // A rate and its burst belong together: neither is taken from `base` alone.
     let rate = off_or(|value: &Value<'_>| value.table(|table| rate(table, value)).flatten());
     let openings_per_ip = table.get_or("openings_per_ip", rate, base.openings_per_ip);
     Limits { connections, connections_per_ip, openings_per_ip }
@@ -99,7 +99,7 @@ fn rate(table: &Table<'_>, place: &Value<'_>) -> Option<Rate> {
     rate.or_else(|| place.refuse("found a burst that takes centuries to regain", "expected a smaller one"))
 }
 
-/// Every `[[route]]`.
+/// Reads each `[[route]]`. `upstreams` are the names that exist; `None` means that they could not be read.
 pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Vec<Route> {
     let mut seen: Vec<(String, Rule, Arc<str>)> = Vec::new();
     table.each("route", |table| {
@@ -121,7 +121,7 @@ pub(super) fn all(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>
     })
 }
 
-/// Whether an earlier rule leaves a later one nothing for one of its hosts.
+/// Whether an earlier rule takes all requests of a later one, for one of its hosts.
 fn is_hidden(later: &Rule, earlier: &Rule) -> bool {
     let hosts = |rule: &Rule| rule.hosts.iter().cloned().flat_map(HostPattern::expand).collect::<Vec<_>>();
     let same_kind = std::mem::discriminant(&later.path) == std::mem::discriminant(&earlier.path);
@@ -170,18 +170,18 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Opti
     })
 }
 
-/// They lead somewhere else (RFC 9110 15.4): without a Location nobody knows where.
+/// Redirects (RFC 9110 15.4) are useless without a Location.
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 
 fn host(value: &Value<'_>) -> Option<HostPattern> {
     match hint::host(value.as_str().unwrap_or_default()) {
-        // What can be read, and is the host of no request, is a mistake too.
+        // A host that could be read and matches no request is a mistake too.
         Some(hint) if value.as_str().is_some() => value.wrong(hint),
         _ => parsed(value),
     }
 }
 
-/// The first host and the path, written so that no two routes that differ in them are alike.
+/// The first host and the path. Two routes that differ in one of them have different names.
 fn default_name(hosts: &[HostPattern], path: &PathPattern) -> String {
     let host = hosts.first().map(HostPattern::to_string).unwrap_or_default();
     let sign = match path {
@@ -199,7 +199,7 @@ fn path(table: &Table<'_>) -> Option<PathPattern> {
     if priority && kind != 0 {
         table.error(table.place_of("priority"), "found without path", "expected it beside path only");
     }
-    // It names the route in logs where nothing else does.
+    // A route without a name is named by it in logs.
     let text = value::name(&value)?;
     let pattern = match kind {
         0 => PathPattern::prefix(&text, priority),
@@ -255,7 +255,7 @@ fn rewrite(table: &Table<'_>, path: Option<&PathPattern>, target: Option<&Target
     text.or(strip.then(|| "/".to_owned())).map(Rewrite)
 }
 
-/// What replaces a match: each group that it names is one of the regex.
+/// A replacement in which each group is one of the regex.
 fn groups(text: &str, regex: &PathRegex, value: &Value<'_>) -> Option<String> {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('$') {
@@ -268,15 +268,17 @@ fn groups(text: &str, regex: &PathRegex, value: &Value<'_>) -> Option<String> {
                 ("", _) | (_, "") => {
                     "expected a group of path_regex, like $1, or $$ for a dollar sign".to_owned()
                 }
-                (number, behind) => format!("expected ${{{number}}}{behind}: the name goes on otherwise"),
+                (number, behind) => {
+                    format!("expected ${{{number}}}{behind}: without braces, {behind} belongs to the name")
+                }
             };
-            return value.refuse(&format!("found ${name}, which is no group of path_regex"), remedy);
+            return value.refuse(&format!("found ${name}, which is not a group of path_regex"), remedy);
         }
     }
     Some(text.to_owned())
 }
 
-/// `[[route]]` as it is written.
+/// The section for a `[[route]]`.
 pub(super) fn section(route: &Route) -> Section {
     let mut section = Section::element("route");
     section.set("name", &**route.name());
@@ -300,7 +302,7 @@ pub(super) fn section(route: &Route) -> Section {
         }
     }
     if let Some(Rewrite(text)) = &route.rewrite {
-        // strip_prefix is a rewrite to "/". With a regex, `$` names a group.
+        // `strip_prefix` has become a rewrite to "/". With a regex, `$` names a group.
         let is_regex = matches!(pattern, PathPattern::Regex(_));
         section.set("rewrite", if is_regex { Item::text(text) } else { Item::Literal(text.clone()) });
     }
@@ -308,7 +310,7 @@ pub(super) fn section(route: &Route) -> Section {
     section
 }
 
-/// What a route and `[defaults]` share.
+/// Sets what a route and `[defaults]` share.
 fn write_settings(section: &mut Section, route: &Route) {
     section.set("connect_timeout", route.connect_timeout);
     section.set("response_timeout", Item::or_off(route.response_timeout));

@@ -8,7 +8,7 @@ use crate::config::{defaults, hint, words};
 use crate::upstream::Server;
 use std::time::Duration;
 
-/// The servers; `None` after a mistake. The numbers are those of the upstream.
+/// Reads `servers`, with the defaults of their upstream. `None` means that there is no list.
 pub(super) fn all(table: &Table<'_>, max_fails: u32, fail_timeout: Duration) -> Option<Vec<Server>> {
     let remedy = "expected a list of servers, like [\"10.0.0.1:8080\"]";
     let read = |value: &Value<'_>| {
@@ -59,7 +59,7 @@ fn address(value: &Value<'_>) -> Option<ServerAddr> {
     parsed_or_hint(hint::server)(value)
 }
 
-/// A server of which only the address is written.
+/// A server with an address and defaults.
 fn plain(address: ServerAddr, max_fails: u32, fail_timeout: Duration) -> Server {
     Server {
         address,
@@ -72,8 +72,7 @@ fn plain(address: ServerAddr, max_fails: u32, fail_timeout: Duration) -> Server 
     }
 }
 
-/// A server as it is written. Its numbers are its own here: `max_fails` and `fail_timeout` of the upstream are
-/// only their defaults.
+/// The table for a server. It has numbers of its own: those of the upstream are only their defaults.
 pub(super) fn write(server: &Server) -> Item {
     let table = InlineTable::default()
         .with("address", Item::text(&server.address))
@@ -86,5 +85,5 @@ pub(super) fn write(server: &Server) -> Item {
     table.or_short("address").into()
 }
 
-/// As nginx, whose weights are 16 bits wide.
+/// As in nginx, whose weights have 16 bits.
 const MOST_WEIGHT: u32 = 65_535;

@@ -1,4 +1,4 @@
-//! Owns the settings of tunnels, which `[defaults]` and `[[route]]` share. It must not know routes.
+//! Owns the settings of tunnels, in `[defaults]` and `[[route]]`. It must not know routes.
 
 use crate::config::document::{InlineTable, Item, Section};
 use crate::config::raw::Table;
@@ -8,7 +8,7 @@ use crate::outcome::PerSide;
 use crate::tunnel::{self, OnViolation, Pong};
 use std::time::Duration;
 
-/// The settings of a table, over those of `base`.
+/// Reads the settings of a table. Those of `base` are its defaults.
 pub(super) fn read(table: &Table<'_>, base: &tunnel::Settings) -> tunnel::Settings {
     let limit = |key, base| table.get_or(key, off_or(duration), base);
     let (read_timeout, send_timeout) =
@@ -32,11 +32,11 @@ pub(super) fn read(table: &Table<'_>, base: &tunnel::Settings) -> tunnel::Settin
         close_codes: table.get_or("close_codes", word(words::CLOSE_CODES), base.close_codes),
     };
     if (settings.ping, settings.read_timeout) != (base.ping, base.read_timeout) {
-        doubt(table, &settings);
+        warn_about_pings(table, &settings);
     }
     if settings.max_message_size.is_some() && on_violation == Some(OnViolation::Blind) {
         let text =
-            "max_message_size holds only where frames are read: with it a breach of framing closes with 1002";
+            "with max_message_size Holdline has to read frames, so a violation closes the tunnel with 1002";
         table.warn(table.place_of("on_violation"), text);
     }
     settings
@@ -50,8 +50,8 @@ fn ping(table: &Table<'_>, base: &tunnel::Settings) -> (PerSide<Option<Duration>
     (PerSide { client, upstream }, timeout, pong)
 }
 
-/// Notes pings that come too seldom for what they are for.
-fn doubt(table: &Table<'_>, settings: &tunnel::Settings) {
+/// Warns of pings that come too seldom to keep a tunnel open.
+fn warn_about_pings(table: &Table<'_>, settings: &tunnel::Settings) {
     let intervals = [settings.ping.client, settings.ping.upstream].into_iter().flatten();
     let place = table.place_of("ping");
     if let (Some(first), Some(limit)) = (intervals.clone().min(), settings.read_timeout)
@@ -63,12 +63,13 @@ fn doubt(table: &Table<'_>, settings: &tunnel::Settings) {
         table.warn(place.clone(), text);
     }
     if let Some(longest) = intervals.max().filter(|&longest| longest > HALF_OF_USUAL_LIMIT) {
-        let text = "above half of 60s, the default idle limit of nginx and AWS ALB: one lost ping is enough";
+        let text =
+            "above half of 60s, the default idle limit of nginx and AWS ALB: one lost ping can end a tunnel";
         table.warn(place, format!("{} is {text}", write_duration(longest)));
     }
 }
 
-/// The settings as they are written.
+/// Sets the settings of tunnels.
 pub(super) fn write(section: &mut Section, tunnel: &tunnel::Settings) {
     section.set("read_timeout", Item::or_off(tunnel.read_timeout));
     section.set("send_timeout", Item::or_off(tunnel.send_timeout));
@@ -85,5 +86,5 @@ pub(super) fn write(section: &mut Section, tunnel: &tunnel::Settings) {
     section.set("close_codes", word_for(words::CLOSE_CODES, &tunnel.close_codes));
 }
 
-/// A ping at half of a limit may be lost once without harm.
+/// Of pings at half of an idle limit, one may be lost.
 const HALF_OF_USUAL_LIMIT: Duration = Duration::from_secs(30);

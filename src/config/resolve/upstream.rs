@@ -1,4 +1,4 @@
-//! Owns the meaning of `[upstream.NAME]`. It must not know routes.
+//! Owns the settings of `[upstream.NAME]`. It must not know routes.
 
 use super::listen::{tcp, write_tcp};
 use super::server;
@@ -20,19 +20,19 @@ use crate::upstream::{RetryPolicy, Server, Settings, Tls};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// More idle connections than anybody needs of one endpoint.
+/// More idle connections than one endpoint ever needs.
 const MOST_IDLE: usize = 10_000;
 
-/// An upstream as it stands in the file.
-pub(super) struct Named<'a> {
+/// An `[upstream.NAME]` that was written.
+pub(super) struct NamedUpstream<'a> {
     pub(super) name: &'a str,
     pub(super) place: Place,
-    /// `None` if it holds mistakes.
+    /// `None` means that it has mistakes.
     pub(super) settings: Option<Settings>,
 }
 
-/// Every `[upstream.NAME]`; `None` if they are written as something else.
-pub(super) fn all<'a>(table: &Table<'a>) -> Option<Vec<Named<'a>>> {
+/// Reads each `[upstream.NAME]`. `None` means that `upstream` is something else than such tables.
+pub(super) fn all<'a>(table: &Table<'a>) -> Option<Vec<NamedUpstream<'a>>> {
     let Some(value) = table.take("upstream") else { return Some(Vec::new()) };
     if value.is_list() {
         return value
@@ -50,7 +50,7 @@ pub(super) fn all<'a>(table: &Table<'a>) -> Option<Vec<Named<'a>>> {
             value.refuse::<()>("found a name that is empty or not of one line", "expected another name");
         }
         let settings = value.table(|table| upstream(name, table)).flatten();
-        Named { name, place: value.place, settings }
+        NamedUpstream { name, place: value.place, settings }
     };
     Some(named.into_iter().map(read).collect())
 }
@@ -84,11 +84,11 @@ fn upstream(name: &str, table: &Table<'_>) -> Option<Settings> {
         tls: table.get_or("tls", off_or(|value| value.table(tls).flatten()), None),
     };
     let settings = Settings { servers: servers?, ..settings };
-    doubt(table, &settings);
+    warn_about_combinations(table, &settings);
     Some(settings)
 }
 
-/// `source`.
+/// Reads `source`.
 fn source(table: &Table<'_>) -> Vec<IpAddr> {
     let read = |value: &Value<'_>| {
         let address = value.as_str().and_then(|text| text.parse::<IpAddr>().ok());
@@ -109,7 +109,7 @@ fn source(table: &Table<'_>) -> Vec<IpAddr> {
     source
 }
 
-/// `[upstream.NAME.tls]`.
+/// Reads `[upstream.NAME.tls]`.
 fn tls(table: &Table<'_>) -> Option<Tls> {
     let name = |value: &Value<'_>| {
         let text = value.as_str().filter(|text| ServerName::try_from(*text).is_ok());
@@ -133,17 +133,17 @@ fn tls(table: &Table<'_>) -> Option<Tls> {
         insecure_skip_verify,
     };
     if client.insecure_skip_verify {
-        let text = "the upstream may be anybody: whoever gets in between reads and alters all there is";
+        let text = "Holdline accepts any certificate: anybody between it and the upstream can read and change everything";
         table.warn(table.place_of("insecure_skip_verify"), text);
     }
     Some(Tls { client, server_name })
 }
 
-/// Notes settings that do nothing, or harm, beside one another.
-fn doubt(table: &Table<'_>, settings: &Settings) {
+/// Notes settings that have no effect beside others, or do harm.
+fn warn_about_combinations(table: &Table<'_>, settings: &Settings) {
     let is_hash = matches!(settings.balance, Method::IpHash | Method::Hash(_));
     if is_hash && !settings.slow_start.is_zero() {
-        let text = "with a hash, clients move to an endpoint as its weight grows, away from where they were";
+        let text = "with a hash, clients leave their endpoints for this one while its weight grows";
         table.warn(table.place_of("slow_start"), text);
     }
     if let Some(tls) = &settings.tls
@@ -155,7 +155,7 @@ fn doubt(table: &Table<'_>, settings: &Settings) {
     if let (Method::IpHash, [Server { address: ServerAddr::Ip(_) | ServerAddr::Unix(_), .. }]) =
         (&settings.balance, &settings.servers[..])
     {
-        table.warn(table.place_of("balance"), "there is one server to choose from");
+        table.warn(table.place_of("balance"), "ip_hash has only one server to choose from");
     }
 }
 
@@ -195,7 +195,7 @@ fn resolve_interval(table: &Table<'_>) -> Option<Duration> {
     table.get_or("interval", off_or(duration), defaults::RESOLVE_INTERVAL)
 }
 
-/// `retry`; "off" is a first try alone.
+/// Reads `retry`. "off" means one try.
 fn retry(table: &Table<'_>) -> RetryPolicy {
     let retry = table.section_or_off("retry", |table| {
         let tries = table.get_or("tries", integer(0..=u32::MAX), defaults::RETRY_TRIES);
@@ -220,10 +220,10 @@ fn retry_on(tries: u32, timeout: Option<Duration>, on: &[RetryOn]) -> RetryPolic
     RetryPolicy { tries, timeout, on_connect, on_timeout, on_status }
 }
 
-/// What a hash may go by, as a message names it.
+/// What a hash may use, for a message.
 const HASHED: &str = "\"header:NAME\", \"cookie:NAME\", \"query:NAME\" or \"path\"";
 
-/// `[upstream.NAME]` as it is written.
+/// The section for an `[upstream.NAME]`.
 pub(super) fn section(upstream: &Settings) -> Section {
     let mut section = Section::named("upstream", &upstream.name);
     section.set("balance", write_balance(&upstream.balance));
