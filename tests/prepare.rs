@@ -71,7 +71,12 @@ fn failures(taken: SocketAddr) -> Vec<Failure> {
         failure("unix:FOLDER/admin.sock", taken, &format!("admin: {taken}: "), "another process"),
         failure("unix:FOLDER/admin.sock", "systemd:web", "admin: systemd:web: ", "set FileDescriptorName"),
         failure("FOLDER/token", "/no/such/token", "admin.token_file: /no/such/token: ", no_file),
-        failure("FOLDER/access.log", "/no/such/access.log", "log.access: /no/such/access.log: ", no_file),
+        failure(
+            "FOLDER/access.log",
+            "/no/such/access.log",
+            "log.access: /no/such/access.log: ",
+            "(os error 2); its folder must exist",
+        ),
         failure(
             UPSTREAM,
             "tls = { ca = \"/no/such/ca.pem\" }\n",
@@ -201,7 +206,8 @@ fn a_start_without_its_pid_file_leaves_nothing_behind() {
         let before = opened();
         let text = site.text().replace("FOLDER/pid", "/no/such/folder/pid");
         let error = Startup::prepare(site.parse(&text), Inherited::default()).await.unwrap_err().to_string();
-        assert!(error.starts_with("process.pid_file: ") && error.contains("No such file"), "{error}");
+        assert!(error.starts_with("process.pid_file: /no/such/folder/pid: No such file"), "{error}");
+        assert!(error.ends_with("; its folder must exist"), "{error}");
         until_opened(&before, &error).await;
         assert_eq!(site.files(), ["access.log", "other-token", "token"]);
 

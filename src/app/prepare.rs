@@ -10,10 +10,11 @@ use crate::config::Config;
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind};
 use crate::proxy::connection::ListenerConfig;
 use crate::proxy::snapshot::Snapshot;
-use crate::telemetry::Settings as LogSettings;
 use crate::telemetry::access_log::{AccessLog, NextTarget, OpenError};
+use crate::telemetry::{AccessTarget, Settings as LogSettings};
 use crate::upstream::ports::SourceError;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -36,14 +37,34 @@ pub enum PrepareError {
     #[error("{0}")]
     Source(#[from] SourceError),
     /// Holdline cannot open the access log.
-    #[error("log.access: {0}")]
+    #[error("log.access: {0}{remedy}", remedy = log_remedy(.0))]
     AccessLog(#[from] OpenError),
     /// The engine's threads cannot start. Only a start can fail so.
-    #[error("process.engine: {0}")]
+    #[error("process.engine: {0}; each of its threads takes two descriptors: raise LimitNOFILE or TasksMax")]
     Engine(io::Error),
     /// Holdline cannot write the pid file. Only a start can fail so.
-    #[error("process.pid_file: {0}")]
-    PidFile(io::Error),
+    #[error("process.pid_file: {}: {error}{}", .path.display(), file_remedy(.error))]
+    PidFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        error: io::Error,
+    },
+}
+
+fn log_remedy(error: &OpenError) -> &'static str {
+    match error.target {
+        AccessTarget::File(_) => file_remedy(&error.error),
+        _ => "",
+    }
+}
+
+fn file_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; its folder must exist",
+        io::ErrorKind::PermissionDenied => "; the proxy's user must be able to write it and its folder",
+        _ => "",
+    }
 }
 
 /// What a configuration is prepared from, and what it can take over.

@@ -13,6 +13,7 @@ use crate::telemetry::log::LogControl;
 use crate::telemetry::metrics::log_bursts;
 use crate::tunnel::Driver;
 use crate::tunnel::engine::Engine;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A proxy that is ready to run: everything that can fail has succeeded. Dropping it closes everything again.
@@ -37,8 +38,7 @@ impl Startup {
         let prepared = Prepared::new(config, From::Nothing { inherited: &inherited, log: &log }).await?;
         let process = &prepared.config.process;
         let engine = start_engine(process)?;
-        let pid_file = process.pid_file.as_deref().map(PidFile::write);
-        let pid_file = pid_file.transpose().map_err(PrepareError::PidFile)?;
+        let pid_file = process.pid_file.as_deref().map(write_pid_file).transpose()?;
         Ok(Self { prepared, inherited, log, engine, pid_file })
     }
 
@@ -73,4 +73,8 @@ fn start_engine(process: &Process) -> Result<Option<Engine>, PrepareError> {
         Driver::Epoll => Engine::start(process.workers).map(Some).map_err(PrepareError::Engine),
         Driver::Tokio => Ok(None),
     }
+}
+
+fn write_pid_file(path: &Path) -> Result<PidFile, PrepareError> {
+    PidFile::write(path).map_err(|error| PrepareError::PidFile { path: path.to_owned(), error })
 }
