@@ -55,7 +55,7 @@ impl Running {
     /// says 0.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<Option<SocketAddr>> {
-        self.listeners.iter().map(|active| active.local).collect()
+        self.listeners.iter().map(|active| active.local()).collect()
     }
 
     /// Returns the address of the admin endpoint. `None` means that there is none, or a unix socket.

@@ -8,8 +8,9 @@ use crate::capacity::{Slot, Slots};
 use crate::drain::Watch;
 use crate::http::body::Body;
 use crate::io::{Stream, TcpOptions};
+use crate::listener::accept::AcceptLoop;
 use crate::listener::socket::{BindError, Bound as Socket, Inherited, bind_for_group};
-use crate::listener::{self, Accepted, accept};
+use crate::listener::{self, Accepted};
 use hyper::Request;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -18,13 +19,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future as _;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// The bound socket of the admin endpoint.
@@ -32,16 +31,6 @@ use tokio::time::{Instant, Sleep, sleep};
 pub struct Bound {
     socket: Socket,
     address: ListenAddr,
-}
-
-/// A listener that accepts. Dropping it stops accepting, but open connections go on.
-#[derive(Debug)]
-pub struct Serving {
-    /// The configured address.
-    pub address: ListenAddr,
-    /// The address it is bound to. `None` means a unix socket.
-    pub local: Option<SocketAddr>,
-    _stop: oneshot::Sender<()>,
 }
 
 /// Binds the socket. A unix socket is accessible to its owner and group.
@@ -64,29 +53,19 @@ pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, B
 impl Bound {
     /// Starts to accept. Connections end with the watch.
     #[must_use]
-    pub fn serve(self, admin: &Arc<Admin>, watch: &Watch) -> Serving {
+    pub fn serve(self, admin: &Arc<Admin>, watch: &Watch) -> AcceptLoop {
         let Self { socket, address } = self;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let local = socket.local_addr();
-        match local {
+        match socket.local_addr() {
             Some(local) => tracing::info!(%address, %local, "admin endpoint"),
             None => tracing::info!(%address, "admin endpoint"),
         }
-        let mut ending = watch.clone();
-        let until = async move {
-            tokio::select! {
-                _ = stopped => {}
-                () = ending.draining() => {}
-            }
-        };
         let connections = CONNECTIONS.min(admin.slots.reserved() / 2);
-        let (admin, watch) = (Arc::clone(admin), watch.clone());
-        let give = move |accepted: Accepted| {
-            tokio::spawn(serve_one(accepted, Arc::clone(&admin), watch.clone()));
-        };
         let slots = Slots::new(connections, "it is the admin endpoint's own bound");
-        tokio::spawn(accept::run(socket, address.clone(), slots, TcpOptions::default, until, give));
-        Serving { address, local, _stop: stop }
+        let (admin, ending) = (Arc::clone(admin), watch.clone());
+        let serve = move |accepted: Accepted| {
+            tokio::spawn(serve_one(accepted, Arc::clone(&admin), ending.clone()));
+        };
+        AcceptLoop::start(socket, address, slots, TcpOptions::default, watch, serve)
     }
 }
 

@@ -2,10 +2,11 @@
 //! about the process, and its reload requests.
 
 use super::Running;
-use crate::admin::server::{Bound, Serving};
+use crate::admin::server::Bound;
 use crate::admin::{Admin, Listener, ReloadRequest, RuntimeInfo, Token};
 use crate::capacity::Slots;
 use crate::drain::{self, Trigger, Watch};
+use crate::listener::accept::AcceptLoop;
 use crate::proxy::Proxy;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 pub(super) struct AdminEndpoint {
     pub(super) admin: Arc<Admin>,
     /// `None` means no listener.
-    pub(super) serving: Option<Serving>,
+    pub(super) serving: Option<AcceptLoop>,
     reloads: mpsc::Receiver<ReloadRequest>,
     /// It ends after all others, because it shows their shutdown.
     trigger: Trigger,
@@ -70,8 +71,8 @@ impl Running {
         let listeners = self.listeners.iter().map(|active| {
             let config = active.config.load();
             Listener {
-                address: active.address.clone(),
-                local: active.local,
+                address: active.address().clone(),
+                local: active.local(),
                 protocols: config.http.protocols,
                 proxy_protocol: config.socket.proxy_protocol,
                 tls: config.tls.clone(),

@@ -159,7 +159,7 @@ impl Running {
             let ready = active.config.load();
             for certificate in ready.tls.iter().flat_map(|tls| tls.certificates()) {
                 all.push(Certificate {
-                    listen: active.address.to_string(),
+                    listen: active.address().to_string(),
                     path: certificate.path.display().to_string(),
                     not_after: certificate.not_after,
                 });
@@ -190,7 +190,7 @@ impl Running {
                 }
                 Err(error) => {
                     tracing::error!("{error}");
-                    tracing::error!(listen = %active.address, "the old certificates stay in use");
+                    tracing::error!(listen = %active.address(), "the old certificates stay in use");
                     active.refused = Some(seen);
                 }
             }

@@ -151,7 +151,7 @@ impl<'a> From<'a> {
 
     /// Returns the configuration of the running listener with this address.
     fn listener(self, address: &ListenAddr) -> Option<Arc<ListenerConfig>> {
-        let active = self.running()?.listeners.iter().find(|active| active.address == *address);
+        let active = self.running()?.listeners.iter().find(|active| active.address() == address);
         active.map(|active| active.config.load_full())
     }
 

@@ -107,7 +107,7 @@ impl Running {
             found.map(|listen| (listen.socket.backlog, listen.socket.reuse_port))
         };
         for active in &self.listeners {
-            let address = &active.address;
+            let address = active.address();
             let before = fixed(previous, address.clone());
             if before.is_some() && before != fixed(&self.config, address.clone()) {
                 tracing::warn!(%address, "listen.backlog and listen.reuse_port change only with a restart");

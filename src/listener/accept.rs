@@ -4,22 +4,59 @@ use super::Accepted;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::capacity::{LogLimit, Slots};
+use crate::drain::Watch;
 use crate::io::{Stream, TcpOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
 /// The pause after an error that would meet the next accept too.
 const BACKOFF: Duration = Duration::from_millis(100);
 
-/// Accepts connections while slots are free, and passes each to `serve`, until `stop` resolves. Then it also accepts
-/// the connections in the kernel's backlog, because their clients believe to be connected. `options` returns the
-/// present TCP options, which may change.
-pub async fn run(
+/// A task that accepts connections. Dropping this ends it; connections go on.
+#[derive(Debug)]
+pub struct AcceptLoop {
+    /// The address in the configuration.
+    pub address: ListenAddr,
+    /// The bound address. `None` means a unix socket.
+    pub local: Option<SocketAddr>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl AcceptLoop {
+    /// Accepts connections while slots are free, and passes each to `serve`, until the drain begins. `options`
+    /// returns the present TCP options, which may change.
+    #[must_use]
+    pub fn start(
+        bound: Bound,
+        address: ListenAddr,
+        slots: Slots,
+        options: impl Fn() -> TcpOptions + Send + 'static,
+        watch: &Watch,
+        serve: impl FnMut(Accepted) + Send + 'static,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (local, mut draining) = (bound.local_addr(), watch.clone());
+        let until = async move {
+            tokio::select! {
+                _ = stopped => {}
+                () = draining.draining() => {}
+            }
+        };
+        tokio::spawn(run(bound, address.clone(), slots, options, until, serve));
+        Self { address, local, _stop: stop }
+    }
+}
+
+/// Accepts until `stop` resolves. Then it also accepts the connections in the kernel's backlog, because their clients
+/// believe to be connected.
+async fn run(
     bound: Bound,
     address: ListenAddr,
     slots: Slots,
