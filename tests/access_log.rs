@@ -65,7 +65,7 @@ async fn a_flood_of_requests_is_sampled_exactly_and_leaves_tunnels_their_lines()
     ask_plainly(&mut proxy.connect().await, 1_000).await;
     open_and_leave(&proxy).await;
     for _ in 0..1_001 {
-        proxy.report().await;
+        proxy.ended().await;
     }
     proxy.running.proxy.log.close();
     let written = lines(&path);
@@ -90,10 +90,10 @@ async fn a_flood_of_what_never_became_a_request_is_sampled_and_still_counted() {
         let mut client = proxy.connect().await;
         client.write("no HTTP\r\n\r\n").await;
         client.rest().await;
-        proxy.report().await;
+        proxy.ended().await;
     }
     ask_plainly(&mut proxy.connect().await, 1).await;
-    proxy.report().await;
+    proxy.ended().await;
     proxy.running.proxy.log.close();
     let written: Vec<_> =
         lines(&path).iter().map(|(line, left_out)| (line["status"].clone(), *left_out)).collect();
@@ -121,14 +121,14 @@ async fn syslog_gets_each_line_with_its_severity_before_and_after_its_daemon_is_
     };
     let mut client = proxy.connect().await;
     ask_plainly(&mut client, 1).await;
-    proxy.report().await;
+    proxy.ended().await;
     let tag = format!("holdline[{}]: ", std::process::id());
     let (priority, line) =
         received(&daemon).split_once(&tag).map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     assert_eq!(priority, "<30>", "daemon, info");
     assert!(line.contains(" GET example.com/plain 204 route=plain end=proxy/done"), "{line}");
     drop(proxy.open("/ws").await);
-    proxy.report().await;
+    proxy.ended().await;
     let line = received(&daemon);
     assert!(line.starts_with("<29>") && line.contains("end=client/eof"), "daemon, notice: {line}");
 
@@ -142,7 +142,7 @@ async fn syslog_gets_each_line_with_its_severity_before_and_after_its_daemon_is_
     while daemon.recv(&mut buffer).is_err() {
         assert!(began.elapsed() < PATIENCE, "nothing came back");
         ask_plainly(&mut client, 1).await;
-        proxy.report().await;
+        proxy.ended().await;
         asked += 1;
     }
     let Missing { target, .. } = proxy.running.proxy.log.missing();
@@ -235,13 +235,13 @@ async fn a_reload_leads_lines_to_another_target_and_those_before_to_the_old_one(
     let mut client = proxy.connect().await;
     ask_plainly(&mut client, 500).await;
     for _ in 0..500 {
-        proxy.report().await;
+        proxy.ended().await;
     }
     let next = Config::parse(&configuration(&syslog, echo), "test").unwrap();
     // A listener on another port would be another.
     proxy.running.reload(next).await.unwrap();
     ask_plainly(&mut client, 1).await;
-    proxy.report().await;
+    proxy.ended().await;
     let mut buffer = [0; 4096];
     let length = daemon.recv(&mut buffer).expect("a message in time");
     let message = String::from_utf8(buffer[..length].to_vec()).unwrap();

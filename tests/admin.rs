@@ -229,7 +229,7 @@ async fn a_token_that_was_chosen_as_subprotocol_is_not_told() {
         let path = format!("/api/connections/{}", one["id"].as_str().unwrap());
         assert_eq!(operator.value(&path).await["subprotocol"], told);
         drop((client, server));
-        proxy.report().await;
+        proxy.ended().await;
         let ends = operator.value("/api/ends").await;
         assert_eq!(ends["ends"][0]["subprotocol"], told);
     }
@@ -329,10 +329,13 @@ async fn a_drained_endpoint_is_left_and_comes_back() {
     let drained = operator.post(&path("drain"), "{\"spread\":\"0s\"}").await;
     assert_eq!((drained.status, drained.value()), (200, json!({ "state": "drain", "closing": 3 })));
     for _ in 0..3 {
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Drain));
-        assert_eq!(report.1.ending.code.map(|code| code.0), Some(1012));
-        assert_eq!(report.0.endpoint.as_ref().unwrap().to_string(), servers[0].to_string());
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Proxy, Cause::Drain)
+        );
+        assert_eq!(ended.outcome.ending.code.map(|code| code.0), Some(1012));
+        assert_eq!(ended.report.endpoint.as_ref().unwrap().to_string(), servers[0].to_string());
     }
     assert_eq!(states(&operator).await, [state("drain", "operator"), state("up", "configuration")]);
     let list = operator.value(&format!("/api/connections?endpoint={}", servers[0])).await;
@@ -382,7 +385,7 @@ async fn a_drain_closes_over_its_spread() {
     }
     drop(clients);
     for _ in 0..20 {
-        assert_eq!(proxy.report().await.1.ending.cause, Cause::Drain);
+        assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Drain);
     }
 }
 
@@ -604,9 +607,12 @@ async fn one_connection_is_closed_with_a_code_and_a_reason() {
         assert_eq!((close.code.0, &*close.text), (4001, "moved \u{e4} bit"));
     }
     drop((client, server));
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Operator));
-    assert_eq!(report.1.ending.code.map(|code| code.0), Some(4001));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Proxy, Cause::Operator)
+    );
+    assert_eq!(ended.outcome.ending.code.map(|code| code.0), Some(4001));
     assert_eq!(operator.post(&path, "{}").await.status, 404);
 }
 
@@ -721,11 +727,11 @@ async fn what_was_counted_is_told() {
         client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
         client.close().await;
         drop(client);
-        proxy.report().await;
+        proxy.ended().await;
     }
     let left = proxy.open("/left").await;
     drop(left);
-    proxy.report().await;
+    proxy.ended().await;
     let status = operator.value("/api/status").await;
     let cause = |cause: &str, code: Value, count: u64| json!({ "ended_by": "client", "cause": cause, "code": code, "count": count });
     let ends = status["ends"].as_array().unwrap();

@@ -103,7 +103,7 @@ async fn what_one_client_broke_is_tried_on_one_other_and_charged_to_nobody() {
         for round in 1..=3 {
             let (head, _client) = ask(&proxy, 1, &request(kind, "/destroy")).await;
             assert!(head.starts_with("HTTP/1.1 502"), "{kind}: {head}");
-            assert_eq!(proxy.report().await.0.tries, 2);
+            assert_eq!(proxy.ended().await.report.tries, 2);
             assert_eq!(
                 apps.clone().map(|app| app.dropped()),
                 [round, round, 0],
@@ -272,9 +272,13 @@ async fn what_the_opening_decides_is_a_bad_gateway_and_no_fault_of_the_server() 
             let mut proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&servers, &settings))).await;
             for client in 1..4 {
                 assert!(ask(&proxy, client, &opening).await.0.starts_with("HTTP/1.1 502"), "{reason}");
-                let report = proxy.report().await;
-                assert_eq!((report.0.tries, report.1.ending.cause), (1, Cause::BadAnswer), "{reason}");
-                assert!(report.1.ending.reason.contains(reason), "{}", report.1.ending.reason);
+                let ended = proxy.ended().await;
+                assert_eq!(
+                    (ended.report.tries, ended.outcome.ending.cause),
+                    (1, Cause::BadAnswer),
+                    "{reason}"
+                );
+                assert!(ended.outcome.ending.reason.contains(reason), "{}", ended.outcome.ending.reason);
             }
             assert_eq!(out(&proxy), 0, "{reason}");
         }
@@ -358,7 +362,7 @@ async fn servers_that_close_after_a_goodbye_stay_in_use() {
         raw.send(OpCode::Text, b"bye").await;
         raw.rest().await;
         drop(raw);
-        assert_eq!(proxy.report().await.1.ending.cause, Cause::Eof);
+        assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Eof);
     }
     assert_eq!(availabilities(&proxy), [Availability::Up; 2]);
     let load: HashMap<_, _> = proxy.running.proxy.tunnels.totals().into_iter().collect();

@@ -39,9 +39,9 @@ async fn heard(server: &mut Raw) -> String {
 
 /// The end of a request as the log has it.
 async fn end(proxy: &mut Proxy) -> (u16, EndedBy, Cause, String) {
-    let report = proxy.report().await;
-    let ending = &report.1.ending;
-    (report.0.status, ending.ended_by, ending.cause, ending.reason.to_string())
+    let ended = proxy.ended().await;
+    let ending = &ended.outcome.ending;
+    (ended.report.status, ending.ended_by, ending.cause, ending.reason.to_string())
 }
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "DELETE", "POST", "PROPFIND", "QUERY"];

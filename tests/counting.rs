@@ -29,11 +29,11 @@ async fn a_live_tunnel_is_counted_and_its_end_takes_nothing_back() {
     client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
     client.close().await;
     drop(client);
-    let report = proxy.report().await;
+    let ended = proxy.ended().await;
     let after = totals(&proxy);
     assert_eq!((after.live, after.opened), (0, 1));
     for side in Side::BOTH {
-        assert_eq!(after.traffic[side].bytes, report.1.traffic[side].bytes, "the whole of it");
+        assert_eq!(after.traffic[side].bytes, ended.outcome.traffic[side].bytes, "the whole of it");
         assert!(after.traffic[side].bytes > before.traffic[side].bytes);
     }
     assert!(proxy.running.proxy.tunnels.find(session.report.id).is_none());
@@ -49,7 +49,7 @@ async fn a_route_that_is_gone_is_counted_until_its_last_tunnel_ends() {
     client.echo("still counted").await;
     assert_eq!(totals(&proxy).traffic[Side::Client].messages, 1);
     drop(client);
-    proxy.report().await;
+    proxy.ended().await;
     proxy.reload(&format!("{other}\n{}", upstream(&[server], ""))).await;
     assert_eq!(totals(&proxy), Totals::default(), "its name is forgotten");
 }

@@ -38,9 +38,9 @@ impl Rig {
 
     /// What is reported; afterwards no task, no tunnel and no lease may be left.
     async fn ends_as(&mut self, status: u16, ended_by: EndedBy, cause: Cause) {
-        let report = self.proxy.report().await;
+        let ended = self.proxy.ended().await;
         assert_eq!(
-            (report.0.status, report.1.ending.ended_by, report.1.ending.cause),
+            (ended.report.status, ended.outcome.ending.ended_by, ended.outcome.ending.cause),
             (status, ended_by, cause)
         );
         let is_clean = || {
@@ -107,8 +107,12 @@ async fn an_upstream_that_speaks_no_http() {
         drop(server);
         assert!(client.head().await.starts_with("HTTP/1.1 502"), "{words:?}");
         drop(client);
-        let report = rig.proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.ended_by), (502, EndedBy::Upstream), "{words:?}");
+        let ended = rig.proxy.ended().await;
+        assert_eq!(
+            (ended.report.status, ended.outcome.ending.ended_by),
+            (502, EndedBy::Upstream),
+            "{words:?}"
+        );
     }
 }
 
@@ -137,8 +141,11 @@ async fn an_upstream_that_accepts_nothing() {
     let mut proxy = Proxy::start(&config).await;
     let head = proxy.connect().await.ask(&opening("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Unreachable));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Upstream, Cause::Unreachable)
+    );
 }
 
 #[tokio::test]
@@ -161,9 +168,9 @@ async fn a_client_that_vanishes_while_it_is_answered() {
     let _ = tokio::io::AsyncWriteExt::write_all(&mut server.stream, accepted("").as_bytes()).await;
     server.rest().await;
     drop(server);
-    let report = rig.proxy.report().await;
-    assert_eq!(report.1.ending.ended_by, EndedBy::Client);
-    if report.0.status == 101 {
+    let ended = rig.proxy.ended().await;
+    assert_eq!(ended.outcome.ending.ended_by, EndedBy::Client);
+    if ended.report.status == 101 {
         // It never opened, and its place is free when its end is written.
         let snapshot = rig.proxy.running.proxy.snapshot.load();
         assert_eq!(snapshot.upstream("up").unwrap().endpoints()[0].active(), 0);
@@ -211,7 +218,7 @@ async fn a_full_disk_under_the_log_stops_nothing() {
     let mut client = proxy.connect().await;
     for _ in 0..2000 {
         assert!(client.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 204"));
-        assert_eq!(proxy.report().await.0.status, 204);
+        assert_eq!(proxy.ended().await.report.status, 204);
     }
     drop(client);
     assert_eq!(proxy.running.shut_down(std::future::pending()).await, holdline::app::Ended::InTime);

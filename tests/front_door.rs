@@ -33,9 +33,9 @@ async fn a_proxy_header_names_the_client() {
         assert!(head.contains("x-real-ip: 198.51.100.7\r\n"), "{head}");
         assert!(head.contains("x-forwarded-for: 1.2.3.4, 198.51.100.7\r\n"), "{head}");
         drop((client, server));
-        let report = proxy.report().await;
-        assert_eq!(report.0.client().to_string(), "198.51.100.7:4711");
-        assert_eq!(report.0.peer(), report.0.client(), "the proxy in front writes no HTTP");
+        let ended = proxy.ended().await;
+        assert_eq!(ended.report.client().to_string(), "198.51.100.7:4711");
+        assert_eq!(ended.report.peer(), ended.report.client(), "the proxy in front writes no HTTP");
     }
 }
 
@@ -48,7 +48,7 @@ async fn a_health_check_of_the_proxy_in_front_is_its_own() {
         client.write([&header, opening("/", "").as_bytes()].concat()).await;
         assert!(client.head().await.starts_with("HTTP/1.1 101"));
         drop(client);
-        assert_eq!(proxy.report().await.0.client().to_string(), local.to_string());
+        assert_eq!(proxy.ended().await.report.client().to_string(), local.to_string());
     }
 }
 
@@ -64,9 +64,12 @@ async fn what_is_no_proxy_header_is_closed_and_reported() {
         let mut client = proxy.connect().await;
         client.write(bytes).await;
         assert_eq!(client.rest().await, b"");
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Refused));
-        assert_eq!(&*report.1.ending.reason, reason);
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Proxy, Cause::Refused)
+        );
+        assert_eq!(&*ended.outcome.ending.reason, reason);
     }
 }
 
@@ -76,7 +79,7 @@ async fn nobody_else_may_speak_for_others() {
     let mut client = proxy.connect().await;
     client.write("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n").await;
     assert_eq!(client.rest().await, b"");
-    assert!(proxy.report().await.1.ending.reason.contains("real_ip.trusted does not name it"));
+    assert!(proxy.ended().await.outcome.ending.reason.contains("real_ip.trusted does not name it"));
 }
 
 #[tokio::test]
@@ -99,9 +102,9 @@ async fn the_client_is_found_behind_trusted_proxies() {
     }
     client.head().await;
     drop((client, server));
-    let report = proxy.report().await;
+    let ended = proxy.ended().await;
     assert_eq!(
-        (report.0.client().to_string(), report.0.peer().to_string()),
+        (ended.report.client().to_string(), ended.report.peer().to_string()),
         ("198.51.100.7:4711".into(), peer)
     );
 }

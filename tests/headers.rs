@@ -219,8 +219,11 @@ async fn a_target_that_grows_too_long_is_refused() {
         assert!(head.starts_with("HTTP/1.1 414"), "{head}");
         let body = String::from_utf8(client.rest().await).unwrap();
         assert!(body.contains("the target is over 65534 bytes once it is rewritten"), "{body}");
-        let report = proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.cause, report.0.tries), (414, Cause::Refused, 0));
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.report.status, ended.outcome.ending.cause, ended.report.tries),
+            (414, Cause::Refused, 0)
+        );
     }
 }
 
@@ -251,7 +254,7 @@ async fn headers_of_a_client_that_nobody_announced_are_not_believed() {
         assert_eq!(value(&head, "x-real-ip"), Some("127.0.0.1"), "{header:?}");
         assert_eq!(value(&head, "x-forwarded-proto"), Some("http"), "{header:?}");
         drop(client);
-        assert_eq!(proxy.report().await.0.client().to_string(), local);
+        assert_eq!(proxy.ended().await.report.client().to_string(), local);
     }
     // One that is announced, and trusted itself, is believed.
     let addresses = ("203.0.113.1:1".parse().unwrap(), "192.0.2.1:443".parse().unwrap());
@@ -270,7 +273,7 @@ async fn a_trace_is_refused_and_connect_too() {
         let head = client.ask(&format!("{line} HTTP/1.1\r\nHost: x\r\nCookie: secret\r\n\r\n")).await;
         assert!(head.starts_with("HTTP/1.1 405"), "{line}: {head}");
         assert!(value(&head, "allow").unwrap().contains("OPTIONS"), "{head}");
-        assert_eq!(proxy.report().await.0.tries, 0);
+        assert_eq!(proxy.ended().await.report.tries, 0);
     }
     let proxy = with("protocols = [\"h2\"]", "", "", puppet.address()).await;
     let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
@@ -355,9 +358,9 @@ async fn a_host_that_is_none_is_refused() {
         let mut client = proxy.connect().await;
         let head = client.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert!(head.starts_with("HTTP/1.1 400"), "{host}: {head}");
-        let report = proxy.report().await;
-        assert_eq!(&*report.1.ending.reason, "the Host header names no host");
-        assert!(!report.0.host().escape_ascii().to_string().contains("secret"));
+        let ended = proxy.ended().await;
+        assert_eq!(&*ended.outcome.ending.reason, "the Host header names no host");
+        assert!(!ended.report.host().escape_ascii().to_string().contains("secret"));
     }
 }
 
@@ -394,9 +397,9 @@ async fn a_refusal_is_the_proxys_own_decision() {
     let mut proxy = Proxy::before(&[puppet.address()]).await;
     let head = proxy.connect().await.ask("TRACE / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 405"), "{head}");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Refused));
-    assert_eq!(&*report.1.ending.reason, "TRACE is not served here");
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Proxy, Cause::Refused));
+    assert_eq!(&*ended.outcome.ending.reason, "TRACE is not served here");
 }
 
 #[tokio::test]
@@ -492,17 +495,17 @@ async fn who_sends_no_request_is_told_why() {
                 server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
                 client.head().await;
                 assert_eq!(client.bytes(2).await, b"ok");
-                proxy.report().await;
+                proxy.ended().await;
             }
             // The proxy may refuse before it has read all.
             let _ = client.stream.write_all(request.as_bytes()).await;
             let answer = String::from_utf8(client.rest().await).unwrap();
-            let report = proxy.report().await;
-            assert_eq!((report.0.status, &*report.1.ending.reason), (status, reason));
+            let ended = proxy.ended().await;
+            assert_eq!((ended.report.status, &*ended.outcome.ending.reason), (status, reason));
             if status == 414 {
-                assert!(report.0.target().starts_with(b"/aaa"));
+                assert!(ended.report.target().starts_with(b"/aaa"));
             } else {
-                assert_eq!((report.0.method(), &*report.0.target_text()), asked, "{reason}");
+                assert_eq!((ended.report.method(), &*ended.report.target_text()), asked, "{reason}");
             }
             // What was not read may have made a reset of the end.
             if request.len() < 4_096 {
@@ -558,16 +561,16 @@ async fn two_lengths_are_refused_wherever_they_come() {
             server.head().await;
             server.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
             client.head().await;
-            proxy.report().await;
+            proxy.ended().await;
             let head = format!("POST /2 HTTP/1.1\r\nHost: x\r\n{first}\r\nX: y\r\n{second}\r\n\r\n");
             client.write(format!("{head}0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")).await;
             let answer = String::from_utf8(client.rest().await).unwrap();
             assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
             assert!(!answer[1..].contains("HTTP/1.1 "), "one answer, and the end: {answer}");
-            let report = proxy.report().await;
+            let ended = proxy.ended().await;
             let reason =
                 "the length of the request's body is ambiguous: both Transfer-Encoding and Content-Length";
-            assert_eq!((&*report.1.ending.reason, report.0.tries), (reason, 0));
+            assert_eq!((&*ended.outcome.ending.reason, ended.report.tries), (reason, 0));
         }
     }
 }

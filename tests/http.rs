@@ -27,9 +27,9 @@ async fn a_request_and_its_response_pass() {
     let head = client.head().await;
     assert!(head.contains("X-Kept: 1") && !head.contains("X-Own"), "{head}");
     assert_eq!(client.bytes(2).await, b"ok");
-    let report = proxy.report().await;
+    let ended = proxy.ended().await;
     assert_eq!(
-        (report.0.status, report.1.ending.cause, report.1.traffic.upstream.bytes),
+        (ended.report.status, ended.outcome.ending.cause, ended.outcome.traffic.upstream.bytes),
         (200, Cause::Done, 2)
     );
 }
@@ -92,9 +92,14 @@ async fn what_never_becomes_a_request_is_cut_and_reported() {
         let mut client = proxy.connect().await;
         client.write(bytes).await;
         client.rest().await;
-        let report = proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.cause), (status, Cause::Refused), "{:.30}", bytes);
-        assert_eq!(report.0.method(), method);
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.report.status, ended.outcome.ending.cause),
+            (status, Cause::Refused),
+            "{:.30}",
+            bytes
+        );
+        assert_eq!(ended.report.method(), method);
     }
 }
 
@@ -136,7 +141,7 @@ async fn an_unasked_101_is_a_bad_gateway() {
     server.head().await;
     server.write("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: tcp\r\n\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 502"));
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::BadAnswer);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::BadAnswer);
 }
 
 #[tokio::test]
@@ -144,7 +149,7 @@ async fn failures_have_statuses() {
     let mut proxy = Proxy::before(&[nobody().await]).await;
     let head = proxy.connect().await.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Unreachable);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Unreachable);
     let head = proxy.connect().await.ask("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 405"), "{head}");
     let huge = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Big: {}\r\n\r\n", "x".repeat(64 * 1024));
@@ -166,7 +171,7 @@ async fn a_client_that_leaves_is_reported_and_the_upstream_let_go() {
     let mut server = puppet.accept().await;
     server.head().await;
     drop(client);
-    assert_eq!(proxy.report().await.0.status, 499);
+    assert_eq!(proxy.ended().await.report.status, 499);
     let end = tokio::time::timeout(Duration::from_secs(5), server.rest()).await;
     assert!(end.unwrap().is_empty());
 }
@@ -220,8 +225,8 @@ async fn a_stale_connection_costs_no_client_anything() {
         server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         assert!(client.head().await.starts_with("HTTP/1.1 200"));
         client.bytes(2).await;
-        let report = proxy.report().await;
-        assert_eq!((report.0.status, report.0.tries), (200, 1));
+        let ended = proxy.ended().await;
+        assert_eq!((ended.report.status, ended.report.tries), (200, 1));
         tokio::spawn(async move {
             server.head_or_end().await;
         });
@@ -351,7 +356,7 @@ async fn events_arrive_one_by_one_and_a_client_that_goes_ends_the_stream() {
     }
     drop(client);
     assert!(server.rest().await.is_empty());
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Eof);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Eof);
 }
 
 #[tokio::test]
@@ -393,12 +398,12 @@ async fn an_upload_that_breaks_off_is_not_the_upstreams_fault() {
         assert_eq!(server.bytes(5).await, b"hello");
         drop(client);
         assert_eq!(server.rest().await, b"", "the upstream learns of it by the end");
-        let report = proxy.report().await;
+        let ended = proxy.ended().await;
         assert_eq!(
-            (report.1.ending.ended_by, report.0.status),
+            (ended.outcome.ending.ended_by, ended.report.status),
             (EndedBy::Client, 499),
             "{:?}",
-            report.1.ending
+            ended.outcome.ending
         );
     }
     let up = proxy.running.proxy.snapshot.load().upstream("up").unwrap().clone();
@@ -413,9 +418,9 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let mut client = proxy.connect().await;
     let head = client.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
-    let report = proxy.report().await;
+    let ended = proxy.ended().await;
     assert_eq!(
-        (report.1.ending.ended_by, report.1.ending.cause, report.0.tries),
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause, ended.report.tries),
         (EndedBy::Proxy, Cause::TooBig, 0)
     );
 
@@ -428,7 +433,7 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
     assert_eq!(server.rest().await, b"", "it never sees an end that is none");
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::TooBig);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::TooBig);
     let up = proxy.running.proxy.snapshot.load().upstream("up").unwrap().clone();
     assert_eq!(up.endpoints()[0].availability(), Availability::Up);
 
@@ -456,9 +461,9 @@ async fn a_body_that_stops_is_waited_for_no_longer_than_body_timeout() {
     server.head().await;
     assert!(client.head().await.starts_with("HTTP/1.1 408"));
     assert_eq!(server.rest().await, b"begun", "the upstream is left");
-    let report = proxy.report().await;
+    let ended = proxy.ended().await;
     assert_eq!(
-        (report.0.status, &*report.1.ending.reason),
+        (ended.report.status, &*ended.outcome.ending.reason),
         (408, "nothing of the request's body came within body_timeout")
     );
 }
@@ -476,8 +481,11 @@ async fn an_answer_that_is_not_taken_is_held_no_longer_than_body_timeout() {
         server.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
         let flood = async { while server.stream.write_all(&[0; 65_536]).await.is_ok() {} };
         timeout(PATIENCE, flood).await.expect("an end in time");
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Client, Cause::SendTimeout)
+        );
     }
 }
 

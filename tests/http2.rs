@@ -51,9 +51,12 @@ async fn a_plain_request_is_one_of_http_1_to_the_upstream() {
     assert_eq!((response.status().as_u16(), &response.headers()["x-own"]), (201, &"1".parse().unwrap()));
     assert!(!response.headers().contains_key("connection"));
     assert_eq!(&response.into_body().data().await.unwrap().unwrap()[..], b"ok");
-    let report = proxy.report().await;
-    assert_eq!((report.0.protocol(), report.0.status, report.1.ending.cause), ("h2", 201, Cause::Done));
-    assert_eq!((report.0.host(), report.0.target()), (&b"example.com"[..], &b"/a?b"[..]));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.report.protocol(), ended.report.status, ended.outcome.ending.cause),
+        ("h2", 201, Cause::Done)
+    );
+    assert_eq!((ended.report.host(), ended.report.target()), (&b"example.com"[..], &b"/a?b"[..]));
 }
 
 /// RFC 9110 8.6 forbids it, and some servers send it all the same.
@@ -114,9 +117,12 @@ async fn a_websocket_by_extended_connect() {
     drop(server);
     assert_eq!(socket.frame().await, None);
     drop(socket);
-    let report = proxy.report().await;
-    assert_eq!((report.0.protocol(), report.0.method(), report.0.status), ("h2", "GET", 101));
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Close));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.report.protocol(), ended.report.method(), ended.report.status), ("h2", "GET", 101));
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Upstream, Cause::Close)
+    );
 }
 
 #[tokio::test]
@@ -139,7 +145,7 @@ async fn many_tunnels_share_a_connection_and_do_not_hold_each_other_up() {
     drop(sockets);
     drop(stuck);
     for _ in 0..21 {
-        assert_eq!(proxy.report().await.1.ending.ended_by, EndedBy::Client);
+        assert_eq!(proxy.ended().await.outcome.ending.ended_by, EndedBy::Client);
     }
 }
 
@@ -152,8 +158,8 @@ async fn a_stream_that_is_reset_is_a_client_that_left() {
     socket.send.send_reset(h2::Reason::INTERNAL_ERROR);
     assert_eq!(server.close().await.code.0, 1001);
     drop(server);
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Reset));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Client, Cause::Reset));
     // The connection is as good as before.
     let (_socket, _server) = open(&mut client, &puppet).await;
 }
@@ -176,8 +182,11 @@ async fn a_connection_that_ends_is_a_client_that_left() {
         let close = server.close().await;
         assert_eq!((close.code.0, &*close.text), (1001, "client left without a close frame"));
         drop(server);
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Client, Cause::Eof)
+        );
     }
 }
 
@@ -207,7 +216,7 @@ async fn openings_are_refused_with_a_status() {
         let ((response, _), _server) = tokio::join!(client.connect("/"), play);
         assert_eq!(response.status(), status, "{answer}");
         drop(client);
-        assert_eq!(proxy.report().await.0.status, status, "{answer}");
+        assert_eq!(proxy.ended().await.report.status, status, "{answer}");
     }
 }
 
@@ -219,7 +228,7 @@ async fn a_refusal_by_close_works_too() {
     let (opcode, payload) = socket.frame().await.unwrap();
     assert_eq!((opcode, CloseReason::parse(&payload).code.0), (OpCode::Close, 1014));
     socket.send.send_data(Default::default(), true).unwrap();
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Unreachable);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Unreachable);
 }
 
 #[tokio::test]

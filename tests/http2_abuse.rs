@@ -70,7 +70,7 @@ async fn what_never_comes_to_its_end_is_cut_off_in_time() {
         let mut client = proxy.connect().await;
         client.write(bytes).await;
         end(&mut client).await;
-        let reason = proxy.report().await.1.ending.reason.to_string();
+        let reason = proxy.ended().await.outcome.ending.reason.to_string();
         assert_eq!(reason, "request head not complete within header_timeout", "{name}");
     }
     others_go_on(&proxy).await;
@@ -93,7 +93,7 @@ async fn a_head_in_drops_is_cut_off_in_time() {
         tokio::join!(speak, async { copy(&mut read, &mut sink()).await.unwrap_or_default() })
     };
     timeout(PATIENCE, drip).await.expect("an end in time");
-    let reason = proxy.report().await.1.ending.reason.to_string();
+    let reason = proxy.ended().await.outcome.ending.reason.to_string();
     assert_eq!(reason, "request head not complete within header_timeout");
 }
 
@@ -229,8 +229,11 @@ async fn an_answer_that_nobody_takes_loses_its_stream_only() {
     let (_, stream, code) = next_of(&mut client, &[RST_STREAM]).await.expect("a reset");
     assert_eq!((stream, &code[..]), (1, &8_u32.to_be_bytes()[..]), "CANCEL");
     assert_eq!(server.rest().await, b"", "the upstream is left as well");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Client, Cause::SendTimeout)
+    );
     // The connection is as good as before.
     client.write(frame(HEADERS, END_STREAM | END_HEADERS, 3, &get())).await;
     let mut server = puppet.accept().await;
@@ -252,8 +255,11 @@ async fn the_end_of_an_answer_must_be_taken_too() {
     client.write(frame(WINDOW_UPDATE, 0, 1, &999_u32.to_be_bytes())).await;
     assert_eq!(next_of(&mut client, &[DATA]).await.expect("data").2.len(), 999);
     assert_eq!(next_of(&mut client, &[RST_STREAM]).await.expect("a reset").1, 1);
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Client, Cause::SendTimeout)
+    );
 }
 
 /// A client with windows of 8 MiB, whose socket takes little.
@@ -294,8 +300,11 @@ async fn answers_that_wait_in_a_connection_end_with_it() {
     }
     drop(client);
     for _ in 0..4 {
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Client, Cause::Eof)
+        );
     }
 }
 
@@ -340,8 +349,11 @@ async fn an_upstream_that_sends_all_the_time_does_not_hold_up_the_timeout() {
     };
     timeout(Duration::from_secs(4), events).await.expect("a cut in time");
     for _ in 0..2 {
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
+        let ended = proxy.ended().await;
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Client, Cause::SendTimeout)
+        );
     }
 }
 

@@ -256,9 +256,9 @@ async fn an_empty_scheme_is_in_the_log() {
     let mut stage = Stage::new().await;
     let mut client = stage.client().await;
     beside(&mut client, &pseudo(":scheme", Some("")), 1).await;
-    let report = stage.proxy.report().await;
-    let ending = &report.1.ending;
-    assert_eq!((report.0.status, ending.ended_by, ending.cause), (400, EndedBy::Proxy, Cause::Refused));
+    let ended = stage.proxy.ended().await;
+    let ending = &ended.outcome.ending;
+    assert_eq!((ended.report.status, ending.ended_by, ending.cause), (400, EndedBy::Proxy, Cause::Refused));
     assert_eq!(&*ending.reason, ":scheme is empty");
 }
 

@@ -48,8 +48,8 @@ async fn hints_come_before_the_answer_at_once() {
         assert_eq!(client.head().await.to_ascii_lowercase(), PASSED);
         assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
         assert_eq!(client.bytes(1).await, number.to_string().as_bytes());
-        let report = proxy.report().await;
-        assert_eq!((report.0.status, report.1.ending.cause), (200, Cause::Done));
+        let ended = proxy.ended().await;
+        assert_eq!((ended.report.status, ended.outcome.ending.cause), (200, Cause::Done));
     }
 }
 

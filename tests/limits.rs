@@ -32,13 +32,13 @@ async fn each_limit_refuses_in_its_way_and_ends_with_its_tunnels() {
         let (_, head) = ask(&proxy).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
         assert!(head.to_ascii_lowercase().contains("retry-after: 10\r\n"), "{head}");
-        let report = proxy.report().await;
+        let ended = proxy.ended().await;
         assert_eq!(
-            (report.1.ending.cause, &*report.1.ending.reason, report.0.tries),
+            (ended.outcome.ending.cause, &*ended.outcome.ending.reason, ended.report.tries),
             (Cause::Limit, reason, 0)
         );
         drop(first);
-        proxy.report().await;
+        proxy.ended().await;
         // Its place is free when its end is written.
         proxy.open("/").await;
     }
@@ -67,7 +67,7 @@ async fn openings_are_metered_and_told_when_to_come_again() {
     let mut proxy = Proxy::start(&config("", settings, server)).await;
     drop((proxy.open("/").await, proxy.open("/").await));
     for _ in 0..2 {
-        proxy.report().await;
+        proxy.ended().await;
     }
     let (_, head) = ask(&proxy).await;
     assert!(head.starts_with("HTTP/1.1 429"), "{head}");
@@ -75,7 +75,7 @@ async fn openings_are_metered_and_told_when_to_come_again() {
         head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("retry-after: ")?.parse().ok());
     let wait: u64 = wait.expect("a number of seconds");
     assert!((3590..=3600).contains(&wait), "{wait}");
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Limit);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Limit);
 
     // A reload changes the rate, and forgets nothing: what was used up counts.
     proxy.reload(&config("", "limits = { openings_per_ip = { rate = \"2/h\", burst = 2 } }", server)).await;
@@ -117,11 +117,11 @@ async fn an_opening_that_gets_another_answer_counts_while_that_lasts() {
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
     assert!(first.head().await.starts_with("HTTP/1.1 200"));
     assert!(ask(&proxy).await.1.starts_with("HTTP/1.1 429"));
-    proxy.report().await;
+    proxy.ended().await;
     server.write("k").await;
     assert_eq!(first.bytes(2).await, b"ok");
     // Its place is free when its end is written.
-    proxy.report().await;
+    proxy.ended().await;
     let mut next = proxy.connect().await;
     next.write(opening("/", "")).await;
     puppet.open().await;

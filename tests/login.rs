@@ -294,6 +294,6 @@ async fn what_refused_to_become_a_tunnel_is_used_no_more() {
         second.head().await;
         second.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
         assert!(client.head().await.starts_with("HTTP/1.1 200"));
-        assert_eq!([proxy.report().await.0.status, proxy.report().await.0.status], [403, 200]);
+        assert_eq!([proxy.ended().await.report.status, proxy.ended().await.report.status], [403, 200]);
     }
 }

@@ -40,21 +40,21 @@ async fn eventful() -> (Proxy, [Raw; 2]) {
         client.send(OpCode::Close, &code.to_be_bytes()).await;
         client.close().await;
         drop(client);
-        proxy.report().await;
+        proxy.ended().await;
     }
     let client = proxy.open("/chat").await;
     SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
-    proxy.report().await;
+    proxy.ended().await;
     let only = proxy.open("/full").await;
     for (target, status) in [("/dead", "502"), ("/full", "503"), ("/nowhere", "404")] {
         let answer = proxy.connect().await.ask(&opening(target, "")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
-        proxy.report().await;
+        proxy.ended().await;
     }
     let answer = proxy.connect().await.ask("GET /plain HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
-    proxy.report().await;
+    proxy.ended().await;
     let mut open = proxy.open("/chat").await;
     open.echo("still here").await;
     (proxy, [open, only])
@@ -168,8 +168,8 @@ async fn no_count_goes_down() {
     let (mut proxy, open) = eventful().await;
     let before = scrape(&proxy.running);
     drop(open);
-    proxy.report().await;
-    proxy.report().await;
+    proxy.ended().await;
+    proxy.ended().await;
     let after = scrape(&proxy.running);
     for (name, value) in before.iter().filter(|(name, _)| name.contains("_total") || name.contains("_count"))
     {
@@ -189,7 +189,7 @@ async fn tallies_tell_the_same() {
     assert_eq!(metrics.ended_by_route()["chat"], 3);
     let (recent, count) = metrics.recent(2);
     assert_eq!((recent.len(), count), (2, 6), "three tunnels and three openings, no plain request");
-    assert_eq!(recent[0].0.route(), None, "the newest first");
+    assert_eq!(recent[0].report.route(), None, "the newest first");
     assert_eq!(metrics.silence().client.counts().iter().sum::<u64>(), 1);
     metrics.reloaded(Err("line 7".to_owned()));
     assert_eq!(metrics.reloads().last_error.as_deref(), Some("line 7"));

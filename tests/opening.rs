@@ -3,6 +3,7 @@
 mod support;
 
 use holdline::outcome::{Cause, EndedBy};
+use holdline::telemetry::report::Ended;
 use holdline::ws::frame::OpCode;
 use support::{Proxy, Puppet, accepted, echo, frame, nobody, opening, route, upstream};
 
@@ -14,8 +15,8 @@ async fn a_websocket_opens_and_echoes() {
     client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
     assert_eq!(client.close().await.code.0, 1000);
     drop(client);
-    let report = proxy.report().await;
-    let (report, outcome) = &*report;
+    let ended = proxy.ended().await;
+    let Ended { report, outcome } = &*ended;
     assert_eq!((report.status, report.tries), (101, 1));
     assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::Close));
     assert_eq!(outcome.ending.code.map(|code| code.0), Some(1000));
@@ -91,7 +92,7 @@ async fn other_answers_go_to_the_client_whole() {
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 401") && head.contains("WWW-Authenticate: Basic"), "{head}");
     assert_eq!(client.bytes(4).await, b"nope");
-    assert_eq!(proxy.report().await.0.status, 401);
+    assert_eq!(proxy.ended().await.report.status, 401);
 }
 
 #[tokio::test]
@@ -116,8 +117,8 @@ async fn false_openings_are_refused_and_no_upstream_hears_of_them() {
         if status == "426" {
             assert!(head.to_ascii_lowercase().contains("sec-websocket-version: 13"), "{head}");
         }
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.cause, report.0.tries), (Cause::Refused, 0));
+        let ended = proxy.ended().await;
+        assert_eq!((ended.outcome.ending.cause, ended.report.tries), (Cause::Refused, 0));
     }
 }
 
@@ -138,7 +139,7 @@ async fn a_false_101_is_a_bad_gateway() {
         server.write(&answer).await;
         let head = client.head().await;
         assert!(head.starts_with("HTTP/1.1 502"), "{answer}\n{head}");
-        assert_eq!(proxy.report().await.1.ending.cause, Cause::BadAnswer);
+        assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::BadAnswer);
     }
 }
 
@@ -163,8 +164,8 @@ async fn an_opening_is_tried_on_the_next_endpoint() {
         let mut client = proxy.open("/").await;
         client.echo("still here").await;
         drop(client);
-        let report = proxy.report().await;
-        assert_eq!(report.0.endpoint.as_ref().unwrap().to_string(), echo.to_string());
+        let ended = proxy.ended().await;
+        assert_eq!(ended.report.endpoint.as_ref().unwrap().to_string(), echo.to_string());
     }
 }
 
@@ -194,7 +195,7 @@ async fn what_cannot_be_reached_has_a_status() {
     let mut proxy = Proxy::before(&[nobody().await]).await;
     let head = proxy.connect().await.ask(&opening("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Unreachable);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Unreachable);
 
     let silent = Puppet::new().await;
     let mut proxy = Proxy::start(&format!(
@@ -205,7 +206,7 @@ async fn what_cannot_be_reached_has_a_status() {
     .await;
     let head = proxy.connect().await.ask(&opening("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::ResponseTimeout);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::ResponseTimeout);
 
     let down = format!("[upstream.up]\nservers = [{{ address = \"{}\", state = \"down\" }}]", nobody().await);
     let proxy = Proxy::start(&format!("{}\n{down}", route(""))).await;
@@ -227,9 +228,9 @@ async fn a_browser_is_told_by_close_where_that_is_wanted() {
     client.send(OpCode::Close, &1014_u16.to_be_bytes()).await;
     assert!(client.rest().await.is_empty());
     drop(client);
-    let report = proxy.report().await;
-    assert_eq!(report.1.ending.cause, Cause::Unreachable);
-    assert_eq!(report.1.ending.code.map(|code| code.0), Some(1014));
+    let ended = proxy.ended().await;
+    assert_eq!(ended.outcome.ending.cause, Cause::Unreachable);
+    assert_eq!(ended.outcome.ending.code.map(|code| code.0), Some(1014));
     // Only what could be an opening is answered so.
     let head = proxy.connect().await.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
@@ -259,9 +260,9 @@ async fn other_protocols_pass_as_they_are() {
     drop(server);
     assert_eq!(client.rest().await, b"bye");
     drop(client);
-    let report = proxy.report().await;
-    assert_eq!(report.1.blind, Some("another protocol"));
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
+    let ended = proxy.ended().await;
+    assert_eq!(ended.outcome.blind, Some("another protocol"));
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Client, Cause::Eof));
 }
 
 #[tokio::test]
@@ -273,8 +274,8 @@ async fn a_client_that_leaves_during_the_opening_is_reported() {
     let mut server = puppet.accept().await;
     server.head().await;
     drop(client);
-    let report = proxy.report().await;
-    assert_eq!((report.0.status, report.1.ending.ended_by), (499, EndedBy::Client));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.report.status, ended.outcome.ending.ended_by), (499, EndedBy::Client));
     assert!(server.rest().await.is_empty(), "the upstream's connection is given up");
 }
 
@@ -296,10 +297,13 @@ async fn pages_of_other_sites_may_not_open() {
         let head = client.ask(&opening("/", lines)).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{lines}: {head}");
         drop(client);
-        let report = proxy.report().await;
-        assert_eq!(report.0.status, status);
+        let ended = proxy.ended().await;
+        assert_eq!(ended.report.status, status);
         if lines.contains("evil") && !lines.contains("example.com") {
-            assert_eq!(&*report.1.ending.reason, "pages of https://evil.test may not open a WebSocket here");
+            assert_eq!(
+                &*ended.outcome.ending.reason,
+                "pages of https://evil.test may not open a WebSocket here"
+            );
         }
     }
 }

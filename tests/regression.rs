@@ -216,6 +216,9 @@ async fn when_a_side_took_nothing_the_other_was_not_read_until_the_close_timeout
     assert_eq!(server.close().await.code.0, 1001);
     server.write(frame(OpCode::Close, &1001_u16.to_be_bytes(), None)).await;
     assert!(server.rest().await.is_empty());
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::SendTimeout));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Client, Cause::SendTimeout)
+    );
 }

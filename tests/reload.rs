@@ -65,13 +65,13 @@ async fn a_removed_endpoint_keeps_its_tunnels_or_closes_them_in_time() {
     let close = client.close().await;
     assert_eq!((close.code.0, &*close.text), (1012, "upstream server is being removed"));
     client.send(OpCode::Close, &1012_u16.to_be_bytes()).await;
-    let report = loop {
-        let report = proxy.report().await;
-        if report.1.ending.ended_by == EndedBy::Proxy {
-            break report;
+    let ended = loop {
+        let ended = proxy.ended().await;
+        if ended.outcome.ending.ended_by == EndedBy::Proxy {
+            break ended;
         }
     };
-    assert_eq!(report.1.ending.cause, Cause::EndpointRemoved);
+    assert_eq!(ended.outcome.ending.cause, Cause::EndpointRemoved);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_drained_endpoint_is_told_apart() {
     proxy.reload(&drained).await;
     assert_eq!(client.close().await.code.0, 1012);
     drop(client);
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Drain);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Drain);
     proxy.open("/").await.echo("the other one serves").await;
 }
 

@@ -39,8 +39,11 @@ async fn tunnels_are_told_1001_and_no_task_remains() {
     assert!(started.elapsed() < Duration::from_secs(5), "it waits for nobody who has left");
     assert_eq!(sessions.count(), 0);
     for _ in 0..20 {
-        let report = reports.recv().await.unwrap();
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Shutdown));
+        let ended = reports.recv().await.unwrap();
+        assert_eq!(
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+            (EndedBy::Proxy, Cause::Shutdown)
+        );
     }
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
@@ -84,8 +87,11 @@ async fn what_does_not_end_is_cut_and_reported() {
     // Neither side answers the Close.
     assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
     assert_eq!(client.close().await.code.0, 1001);
-    let report = reports.recv().await.unwrap();
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Shutdown));
+    let ended = reports.recv().await.unwrap();
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Proxy, Cause::Shutdown)
+    );
     drop(server);
 }
 
@@ -114,7 +120,7 @@ async fn a_second_signal_cuts_at_once_and_still_tells_everybody() {
     let mut reports = proxy.running.proxy.log.listen();
     assert_eq!(proxy.running.shut_down(ready(())).await, Ended::AtOnce);
     assert_eq!((client.close().await.code.0, server.close().await.code.0), (1001, 1001));
-    assert_eq!(reports.recv().await.unwrap().1.ending.cause, Cause::Shutdown, "and not aborted");
+    assert_eq!(reports.recv().await.unwrap().outcome.ending.cause, Cause::Shutdown, "and not aborted");
 }
 
 #[tokio::test]
@@ -127,6 +133,9 @@ async fn a_request_that_is_cut_was_not_left_by_its_client() {
     server.head().await;
     let mut reports = proxy.running.proxy.log.listen();
     assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
-    let report = reports.recv().await.unwrap();
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, Cause::Shutdown));
+    let ended = reports.recv().await.unwrap();
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Proxy, Cause::Shutdown)
+    );
 }

@@ -97,9 +97,9 @@ async fn a_websocket_over_tls() {
     drop(client);
     assert_eq!(server.close().await.code.0, 1001);
     drop(server);
-    let report = site.proxy.report().await;
+    let ended = site.proxy.ended().await;
     assert_eq!(
-        (report.0.tls(), report.0.protocol(), report.1.ending.ended_by),
+        (ended.report.tls(), ended.report.protocol(), ended.outcome.ending.ended_by),
         (Some("TLSv1.3"), "h1", EndedBy::Client)
     );
 }
@@ -117,8 +117,8 @@ async fn http_2_is_chosen_by_alpn() {
         socket.echo("over both").await;
     }
     drop((sockets, client));
-    let report = site.proxy.report().await;
-    assert_eq!((report.0.tls(), report.0.protocol()), (Some("TLSv1.3"), "h2"));
+    let ended = site.proxy.ended().await;
+    assert_eq!((ended.report.tls(), ended.report.protocol()), (Some("TLSv1.3"), "h2"));
 }
 
 #[tokio::test]
@@ -129,19 +129,19 @@ async fn plain_http_is_told_where_it_is() {
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     let body = String::from_utf8(plain.rest().await).unwrap();
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}{body}");
-    let report = site.proxy.report().await;
-    assert_eq!((report.1.ending.cause, report.0.status), (Cause::Refused, 400));
+    let ended = site.proxy.ended().await;
+    assert_eq!((ended.outcome.ending.cause, ended.report.status), (Cause::Refused, 400));
 
     let mut slow = site.proxy.connect().await;
     slow.write([0x16, 3, 1]).await;
     assert_eq!(slow.rest().await, b"");
-    let report = site.proxy.report().await;
-    assert_eq!(&*report.1.ending.reason, "TLS handshake not complete within handshake_timeout");
+    let ended = site.proxy.ended().await;
+    assert_eq!(&*ended.outcome.ending.reason, "TLS handshake not complete within handshake_timeout");
     // Whoever says nothing is a port check, and no line.
     drop(site.proxy.connect().await);
     let stranger = Authority::new("Another CA");
     assert!(site.connect(stranger.client()).await.is_err());
-    let reason = site.proxy.report().await.1.ending.reason.to_string();
+    let reason = site.proxy.ended().await.outcome.ending.reason.to_string();
     assert!(reason.contains("unknown_ca"), "{reason}");
 }
 
@@ -249,7 +249,7 @@ async fn a_handshake_that_stalls_gives_its_place_to_others() {
     assert_eq!(stalled.bytes(1).await, [0x16], "it has the place");
     site.open().await.echo("in its place").await;
     stalled.rest().await;
-    let reason = site.proxy.report().await.1.ending.reason.to_string();
+    let reason = site.proxy.ended().await.outcome.ending.reason.to_string();
     assert_eq!(reason, "idle while another connection needed its slot");
 }
 
@@ -272,7 +272,7 @@ async fn handshakes_and_the_certificates_end_are_counted() {
     let _client = site.open().await;
     let mut plain = Raw::new(TcpStream::connect(site.proxy.address).await.unwrap());
     plain.ask("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
-    site.proxy.report().await;
+    site.proxy.ended().await;
     let text = site.proxy.running.proxy.metrics_text(Format::Prometheus);
     let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line} in {text}");
     has("holdline_tls_handshake_duration_seconds_count 1");

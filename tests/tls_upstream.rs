@@ -62,7 +62,7 @@ async fn an_upstream_is_verified_and_then_spoken_to() {
         client.send(OpCode::Text, b"over TLS").await;
         assert_eq!(client.frame().await, (OpCode::Text, b"over TLS".to_vec()));
         drop(client);
-        assert_eq!(proxy.report().await.1.ending.ended_by, EndedBy::Client);
+        assert_eq!(proxy.ended().await.outcome.ending.ended_by, EndedBy::Client);
     }
 }
 
@@ -81,12 +81,12 @@ async fn whoever_is_not_trusted_is_told_apart_in_the_log_and_is_502_to_clients()
         let mut client = proxy.connect().await;
         let head = client.ask(&opening("/", "")).await;
         assert!(head.starts_with("HTTP/1.1 502"), "{head}");
-        let report = proxy.report().await;
+        let ended = proxy.ended().await;
         assert_eq!(
-            (report.1.ending.ended_by, report.1.ending.cause),
+            (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
             (EndedBy::Upstream, Cause::Unreachable)
         );
-        assert!(report.1.ending.reason.contains(reason), "{reason}: {}", report.1.ending.reason);
+        assert!(ended.outcome.ending.reason.contains(reason), "{reason}: {}", ended.outcome.ending.reason);
         let text = config(secured(&issued).await, "insecure_skip_verify = true");
         let warned = Config::parse(&support::with_listen(&text), "test").unwrap().warnings;
         assert!(warned[0].to_string().contains("accepts any certificate"), "{}", warned[0]);

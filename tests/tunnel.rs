@@ -34,8 +34,11 @@ async fn an_upstream_that_dies_is_told_as_1014() {
     assert_eq!((close.code.0, &*close.text), (1014, "upstream reset the connection"));
     assert!(client.rest().await.is_empty());
     drop(client);
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Reset));
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Upstream, Cause::Reset)
+    );
 }
 
 #[tokio::test]
@@ -44,8 +47,8 @@ async fn an_upstream_that_leaves_without_a_close_is_told_as_1014() {
     drop(server);
     assert_eq!(client.close().await.code.0, 1014);
     drop(client);
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Eof));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Upstream, Cause::Eof));
 }
 
 #[tokio::test]
@@ -55,8 +58,8 @@ async fn a_client_that_dies_is_told_as_1001() {
     let close = server.close().await;
     assert_eq!((close.code.0, &*close.text), (1001, "client reset the connection"));
     drop(server);
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Reset));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Client, Cause::Reset));
 }
 
 #[tokio::test]
@@ -67,8 +70,8 @@ async fn in_the_middle_of_a_frame_the_connection_is_cut() {
     assert_eq!(client.bytes(50).await, message[..50]);
     reset(server);
     assert!(client.rest().await.is_empty(), "nothing could be said");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.cause, report.1.ending.code), (Cause::Reset, None));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.cause, ended.outcome.ending.code), (Cause::Reset, None));
 }
 
 #[tokio::test]
@@ -87,11 +90,14 @@ async fn pings_go_both_ways_and_their_pongs_no_further() {
     while client.frame().await.0 != OpCode::Close {}
     client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
     drop((client, server));
-    let report = proxy.report().await;
-    let traffic = &report.1.traffic;
+    let ended = proxy.ended().await;
+    let traffic = &ended.outcome.traffic;
     assert!(traffic[Side::Client].pongs >= 3 && traffic[Side::Upstream].pongs >= 3, "{traffic:?}");
     assert!(traffic[Side::Client].last_rtt.is_some());
-    assert_eq!((report.1.ending.ended_by, report.1.ending.code.unwrap().0), (EndedBy::Upstream, 1000));
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.code.unwrap().0),
+        (EndedBy::Upstream, 1000)
+    );
 }
 
 #[tokio::test]
@@ -103,9 +109,12 @@ async fn a_client_that_answers_no_ping_is_unresponsive() {
     assert_eq!((close.code.0, &*close.text), (1001, "client did not answer a ping"));
     assert_eq!(client.close().await.code.0, 1001);
     drop(server);
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Unresponsive));
-    assert!(report.1.idle[Side::Client] >= Duration::from_millis(48), "{:?}", report.1.idle);
+    let ended = proxy.ended().await;
+    assert_eq!(
+        (ended.outcome.ending.ended_by, ended.outcome.ending.cause),
+        (EndedBy::Client, Cause::Unresponsive)
+    );
+    assert!(ended.outcome.idle[Side::Client] >= Duration::from_millis(48), "{:?}", ended.outcome.idle);
 }
 
 #[tokio::test]
@@ -118,15 +127,15 @@ async fn timeouts_and_limits_close_with_words() {
         assert_eq!(client.close().await.code.0, code);
         assert_eq!(server.close().await.code.0, code);
         drop((client, server));
-        let report = proxy.report().await;
-        assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Proxy, cause));
+        let ended = proxy.ended().await;
+        assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Proxy, cause));
     }
     let (mut proxy, mut client, mut server) = pair("max_message_size = \"1k\"").await;
     client.send(OpCode::Text, &[b'x'; 1025]).await;
     assert_eq!(client.close().await.code.0, 1009);
     assert_eq!(server.close().await.code.0, 1001);
     drop((client, server));
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::TooBig);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::TooBig);
 }
 
 #[tokio::test]
@@ -136,7 +145,7 @@ async fn violations_pass_or_close_as_the_route_says() {
     client.write(bad).await;
     assert_eq!(server.bytes(6).await, bad, "the endpoints judge it themselves");
     drop((client, server));
-    assert_eq!(proxy.report().await.1.blind, Some("reserved opcode"));
+    assert_eq!(proxy.ended().await.outcome.blind, Some("reserved opcode"));
 
     let (_proxy, mut client, mut server) = pair("on_violation = \"close\"").await;
     client.write(bad).await;
@@ -156,9 +165,9 @@ async fn an_unknown_extension_makes_the_tunnel_blind() {
     server.write([0xf2, 0x01, 7]).await;
     assert_eq!(client.bytes(3).await, [0xf2, 0x01, 7]);
     drop((client, server));
-    let report = proxy.report().await;
-    assert_eq!(report.1.blind, Some("unknown extension"));
-    assert_eq!(report.0.extensions(), Some("x-own"));
+    let ended = proxy.ended().await;
+    assert_eq!(ended.outcome.blind, Some("unknown extension"));
+    assert_eq!(ended.report.extensions(), Some("x-own"));
 }
 
 #[tokio::test]
@@ -178,9 +187,9 @@ async fn a_client_that_does_not_mask_its_pongs_stays_connected() {
         client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
         assert_eq!(server.frame().await.0, OpCode::Close);
         drop((client, server));
-        let report = proxy.report().await;
-        assert_eq!((report.1.blind, report.1.ending.cause), (None, Cause::Close));
-        assert!(report.1.traffic[Side::Client].pongs >= 3);
+        let ended = proxy.ended().await;
+        assert_eq!((ended.outcome.blind, ended.outcome.ending.cause), (None, Cause::Close));
+        assert!(ended.outcome.traffic[Side::Client].pongs >= 3);
     }
 }
 
@@ -225,8 +234,8 @@ async fn the_answer_to_an_end_of_stream_comes_however_long_it_takes() {
     server.write("result").await;
     drop(server);
     assert_eq!(client.rest().await, b"result");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Eof));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Client, Cause::Eof));
 }
 
 #[tokio::test]
@@ -241,7 +250,7 @@ async fn what_is_cut_is_reset_so_that_nobody_takes_it_for_whole() {
         assert_eq!(client.bytes(4).await, b"half");
         let cut = client.stream.read(&mut [0]).await.map_err(|error| error.kind());
         assert_eq!(cut, Err(std::io::ErrorKind::ConnectionReset), "half-closed: {half_closed}");
-        assert_eq!(proxy.report().await.1.ending.cause, Cause::ReadTimeout);
+        assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::ReadTimeout);
     }
 }
 
@@ -255,8 +264,8 @@ async fn a_client_that_goes_behind_its_end_of_stream_ends_the_tunnel() {
     if std::env::var("HOLDLINE_TEST_ENGINE").is_ok() {
         server.write("more").await;
     }
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Client, Cause::Reset));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Client, Cause::Reset));
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn the_body_goes_first_and_what_follows_is_the_tunnels() {
         assert_eq!(server.bytes(5).await, b"ahead");
         talk(&mut client, &mut server).await;
         drop((client, server));
-        assert_eq!(proxy.report().await.0.status, 101);
+        assert_eq!(proxy.ended().await.report.status, 101);
     }
 }
 
@@ -98,7 +98,7 @@ async fn another_answer_is_a_plain_one() {
     assert!(client.head().await.starts_with("HTTP/1.1 200 "));
     assert_eq!(client.bytes(2).await, b"ok");
     assert_eq!(server.rest().await, b"", "what follows is no tunnel's");
-    assert_eq!(proxy.report().await.1.ending.cause, Cause::Done);
+    assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Done);
     assert!(puppet.accept().await.head().await.starts_with("GET /next "));
 }
 
@@ -131,7 +131,7 @@ async fn a_body_that_fails_opens_no_tunnel() {
             let expected = if has_switched { String::new() } else { format!("HTTP/1.1 {status} ") };
             assert!(answer.starts_with(&expected) && answer.is_empty() == has_switched, "{answer}");
             assert_eq!(server.rest().await, b"", "the upstream is left");
-            let ending = proxy.report().await.1.ending.clone();
+            let ending = proxy.ended().await.outcome.ending.clone();
             assert_eq!(
                 (ending.ended_by, ending.cause),
                 (ended_by, cause),
@@ -157,8 +157,8 @@ async fn an_upstream_that_leaves_is_not_the_clients_fault() {
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
     drop(server);
     assert_eq!(client.rest().await, b"");
-    let report = proxy.report().await;
-    assert_eq!((report.1.ending.ended_by, report.1.ending.cause), (EndedBy::Upstream, Cause::Eof));
+    let ended = proxy.ended().await;
+    assert_eq!((ended.outcome.ending.ended_by, ended.outcome.ending.cause), (EndedBy::Upstream, Cause::Eof));
 }
 
 #[tokio::test]
@@ -175,5 +175,5 @@ async fn what_was_sent_with_a_body_is_sent_once() {
     server.head().await;
     drop(server);
     assert!(client.head().await.starts_with("HTTP/1.1 502 "));
-    assert_eq!(proxy.report().await.0.tries, 1);
+    assert_eq!(proxy.ended().await.report.tries, 1);
 }

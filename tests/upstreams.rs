@@ -47,7 +47,7 @@ async fn a_hash_keeps_a_room_together() {
     for round in 0..3 {
         for room in 0..10 {
             drop(proxy.open(&format!("/?round={round}&room={room}")).await);
-            let home = proxy.report().await.0.endpoint.clone().unwrap().to_string().parse().unwrap();
+            let home = proxy.ended().await.report.endpoint.clone().unwrap().to_string().parse().unwrap();
             assert_eq!(*homes.entry(room).or_insert(home), home, "room {room}");
         }
     }
@@ -76,7 +76,7 @@ async fn a_dead_endpoint_costs_one_try_and_no_client() {
     let mut tries = Vec::new();
     for _ in 0..6 {
         drop(proxy.open("/").await);
-        tries.push(proxy.report().await.0.tries);
+        tries.push(proxy.ended().await.report.tries);
     }
     assert_eq!(tries.iter().filter(|&&tries| tries == 2).count(), 1, "{tries:?}");
 }
@@ -105,8 +105,8 @@ async fn an_endpoint_that_breaks_off_what_it_accepted_is_left_out() {
         }
         client.rest().await;
         drop(client);
-        let report = proxy.report().await;
-        bad_ones += u32::from(report.0.endpoint.as_ref().unwrap().to_string() == address.to_string());
+        let ended = proxy.ended().await;
+        bad_ones += u32::from(ended.report.endpoint.as_ref().unwrap().to_string() == address.to_string());
     }
     assert_eq!(bad_ones, 2, "two in a row, and it is left out");
 }
@@ -156,7 +156,7 @@ async fn connections_come_from_each_source_address() {
     assert_eq!(ports(&proxy), Usage { taken: 6, all: 2 * ports_per_source() }, "::1 does not reach it");
     drop(clients);
     for _ in 0..6 {
-        proxy.report().await;
+        proxy.ended().await;
     }
     assert_eq!(ports(&proxy).taken, 0);
 }

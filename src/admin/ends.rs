@@ -5,10 +5,11 @@ mod query;
 use super::filter::{Groups, Names};
 use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, Time, json, of};
-use crate::telemetry::recent::End;
+use crate::telemetry::report::Ended;
 use http::StatusCode;
 use query::{GroupBy, Query};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// A group of ends.
@@ -55,9 +56,9 @@ pub(super) fn answer(request: &AdminRequest) -> Result<AdminResponse, Problem> {
     Ok(of(StatusCode::OK, "application/json", json.into()))
 }
 
-fn grouped(query: &Query, ends: &[End], kept: usize) -> Grouped {
-    let add = |sum: &mut Count, end: &&End| {
-        let ended = end.1.ended;
+fn grouped(query: &Query, ends: &[Arc<Ended>], kept: usize) -> Grouped {
+    let add = |sum: &mut Count, end: &&Arc<Ended>| {
+        let ended = end.outcome.ended;
         sum.count += 1;
         sum.first = sum.first.into_iter().chain(ended).min();
         sum.last = sum.last.max(ended);
@@ -83,7 +84,7 @@ fn grouped(query: &Query, ends: &[End], kept: usize) -> Grouped {
 }
 
 /// Returns ends as JSON lines of the access log, separated by commas.
-pub(super) fn lines<'a>(ends: impl IntoIterator<Item = &'a End>) -> String {
-    let lines: Vec<String> = ends.into_iter().map(|end| end.0.json(&end.1, 0)).collect();
+pub(super) fn lines<'a>(ends: impl IntoIterator<Item = &'a Arc<Ended>>) -> String {
+    let lines: Vec<String> = ends.into_iter().map(|end| end.json(0)).collect();
     lines.join(",")
 }

@@ -6,7 +6,7 @@ use super::response::{AdminResponse, Problem};
 use super::stream::{self, BEAT, Sender};
 use super::{Admin, ends, status};
 use crate::drain::Watch;
-use crate::telemetry::recent::End;
+use crate::telemetry::report::Ended;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,7 +93,7 @@ async fn tick(admin: Arc<Admin>) {
 }
 
 /// Returns the latest ends since the last tick, newest first, and how many more there were.
-fn new_ends(reports: &mut Receiver<End>) -> Option<Bytes> {
+fn new_ends(reports: &mut Receiver<Arc<Ended>>) -> Option<Bytes> {
     let (mut latest, mut left_out) = (VecDeque::new(), 0);
     loop {
         match reports.try_recv() {

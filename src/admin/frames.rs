@@ -7,8 +7,7 @@ use super::response::{AdminResponse, Problem, Time};
 use super::stream::{self, BEAT, Sender};
 use crate::drain::Watch;
 use crate::proxy::registry::Tunnel;
-use crate::telemetry::recent::End;
-use crate::telemetry::report::ConnectionId;
+use crate::telemetry::report::{ConnectionId, Ended};
 use crate::tunnel::inspect::{FrameStream, TimedFrame};
 use crate::tunnel::relay::{Disposition, FrameEvent};
 use crate::ws::frame::OpCode;
@@ -49,7 +48,7 @@ async fn pass_on(
     sender: Sender,
     tail: FrameStream,
     opened: SystemTime,
-    ends: Receiver<End>,
+    ends: Receiver<Arc<Ended>>,
     id: ConnectionId,
     mut watch: Watch,
 ) {
@@ -132,11 +131,11 @@ fn line(TimedFrame { at, event }: &TimedFrame, opened: SystemTime) -> Line {
 
 /// Waits for the report of the end, which follows at once. `None` means that it was lost in a flood of
 /// reports.
-async fn end(mut ends: Receiver<End>, id: ConnectionId) -> Option<String> {
+async fn end(mut ends: Receiver<Arc<Ended>>, id: ConnectionId) -> Option<String> {
     let found = async {
         loop {
             match ends.recv().await {
-                Ok(end) if end.0.id == id => return Some(end.0.json(&end.1, 0)),
+                Ok(end) if end.report.id == id => return Some(end.json(0)),
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }

@@ -9,7 +9,7 @@ use crate::limit::connections::Permit;
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::report::{Kind, Report, RequestInfo};
+use crate::telemetry::report::{Ended, Kind, Report, RequestInfo};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
@@ -183,7 +183,7 @@ impl ReportSink {
 
     /// Writes a report.
     pub(super) fn write(&self, kind: Kind, report: Report, outcome: Outcome) {
-        let end = Arc::new((report, Outcome { ended: Some(SystemTime::now()), ..outcome }));
+        let end = Arc::new(Ended { report, outcome: Outcome { ended: Some(SystemTime::now()), ..outcome } });
         // Count first: a reader of the log then finds the end in the metrics.
         self.metrics.ended(kind, &end);
         self.log.write(kind, end);

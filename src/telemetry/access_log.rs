@@ -6,8 +6,7 @@ mod sampling;
 mod sink;
 mod writer;
 
-use super::recent::End;
-use super::report::Kind;
+use super::report::{Ended, Kind};
 use super::tally::Missing;
 use super::{AccessTarget, Settings};
 use arc_swap::ArcSwapOption;
@@ -31,7 +30,7 @@ pub struct AccessLog {
     /// A writer without a successor that may still be writing.
     last: Mutex<Option<Remainder>>,
     shared: Arc<Shared>,
-    listeners: broadcast::Sender<End>,
+    listeners: broadcast::Sender<Arc<Ended>>,
 }
 
 /// The state that outlives every target.
@@ -99,8 +98,8 @@ impl AccessLog {
     }
 
     /// Writes one report.
-    pub fn write(&self, kind: Kind, end: End) {
-        if !end.0.unlogged
+    pub fn write(&self, kind: Kind, end: Arc<Ended>) {
+        if !end.report.unlogged
             && let Some(writer) = &*self.writer.load()
         {
             let Shared { sampler, drops, since } = &*self.shared;
@@ -119,7 +118,7 @@ impl AccessLog {
 
     /// Subscribes to all further reports, including those without a line.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<End> {
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Ended>> {
         self.listeners.subscribe()
     }
 
@@ -184,7 +183,7 @@ mod tests {
             blind: None,
             ended: None,
         };
-        log.write(Kind::Http, Arc::new((report, outcome)));
+        log.write(Kind::Http, Arc::new(Ended { report, outcome }));
     }
 
     #[test]

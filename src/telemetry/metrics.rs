@@ -11,8 +11,8 @@ pub use families::{EndpointState, Live, STANDINGS};
 
 use super::bursts::{Burst, Bursts};
 use super::history::History;
-use super::recent::{End, Packed, Recent};
-use super::report::{Kind, Report};
+use super::recent::{Packed, Recent};
+use super::report::{Ended, Kind, Report};
 use super::tally::{
     DURATION_EDGES, HANDSHAKE_EDGES, Histogram, LIMITS, RoundTrips, SILENCE_EDGES, TRIES_EDGES, limit_of,
 };
@@ -149,9 +149,9 @@ impl Metrics {
     }
 
     /// Records the end of a connection or request.
-    pub fn ended(&self, kind: Kind, end: &End) {
+    pub fn ended(&self, kind: Kind, end: &Ended) {
         let at = self.since.elapsed();
-        let (report, outcome) = &**end;
+        let Ended { report, outcome } = end;
         let is_kept = matches!(kind, Kind::Opening | Kind::Tunnel);
         let kept = is_kept.then(|| Packed::of(end));
         let mut tallies = self.lock();

@@ -3,15 +3,11 @@
 
 mod packed;
 
-use super::report::{Report, RouteNames};
+use super::report::{Ended, RouteNames};
 use crate::addr::EndpointAddr;
-use crate::outcome::Outcome;
 pub(super) use packed::Packed;
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// The end of a connection: its report and its outcome.
-pub type End = Arc<(Report, Outcome)>;
 
 /// The last ends.
 #[derive(Clone, Debug)]
@@ -75,7 +71,7 @@ impl Recent {
 
     /// Returns the last `most` ends, the newest first.
     #[must_use]
-    pub fn newest(&self, most: usize) -> Vec<End> {
+    pub fn newest(&self, most: usize) -> Vec<Arc<Ended>> {
         let (mut blocks, mut at) = (self.blocks.iter(), self.start);
         let mut block = blocks.next();
         let mut found = Vec::with_capacity(self.ends.len().min(most));
@@ -138,15 +134,15 @@ mod tests {
     use super::packed::tests::end;
     use super::*;
 
-    fn add(recent: &mut Recent, number: u64, target: &str) -> End {
+    fn add(recent: &mut Recent, number: u64, target: &str) -> Arc<Ended> {
         let end = Arc::new(end(number, target));
         recent.add(Packed::of(&end));
         end
     }
 
     #[track_caller]
-    fn assert_are(found: &[End], expected: impl Iterator<Item = End>) {
-        let json = |end: &End| end.0.json(&end.1, 0);
+    fn assert_are(found: &[Arc<Ended>], expected: impl Iterator<Item = Arc<Ended>>) {
+        let json = |end: &Arc<Ended>| end.json(0);
         let expected: Vec<_> = expected.map(|end| json(&end)).collect();
         assert_eq!(found.iter().map(json).collect::<Vec<_>>(), expected);
     }
@@ -161,8 +157,8 @@ mod tests {
         assert_eq!((recent.ends.len(), recent.count()), (Recent::MOST, 3 * Recent::MOST as u64));
         let each = recent.size() / Recent::MOST;
         assert!(each <= 190, "{each} bytes an end");
-        assert_eq!(recent.newest(1)[0].0.id.0, 3 * Recent::MOST as u64 - 1);
-        assert_eq!(recent.newest(usize::MAX).last().unwrap().0.id.0, 2 * Recent::MOST as u64);
+        assert_eq!(recent.newest(1)[0].report.id.0, 3 * Recent::MOST as u64 - 1);
+        assert_eq!(recent.newest(usize::MAX).last().unwrap().report.id.0, 2 * Recent::MOST as u64);
     }
 
     #[test]

@@ -41,6 +41,24 @@ pub enum Kind {
     Tunnel,
 }
 
+/// A connection, request or tunnel that has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What it was.
+    pub report: Report,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Ended {
+    /// Returns its line of the access log as one JSON object. `left_out` is the number of such lines that are
+    /// missing before it.
+    #[must_use]
+    pub fn json(&self, left_out: u64) -> String {
+        self.report.json(&self.outcome, left_out)
+    }
+}
+
 /// What Holdline knows of a connection. It is filled in along the request path, and every tunnel keeps one.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -18,7 +18,7 @@ async fn metrics() -> String {
     let mut client = proxy.connect().await;
     client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     client.head().await;
-    proxy.report().await;
+    proxy.ended().await;
     proxy.running.proxy.metrics_text(Format::Prometheus)
 }
 
@@ -102,8 +102,8 @@ async fn every_field_of_the_log_is_described_and_every_description_is_of_one() {
     let mut client = proxy.connect().await;
     client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     client.head().await;
-    let report = proxy.report().await;
-    let line: serde_json::Value = serde_json::from_str(&report.0.json(&report.1, 1)).unwrap();
+    let ended = proxy.ended().await;
+    let line: serde_json::Value = serde_json::from_str(&ended.json(1)).unwrap();
     let told: BTreeSet<String> = line.as_object().unwrap().keys().cloned().collect();
     let described = first_cells("docs/logging.md", "## The access log").into_iter().collect();
     assert_eq!(told, described);

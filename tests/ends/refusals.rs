@@ -120,7 +120,7 @@ async fn refuse(row: Refusal) {
         }
     }
     let found = stage.judge(name, route, end).await;
-    assert_eq!(found.0.status, status, "{name}");
+    assert_eq!(found.report.status, status, "{name}");
     let sample = |status, count| {
         format!("websocket_openings_total{{route=\"{route}\",status=\"{status}\"}} {count}.0")
     };

@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, Proxy, Puppet, Raw, nobody, opening, route, upstr
 use crate::tunnels::{Breach, How, Order, Record, Way};
 use holdline::app::{Ended, Running};
 use holdline::telemetry::metrics::Format;
-use holdline::telemetry::recent::End;
+use holdline::telemetry::report;
 use serde_json::{Value, json};
 use socket2::SockRef;
 use std::future::{pending, ready};
@@ -29,7 +29,7 @@ pub(crate) struct Stage {
     pub(crate) proxy: Option<Proxy>,
     core: Arc<holdline::proxy::Proxy>,
     operator: Option<Operator>,
-    reports: broadcast::Receiver<End>,
+    reports: broadcast::Receiver<Arc<report::Ended>>,
 }
 
 /// The same with one tunnel.
@@ -226,21 +226,26 @@ impl Stage {
     }
 
     /// The one end there is, wherever it is told; `code` 0: none.
-    pub(crate) async fn judge(&mut self, name: &str, route: &str, (end, code): (&str, u16)) -> End {
+    pub(crate) async fn judge(
+        &mut self,
+        name: &str,
+        route: &str,
+        (end, code): (&str, u16),
+    ) -> Arc<report::Ended> {
         let told =
             timeout(PATIENCE, self.reports.recv()).await.unwrap_or_else(|_| panic!("{name}: no report"));
         let told = told.unwrap();
-        let ending = &told.1.ending;
+        let ending = &told.outcome.ending;
         let found = (format!("{}/{}", ending.ended_by, ending.cause), ending.code.map_or(0, |code| code.0));
         assert_eq!(found, (end.to_owned(), code), "{name}: {ending:?}");
-        assert_eq!(told.0.route().map_or("", |name| name), route, "{name}");
-        let line = told.0.text(&told.1, 0);
+        assert_eq!(told.report.route().map_or("", |name| name), route, "{name}");
+        let line = told.report.text(&told.outcome, 0);
         assert!(line.contains(&format!(" end={end} ")), "{name}: {line}");
         assert_eq!(line.contains(" code="), code != 0, "{name}: {line}");
         assert!(code == 0 || line.contains(&format!(" code={code} ")), "{name}: {line}");
         let (recent, count) = self.core.metrics.recent(10);
         assert_eq!((recent.len(), count), (1, 1), "{name}: one end, once");
-        assert_eq!(recent[0].0.json(&recent[0].1, 0), told.0.json(&told.1, 0), "{name}");
+        assert_eq!(recent[0].json(0), told.json(0), "{name}");
         if let Some(operator) = &self.operator {
             let ends = operator.value("/api/ends").await["ends"].clone();
             let row = |key: &str| ends[0][key].clone();

@@ -10,8 +10,7 @@ pub mod operator;
 use holdline::app::{Running, Startup};
 use holdline::config::Config;
 use holdline::listener::socket::Inherited;
-use holdline::outcome::Outcome;
-use holdline::telemetry::report::Report;
+use holdline::telemetry::report::Ended;
 use holdline::ws::close::CloseReason;
 pub use holdline::ws::frame::encode as frame;
 use holdline::ws::frame::{Header, OpCode};
@@ -32,7 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Proxy {
     pub running: Running,
     pub address: SocketAddr,
-    reports: broadcast::Receiver<Arc<(Report, Outcome)>>,
+    reports: broadcast::Receiver<Arc<Ended>>,
 }
 
 impl Proxy {
@@ -62,8 +61,8 @@ impl Proxy {
         self.running.reload(config).await.unwrap();
     }
 
-    /// The next report.
-    pub async fn report(&mut self) -> Arc<(Report, Outcome)> {
+    /// The next connection, request or tunnel that ends.
+    pub async fn ended(&mut self) -> Arc<Ended> {
         timeout(PATIENCE, self.reports.recv()).await.expect("a report in time").unwrap()
     }
 

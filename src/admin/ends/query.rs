@@ -2,9 +2,10 @@
 
 use crate::admin::filter::{Names, SPAN, Scope, client_name, span, unknown, words, wrong};
 use crate::admin::response::Problem;
-use crate::outcome::{Cause, EndedBy, Outcome};
-use crate::telemetry::recent::{End, Recent};
-use crate::telemetry::report::Report;
+use crate::outcome::{Cause, EndedBy};
+use crate::telemetry::recent::Recent;
+use crate::telemetry::report::Ended;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A parsed query.
@@ -119,12 +120,12 @@ impl Query {
 
     /// Checks that the requested names are configured, or used by a kept end. The empty name stands for
     /// requests that no route served.
-    pub(super) fn check_names(&self, names: Names, kept: &[End]) -> Result<(), Problem> {
-        let unknown = self.scope.unknown(names, kept.iter().map(|end| &end.0));
+    pub(super) fn check_names(&self, names: Names, kept: &[Arc<Ended>]) -> Result<(), Problem> {
+        let unknown = self.scope.unknown(names, kept.iter().map(|end| &end.report));
         unknown.map_or(Ok(()), |what| Err(Problem::malformed(what)))
     }
 
-    pub(super) fn matches(&self, (report, outcome): &(Report, Outcome)) -> bool {
+    pub(super) fn matches(&self, Ended { report, outcome }: &Ended) -> bool {
         let ending = &outcome.ending;
         let code = ending.code.map(|code| code.0);
         self.ended_by.is_none_or(|ended_by| ending.ended_by == ended_by)
@@ -140,7 +141,7 @@ impl Query {
     }
 
     /// Returns the group key of an end.
-    pub(super) fn key(&self, (report, outcome): &(Report, Outcome)) -> Vec<Option<String>> {
+    pub(super) fn key(&self, Ended { report, outcome }: &Ended) -> Vec<Option<String>> {
         let ending = &outcome.ending;
         let key = |by: GroupBy| match by {
             GroupBy::EndedBy => Some(ending.ended_by.to_string()),

@@ -100,11 +100,10 @@ pub(super) async fn collect_ends(console: Arc<Console>) {
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
         };
-        let (report, outcome) = &*end;
-        if report.route().is_some_and(|name| **name == *"page") {
+        if end.report.route().is_some_and(|name| **name == *"page") {
             continue;
         }
-        let end: Value = serde_json::from_str(&report.json(outcome, 0)).unwrap_or_default();
+        let end: Value = serde_json::from_str(&end.json(0)).unwrap_or_default();
         let mut shown = console.ends.lock().unwrap_or_else(PoisonError::into_inner);
         shown.push_front(end);
         shown.truncate(ENDS);

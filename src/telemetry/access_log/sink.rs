@@ -8,7 +8,7 @@ use super::Shared;
 use super::drops::DropReason;
 use super::sampling::LogClass;
 use crate::outcome::{Cause, EndedBy, Ending};
-use crate::telemetry::recent::End;
+use crate::telemetry::report::Ended;
 use crate::telemetry::{AccessTarget, Format, Settings};
 use journal::Journal;
 use std::io;
@@ -20,7 +20,7 @@ use syslog::Syslog;
 /// One line that is not formatted yet.
 #[derive(Debug)]
 pub(super) struct QueuedLine {
-    pub(super) end: End,
+    pub(super) end: Arc<Ended>,
     pub(super) class: LogClass,
     /// How many lines of its class are missing before it.
     pub(super) left_out: u64,
@@ -28,7 +28,7 @@ pub(super) struct QueuedLine {
 
 impl QueuedLine {
     fn text(&self, format: Format) -> String {
-        let (report, outcome) = &*self.end;
+        let Ended { report, outcome } = &*self.end;
         match format {
             Format::Json => report.json(outcome, self.left_out),
             Format::Text => report.text(outcome, self.left_out),
@@ -110,7 +110,7 @@ impl Sink {
         let text = line.text(self.format);
         let result = match &mut self.kind {
             Kind::Stream(stream) => return stream.take(line, &text, &self.tally),
-            Kind::Syslog(syslog) => syslog.send(Severity::of(&line.end.1.ending), &text),
+            Kind::Syslog(syslog) => syslog.send(Severity::of(&line.end.outcome.ending), &text),
             Kind::Journal(journal) => journal.send(line, &text),
         };
         match result {

@@ -5,7 +5,7 @@ use crate::outcome::PerSide;
 use crate::telemetry::bursts::Burst;
 use crate::telemetry::history::Step;
 use crate::telemetry::process::Process;
-use crate::telemetry::recent::End;
+use crate::telemetry::report::Ended;
 use crate::telemetry::tally::{Histogram, RoundTrips};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Metrics {
     /// Returns the last ends of tunnels and of failed WebSocket handshakes, the newest first, and how many
     /// there ever were.
     #[must_use]
-    pub fn recent(&self, most: usize) -> (Vec<End>, u64) {
+    pub fn recent(&self, most: usize) -> (Vec<Arc<Ended>>, u64) {
         // Unpacked where nobody waits for it.
         let recent = self.lock().recent.clone();
         (recent.newest(most), recent.count())

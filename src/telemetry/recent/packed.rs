@@ -2,7 +2,7 @@
 
 use crate::addr::EndpointAddr;
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};
-use crate::telemetry::report::{ConnectionId, Report, RouteNames};
+use crate::telemetry::report::{ConnectionId, Ended, Report, RouteNames};
 use crate::ws::close::CloseCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ pub(in crate::telemetry) struct Packed {
 impl Packed {
     /// Packs an end.
     #[must_use]
-    pub(in crate::telemetry) fn of((report, outcome): &(Report, Outcome)) -> Self {
+    pub(in crate::telemetry) fn of(Ended { report, outcome }: &Ended) -> Self {
         let Outcome { ending, traffic, duration, idle, blind, ended } = outcome;
         let mut bytes = Vec::with_capacity(128 + report.packed_text().len() + ending.reason.len());
         bytes.extend_from_slice(&report.id.0.to_le_bytes());
@@ -53,7 +53,7 @@ pub(super) fn unpack(
     names: Option<Arc<RouteNames>>,
     endpoint: Option<Arc<EndpointAddr>>,
     blind: Option<&'static str>,
-) -> Option<(Report, Outcome)> {
+) -> Option<Ended> {
     let (id, mut rest) = bytes.split_first_chunk()?;
     let (texts, reason) = (take_text(&mut rest)?, take_text(&mut rest)?);
     let ([ended_by, cause, is_h2], after) = rest.split_first_chunk()?;
@@ -82,7 +82,8 @@ pub(super) fn unpack(
     let (ended_by, cause) =
         (*EndedBy::ALL.get(usize::from(*ended_by))?, *Cause::ALL.get(usize::from(*cause))?);
     let ending = Ending { ended_by, cause, code, reason: std::str::from_utf8(reason).ok()?.into() };
-    Some((report, Outcome { ending, traffic, duration, idle, blind, ended: ended.map(moment) }))
+    let ended = ended.map(moment);
+    Some(Ended { report, outcome: Outcome { ending, traffic, duration, idle, blind, ended } })
 }
 
 fn micros(time: Duration) -> u64 {
@@ -148,7 +149,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     /// The end of a tunnel, as most are.
-    pub(in crate::telemetry::recent) fn end(number: u64, target: &str) -> (Report, Outcome) {
+    pub(in crate::telemetry::recent) fn end(number: u64, target: &str) -> Ended {
         let client = ClientAddr::Tcp("203.0.113.77:50000".parse().unwrap());
         let (method, host, target) = ("GET", &b"chat.example.com"[..], target.as_bytes());
         let asked = RequestInfo { client, proxied_by: None, method, host, target, tls: Some("TLSv1.3") };
@@ -172,7 +173,7 @@ pub(super) mod tests {
             blind: None,
             ended: Some(time + Duration::from_secs(3600)),
         };
-        (report, outcome)
+        Ended { report, outcome }
     }
 
     proptest! {
@@ -190,7 +191,7 @@ pub(super) mod tests {
             let (id, bytes, messages, pings, tries, status, more) = numbers;
             let moment = |micros: u64| SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
             let time = Duration::from_micros;
-            let (mut report, mut outcome) = end(id, "/\u{fc}?a");
+            let Ended { mut report, mut outcome } = end(id, "/\u{fc}?a");
             report.time = moment(times[0]).into();
             (report.tries, report.status) = (tries, status);
             if is_h2 {
@@ -215,11 +216,11 @@ pub(super) mod tests {
             outcome.idle = PerSide { client: time(times[1]), upstream: time(times[2]) };
             outcome.duration = time(times[3]);
             outcome.ended = (times[4] % 3 > 0).then(|| moment(times[5]));
-            let both = (report, outcome);
-            let Packed { names, endpoint, blind, bytes } = Packed::of(&both);
-            let (report, outcome) = unpack(&bytes, names.clone(), endpoint.clone(), blind).unwrap();
-            prop_assert_eq!(format!("{report:?}"), format!("{:?}", both.0));
-            prop_assert_eq!(&outcome, &both.1);
+            let before = Ended { report, outcome };
+            let Packed { names, endpoint, blind, bytes } = Packed::of(&before);
+            let after = unpack(&bytes, names.clone(), endpoint.clone(), blind).unwrap();
+            prop_assert_eq!(format!("{:?}", after.report), format!("{:?}", before.report));
+            prop_assert_eq!(&after.outcome, &before.outcome);
             for length in 0..bytes.len() {
                 // Nothing panics.
                 let _ = unpack(&bytes[..length], names.clone(), None, blind);

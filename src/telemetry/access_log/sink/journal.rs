@@ -3,6 +3,7 @@
 use super::{QueuedLine, Severity};
 use crate::escape::Token;
 use crate::telemetry::Facility;
+use crate::telemetry::report::Ended;
 use log::kv::{ToValue, Value};
 use log::{Level, Record};
 use std::io;
@@ -25,7 +26,7 @@ impl Journal {
     }
 
     pub(super) fn send(&self, line: &QueuedLine, text: &str) -> io::Result<()> {
-        let (report, outcome) = &*line.end;
+        let Ended { report, outcome } = &*line.end;
         let ending = &outcome.ending;
         let code = ending.code.map(|code| code.0);
         let endpoint = report.endpoint.as_ref().map(ToString::to_string);
