@@ -1,26 +1,26 @@
-//! Owns rustls configurations, read from certificate files and swapped whole on reload, and the
-//! handshakes made with them. It must not know HTTP, routes, upstreams or the configuration file.
+//! Owns rustls configurations, which it reads from certificate files and swaps whole on reload, and the handshakes
+//! made with them. It must not know HTTP, routes, upstreams or the configuration file.
 //!
-//! How the end of a TLS stream shows when it is read (RFC 8446 section 6.1):
+//! What a read returns at the end of a TLS stream (RFC 8446 section 6.1):
 //!
-//! - The peer said `close_notify`: a read of 0 bytes, like the end of a plain stream.
-//! - The peer just closed: [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof), [`Cause::Truncated`].
-//!   Somebody in between may have cut the stream. What was said before is authentic, so that after a
-//!   Close frame it is no worse than an end; and many peers never say `close_notify`.
-//! - The peer refused something: [`InvalidData`](std::io::ErrorKind::InvalidData), [`Cause::Alert`]. With
-//!   TLS 1.3 a server judges the client's certificate after the client's side of the handshake is done:
-//!   `certificate_required` and `bad_certificate` show at the first read, not in the handshake.
-//! - Bytes were altered or are no TLS: `InvalidData`, [`Cause::Protocol`].
+//! - The peer sent `close_notify`: 0 bytes, as at the end of a plain stream.
+//! - The peer only closed the connection: [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof),
+//!   [`Cause::Truncated`]. An attacker may have cut the stream, but what came before is authentic. After a Close
+//!   frame it means the same as an end, and many peers never send `close_notify`.
+//! - The peer sent an alert: [`InvalidData`](std::io::ErrorKind::InvalidData), [`Cause::Alert`]. With TLS 1.3 a
+//!   server checks the client's certificate after the client has finished its handshake. So the first read returns
+//!   `certificate_required` and `bad_certificate`, not the handshake.
+//! - Bytes were altered or are not TLS: `InvalidData`, [`Cause::Protocol`].
 //!
-//! [`cause`] tells them apart. Shutting a stream down says `close_notify`.
+//! [`cause`] tells them apart. A shutdown of the stream sends `close_notify`.
 
-pub mod alert;
+pub(crate) mod alert;
 pub mod certs;
 pub mod client;
-pub mod problem;
+pub(crate) mod problem;
 pub mod server;
 pub mod session;
-pub mod sources;
+pub(crate) mod sources;
 pub mod stream;
 mod layers;
 mod pem;
@@ -34,14 +34,13 @@ use std::sync::{Arc, LazyLock};
 
 pub use rustls::pki_types::ServerName;
 
-/// The least version that is spoken (nginx, `ssl_protocols`). Older ones than 1.2 are not there:
-/// RFC 8996 forbids them.
+/// The lowest version that Holdline speaks (nginx, `ssl_protocols`). RFC 8996 forbids those below 1.2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MinVersion {
     /// TLS 1.2 and 1.3.
     #[default]
     Tls12,
-    /// TLS 1.3 alone.
+    /// TLS 1.3 only.
     Tls13,
 }
 
@@ -54,10 +53,10 @@ pub enum Alpn {
     H2,
 }
 
-/// Why a TLS stream failed, where TLS is the reason.
+/// Why a TLS stream failed, if TLS is the reason.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cause {
-    /// It ended without `close_notify`.
+    /// The stream ended without `close_notify`.
     Truncated,
     /// The peer sent a fatal alert.
     Alert(Alert),
@@ -65,11 +64,11 @@ pub enum Cause {
     Protocol(rustls::Error),
 }
 
-/// Outgoing bytes that one connection holds while its peer does not take them. Rustls would hold
-/// 64 KiB; two full records keep a socket busy as well.
+/// Outgoing bytes that a connection holds while its peer does not read. Rustls would hold 64 KiB, but two full
+/// records keep a socket busy too.
 const BUFFER_LIMIT: usize = 32 * 1024;
 
-/// What TLS has to do with an error of a TLS stream; `None`: nothing, the connection below failed.
+/// Why a TLS stream failed. `None` means that TLS is not the reason: the connection below failed.
 #[must_use]
 pub fn cause(error: &io::Error) -> Option<Cause> {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -81,7 +80,7 @@ pub fn cause(error: &io::Error) -> Option<Cause> {
     }
 }
 
-/// The cryptography, one for all.
+/// The cryptography that all handshakes share.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
@@ -103,7 +102,7 @@ impl MinVersion {
 // === impl Alpn ===
 
 impl Alpn {
-    /// Its name in the registry of IANA: "http/1.1", "h2".
+    /// The name in IANA's registry: "http/1.1", "h2".
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -116,7 +115,7 @@ impl Alpn {
         [Self::Http1, Self::H2].into_iter().find(|alpn| alpn.as_str().as_bytes() == name)
     }
 
-    /// As rustls takes them.
+    /// The names for rustls.
     fn names(alpn: &[Self]) -> Vec<Vec<u8>> {
         alpn.iter().map(|alpn| alpn.as_str().as_bytes().to_vec()).collect()
     }

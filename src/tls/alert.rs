@@ -1,20 +1,20 @@
-//! Owns the names of TLS alerts (RFC 8446 section 6.2). It must not know who sent one, or when.
+//! Owns the names of TLS alerts (RFC 8446 section 6.2). It must not know who sent one.
 
 use rustls::AlertDescription;
 use std::fmt;
 
-/// A fatal alert of the peer. It shows as `unknown_ca (48)`.
+/// A fatal alert of the peer. It is shown as `unknown_ca (48)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alert(u8);
 
 impl Alert {
-    /// Its number in the registry of IANA.
+    /// The number in IANA's registry.
     #[must_use]
     pub fn code(self) -> u8 {
         self.0
     }
 
-    /// Its name there; `None` where the number is unknown.
+    /// The name in IANA's registry. `None` means that the number is unknown.
     #[must_use]
     pub fn name(self) -> Option<&'static str> {
         NAMES.iter().find(|(code, _)| *code == self.0).map(|(_, name)| *name)

@@ -1,5 +1,5 @@
-//! Owns what is told of certificates and revocation lists: for whom, by whom, until when. It must not
-//! know in which handshakes they serve.
+//! Owns what Holdline shows of certificates and revocation lists: names, issuer, validity. It must not know which
+//! handshakes use them.
 
 pub(super) mod load;
 
@@ -14,26 +14,25 @@ pub use super::x509::AltName;
 /// A certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// PEM: the certificate first, below it those that issued it (nginx, `ssl_certificate`).
+    /// PEM: the certificate, then those that issued it (nginx, `ssl_certificate`).
     pub cert: PathBuf,
-    /// PEM: its private key in PKCS #8, PKCS #1 or SEC 1, without a passphrase (nginx,
-    /// `ssl_certificate_key`). It may be the same file.
+    /// PEM: its private key in PKCS #8, PKCS #1 or SEC 1, without a passphrase (nginx, `ssl_certificate_key`). It may
+    /// be the same file.
     pub key: PathBuf,
 }
 
-/// What is told of a certificate that was read: the first one of a chain.
+/// What Holdline shows of a certificate, the first one of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its file.
+    /// The file that has it.
     pub path: PathBuf,
-    /// The names it is for: its subject alternative names, or without any its CN. DNS names are in
-    /// lower case; addresses are among them.
+    /// Its subject alternative names with their addresses, or its CN if it has none. DNS names are in lower case.
     pub names: Vec<String>,
-    /// Whom it is of, as RFC 4514 writes names.
+    /// The subject, in the form of RFC 4514.
     pub subject: String,
-    /// Who issued it, likewise.
+    /// The issuer, in the form of RFC 4514.
     pub issuer: String,
-    /// Its key.
+    /// The kind of its key.
     pub key: KeyType,
     /// Valid from.
     pub not_before: SystemTime,
@@ -48,24 +47,25 @@ pub enum KeyType {
     Rsa,
     /// ECDSA.
     Ecdsa,
-    /// Ed25519, or one that came later.
+    /// Ed25519, or a later kind.
     Other,
 }
 
-/// What a revocation list tells of itself.
+/// What Holdline shows of a revocation list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationList {
-    /// Its file.
+    /// The file that has it.
     pub path: PathBuf,
-    /// When its successor is due; from then on it counts no more, and no certificate that it could
-    /// speak of is accepted. `None`: it is good for ever.
+    /// When its successor is due. From then on it is not valid, and Holdline refuses each certificate that it covers.
+    /// `None` means that it stays valid.
     pub next_update: Option<SystemTime>,
 }
 
-/// Why a certificate or revocation list needs a look; it shows as `expired on 2026-01-01T00:00:00Z`.
+/// Why an operator should look at a certificate or revocation list. It is shown as
+/// `expired on 2026-01-01T00:00:00Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// It is not yet valid: whoever checks the time refuses it.
+    /// It is not yet valid. A peer that checks the time refuses it.
     NotYetValid {
         /// Valid from.
         from: SystemTime,
@@ -77,7 +77,7 @@ pub enum Expiry {
         /// Whole days until then.
         days: i64,
     },
-    /// It has ended: whoever checks the time refuses it.
+    /// It has expired. A peer that checks the time refuses it.
     Expired {
         /// Valid until.
         at: SystemTime,
@@ -85,8 +85,8 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// What is soon: 14 days. Certificates of 90 days are commonly renewed 30 days before their
-    /// end; at 14 that has failed for two weeks.
+    /// 14 days. Certificates of 90 days are usually renewed 30 days before they expire, so at 14 days renewal has failed
+    /// for two weeks.
     pub const SOON: Duration = Duration::from_secs(14 * DAY);
 
     fn of(until: SystemTime, now: SystemTime) -> Option<Self> {
@@ -99,13 +99,13 @@ impl Expiry {
 }
 
 impl Certificate {
-    /// Whole days until its end; negative after it.
+    /// Whole days until it expires; negative afterwards.
     #[must_use]
     pub fn days_left(&self, now: SystemTime) -> i64 {
         days(self.not_after, now)
     }
 
-    /// What the operator should hear of; `None`: all is well.
+    /// What the operator should know. `None` means that all is well.
     #[must_use]
     pub fn warning(&self, now: SystemTime) -> Option<Expiry> {
         if self.not_before > now {
@@ -115,10 +115,10 @@ impl Certificate {
     }
 
     /// # Errors
-    /// It is no X.509 certificate.
+    /// The bytes are not an X.509 certificate.
     fn read(path: &Path, der: &[u8], key: KeyType) -> der::Result<Self> {
         let fields = x509::read(der)?;
-        // RFC 9525 section 2: a CN counts only where there is nothing better, as with nginx.
+        // RFC 9525 section 2: a CN counts only if there is nothing better, as in nginx.
         let names = match fields.alt_names {
             Some(names) => names.into_iter().filter_map(served).collect(),
             None => fields.common_name.map(|name| name.to_ascii_lowercase()).into_iter().collect(),
@@ -136,7 +136,7 @@ impl Certificate {
 }
 
 impl RevocationList {
-    /// What the operator should hear of; `None`: all is well.
+    /// What the operator should know. `None` means that all is well.
     #[must_use]
     pub fn warning(&self, now: SystemTime) -> Option<Expiry> {
         Expiry::of(self.next_update?, now)
@@ -164,7 +164,7 @@ impl fmt::Display for Expiry {
     }
 }
 
-/// A name that a server certificate is chosen or told by.
+/// A name by which Holdline chooses a server certificate, and shows it.
 fn served(name: AltName) -> Option<String> {
     match name {
         AltName::Dns(name) => Some(name),
@@ -183,7 +183,7 @@ fn days(until: SystemTime, now: SystemTime) -> i64 {
     }
 }
 
-/// As RFC 3339 writes it.
+/// A time in the form of RFC 3339.
 pub(super) fn date(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -1,5 +1,5 @@
-//! Owns the client side of TLS: what handshakes with an upstream are made with, and why they fail.
-//! It must not know endpoints, routes or HTTP.
+//! Owns the client side of TLS: handshakes with upstreams, and why they fail. It must not know endpoints, routes or
+//! HTTP.
 
 mod error;
 mod verify;
@@ -22,26 +22,25 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use verify::Unverified;
 
-/// What TLS to an upstream is to be. The name to verify is given to each [`connect`].
+/// How Holdline speaks TLS with an upstream. Each [`connect`] gets the name to verify.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// PEM: the authorities that vouch for the upstream (nginx, `proxy_ssl_trusted_certificate`);
-    /// `None`: those that the system trusts.
+    /// PEM: the authorities to trust (nginx, `proxy_ssl_trusted_certificate`). `None` means those that the system
+    /// trusts.
     pub ca: Option<PathBuf>,
-    /// What the proxy shows to an upstream that asks for it (nginx, `proxy_ssl_certificate` and
+    /// The certificate for upstreams that ask for one (nginx, `proxy_ssl_certificate` and
     /// `proxy_ssl_certificate_key`).
     pub identity: Option<Pair>,
-    /// The least version (nginx, `proxy_ssl_protocols`).
+    /// The lowest version (nginx, `proxy_ssl_protocols`).
     pub min_version: MinVersion,
-    /// The protocols that are offered, the preferred one first; empty: none is negotiated.
+    /// The protocols to offer, the preferred one first. Empty means that none is negotiated.
     pub alpn: Vec<Alpn>,
-    /// **Dangerous**: accept whatever certificate the upstream shows: of anybody, for any name, of any
-    /// age. Whoever gets in between the proxy and the upstream can then read and alter all there
-    /// is. (That is what nginx does unless `proxy_ssl_verify on` is said.) For tests.
+    /// **Dangerous**: accepts any certificate, of any issuer, name and age. Anybody between Holdline and the upstream
+    /// can then read and change everything. For tests. (nginx does so without `proxy_ssl_verify on`.)
     pub insecure_skip_verify: bool,
 }
 
-/// TLS to an upstream, ready for handshakes. Those with one config can resume each other's sessions.
+/// TLS to an upstream, ready for handshakes. Handshakes with the same config can resume each other's sessions.
 #[derive(Debug)]
 pub struct Config {
     rustls: Arc<ClientConfig>,
@@ -50,7 +49,7 @@ pub struct Config {
 }
 
 impl Settings {
-    /// All files, as they look now. What the system trusts is not among them.
+    /// The state of all files now, without those of the system.
     #[must_use]
     pub fn sources(&self) -> Sources {
         let pair = self.identity.iter().flat_map(|pair| [&pair.cert, &pair.key]);
@@ -59,10 +58,10 @@ impl Settings {
 }
 
 impl Config {
-    /// Reads all files and checks them. It blocks for as long as files take to read.
+    /// Reads all files and checks them. It blocks while it reads.
     ///
     /// # Errors
-    /// All files that cannot be used.
+    /// All the files that cannot be used.
     pub fn load(settings: &Settings) -> Result<Self, Vec<Problem>> {
         let mut sources = Sources::default();
         let mut problems = Vec::new();
@@ -84,13 +83,13 @@ impl Config {
         Ok(Self { rustls: Arc::new(config), identity, sources })
     }
 
-    /// What the proxy shows to an upstream that asks for it.
+    /// The certificate for upstreams that ask for one.
     #[must_use]
     pub fn identity(&self) -> Option<&Certificate> {
         self.identity.as_ref()
     }
 
-    /// How the files looked when they were read.
+    /// The state of the files when they were read.
     #[must_use]
     pub fn sources(&self) -> &Sources {
         &self.sources
@@ -98,7 +97,7 @@ impl Config {
 }
 
 fn verifier(settings: &Settings, sources: &mut Sources) -> Result<Arc<dyn ServerCertVerifier>, Problem> {
-    // Authorities that are named are read even if nothing is made of them: a wrong path is a mistake.
+    // A wrong path is a mistake even if the authorities are not used.
     let named = settings.ca.as_deref().map(|ca| read_roots(ca, sources)).transpose()?;
     if settings.insecure_skip_verify {
         return Ok(Arc::new(Unverified::new(provider())));
@@ -108,16 +107,15 @@ fn verifier(settings: &Settings, sources: &mut Sources) -> Result<Arc<dyn Server
     Ok(verifier.expect("there are authorities, and no revocation lists"))
 }
 
-/// Shakes hands with an upstream, which has to be `name`: the `server_name` of its settings (nginx,
-/// `proxy_ssl_name`), else the host that its address was given with. A host name is sent along (SNI;
-/// nginx, `proxy_ssl_server_name on`), an IP address is only verified. How long it may take is the
-/// caller's affair.
+/// Runs the handshake with an upstream, and verifies that it is `name`: the `server_name` of its settings (nginx,
+/// `proxy_ssl_name`), or else the host of its address. A host name is sent too (SNI; nginx,
+/// `proxy_ssl_server_name on`); an IP address is only verified. There is no timeout; the caller sets one.
 ///
-/// With TLS 1.3 an upstream that refuses the proxy's certificate, or misses it, says so after this has
-/// succeeded: [`cause`](super::cause) of the first read tells.
+/// With TLS 1.3 an upstream that refuses Holdline's certificate, or wants one, says so after this has succeeded. The
+/// first read then fails, and [`cause`](super::cause) has the alert.
 ///
 /// # Errors
-/// The upstream goes away, speaks something else, refuses, or is not who it has to be.
+/// The upstream closes, does not speak TLS, refuses, or is not `name`. The stream is dropped.
 pub async fn connect<S>(
     stream: S,
     name: &ServerName<'static>,

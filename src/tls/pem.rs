@@ -1,4 +1,4 @@
-//! Owns the reading of PEM files (RFC 7468). It must not know what certificates are used for.
+//! Owns how PEM files are read (RFC 7468). It must not know what certificates are used for.
 
 use super::problem::{Fault, Holds, PemFault};
 use super::sources::Sources;
@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls_pemfile::Item;
 use std::path::Path;
 
-/// What one file holds.
+/// The contents of a file.
 #[derive(Default)]
 pub(super) struct Pem {
     certificates: Vec<CertificateDer<'static>>,
@@ -16,8 +16,8 @@ pub(super) struct Pem {
 }
 
 impl Pem {
-    /// Reads a file, and has `sources` take note of it. Keys that others may read are no error: who
-    /// may read what is the operator's affair, and containers often have it so.
+    /// Reads a file, and notes it in `sources`. A key that others may read is not an error: containers often have
+    /// such keys, and the operator decides.
     pub(super) fn read(path: &Path, sources: &mut Sources) -> Result<Self, Fault> {
         sources.add(path);
         let bytes = std::fs::read(path).map_err(Fault::Unreadable)?;
@@ -27,13 +27,13 @@ impl Pem {
     fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         match bytes {
             [] => return Err(Fault::Empty),
-            // The beginning of an ASN.1 SEQUENCE of more than 127 bytes.
+            // An ASN.1 SEQUENCE of more than 127 bytes begins so.
             [0x30, 0x81..=0x84, ..] => return Err(Fault::Binary),
             _ => {}
         }
-        let (holds, encrypted) = look(bytes);
+        let (holds, encrypted) = count_sections(bytes);
         let mut pem = Self { holds, ..Self::default() };
-        // Keys of OpenSSL's own encryption carry headers that are no base64.
+        // Keys in OpenSSL's own encryption have headers that are not base64.
         if encrypted {
             return Ok(pem);
         }
@@ -43,7 +43,7 @@ impl Pem {
             match item {
                 Item::X509Certificate(certificate) => pem.certificates.push(certificate),
                 Item::Crl(crl) => pem.crls.push(crl),
-                // As OpenSSL does it: the first key counts.
+                // As in OpenSSL, the first key counts.
                 Item::Pkcs1Key(key) => pem.key = pem.key.or(Some(key.into())),
                 Item::Pkcs8Key(key) => pem.key = pem.key.or(Some(key.into())),
                 Item::Sec1Key(key) => pem.key = pem.key.or(Some(key.into())),
@@ -62,7 +62,7 @@ impl Pem {
         }
     }
 
-    /// The private key.
+    /// The first private key.
     pub(super) fn key(self) -> Result<PrivateKeyDer<'static>, Fault> {
         match self.key {
             Some(key) => Ok(key),
@@ -77,9 +77,9 @@ impl Pem {
     }
 }
 
-/// Counts sections by their first lines, those that the parser passes over too; and whether one is
-/// encrypted as OpenSSL did it before PKCS #8 (RFC 1421 section 4.6.1.1).
-fn look(bytes: &[u8]) -> (Holds, bool) {
+/// Counts all sections by their first lines, also those that the parser skips. The flag says whether one is encrypted
+/// as OpenSSL did before PKCS #8 (RFC 1421 section 4.6.1.1).
+fn count_sections(bytes: &[u8]) -> (Holds, bool) {
     let text = String::from_utf8_lossy(bytes);
     let mut holds = Holds::default();
     let mut lines = text.lines().map(str::trim).peekable();

@@ -1,26 +1,26 @@
-//! Owns what is said about certificate files that cannot be used: which file, what was found in it
-//! and what helps. It must not know how files are read.
+//! Owns the messages about certificate files that cannot be used: the file, what was found in it, and a remedy. It
+//! must not know how files are read.
 
 use rustls::CertRevocationListError;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file that cannot be used. It shows as `key.pem: no private key found; it holds 2 certificates:
-/// are cert and key swapped?`.
+/// A file that cannot be used. It is shown as `key.pem: no private key found; it holds 2 certificates: are cert and
+/// key swapped?`.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {fault}: {}{}", .path.display(), .fault.remedy(&.path.display().to_string()), looked_for(.path, .fault))]
+#[error("{}: {fault}: {}{}", .path.display(), .fault.remedy(&.path.display().to_string()), whole_path(.path, .fault))]
 pub struct Problem {
-    /// Which setting names the file.
+    /// The setting that names the file.
     pub part: Part,
-    /// The file; for [`Fault::NoSystemRoots`], where they were looked for.
+    /// The file. For [`Fault::NoSystemRoots`] it is the folder that Holdline searched.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// What is wrong with the file.
     pub fault: Fault,
 }
 
-/// Where a file was looked for that is not there, if its path does not tell.
-fn looked_for(path: &Path, fault: &Fault) -> String {
+/// For a file that cannot be read by its relative path: the whole path.
+fn whole_path(path: &Path, fault: &Fault) -> String {
     match (fault, std::path::absolute(path)) {
         (Fault::Unreadable(_), Ok(whole)) if path.is_relative() => {
             format!("; it was looked for at {}, below the working directory", whole.display())
@@ -32,23 +32,23 @@ fn looked_for(path: &Path, fault: &Fault) -> String {
 /// A setting that names a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A certificate chain: its place in the list, from 0 (0 also for an upstream's client certificate).
+    /// A certificate chain, with its position in the list, from 0. A client certificate for an upstream has 0.
     Cert(usize),
-    /// A private key: likewise.
+    /// A private key, with the position of its chain.
     Key(usize),
-    /// The certificate authorities to trust: of clients, or of an upstream.
+    /// The certificate authorities of clients or of an upstream.
     Ca,
-    /// A revocation list: its place in the list, from 0.
+    /// A revocation list, with its position in the list, from 0.
     Crl(usize),
 }
 
-/// What is wrong with a file; it shows as what was found.
+/// What is wrong with a file. It is shown as what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The kernel says why.
+    /// The kernel refused to read it.
     #[error("cannot be read: {0}")]
     Unreadable(#[source] io::Error),
-    /// There is no byte in it.
+    /// It has no bytes.
     #[error("the file is empty")]
     Empty,
     /// It is DER or PKCS #12.
@@ -57,42 +57,42 @@ pub enum Fault {
     /// PEM (RFC 7468) with a mistake.
     #[error("broken PEM: {0}")]
     Malformed(PemFault),
-    /// No certificate where one has to be.
+    /// It has no certificate, and must have one.
     #[error("no certificate found; it holds {0}")]
     NoCertificate(Holds),
-    /// No key where one has to be.
+    /// It has no private key, and must have one.
     #[error("no private key found; it holds {0}")]
     NoKey(Holds),
-    /// No revocation list where one has to be.
+    /// It has no revocation list, and must have one.
     #[error("no revocation list found; it holds {0}")]
     NoCrl(Holds),
-    /// The key asks for a passphrase.
+    /// The key needs a passphrase.
     #[error("the private key is encrypted")]
     EncryptedKey,
-    /// A certificate that rustls cannot use.
+    /// Rustls cannot use a certificate.
     #[error("certificate {position} of the file is not usable: {error}")]
     BadCertificate {
-        /// Which one of the file, from 1.
+        /// Its position in the file, from 1.
         position: usize,
-        /// Why not.
+        /// The reason.
         error: rustls::Error,
     },
-    /// A key that rustls cannot use.
+    /// Rustls cannot use the key.
     #[error("the private key is not usable: {0}")]
     BadKey(#[source] rustls::Error),
-    /// A revocation list that rustls cannot use.
+    /// Rustls cannot use a revocation list.
     #[error("the revocation list is not usable: {0:?}")]
     BadCrl(CertRevocationListError),
-    /// Certificate and key are no pair.
+    /// The certificate and the key are not a pair.
     #[error("the private key does not belong to the certificate in {}", .cert.display())]
     Mismatch {
-        /// The certificate's file.
+        /// The file of the certificate.
         cert: PathBuf,
     },
-    /// The certificate that the key belongs to stands below others.
+    /// The certificate of the key is not the first in the file.
     #[error("the private key belongs to certificate {position} of the file, not to the first")]
     LeafNotFirst {
-        /// Which one of the file, from 1.
+        /// Its position in the file, from 1.
         position: usize,
     },
     /// The system has no root certificates.
@@ -109,38 +109,38 @@ pub enum PemFault {
     /// A section's first line is not well formed.
     #[error("the line {0:?} is not well formed")]
     BadStart(String),
-    /// What a section holds is no base64.
+    /// A section is not base64.
     #[error("a section is not base64: {0}")]
     BadBase64(String),
 }
 
-/// What a PEM file holds; it shows as "2 certificates and 1 private key".
+/// How many sections of each kind a PEM file has. It is shown as "2 certificates and 1 private key".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
     /// Certificates.
     pub certificates: usize,
     /// Private keys.
     pub keys: usize,
-    /// Private keys that ask for a passphrase.
+    /// Private keys that need a passphrase.
     pub encrypted_keys: usize,
     /// Revocation lists.
     pub crls: usize,
-    /// Requests for a certificate.
+    /// Certificate requests.
     pub requests: usize,
     /// Public keys.
     pub public_keys: usize,
-    /// Anything else, for instance parameters.
+    /// Other sections, for example parameters.
     pub others: usize,
 }
 
 impl Problem {
-    /// What was found, without the file's name.
+    /// What was found, without the name of the file.
     #[must_use]
     pub fn found(&self) -> String {
         self.fault.to_string()
     }
 
-    /// What helps.
+    /// What the operator can do.
     #[must_use]
     pub fn remedy(&self) -> String {
         self.fault.remedy(&self.path.display().to_string())

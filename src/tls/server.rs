@@ -1,4 +1,4 @@
-//! Owns the server side of TLS: what one listener's handshakes are made with. It must not know
+//! Owns the server side of TLS: the certificates and rules for the handshakes of a listener. It must not know
 //! sockets, HTTP or routes.
 
 mod accept;
@@ -23,43 +23,43 @@ use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSess
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a listener's TLS is to be.
+/// How a listener speaks TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// For clients that name no host, or one that no certificate is for (nginx: that of the
+    /// The certificate for clients that send no host name, or one that no certificate has (nginx: that of the
     /// `default_server`).
     pub default: Pair,
-    /// For clients that name a host of theirs (SNI, RFC 6066 section 3). An exact name goes before a
-    /// wildcard, which stands for one label. Of several for one name, ECDSA goes before RSA where the
-    /// client can verify it; else the first counts.
+    /// Certificates that Holdline chooses by the host name of the client (SNI, RFC 6066 section 3). An exact name wins
+    /// over a wildcard, which stands for one label. Of several for the same name, ECDSA wins over RSA if the client
+    /// can verify it; otherwise the first counts.
     pub others: Vec<Pair>,
-    /// Whether clients are asked for a certificate.
+    /// Whether Holdline asks clients for a certificate.
     pub client_auth: ClientAuth,
-    /// The least version.
+    /// The lowest version.
     pub min_version: MinVersion,
-    /// The protocols that are offered, the preferred one first; empty: ALPN is passed over.
+    /// The protocols to offer, the preferred one first. Empty means that Holdline ignores ALPN.
     pub alpn: Vec<Alpn>,
 }
 
-/// Whether clients are asked for a certificate (nginx, `ssl_verify_client`).
+/// Whether Holdline asks clients for a certificate (nginx, `ssl_verify_client`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// They are not.
+    /// It does not ask.
     #[default]
     Off,
-    /// They may show one. A bad one ends the handshake all the same, unlike with nginx.
+    /// A client may show one. Unlike in nginx, a bad one ends the handshake.
     Optional(ClientCa),
-    /// They have to show one.
+    /// A client must show one.
     Required(ClientCa),
 }
 
-/// Who vouches for clients.
+/// How certificates of clients are verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCa {
-    /// PEM: the authorities (nginx, `ssl_client_certificate`). Their names are sent to clients.
+    /// PEM: the authorities (nginx, `ssl_client_certificate`). Holdline sends their names to clients.
     pub ca: PathBuf,
-    /// PEM: revocation lists (nginx, `ssl_crl`). If there are any, there has to be one for every
-    /// authority of a chain but the root, and none may be overdue.
+    /// PEM: revocation lists (nginx, `ssl_crl`). If there are any, each authority of a chain except the root needs one,
+    /// and none may be overdue.
     pub crls: Vec<PathBuf>,
 }
 
@@ -74,7 +74,7 @@ pub struct Config {
     resumption: Resumption,
 }
 
-/// A [`Config`] that is swapped whole. Connections keep the one that they began with.
+/// A [`Config`] that can be swapped. A connection keeps the one with which it began.
 #[derive(Debug)]
 pub struct Server(ArcSwap<Config>);
 
@@ -83,15 +83,15 @@ pub struct Server(ArcSwap<Config>);
 struct Resumption {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
-    /// A digest of how clients are verified. A session that is resumed asks for no certificate, so that
-    /// sessions may only outlive a reload that leaves this as it was.
+    /// A digest of how clients are verified. A resumed session asks for no certificate, so sessions survive a reload
+    /// only if this has not changed.
     verification: digest::Digest,
 }
 
 // === impl Settings ===
 
 impl Settings {
-    /// All files, as they look now.
+    /// The state of all files now.
     #[must_use]
     pub fn sources(&self) -> Sources {
         let pairs = self.pairs().flat_map(|pair| [pair.cert.as_path(), pair.key.as_path()]);
@@ -117,15 +117,14 @@ impl ClientAuth {
 // === impl Config ===
 
 impl Config {
-    /// Reads all files and checks them. Certificates that are expired or not yet valid are taken:
-    /// [`Certificate::warning`] tells of them. It blocks for as long as files take to read.
+    /// Reads all files and checks them. It blocks while it reads. Accepts certificates that are expired or not yet
+    /// valid; [`Certificate::warning`] reports them.
     ///
-    /// With `previous`, clients can resume the sessions they had with that, unless clients are
-    /// verified otherwise now: then all have to shake hands anew, so that nobody stays in who would
-    /// not come in.
+    /// With `previous`, clients can resume their earlier sessions. If clients are verified in another way now, they need
+    /// full handshakes, so that a client that would be refused cannot stay.
     ///
     /// # Errors
-    /// All files that cannot be used.
+    /// All the files that cannot be used.
     pub fn load(settings: &Settings, previous: Option<&Self>) -> Result<Self, Vec<Problem>> {
         let mut sources = Sources::default();
         let mut problems = Vec::new();
@@ -153,13 +152,13 @@ impl Config {
         &self.certificates
     }
 
-    /// The revocation lists.
+    /// The revocation lists for certificates of clients.
     #[must_use]
     pub fn revocation_lists(&self) -> &[RevocationList] {
         &self.crls
     }
 
-    /// How the files looked when they were read.
+    /// The state of the files when they were read.
     #[must_use]
     pub fn sources(&self) -> &Sources {
         &self.sources
@@ -180,8 +179,8 @@ fn assemble(
     config.alpn_protocols = Alpn::names(&settings.alpn);
     config.ticketer = Arc::clone(&resumption.ticketer);
     config.session_storage = Arc::clone(&resumption.sessions);
-    // Early data can be replayed (RFC 8446 section 8), and data before the client's Finished goes to
-    // who has not yet proved anything.
+    // Early data can be replayed (RFC 8446 section 8). Data before the client's Finished would go to a client that has
+    // not yet proved anything.
     config.max_early_data_size = 0;
     config.send_half_rtt_data = false;
     config
@@ -190,19 +189,19 @@ fn assemble(
 // === impl Server ===
 
 impl Server {
-    /// Begins with this.
+    /// A server with this config.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self(ArcSwap::from_pointee(config))
     }
 
-    /// What handshakes are made with now.
+    /// The config for handshakes that begin now.
     #[must_use]
     pub fn current(&self) -> Arc<Config> {
         self.0.load_full()
     }
 
-    /// Makes what shall follow the current one; that one stays until [`Server::swap`].
+    /// Makes the next config. The current one stays until [`Server::swap`].
     ///
     /// # Errors
     /// Those of [`Config::load`].
@@ -210,7 +209,7 @@ impl Server {
         Config::load(settings, Some(&self.current()))
     }
 
-    /// Handshakes that begin from now on are made with this. It cannot fail.
+    /// Uses this config for handshakes that begin from now on.
     pub fn swap(&self, config: Config) {
         self.0.store(Arc::new(config));
     }
@@ -223,17 +222,17 @@ impl Resumption {
         let same = previous.map(|previous| &previous.resumption);
         let same = same.filter(|resumption| resumption.verification.as_ref() == verification.as_ref());
         same.cloned().unwrap_or_else(|| Self {
-            // Keys change every 6 hours; tickets are good for 12 at most.
+            // The keys change every 6 hours, and tickets are valid for at most 12.
             ticketer: Ticketer::new().expect("the system gives random numbers"),
-            // For clients of TLS 1.2 that know no tickets.
+            // For clients of TLS 1.2 that do not support tickets.
             sessions: ServerSessionMemoryCache::new(SESSIONS),
             verification,
         })
     }
 }
 
-/// Sessions of TLS 1.2 that are remembered for clients without tickets; each takes less than 1 KiB,
-/// and a client's certificates.
+/// How many sessions of TLS 1.2 to remember for clients without tickets. Each takes less than 1 KiB, plus the client's
+/// certificates.
 const SESSIONS: usize = 256;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Owns what a handshake has settled, for reports and headers. It must not know who asks.
+//! Owns what a handshake has negotiated, for reports and headers. It must not know who uses it.
 
 use super::certs::AltName;
 use super::stream::TlsStream;
@@ -8,56 +8,56 @@ use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
 use std::fmt;
 use std::time::SystemTime;
 
-/// What was negotiated.
+/// What a handshake has negotiated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// "TLSv1.3" or "TLSv1.2" (nginx, `$ssl_protocol`).
     pub version: &'static str,
-    /// The cipher suite by its name in the registry of IANA, like `TLS_AES_128_GCM_SHA256` (nginx,
-    /// `$ssl_cipher`; for TLS 1.2 that has OpenSSL's own names).
+    /// The cipher suite by its name in IANA's registry, like `TLS_AES_128_GCM_SHA256`. (nginx, `$ssl_cipher`, has
+    /// OpenSSL's own names for TLS 1.2.)
     pub cipher: Cipher,
-    /// The host that the client named, in lower case (nginx, `$ssl_server_name`). On connections to
-    /// an upstream `None`: the proxy knows what it named.
+    /// The host name of the client, in lower case (nginx, `$ssl_server_name`). `None` means that it sent none, or that
+    /// this is a connection to an upstream.
     pub server_name: Option<String>,
-    /// The application protocol (nginx, `$ssl_alpn_protocol`).
+    /// The application protocol (nginx, `$ssl_alpn_protocol`). `None` means that none was negotiated.
     pub alpn: Option<Alpn>,
     /// Whether an earlier session was resumed (nginx, `$ssl_session_reused`).
     pub resumed: bool,
 }
 
-/// A cipher suite; it shows by its name.
+/// A cipher suite. It is shown by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cipher(CipherSuite);
 
-/// A client's certificate. It was verified: there is none otherwise.
+/// A certificate of a client, which has been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Whom it is of, as RFC 4514 writes names, all ASCII (nginx, `$ssl_client_s_dn`).
+    /// The subject, in the form of RFC 4514 and in ASCII (nginx, `$ssl_client_s_dn`).
     pub subject: String,
-    /// Who issued it, likewise (nginx, `$ssl_client_i_dn`).
+    /// The issuer, in the same form (nginx, `$ssl_client_i_dn`).
     pub issuer: String,
-    /// Its serial number in capital hexadecimal digits (nginx, `$ssl_client_serial`).
+    /// The serial number in upper-case hexadecimal digits (nginx, `$ssl_client_serial`).
     pub serial: String,
-    /// Its subject alternative names.
+    /// The subject alternative names.
     pub names: Vec<AltName>,
     /// Valid until (nginx, `$ssl_client_v_end`).
     pub not_after: SystemTime,
-    /// The SHA-256 digest of the whole, in small hexadecimal digits.
+    /// The SHA-256 digest of the certificate in lower-case hexadecimal digits.
     pub sha256: String,
-    /// The SHA-1 digest of the whole, likewise (nginx, `$ssl_client_fingerprint`). It names a
-    /// certificate to old applications; as a proof it is worth nothing.
+    /// The SHA-1 digest in the same form (nginx, `$ssl_client_fingerprint`). Old applications know certificates by it;
+    /// it proves nothing.
     pub sha1: String,
 }
 
 impl Session {
-    /// Of a client's connection.
+    /// The session of a client's connection.
     #[must_use]
     pub fn of_client<S>(stream: &TlsStream<S>) -> Self {
         let server_name = stream.server_name().map(str::to_ascii_lowercase);
         Self { server_name, ..Self::of(stream.session()) }
     }
 
-    /// Of a connection to an upstream.
+    /// The session of a connection to an upstream.
     #[must_use]
     pub fn of_upstream<S>(stream: &tokio_rustls::client::TlsStream<S>) -> Self {
         Self::of(stream.get_ref().1)
@@ -79,13 +79,13 @@ impl Session {
 }
 
 impl ClientCertificate {
-    /// That of a client's connection, if it showed one.
+    /// The certificate of a client's connection. `None` means that the client showed none.
     #[must_use]
     pub fn of<S>(stream: &TlsStream<S>) -> Option<Self> {
         stream.session().peer_certificates()?.first().and_then(|certificate| Self::read(certificate))
     }
 
-    /// `None`: it cannot be read, which rustls would not have accepted.
+    /// `None` means that it cannot be read. Rustls does not accept such a certificate.
     fn read(der: &[u8]) -> Option<Self> {
         let fields = x509::read(der).ok()?;
         let digest = |algorithm| x509::hex(digest::digest(algorithm, der).as_ref()).to_ascii_lowercase();
@@ -103,7 +103,7 @@ impl ClientCertificate {
 
 impl fmt::Display for Cipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Rustls writes those of TLS 1.3 with a "13" that is not in their names.
+        // For TLS 1.3, rustls adds a "13" that is not in IANA's names.
         match self.0.as_str() {
             Some(name) => f.write_str(&name.replacen("TLS13_", "TLS_", 1)),
             None => write!(f, "0x{:04X}", u16::from(self.0)),

@@ -1,20 +1,19 @@
-//! Owns what tells that a file has changed since it was read. It must not know what is in it.
+//! Owns how a change to a file is noticed. It must not know what is in the file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How the files of a configuration looked when they were read. To compare costs one `stat(2)` a
-/// file; links are followed, so that the swaps of certbot (`live/` points to `archive/`) and of
-/// Kubernetes (`..data` points to the newest folder) are seen.
+/// The state of a configuration's files when they were read. A comparison costs one `stat(2)` for each file. Links are
+/// followed, which shows the swaps of certbot (`live/` points to `archive/`) and of Kubernetes (`..data` points to the
+/// newest folder).
 ///
-/// After a failed load, `Sources::of(sources.paths())` is what to watch next: files that are
-/// replaced one after the other (the certificate, a moment later its key) fail once and are then
-/// read again when the rest has come, without the same complaint every time.
+/// After a failed load, watch `Sources::of(sources.paths())`. If a certificate is replaced a moment before its key,
+/// the load fails once, and succeeds when the key has come. The same message is not repeated in between.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources(Vec<(PathBuf, Option<Stamp>)>);
 
-/// The change time is there for copies that keep size and modification time, and cannot be set.
+/// The state of a file. The change time shows copies that keep size and modification time; no program can set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -25,7 +24,7 @@ struct Stamp {
 }
 
 impl Sources {
-    /// How these files look now.
+    /// The state of these files now.
     pub fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let mut sources = Self::default();
         for path in paths {
@@ -39,14 +38,13 @@ impl Sources {
         self.0.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Whether any file was replaced, written to, removed or made since.
+    /// Whether a file has been replaced, written, removed or created since.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.0.iter().any(|(path, stamp)| Stamp::of(path) != *stamp)
     }
 
-    /// Takes note of a file. To be called before it is read: what is written during the reading
-    /// counts as a change.
+    /// Notes a file. Call it before you read the file, so that a write during the read counts as a change.
     pub(super) fn add(&mut self, path: &Path) {
         if !self.0.iter().any(|(known, _)| known == path) {
             self.0.push((path.to_owned(), Stamp::of(path)));
@@ -55,7 +53,7 @@ impl Sources {
 }
 
 impl Stamp {
-    /// `None`: there is no such file, or nobody lets us look.
+    /// `None` means that the file does not exist or cannot be examined.
     fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         Some(Self {

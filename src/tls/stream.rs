@@ -1,5 +1,5 @@
-//! Owns the server's side of a TLS stream: rustls reads and makes the records, and nothing is buffered while
-//! nothing is under way. What rustls buffers where it does so by itself takes 4 KiB of every idle connection.
+//! Owns the server's side of a TLS stream. Rustls reads and makes the records, and an idle stream holds no buffer.
+//! With the buffers of rustls itself, each idle connection would take 4 KiB more. It must not know what the bytes are.
 
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
@@ -13,50 +13,50 @@ use std::task::{Context, Poll, ready};
 use std::{io, mem};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-/// Bytes both ways in TLS records over another stream.
+/// A TLS stream over another stream.
 pub struct TlsStream<S> {
     io: S,
     session: UnbufferedServerConnection,
     server_name: Option<Box<str>>,
-    /// Records and messages of the handshake that more bytes have to come for.
-    begun: Vec<u8>,
-    /// What was read and is not fetched yet.
-    unread: Rest,
-    /// Records that `io` has not taken yet.
-    unsent: Rest,
-    /// The client said `close_notify`.
+    /// The beginning of a record or of a handshake message.
+    partial: Vec<u8>,
+    /// Decrypted bytes that have not been read.
+    unread: ByteQueue,
+    /// Records that have not been written to `io`.
+    unsent: ByteQueue,
+    /// The client has sent `close_notify`.
     closed: bool,
-    said_goodbye: bool,
-    /// The client broke the protocol, or its records were altered.
+    close_notify_sent: bool,
+    /// The client has broken the protocol, or its records were altered.
     failed: bool,
 }
 
-/// Bytes of which the first are done with.
+/// Bytes that are taken from the front.
 #[derive(Debug, Default)]
-struct Rest {
+struct ByteQueue {
     bytes: Vec<u8>,
     done: usize,
 }
 
-/// What a record measures at most (RFC 5246 section 6.2.3; those of RFC 8446 are smaller).
-const RECORD: usize = 5 + (1 << 14) + 2048;
-/// What is sealed at once: two records of the largest size keep a socket busy.
-const SEAL: usize = 2 << 14;
-/// What there is room for at least when what has begun is read on.
-const MORE: usize = 4096;
-/// What is kept at most of a message that has begun; rustls takes 64 KiB of one.
-const BEGUN: usize = 4 * RECORD;
+/// The largest record (RFC 5246 section 6.2.3; those of RFC 8446 are smaller).
+const MAX_RECORD: usize = 5 + (1 << 14) + 2048;
+/// How many bytes are encrypted at once. Two full records keep a socket busy.
+const ENCRYPT_AT_ONCE: usize = 2 << 14;
+/// The least room for reading the rest of a partial record.
+const MIN_READ: usize = 4096;
+/// The most that is kept of a partial message. Rustls accepts messages of 64 KiB.
+const MAX_PARTIAL: usize = 4 * MAX_RECORD;
 
 thread_local! {
-    /// Records of the stream that is at work on this thread.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 2 * RECORD].into());
+    /// For the records of the stream that this thread is working on.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 2 * MAX_RECORD].into());
 }
 
 impl<S> TlsStream<S> {
-    /// Over `io`, before the handshake; `server_name` is the host that the client has named.
+    /// A stream before its handshake. `server_name` is the host name that the client has sent.
     ///
     /// # Errors
-    /// The configuration is of no use.
+    /// Rustls refuses the configuration. The stream is returned with the error.
     pub(super) fn new(
         io: S,
         config: Arc<ServerConfig>,
@@ -66,18 +66,18 @@ impl<S> TlsStream<S> {
             Ok(session) => session,
             Err(error) => return Err((error, io)),
         };
-        let (begun, unread, unsent) = (Vec::new(), Rest::default(), Rest::default());
-        let (closed, said_goodbye, failed) = (false, false, false);
-        Ok(Self { io, session, server_name, begun, unread, unsent, closed, said_goodbye, failed })
+        let (partial, unread, unsent) = (Vec::new(), ByteQueue::default(), ByteQueue::default());
+        let (closed, close_notify_sent, failed) = (false, false, false);
+        Ok(Self { io, session, server_name, partial, unread, unsent, closed, close_notify_sent, failed })
     }
 
-    /// What the handshake has settled.
+    /// What the handshake has negotiated.
     #[must_use]
     pub fn session(&self) -> &CommonState {
         &self.session
     }
 
-    /// The host that the client named (SNI, RFC 6066 section 3).
+    /// The host name that the client has sent (SNI, RFC 6066 section 3).
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
@@ -85,30 +85,30 @@ impl<S> TlsStream<S> {
 
     /// The stream below.
     #[must_use]
-    pub fn io(&self) -> &S {
+    pub(crate) fn io(&self) -> &S {
         &self.io
     }
 
-    /// The same, to be exchanged for another way to the same socket.
-    pub fn io_mut(&mut self) -> &mut S {
+    /// The stream below, which the caller may replace by another one over the same socket.
+    pub(crate) fn io_mut(&mut self) -> &mut S {
         &mut self.io
     }
 
-    /// The same, for good: what was read of it and not fetched is lost.
+    /// The stream below. Bytes that were received and not read are lost.
     #[must_use]
-    pub fn into_io(self) -> S {
+    pub(crate) fn into_io(self) -> S {
         self.io
     }
 
-    /// Whether there is something that a read would give at once.
+    /// Whether a read would return at once.
     #[must_use]
-    pub fn has_unread(&self) -> bool {
+    pub(crate) fn has_unread(&self) -> bool {
         !self.unread.is_empty() || self.closed
     }
 
-    /// Takes what can be taken of `bytes`: how many that are. What they say goes to `into`, and what has no
-    /// room there is kept. Rustls counts on seeing the others again, in the same place.
-    fn digest(&mut self, bytes: &mut [u8], into: &mut ReadBuf<'_>) -> Result<usize, rustls::Error> {
+    /// Processes the whole records in `bytes`, and returns how many bytes that were. Decrypted bytes go to `into`; those
+    /// that do not fit are kept. Rustls must get the remaining bytes again, at the beginning of the next ones.
+    fn process(&mut self, bytes: &mut [u8], into: &mut ReadBuf<'_>) -> Result<usize, rustls::Error> {
         let mut taken = 0;
         loop {
             let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut bytes[taken..]);
@@ -116,7 +116,7 @@ impl<S> TlsStream<S> {
             let state = match state {
                 Ok(state) => state,
                 Err(error) => {
-                    self.fetch_alert(&mut bytes[taken..]);
+                    self.encode_alert(&mut bytes[taken..]);
                     return Err(error);
                 }
             };
@@ -132,7 +132,7 @@ impl<S> TlsStream<S> {
                     }
                 }
                 ConnectionState::EncodeTlsData(data) => encode(data, &mut self.unsent.bytes),
-                // It is kept until it is sent.
+                // `unsent` keeps it until it is sent.
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::PeerClosed => self.closed = true,
                 _ => return Ok(taken),
@@ -140,8 +140,8 @@ impl<S> TlsStream<S> {
         }
     }
 
-    /// After an error: rustls must not look at what is left a second time.
-    fn fetch_alert(&mut self, left: &mut [u8]) {
+    /// Encodes the alert after an error. Rustls must not process the remaining bytes again.
+    fn encode_alert(&mut self, left: &mut [u8]) {
         self.failed = true;
         while self.session.wants_write()
             && let Ok(ConnectionState::EncodeTlsData(data)) = self.session.process_tls_records(left).state
@@ -150,18 +150,18 @@ impl<S> TlsStream<S> {
         }
     }
 
-    /// Writes records with `bytes` to `into`, or with a farewell; how many bytes that are.
-    fn seal(&mut self, bytes: Option<&[u8]>, into: &mut [u8]) -> io::Result<usize> {
+    /// Encrypts `bytes` into `into`, or `close_notify` for `None`. Returns the length of the records.
+    fn encrypt(&mut self, bytes: Option<&[u8]>, into: &mut [u8]) -> io::Result<usize> {
         while !self.failed {
-            let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut self.begun);
-            debug_assert_eq!(discard, 0, "all that is whole was taken when it came");
+            let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut self.partial);
+            debug_assert_eq!(discard, 0, "whole records were processed when they came");
             match state.map_err(broken)? {
                 ConnectionState::WriteTraffic(mut traffic) => {
-                    let sealed = match bytes {
+                    let written = match bytes {
                         Some(bytes) => traffic.encrypt(bytes, into),
                         None => traffic.queue_close_notify(into),
                     };
-                    return sealed.map_err(io::Error::other);
+                    return written.map_err(io::Error::other);
                 }
                 ConnectionState::EncodeTlsData(data) => encode(data, &mut self.unsent.bytes),
                 ConnectionState::TransmitTlsData(data) => data.done(),
@@ -174,36 +174,36 @@ impl<S> TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Begins the handshake with what has been read of it.
+    /// Begins the handshake with the bytes that were read before.
     ///
     /// # Errors
-    /// Those of [`poll_handshake`](Self::poll_handshake).
-    pub(super) fn begin(&mut self, mut ahead: Vec<u8>, cx: &mut Context<'_>) -> io::Result<()> {
-        let taken = self.digest(&mut ahead, &mut ReadBuf::new(&mut []));
+    /// They break the protocol. Holdline has tried to send an alert.
+    pub(super) fn begin(&mut self, mut bytes: Vec<u8>, cx: &mut Context<'_>) -> io::Result<()> {
+        let taken = self.process(&mut bytes, &mut ReadBuf::new(&mut []));
         let taken = taken.map_err(|error| self.fail(error, cx))?;
-        self.begun = ahead.split_off(taken);
+        self.partial = bytes.split_off(taken);
         Ok(())
     }
 
-    /// Goes on with the handshake, to its end.
+    /// Runs the handshake to its end.
     pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let sent = self.poll_send(cx)?;
             if !self.session.is_handshaking() {
-                // Tickets may be left, which go along with what comes next.
+                // Tickets may be unsent. The next write sends them.
                 return Poll::Ready(Ok(()));
             }
             if sent.is_ready() {
                 ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             }
-            // The client may be sending too, and take nothing before that is read.
+            // The client may be sending too, and may read nothing until its bytes are read.
             ready!(self.poll_receive(cx, &mut ReadBuf::new(&mut [])))?;
         }
     }
 
     /// Reads once from the stream below.
     fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
+        if !self.partial.is_empty() {
             return self.poll_receive_more(cx, into);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -213,41 +213,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            let taken = self.digest(&mut scratch[..count], into).map_err(|error| self.fail(error, cx))?;
+            let taken = self.process(&mut scratch[..count], into).map_err(|error| self.fail(error, cx))?;
             if !self.closed {
-                self.begun = scratch[taken..count].to_vec();
+                self.partial = scratch[taken..count].to_vec();
             }
             Poll::Ready(Ok(()))
         })
     }
 
-    /// The same, where something has begun.
+    /// Reads once from the stream below, after a partial record.
     fn poll_receive_more(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut bytes = mem::take(&mut self.begun);
-        let begun = bytes.len();
-        if begun > BEGUN {
+        let mut bytes = mem::take(&mut self.partial);
+        let partial = bytes.len();
+        if partial > MAX_PARTIAL {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        bytes.reserve(MORE);
+        bytes.reserve(MIN_READ);
         let polled = pin!(self.io.read_buf(&mut bytes)).poll(cx);
         match polled {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
-                self.begun = bytes;
+                self.partial = bytes;
                 return Poll::Pending;
             }
         }
-        let taken = self.digest(&mut bytes, into).map_err(|error| self.fail(error, cx))?;
+        let taken = self.process(&mut bytes, into).map_err(|error| self.fail(error, cx))?;
         if !self.closed && taken < bytes.len() {
             bytes.drain(..taken);
-            self.begun = bytes;
+            self.partial = bytes;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what waits.
+    /// Sends what is unsent.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             match ready!(Pin::new(&mut self.io).poll_write(cx, self.unsent.left()))? {
@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends the alert that tells the client what is wrong, if it is taken at once.
+    /// Sends the alert, if the stream below takes it at once.
     fn fail(&mut self, error: rustls::Error, cx: &mut Context<'_>) -> io::Error {
         let _ = self.poll_send(cx);
         broken(error)
@@ -269,16 +269,16 @@ fn encode(mut data: EncodeTlsData<'_, rustls::server::ServerConnectionData>, int
     let start = into.len();
     if let Err(EncodeError::InsufficientSize(wanted)) = data.encode(&mut []) {
         into.resize(start + wanted.required_size, 0);
-        data.encode(&mut into[start..]).expect("it has the room that it wants");
+        data.encode(&mut into[start..]).expect("there is room for it");
     }
 }
 
-/// So tokio-rustls gives it as well.
+/// An error as tokio-rustls returns it.
 fn broken(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl Rest {
+impl ByteQueue {
     fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -305,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = into.filled().len();
-        // Tickets, or an answer to what was read last. It goes before what is written next at the latest.
+        // Tickets, or replies to the records that were read last. The next write sends what is left.
         let _ = this.poll_send(cx);
         while into.filled().len() == before && into.remaining() > 0 {
             if !this.unread.is_empty() {
@@ -329,12 +329,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_send(cx))?;
-        let bytes = &bytes[..bytes.len().min(SEAL)];
+        let bytes = &bytes[..bytes.len().min(ENCRYPT_AT_ONCE)];
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let count = this.seal(Some(bytes), scratch)?;
+            let count = this.encrypt(Some(bytes), scratch)?;
             let mut records = &scratch[..count];
             if this.unsent.is_empty()
                 && let Poll::Ready(taken) = Pin::new(&mut this.io).poll_write(cx, records)
@@ -352,14 +352,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
-    /// Says `close_notify`, and ends the stream below.
+    /// Sends `close_notify`, and shuts the stream below down.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.said_goodbye {
-            this.said_goodbye = true;
+        if !this.close_notify_sent {
+            this.close_notify_sent = true;
             SCRATCH.with_borrow_mut(|scratch| {
-                // Where there can be no farewell, as after an error, the end itself says enough.
-                let count = this.seal(None, scratch).unwrap_or(0);
+                // After an error there is no `close_notify`; the end of the stream has to do.
+                let count = this.encrypt(None, scratch).unwrap_or(0);
                 this.unsent.bytes.extend_from_slice(&scratch[..count]);
             });
         }

@@ -1,5 +1,5 @@
-//! Owns the reading of fields of X.509 certificates (RFC 5280). It must not know whom they are of;
-//! whether a certificate is to be trusted is rustls' affair.
+//! Owns how fields of X.509 certificates are read (RFC 5280). It must not know whether a certificate is trusted;
+//! rustls decides that.
 
 mod name;
 
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a certificate says.
+/// The fields of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fields {
     pub(super) serial: String,
@@ -18,20 +18,20 @@ pub(super) struct Fields {
     pub(super) not_after: SystemTime,
     pub(super) subject: String,
     pub(super) common_name: Option<String>,
-    /// `None`: there is no such extension.
+    /// `None` means that there is no such extension.
     pub(super) alt_names: Option<Vec<AltName>>,
 }
 
-/// A subject alternative name (RFC 5280 section 4.2.1.6). It shows as OpenSSL has it, `DNS:example.com`.
+/// A subject alternative name (RFC 5280 section 4.2.1.6). It is shown as in OpenSSL: `DNS:example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AltName {
-    /// A host, perhaps with a wildcard as its first label.
+    /// A host name, which may have a wildcard as its first label.
     Dns(String),
-    /// An address.
+    /// An IP address.
     Ip(IpAddr),
-    /// A URI, like SPIFFE's.
+    /// A URI, as in SPIFFE.
     Uri(String),
-    /// An address for mail.
+    /// An email address.
     Email(String),
 }
 
@@ -46,7 +46,6 @@ impl std::fmt::Display for AltName {
     }
 }
 
-/// Reads a certificate.
 pub(super) fn read(certificate: &[u8]) -> der::Result<Fields> {
     let mut signed = Elements::of(AnyRef::from_der(certificate)?)?;
     let mut fields = Elements::of(signed.one(Tag::Sequence)?)?;
@@ -58,7 +57,7 @@ pub(super) fn read(certificate: &[u8]) -> der::Result<Fields> {
     let (not_before, not_after) = (time(validity.any()?)?, time(validity.any()?)?);
     let subject = fields.one(Tag::Sequence)?;
     fields.one(Tag::Sequence)?;
-    // The unique identifiers that nobody uses.
+    // The unique identifiers, which no certificate has today.
     fields.optional(1)?;
     fields.optional(2)?;
     let alt_names = match fields.optional(3)? {
@@ -67,10 +66,10 @@ pub(super) fn read(certificate: &[u8]) -> der::Result<Fields> {
     };
     Ok(Fields {
         serial: hex(serial.value().strip_prefix(&[0]).unwrap_or(serial.value())),
-        issuer: name::written(issuer)?,
+        issuer: name::distinguished_name(issuer)?,
         not_before,
         not_after,
-        subject: name::written(subject)?,
+        subject: name::distinguished_name(subject)?,
         common_name: name::common_name(subject)?,
         alt_names,
     })
@@ -81,7 +80,7 @@ pub(super) fn next_update(crl: &[u8]) -> der::Result<Option<SystemTime>> {
     let mut signed = Elements::of(AnyRef::from_der(crl)?)?;
     let mut fields = Elements::of(signed.one(Tag::Sequence)?)?;
     let first = fields.any()?;
-    // Without the optional version this was the algorithm.
+    // If there is no version, `first` was the algorithm.
     if first.tag() == Tag::Integer {
         fields.one(Tag::Sequence)?;
     }
@@ -93,15 +92,15 @@ pub(super) fn next_update(crl: &[u8]) -> der::Result<Option<SystemTime>> {
     }
 }
 
-/// Bytes as capital hexadecimal digits.
+/// Bytes as upper-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02X}").expect("a String takes everything");
+        write!(text, "{byte:02X}").expect("writing to a String cannot fail");
         text
     })
 }
 
-/// The elements of a SEQUENCE or SET, one after the other.
+/// The elements of a SEQUENCE or SET.
 struct Elements<'a>(SliceReader<'a>);
 
 impl<'a> Elements<'a> {
@@ -113,14 +112,14 @@ impl<'a> Elements<'a> {
         AnyRef::decode(&mut self.0)
     }
 
-    /// One that has to be of this kind.
+    /// The next element, which must have this tag.
     fn one(&mut self, tag: Tag) -> der::Result<AnyRef<'a>> {
         let found = self.any()?;
         found.tag().assert_eq(tag)?;
         Ok(found)
     }
 
-    /// One that may be left out, known by its number.
+    /// The next element, if it has this context-specific number.
     fn optional(&mut self, number: u32) -> der::Result<Option<AnyRef<'a>>> {
         if self.0.is_finished() || !is_number(Tag::peek(&self.0)?, number) {
             return Ok(None);
@@ -167,7 +166,7 @@ fn alt_names(extensions: AnyRef<'_>) -> der::Result<Option<Vec<AltName>>> {
     Ok(None)
 }
 
-/// Names of other kinds, and those that no header could carry, are left out.
+/// `None` for names of other kinds, and for those that could not be sent in a header.
 fn alt_name(name: AnyRef<'_>) -> Option<AltName> {
     let Tag::ContextSpecific { number, .. } = name.tag() else { return None };
     let bytes = name.value();

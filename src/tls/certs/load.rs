@@ -1,5 +1,5 @@
-//! Owns the reading of certificates, keys, authorities and revocation lists from their files. It must
-//! not know in which handshakes they serve.
+//! Owns how certificates, keys, authorities and revocation lists are read from their files. It must not know which
+//! handshakes use them.
 
 use super::{Certificate, KeyType, Pair, RevocationList};
 use crate::tls::pem::Pem;
@@ -13,7 +13,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Reads a chain and its key and checks that they are a pair. `index` is its place among others.
+/// Reads a chain and its key, and checks that they are a pair. `index` is the position in the list.
+///
+/// # Errors
+/// All the problems of both files.
 pub(in crate::tls) fn read_pair(
     pair: &Pair,
     index: usize,
@@ -23,7 +26,7 @@ pub(in crate::tls) fn read_pair(
     let at_key = |fault| Problem { part: Part::Key(index), path: pair.key.clone(), fault };
     let chain = Pem::read(&pair.cert, sources).and_then(Pem::certificates).map_err(at_cert);
     let key = Pem::read(&pair.key, sources).and_then(Pem::key).map_err(at_key);
-    // Both are told of when both are broken.
+    // If both are broken, the operator sees both problems.
     let (chain, key) = match (chain, key) {
         (Ok(chain), Ok(key)) => (chain, key),
         (chain, key) => return Err([chain.err(), key.err()].into_iter().flatten().collect()),
@@ -48,7 +51,7 @@ pub(in crate::tls) fn read_pair(
 
 fn check_match(certified: &CertifiedKey, pair: &Pair) -> Result<(), Fault> {
     match certified.keys_match() {
-        // Every kind of key that rustls loads here knows its public half.
+        // Each kind of key that rustls loads here has its public half.
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => {
             let below = certified.cert.iter().skip(1).position(|certificate| {
@@ -64,8 +67,7 @@ fn check_match(certified: &CertifiedKey, pair: &Pair) -> Result<(), Fault> {
     }
 }
 
-/// Reads authorities to trust. The bytes are given along, for whoever wants to know whether they
-/// are still the same.
+/// Reads authorities to trust. Their bytes are returned too, so that a caller can see whether they have changed.
 pub(in crate::tls) fn read_roots(
     path: &Path,
     sources: &mut Sources,
@@ -79,8 +81,7 @@ pub(in crate::tls) fn read_roots(
     Ok((Arc::new(roots), certificates))
 }
 
-/// The authorities that the system trusts. Those that rustls cannot read are passed over: there are
-/// systems with some.
+/// The authorities that the system trusts. Some systems have authorities that rustls cannot read; these are skipped.
 pub(in crate::tls) fn system_roots() -> Result<Arc<RootCertStore>, Problem> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,4 +1,4 @@
-//! Owns why a handshake with an upstream fails, in words that help. It must not know which upstream.
+//! Owns why a handshake with an upstream fails, in messages with a remedy. It must not know which upstream.
 
 use crate::tls::ServerName;
 use crate::tls::alert::Alert;
@@ -10,36 +10,36 @@ use std::time::SystemTime;
 /// Why a handshake with an upstream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The upstream closed or reset the connection in the handshake.
+    /// The upstream closed or reset the connection during the handshake.
     #[error("TLS: closed in the handshake")]
     Closed,
-    /// The upstream speaks something else.
+    /// The upstream does not speak TLS.
     #[error("TLS: the upstream does not speak TLS on this port")]
     NotTls,
-    /// Nobody whom the proxy trusts vouches for the upstream.
+    /// Holdline trusts no authority that issued the certificate.
     #[error("TLS: unknown issuer: name its authority's certificate as `ca`")]
     UnknownIssuer,
     /// The certificate is for other names.
     #[error("TLS: wanted {}, the certificate is for {}: set `server_name`", .wanted.to_str(), list(.presented))]
     NameMismatch {
-        /// Who the upstream has to be.
+        /// The name that the upstream must have.
         wanted: ServerName<'static>,
         /// The names of its certificate.
         presented: Vec<String>,
     },
-    /// The certificate, or one of those that vouch for it, has ended.
+    /// The certificate, or one that issued it, has expired.
     #[error("TLS: the certificate expired on {}", date(*.at))]
     Expired {
         /// Valid until.
         at: SystemTime,
     },
-    /// The certificate, or one of those that vouch for it, is not yet valid.
+    /// The certificate, or one that issued it, is not yet valid.
     #[error("TLS: the certificate is not valid before {}: is the clock right?", date(*.from))]
     NotYetValid {
         /// Valid from.
         from: SystemTime,
     },
-    /// The certificate is that of an authority, as `openssl req -x509` makes them.
+    /// The certificate is one of an authority, as `openssl req -x509` makes it.
     #[error(
         "TLS: the upstream shows the certificate of an authority as its own: make one with \
          `-addext basicConstraints=critical,CA:FALSE`"
@@ -48,16 +48,16 @@ pub enum ConnectError {
     /// The certificate cannot be accepted for another reason.
     #[error("TLS: {0}")]
     Certificate(#[source] rustls::Error),
-    /// The upstream asks for a certificate of the proxy.
+    /// The upstream requires a certificate of Holdline.
     #[error("TLS: the upstream requires a client certificate: set `client_cert` and `client_key`")]
     ClientCertificateRequired,
-    /// The upstream refuses.
+    /// The upstream sent an alert.
     #[error("TLS: alert of the upstream: {0}")]
     Alert(Alert),
-    /// The upstream has no version that the proxy has.
+    /// The upstream has no version in common with Holdline.
     #[error("TLS: no shared version: {0:?}")]
     NoSharedVersion(PeerIncompatible),
-    /// The upstream broke the protocol, or cannot be spoken with.
+    /// The upstream broke the protocol, or has no cipher in common with Holdline.
     #[error("TLS: {0}")]
     Protocol(#[source] rustls::Error),
     /// The connection failed.
@@ -85,7 +85,7 @@ impl From<rustls::Error> for ConnectError {
                 Self::ClientCertificateRequired
             }
             rustls::Error::AlertReceived(description) => Self::Alert(description.into()),
-            // A record's header that is none.
+            // These bytes are not the header of a record.
             rustls::Error::InvalidMessage(
                 InvalidMessage::InvalidContentType
                 | InvalidMessage::UnknownProtocolVersion
@@ -113,7 +113,7 @@ impl From<CertificateError> for ConnectError {
             CertificateError::NotValidYetContext { not_before, .. } => {
                 Self::NotYetValid { from: system_time(not_before) }
             }
-            // Rustls has no variant of its own for it.
+            // Rustls has no variant for this one.
             CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
                 Self::CaAsServer
             }
@@ -122,7 +122,7 @@ impl From<CertificateError> for ConnectError {
     }
 }
 
-/// A name out of rustls' `DnsName("example.com")`.
+/// The name in rustls' `DnsName("example.com")`.
 fn plain(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')

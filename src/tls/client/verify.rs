@@ -1,4 +1,4 @@
-//! Owns the verifier that verifies nobody. It must not know why anybody wants that.
+//! Owns the verifier that accepts every certificate. It must not know why that is wanted.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -6,8 +6,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 
-/// Accepts every certificate. That the peer has its key is checked all the same: a handshake that
-/// is broken stays broken.
+/// Accepts every certificate. It still checks that the peer has the key, so a broken handshake fails.
 #[derive(Debug)]
 pub(super) struct Unverified(Arc<CryptoProvider>);
 

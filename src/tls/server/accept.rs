@@ -1,4 +1,4 @@
-//! Owns the server's side of a handshake, and why it fails. It must not know how long it may take.
+//! Owns the server's side of a handshake, and why it fails. It must not know timeouts.
 
 use super::Config;
 use crate::tls::alert::Alert;
@@ -17,31 +17,31 @@ use tokio_rustls::LazyConfigAcceptor;
 /// Why a client's handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The client closed or reset the connection without a byte: a port check.
+    /// The client closed or reset the connection without sending a byte, as a port check does.
     #[error("closed before the handshake")]
     Silent,
-    /// The client closed or reset the connection in the handshake.
+    /// The client closed or reset the connection during the handshake.
     #[error("closed in the handshake")]
     Closed,
-    /// The client speaks something else.
+    /// The client does not speak TLS.
     #[error("not TLS: {0}")]
     NotTls(NotTls),
-    /// The client has no version that the listener has (nginx, `ssl_protocols`).
+    /// The client has no version in common with the listener (nginx, `ssl_protocols`).
     #[error("no shared version of TLS: {0:?}")]
     NoSharedVersion(PeerIncompatible),
-    /// The client has no cipher suite, group or signature scheme that the listener has.
+    /// The client has no cipher suite, group or signature scheme in common with the listener.
     #[error("no shared cipher suite, group or signature scheme: {0:?}")]
     NoSharedCipher(PeerIncompatible),
-    /// The client asks for other protocols than the listener has (RFC 7301 section 3.2).
+    /// The client offers only protocols that the listener does not have (RFC 7301 section 3.2).
     #[error("no shared application protocol")]
     NoSharedProtocol,
-    /// The client refuses: `unknown_ca` or `certificate_expired` is about the listener's certificate.
+    /// The client sent an alert. `unknown_ca` and `certificate_expired` are about the listener's certificate.
     #[error("alert of the client: {0}")]
     Alert(Alert),
-    /// The client showed no certificate, and has to.
+    /// The client showed no certificate, and must show one.
     #[error("the client showed no certificate")]
     ClientCertificateMissing,
-    /// The client's certificate is not accepted.
+    /// Holdline refuses the client's certificate.
     #[error("the client's certificate is refused: {0}")]
     ClientCertificateRefused(#[source] rustls::Error),
     /// The client broke the protocol.
@@ -52,7 +52,7 @@ pub enum HandshakeError {
     Io(#[source] io::Error),
 }
 
-/// What came instead of TLS.
+/// What a client sent instead of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotTls {
     /// An HTTP request (nginx, error 497).
@@ -63,19 +63,18 @@ pub enum NotTls {
     Other(u8),
 }
 
-/// Shakes hands with a client. How long that may take is the caller's affair. The stream is given
-/// back with an error: nothing was written to a client that does not speak TLS, so that it can be
-/// answered in its own words.
+/// Runs the handshake with a client. There is no timeout; the caller sets one.
 ///
 /// # Errors
-/// The client goes away, speaks something else, refuses or is refused.
+/// The client closes, does not speak TLS, refuses or is refused. The stream is returned with the error. Nothing has
+/// been written to a client that does not speak TLS, so the caller can answer it in its own protocol.
 pub async fn accept<S>(mut stream: S, config: &Config) -> Result<TlsStream<S>, (HandshakeError, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut seen = Vec::new();
-    let first = First { stream: &mut stream, seen: &mut seen };
-    // The stream is lent for the ClientHello only: what watches its first bytes is gone afterwards.
+    let first = FirstBytes { stream: &mut stream, seen: &mut seen };
+    // Only the ClientHello is read through `FirstBytes`.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), first).await;
     let named = hello.map(|hello| hello.client_hello().server_name().map(Box::from));
     let server_name = match named {
@@ -85,24 +84,24 @@ where
     };
     let mut stream = TlsStream::new(stream, Arc::clone(&config.rustls), server_name)
         .map_err(|(error, stream)| (error.into(), stream))?;
-    let shaken = poll_fn(|cx| {
+    let handshake = poll_fn(|cx| {
         if !seen.is_empty() {
             stream.begin(mem::take(&mut seen), cx)?;
         }
         stream.poll_handshake(cx)
     });
-    if let Err(error) = shaken.await {
+    if let Err(error) = handshake.await {
         return Err((error.into(), stream.into_io()));
     }
-    match verify_again(stream.session(), config) {
+    match verify_resumed(stream.session(), config) {
         Ok(()) => Ok(stream),
         Err(error) => Err((HandshakeError::ClientCertificateRefused(error), stream.into_io())),
     }
 }
 
-/// Rustls takes the certificate of a session that is resumed as it was found when the session began, and
-/// gives new tickets each time: a client could stay in for ever after its certificate has ended.
-fn verify_again(session: &CommonState, config: &Config) -> Result<(), rustls::Error> {
+/// Verifies the certificate of a resumed session again. Rustls does not, and gives new tickets each time, so a client
+/// could resume for ever after its certificate has expired.
+fn verify_resumed(session: &CommonState, config: &Config) -> Result<(), rustls::Error> {
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     match session.peer_certificates() {
         Some([own, chain @ ..]) if resumed => {
@@ -115,7 +114,7 @@ fn verify_again(session: &CommonState, config: &Config) -> Result<(), rustls::Er
 // === impl HandshakeError ===
 
 impl HandshakeError {
-    /// A word for reports and counters.
+    /// The name in reports and metrics.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -142,7 +141,7 @@ impl From<io::Error> for HandshakeError {
             return Self::Closed;
         }
         let inner = error.get_ref();
-        if let Some(Foreign(what)) = inner.and_then(|inner| inner.downcast_ref()) {
+        if let Some(NotTlsError(what)) = inner.and_then(|inner| inner.downcast_ref()) {
             return Self::NotTls(*what);
         }
         match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -181,15 +180,14 @@ fn is_closed(error: &io::Error) -> bool {
 // === impl NotTls ===
 
 impl NotTls {
-    /// What these first bytes are, unless they may be a TLS record of a handshake or an alert
-    /// (RFC 8446 section 5.1).
+    /// What these first bytes are. `None` means that they may be a TLS record of a handshake or an alert (RFC 8446
+    /// section 5.1), or are too few to tell.
     fn of(bytes: &[u8]) -> Option<Self> {
         const METHODS: [&[u8]; 10] =
             [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "];
         match bytes {
             [] | [0x15 | 0x16, ..] => None,
-            // Too few to tell.
-            _ if bytes.len() < HEAD => None,
+            _ if bytes.len() < RECORD_HEADER => None,
             _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Some(Self::Http),
             [b'P', b'R', b'O', b'X', b'Y'] | [b'\r', b'\n', b'\r', b'\n', 0] => Some(Self::ProxyHeader),
             [first, ..] => Some(Self::Other(*first)),
@@ -207,11 +205,11 @@ impl std::fmt::Display for NotTls {
     }
 }
 
-/// As many bytes as a TLS record's header has: rustls says nothing before it has them.
-const HEAD: usize = 5;
+/// The length of a TLS record's header. Rustls answers nothing before it has that many bytes.
+const RECORD_HEADER: usize = 5;
 
-/// A stream whose first bytes are looked at, and kept.
-struct First<'a, S> {
+/// A stream whose first bytes are checked and kept.
+struct FirstBytes<'a, S> {
     stream: &'a mut S,
     seen: &'a mut Vec<u8>,
 }
@@ -219,23 +217,23 @@ struct First<'a, S> {
 /// The error of a stream that does not begin like TLS.
 #[derive(Debug, thiserror::Error)]
 #[error("not TLS")]
-struct Foreign(NotTls);
+struct NotTlsError(NotTls);
 
-impl<S: AsyncRead + Unpin> AsyncRead for First<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FirstBytes<'_, S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = into.filled().len();
         ready!(Pin::new(&mut *this.stream).poll_read(cx, into))?;
         this.seen.extend_from_slice(&into.filled()[before..]);
         // An error here keeps rustls from answering with an alert.
-        let foreign = NotTls::of(&this.seen[..this.seen.len().min(HEAD)]);
-        foreign.map_or(Poll::Ready(Ok(())), |what| {
-            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Foreign(what))))
+        let not_tls = NotTls::of(&this.seen[..this.seen.len().min(RECORD_HEADER)]);
+        not_tls.map_or(Poll::Ready(Ok(())), |what| {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, NotTlsError(what))))
         })
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for First<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstBytes<'_, S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.get_mut().stream).poll_write(cx, bytes)
     }

@@ -1,4 +1,4 @@
-//! Owns the choice of a certificate by what the client asks for. It must not know files.
+//! Owns how a certificate is chosen for a client. It must not know files.
 
 use crate::tls::certs::{Certificate, KeyType};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -6,18 +6,18 @@ use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// All certificates of a listener, by name.
+/// The certificates of a listener, by name.
 #[derive(Debug)]
 pub(super) struct Choice {
-    /// By host name, in lower case; by `*.example.com` for wildcards.
+    /// By host name in lower case, or by `*.example.com` for a wildcard.
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// Never empty.
     default: Vec<Arc<CertifiedKey>>,
 }
 
 impl Choice {
-    /// At least one; the first is the default. Others that share its first name serve clients that
-    /// cannot verify it.
+    /// The first certificate is the default; there must be one. Others with the same first name serve clients that
+    /// cannot verify the default.
     pub(super) fn new<'a>(certificates: impl Iterator<Item = (&'a Certificate, CertifiedKey)>) -> Self {
         let mut by_name: HashMap<String, Vec<(&KeyType, Arc<CertifiedKey>)>> = HashMap::new();
         let mut first: Option<(Option<&str>, Arc<CertifiedKey>)> = None;
@@ -29,7 +29,7 @@ impl Choice {
             }
         }
         let by_name = by_name.into_iter().map(|(name, mut keys)| {
-            // Signing with RSA takes ten times as long, and its chains are longer.
+            // RSA takes ten times as long to sign, and its chains are longer.
             keys.sort_by_key(|(kind, _)| **kind == KeyType::Rsa);
             (name, keys.into_iter().map(|(_, key)| key).collect())
         });
@@ -40,10 +40,10 @@ impl Choice {
     }
 
     fn by_name(&self, host: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
-        // Hosts have no final dot in SNI (RFC 6066 section 3), but some clients send it.
+        // A host in SNI has no final dot (RFC 6066 section 3), but some clients send one.
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.by_name.get(&host).or_else(|| {
-            // RFC 9525 section 6.3: a wildcard is the whole first label, and stands for one.
+            // RFC 9525 section 6.3: a wildcard is the whole first label, and stands for one label.
             let (_, parent) = host.split_once('.')?;
             self.by_name.get(&format!("*.{parent}"))
         })
@@ -53,9 +53,9 @@ impl Choice {
 impl ResolvesServerCert for Choice {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let keys = hello.server_name().and_then(|host| self.by_name(host)).unwrap_or(&self.default);
-        // Rustls has left out the schemes that no cipher suite of the client goes with.
+        // Rustls has removed the schemes that fit no cipher suite of the client.
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        // With none that fits, the first lets rustls say what was missing.
+        // If none fits, rustls says with the first one what is missing.
         keys.iter().find(fits).or_else(|| keys.first()).cloned()
     }
 }

@@ -1,4 +1,4 @@
-//! Owns how a listener verifies its clients. It must not know what is done with their names.
+//! Owns how a listener verifies certificates of clients. It must not know what their names are used for.
 
 use super::{ClientAuth, ClientCa};
 use crate::tls::certs::RevocationList;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub(super) struct Clients {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
     pub(super) crls: Vec<RevocationList>,
-    /// A digest of all that decides who is accepted.
+    /// A digest of everything that decides which clients are accepted.
     pub(super) verification: digest::Digest,
 }
 
@@ -65,12 +65,12 @@ fn verifier(
     optional: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
-    // As OpenSSL does it for nginx: a list that is overdue says nothing.
+    // As in OpenSSL for nginx, an overdue list is not valid.
     let builder = builder.with_crls(crls).enforce_revocation_expiration();
     if optional { builder.allow_unauthenticated() } else { builder }.build()
 }
 
-/// Whether rustls takes the lists of one file.
+/// Checks that rustls accepts the lists of a file.
 fn check(
     roots: &Arc<RootCertStore>,
     path: &Path,
@@ -81,7 +81,7 @@ fn check(
         Err(VerifierBuilderError::InvalidCrl(error)) => {
             Err(Problem { part: Part::Crl(index), path: path.to_owned(), fault: Fault::BadCrl(error) })
         }
-        // There is at least one authority in any file that could be read.
+        // A file that could be read has at least one authority.
         _ => Ok(()),
     }
 }

@@ -110,7 +110,7 @@ async fn nothing_is_buffered_while_nothing_is_under_way() {
         far.write_all(b"pong").await.unwrap();
         near.read_exact(&mut buffer).await.unwrap();
     }
-    assert_eq!([far.begun.capacity(), far.unread.bytes.capacity(), far.unsent.bytes.capacity()], [0; 3]);
+    assert_eq!([far.partial.capacity(), far.unread.bytes.capacity(), far.unsent.bytes.capacity()], [0; 3]);
 }
 
 #[tokio::test]

@@ -1,19 +1,19 @@
-//! Owns how names in certificates are written down. It must not know where in a certificate they stand.
+//! Owns how names in certificates are written as text. It must not know which field has them.
 
 use super::{Elements, hex};
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Tag, Tagged};
 use std::fmt::Write as _;
 
-/// A distinguished name as RFC 4514 writes it, the last part first; that which is not ASCII in
-/// `\C3\A4`, as OpenSSL does it with `RFC2253` and nginx in `$ssl_client_s_dn`: fit for a header.
-pub(super) fn written(element: AnyRef<'_>) -> der::Result<String> {
+/// A distinguished name in the form of RFC 4514, the last part first. Bytes that are not ASCII become `\C3\A4`, so that
+/// a header can have it. OpenSSL does so with `RFC2253`, and nginx in `$ssl_client_s_dn`.
+pub(super) fn distinguished_name(element: AnyRef<'_>) -> der::Result<String> {
     let mut parts = Elements::of(element)?.map(|part| relative(part?)).collect::<der::Result<Vec<_>>>()?;
     parts.reverse();
     Ok(parts.join(","))
 }
 
-/// One part of a name; it may have several values.
+/// One part of a name, which may have several values.
 fn relative(element: AnyRef<'_>) -> der::Result<String> {
     let values = Elements::of(element)?.map(|pair| {
         let (kind, value) = attribute(pair?)?;
@@ -21,7 +21,7 @@ fn relative(element: AnyRef<'_>) -> der::Result<String> {
         Ok(match (known, text(value)) {
             (Some((_, name)), Some(text)) => format!("{name}={}", escaped(&text)),
             (Some((_, name)), None) => format!("{name}=#{}", dump(value)),
-            // RFC 4514 section 2.4: the value of what has no name is given in DER.
+            // RFC 4514 section 2.4: a value whose kind has no name is written in DER.
             (None, _) => format!("{kind}=#{}", dump(value)),
         })
     });
@@ -49,7 +49,7 @@ fn text(value: AnyRef<'_>) -> Option<String> {
     let bytes = value.value();
     match value.tag() {
         Tag::Utf8String => String::from_utf8(bytes.to_vec()).ok(),
-        // Teletex is Latin-1 in practice, the others are ASCII.
+        // In practice Teletex is Latin-1; the others are ASCII.
         Tag::PrintableString
         | Tag::Ia5String
         | Tag::NumericString
@@ -66,7 +66,7 @@ fn text(value: AnyRef<'_>) -> Option<String> {
     }
 }
 
-/// RFC 4514 section 2.4.
+/// Escapes a value (RFC 4514 section 2.4).
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.len().saturating_sub(1);
@@ -77,13 +77,13 @@ fn escaped(text: &str) -> String {
         } else if byte == b' ' || byte.is_ascii_graphic() {
             escaped.push(char::from(byte));
         } else {
-            write!(escaped, "\\{byte:02X}").expect("a String takes everything");
+            write!(escaped, "\\{byte:02X}").expect("writing to a String cannot fail");
         }
     }
     escaped
 }
 
-/// An element, whole, in hexadecimal digits.
+/// A whole element in hexadecimal digits.
 fn dump(element: AnyRef<'_>) -> String {
     let mut bytes = [0; 16];
     let head = der::Encode::encode_to_slice(&element.header(), &mut bytes).unwrap_or_default();
@@ -92,7 +92,7 @@ fn dump(element: AnyRef<'_>) -> String {
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// OpenSSL's short names for what occurs in names of certificates.
+/// OpenSSL's short names for the kinds of values in names.
 const KINDS: [(ObjectIdentifier, &str); 24] = [
     (COMMON_NAME, "CN"),
     (ObjectIdentifier::new_unwrap("2.5.4.4"), "SN"),
