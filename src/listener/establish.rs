@@ -10,11 +10,13 @@ use crate::io::Stream;
 use crate::proxy_protocol::{Header, MAX_LENGTH, Malformed, decode};
 use crate::real_ip;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::report::ConnectionId;
 use crate::tls::server::{self, HandshakeError, NotTls};
 use crate::tls::session::{ClientCertificate, Session};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -22,6 +24,10 @@ use tokio::time::Instant;
 /// A connection that is ready for requests.
 #[derive(Debug)]
 pub struct Connection {
+    /// Its id, which its first request shares.
+    pub id: ConnectionId,
+    /// Whether it has had a request.
+    had_request: AtomicBool,
     /// The client: the peer that connected, or the one that a trusted peer names by the PROXY protocol.
     pub peer: ClientAddr,
     /// Whether a PROXY header came without an address. Then `peer` is the proxy in front, which writes no HTTP headers,
@@ -33,6 +39,21 @@ pub struct Connection {
     pub tls: Option<Box<TlsInfo>>,
     /// The connection's slot. A tunnel keeps the slot, and nothing else of this.
     pub slot: Arc<Slot>,
+}
+
+impl Connection {
+    /// A plain connection that has just been accepted.
+    #[must_use]
+    pub fn new(id: ConnectionId, peer: ClientAddr, local: Option<SocketAddr>, slot: Slot) -> Self {
+        let (had_request, slot) = (AtomicBool::new(false), Arc::new(slot));
+        Self { id, had_request, peer, peer_is_unknown: false, local, tls: None, slot }
+    }
+
+    /// Returns the id of the next request. The first one has the connection's own, so that one id leads from the accept
+    /// to the report of a WebSocket. Later ones have new ids.
+    pub fn next_request_id(&self, new: impl FnOnce() -> ConnectionId) -> ConnectionId {
+        if self.had_request.swap(true, Ordering::Relaxed) { new() } else { self.id }
+    }
 }
 
 /// The result of a TLS handshake.
@@ -85,6 +106,7 @@ impl From<Evicted> for EstablishError {
 /// # Errors
 /// Why the connection must be closed. Nothing has been sent, except TLS alerts, and the 400 for plain HTTP.
 pub async fn establish(
+    id: ConnectionId,
     accepted: Accepted,
     settings: &Settings,
     tls: Option<(&server::Config, &Handshakes)>,
@@ -93,13 +115,7 @@ pub async fn establish(
     limit: Duration,
 ) -> Result<(Stream, Connection), EstablishError> {
     let Accepted { mut stream, client, slot } = accepted;
-    let mut connection = Connection {
-        peer: client,
-        peer_is_unknown: false,
-        local: stream.local_addr(),
-        tls: None,
-        slot: Arc::new(slot),
-    };
+    let mut connection = Connection::new(id, client, stream.local_addr(), slot);
     let mut waited = Duration::ZERO;
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
@@ -127,6 +143,7 @@ pub async fn establish(
             Err(_) => metrics.tls_failed(),
         }
         let (stream, secured) = secured?;
+        tracing::debug!(version = secured.session.version, took = ?began.elapsed(), "TLS handshake finished");
         connection.tls = Some(Box::new(secured));
         return Ok((stream, connection));
     }

@@ -8,9 +8,11 @@ use crate::http::{self, Protocols};
 use crate::listener::establish::{Connection, establish};
 use crate::listener::handshakes::Handshakes;
 use crate::listener::{self, Accepted};
+use crate::telemetry::report::ConnectionId;
 use crate::tls::{Alpn, server};
 use crate::upstream::PrivatePool;
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// What a listener's new connections need: its settings, and its certificates in memory.
 #[derive(Debug)]
@@ -25,22 +27,36 @@ pub struct ListenerConfig {
     pub handshakes: Handshakes,
 }
 
-/// Serves one accepted connection until it ends or becomes a tunnel.
+/// Serves one accepted connection until it ends or becomes a tunnel. At `level = "debug"` its id leads through the
+/// log from here to the report.
 pub async fn serve_connection(
     accepted: Accepted,
     config: Arc<ListenerConfig>,
     proxy: Arc<Proxy>,
     watch: Watch,
 ) {
+    let id = proxy.tunnels.next_id();
+    let span = tracing::debug_span!("connection", %id, peer = %accepted.client);
+    serve_in_span(id, accepted, config, proxy, watch).instrument(span).await;
+}
+
+async fn serve_in_span(
+    id: ConnectionId,
+    accepted: Accepted,
+    config: Arc<ListenerConfig>,
+    proxy: Arc<Proxy>,
+    watch: Watch,
+) {
     let client = accepted.client;
+    tracing::debug!("connection accepted");
     let snapshot = proxy.snapshot.load_full();
     let ListenerConfig { socket, http, tls, handshakes } = &*config;
     let tls = tls.as_deref().map(|tls| (tls, handshakes));
     let limit = http.header_timeout;
-    let established = establish(accepted, socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
+    let established = establish(id, accepted, socket, tls, &snapshot.real_ip, &proxy.metrics, limit);
     let (stream, connection) = match established.await {
         Ok((stream, connection)) => (stream, Arc::new(connection)),
-        Err(error) => return proxy.report_unestablished(&error, client, watch),
+        Err(error) => return proxy.report_unestablished(id, &error, client, watch),
     };
     let private = Arc::<PrivatePool>::default();
     let answer = |request| {
@@ -48,8 +64,7 @@ pub async fn serve_connection(
         let private = Arc::clone(&private);
         async move { exchange::answer(&proxy, request, &connection, &private, watch).await }
     };
-    let on_bad_request =
-        |kind, partial| proxy.report_bad_request(kind, partial, connection.peer, watch.clone());
+    let on_bad_request = |kind, partial| proxy.report_bad_request(kind, partial, &connection, watch.clone());
     let http = http::Settings { protocols: protocols(&connection, http.protocols), ..http.clone() };
     // Do not hold old certificates as long as the connection lasts.
     drop(config);

@@ -60,7 +60,7 @@ pub(super) async fn answer(
         false => exchange.snapshot.real_ip.origin(connection.peer, &head.headers),
     };
     let guard = exchange.begin_report(&head, &origin, connection);
-    match InboundRequest::read(head, origin, Arc::clone(connection), Arc::clone(private)) {
+    match InboundRequest::read(guard.id(), head, origin, Arc::clone(connection), Arc::clone(private)) {
         Ok(mut inbound) => match inbound.count_hop() {
             true => exchange.answer(inbound, body, guard).await,
             false => answer_options(guard),
@@ -110,7 +110,9 @@ impl Exchange<'_> {
             tls: connection.tls.as_ref().map(|tls| tls.session.version),
         };
         let end = Some(self.client.connection_end());
-        let mut guard = ReportGuard::new(self.proxy, &info, self.watch.clone(), end);
+        let id = connection.next_request_id(|| self.proxy.tunnels.next_id());
+        tracing::debug!(%id, method = %info.method, host = %info.host.escape_ascii(), target = %info.target.escape_ascii(), version = ?head.version, "request read");
+        let mut guard = ReportGuard::new(self.proxy, id, &info, self.watch.clone(), end);
         guard.report().version = head.version;
         guard
     }
@@ -189,6 +191,7 @@ fn route<'a>(
     };
     guard.report().names = Some(Arc::clone(&route.names));
     guard.report().unlogged = !route.access_log;
+    tracing::debug!(id = %inbound.id, route = &**route.name(), "route found");
     let destination = match &route.target {
         Target::Upstream(name) => Destination::Upstream(snapshot.upstream(name).ok_or(NoEndpoint::None)?),
         Target::Respond { status, .. } if status.is_success() && inbound.opens_by_success() => {

@@ -5,14 +5,20 @@ use super::reporting::ReportGuard;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::conn::{BadRequestKind, PartialRequest};
-use crate::listener::establish::EstablishError;
+use crate::listener::establish::{Connection, EstablishError};
 use crate::outcome::{Cause, EndedBy, Ending, PerSide};
-use crate::telemetry::report::{RequestInfo, redact_bytes};
+use crate::telemetry::report::{ConnectionId, RequestInfo, redact_bytes};
 use http::StatusCode;
 
 impl Proxy {
     /// Reports a connection that was closed before its first request.
-    pub(super) fn report_unestablished(&self, error: &EstablishError, client: ClientAddr, watch: Watch) {
+    pub(super) fn report_unestablished(
+        &self,
+        id: ConnectionId,
+        error: &EstablishError,
+        client: ClientAddr,
+        watch: Watch,
+    ) {
         let status = match error {
             // Scanners connect all the time and send nothing. There is nothing to report.
             EstablishError::Silent => return,
@@ -24,7 +30,7 @@ impl Proxy {
                 StatusCode::BAD_REQUEST
             }
         };
-        self.report_unreadable(status, &error.to_string(), client, watch);
+        self.report_unreadable(id, status, &error.to_string(), client, watch);
     }
 
     /// Reports bytes that did not become a request, and what Holdline could read of them.
@@ -32,9 +38,10 @@ impl Proxy {
         &self,
         kind: BadRequestKind,
         partial: Option<PartialRequest>,
-        client: ClientAddr,
+        connection: &Connection,
         watch: Watch,
     ) {
+        let (client, id) = (connection.peer, connection.next_request_id(|| self.tunnels.next_id()));
         let (status, reason) = match kind {
             BadRequestKind::Malformed => (StatusCode::BAD_REQUEST, "no valid HTTP request"),
             BadRequestKind::TooLarge => {
@@ -47,7 +54,7 @@ impl Proxy {
                 (StatusCode::REQUEST_TIMEOUT, "idle while another connection needed its slot")
             }
         };
-        let Some(partial) = partial else { return self.report_unreadable(status, reason, client, watch) };
+        let Some(partial) = partial else { return self.report_unreadable(id, status, reason, client, watch) };
         let is_answered = matches!(kind, BadRequestKind::Malformed | BadRequestKind::TooLarge);
         let (status, reason) = match StatusCode::from_u16(partial.status) {
             Ok(status) if is_answered => (status, &*partial.reason),
@@ -56,6 +63,7 @@ impl Proxy {
         let target = partial.target.as_deref().map(redact_bytes).unwrap_or_default();
         let method = partial.method.as_deref().unwrap_or_default();
         self.report_no_request(
+            id,
             status,
             reason,
             RequestInfo { target: &target, method, ..unknown_request(client) },
@@ -64,13 +72,27 @@ impl Proxy {
     }
 
     /// Reports a connection that sent nothing readable.
-    fn report_unreadable(&self, status: StatusCode, reason: &str, client: ClientAddr, watch: Watch) {
-        self.report_no_request(status, reason, unknown_request(client), watch);
+    fn report_unreadable(
+        &self,
+        id: ConnectionId,
+        status: StatusCode,
+        reason: &str,
+        client: ClientAddr,
+        watch: Watch,
+    ) {
+        self.report_no_request(id, status, reason, unknown_request(client), watch);
     }
 
     /// Reports a connection or bytes that never became a request.
-    fn report_no_request(&self, status: StatusCode, reason: &str, info: RequestInfo<'_>, watch: Watch) {
-        let mut guard = ReportGuard::new(self, &info, watch, None);
+    fn report_no_request(
+        &self,
+        id: ConnectionId,
+        status: StatusCode,
+        reason: &str,
+        info: RequestInfo<'_>,
+        watch: Watch,
+    ) {
+        let mut guard = ReportGuard::new(self, id, &info, watch, None);
         guard.mark_no_request();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(EndedBy::Proxy, Cause::Refused) };

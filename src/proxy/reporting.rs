@@ -9,7 +9,7 @@ use crate::limit::connections::Permit;
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::report::{Ended, Kind, Report, RequestInfo};
+use crate::telemetry::report::{ConnectionId, Ended, Kind, Report, RequestInfo};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
@@ -37,11 +37,12 @@ impl ReportGuard {
     #[must_use]
     pub(super) fn new(
         proxy: &Proxy,
+        id: ConnectionId,
         info: &RequestInfo<'_>,
         watch: Watch,
         connection_end: Option<ConnectionEnd>,
     ) -> Self {
-        let report = Report::new(proxy.tunnels.next_id(), SystemTime::now(), info);
+        let report = Report::new(id, SystemTime::now(), info);
         Self {
             report: Some(report),
             started: Instant::now(),
@@ -52,6 +53,14 @@ impl ReportGuard {
             upload: Progress::default(),
             permit: None,
         }
+    }
+
+    /// Returns the report's id.
+    ///
+    /// # Panics
+    /// Never. The guard keeps its report until it is consumed.
+    pub(super) fn id(&self) -> ConnectionId {
+        self.report.as_ref().expect("a guard has its report until it is consumed").id
     }
 
     /// Returns the report, so that the caller can add to it.
@@ -183,6 +192,8 @@ impl ReportSink {
 
     /// Writes a report.
     pub(super) fn write(&self, kind: Kind, report: Report, outcome: Outcome) {
+        let (ended_by, cause) = (outcome.ending.ended_by.as_str(), outcome.ending.cause.as_str());
+        tracing::debug!(id = %report.id, status = report.status, ended_by, cause, "ended");
         let end = Arc::new(Ended { report, outcome: Outcome { ended: Some(SystemTime::now()), ..outcome } });
         // Count first: a reader of the log then finds the end in the metrics.
         self.metrics.ended(kind, &end);

@@ -14,6 +14,7 @@ use crate::listener::establish::Connection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::{HostPattern, normalise};
+use crate::telemetry::report::ConnectionId;
 use crate::upstream::PrivatePool;
 use crate::upstream::bound_login::has_credentials;
 use crate::ws::origin::{AllowedOrigin, is_allowed};
@@ -30,6 +31,8 @@ use std::sync::Arc;
 pub(super) struct InboundRequest {
     /// The head as the client sent it.
     pub(super) parts: Parts,
+    /// The id of its report.
+    pub(super) id: ConnectionId,
     /// The client, and what trusted proxies say about it.
     pub(super) origin: Origin,
     /// The connection that it came over.
@@ -51,6 +54,7 @@ impl InboundRequest {
     /// # Errors
     /// Returns the reason why the request cannot be forwarded unambiguously.
     pub(super) fn read(
+        id: ConnectionId,
         mut parts: Parts,
         origin: Origin,
         connection: Arc<Connection>,
@@ -83,7 +87,7 @@ impl InboundRequest {
         // A request about the whole server goes to the route for `/`.
         let is_of_server = parts.method == Method::OPTIONS && parts.uri.path() == ASTERISK;
         let path = if is_of_server { b"/".to_vec() } else { normalise(parts.uri.path())?.into_owned() };
-        Ok(Self { host, path, origin, connection, private, parts })
+        Ok(Self { id, host, path, origin, connection, private, parts })
     }
 
     /// Decrements the `Max-Forwards` of an OPTIONS request (RFC 9110 7.6.2). Returns whether Holdline may
@@ -318,15 +322,10 @@ mod tests {
     fn inbound(request: http::request::Builder) -> Result<InboundRequest, Failure> {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1, "").try_take().unwrap();
-        let connection = Arc::new(Connection {
-            peer: client,
-            peer_is_unknown: false,
-            local: None,
-            tls: None,
-            slot: Arc::new(slot),
-        });
+        let id = ConnectionId(1);
+        let connection = Arc::new(Connection::new(id, client, None, slot));
         let parts = request.body(()).unwrap().into_parts().0;
-        InboundRequest::read(parts, Origin::direct(client), connection, Arc::default())
+        InboundRequest::read(id, parts, Origin::direct(client), connection, Arc::default())
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::health::Witness;
 use crate::http::conn::ClientStream;
 use crate::http::headers::{check_framing, settle_length};
 use crate::limit::ClientKey;
+use crate::telemetry::report::ConnectionId;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::exchange::{Answer, Body, Connection, ExchangeError};
 use crate::upstream::{Lease, PendingCharge, PrivatePool, Upstream};
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 /// The tries of one request.
 pub(super) struct Retry<'a> {
+    id: ConnectionId,
     route: &'a Route,
     upstream: &'a Arc<Upstream>,
     key: Option<u64>,
@@ -89,6 +91,7 @@ impl<'a> Retry<'a> {
         let key = inbound.balance_key(&upstream.settings().balance);
         let proxy_header = upstream.settings().proxy_protocol.map(|version| inbound.proxy_header(version));
         Self {
+            id: inbound.id,
             route,
             upstream,
             key,
@@ -129,6 +132,7 @@ impl<'a> Retry<'a> {
         if let Some((lease, connection)) = self.private().await {
             guard.report().tries += 1;
             guard.report().endpoint = Some(Arc::clone(lease.endpoint().shared_address()));
+            self.trace(&lease, "the login's connection is used again");
             return Ok((lease, connection));
         }
         loop {
@@ -140,7 +144,9 @@ impl<'a> Retry<'a> {
                 None => self.pick()?,
             };
             guard.report().endpoint = Some(Arc::clone(lease.endpoint().shared_address()));
+            self.trace(&lease, "endpoint picked");
             if let Some(connection) = reuse.then(|| lease.endpoint().pool().take()).flatten() {
+                self.trace(&lease, "an idle connection is used again");
                 return Ok((lease, connection));
             }
             let (limit, first) = (self.route.connect_timeout, self.proxy_header.as_deref());
@@ -148,6 +154,7 @@ impl<'a> Retry<'a> {
             let error = match self.upstream.connect(&lease, limit, first, self.slot.descriptors()).await {
                 Ok((stream, taken)) => {
                     guard.metrics().connected(&self.upstream.settings().name, began.elapsed());
+                    self.trace(&lease, "connected");
                     return Ok((lease, Connection::new(stream, taken, watch.clone()).await?));
                 }
                 Err(error) => error,
@@ -197,6 +204,11 @@ impl<'a> Retry<'a> {
         }
         let answer = connection.exchange(request, self.route.response_timeout).await;
         let mut answer = answer.map_err(Failure::of_exchange)?;
+        let status = match &answer {
+            Answer::Response(response) => response.status(),
+            Answer::Tunnel(head, _) => head.status,
+        };
+        tracing::debug!(id = %self.id, status = status.as_u16(), "endpoint answered");
         // A 101 has no body, whatever its headers say (RFC 9112 6.3).
         if let Answer::Response(response) = &mut answer {
             check_framing(response.headers(), response.version()).map_err(Failure::AnswerFraming)?;
@@ -247,7 +259,13 @@ impl<'a> Retry<'a> {
 
     fn trace_failure(&self, lease: &Lease, error: &dyn std::fmt::Display) {
         let upstream = &self.upstream.settings().name;
-        tracing::debug!(%upstream, endpoint = %lease.endpoint().address(), %error, "try failed");
+        let endpoint = lease.endpoint().address();
+        tracing::debug!(id = %self.id, %upstream, %endpoint, %error, "try failed");
+    }
+
+    fn trace(&self, lease: &Lease, event: &str) {
+        let upstream = &self.upstream.settings().name;
+        tracing::debug!(id = %self.id, %upstream, endpoint = %lease.endpoint().address(), "{event}");
     }
 
     /// Chooses the next endpoint, if another try is allowed. Returns whether there is one.

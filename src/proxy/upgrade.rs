@@ -42,6 +42,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 use tokio::task::yield_now;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 /// A request that asks for a tunnel.
 pub(super) struct UpgradeRequest<'a> {
@@ -189,7 +190,8 @@ fn accept(
     let slot = Arc::clone(&upgrade.inbound.connection.slot);
     let held = TunnelResources { lease, resources, registration, permit: upgrade.permit, slot };
     let engine = upgrade.proxy.engine.clone();
-    tokio::spawn(switch(upgrade.client, upstream, settings, framing, engine, held, guard));
+    let switch = switch(upgrade.client, upstream, settings, framing, engine, held, guard);
+    tokio::spawn(switch.in_current_span());
     Response::from_parts(parts, full(""))
 }
 
@@ -235,6 +237,7 @@ async fn switch(
     let control = Arc::clone(&held.registration.tunnel.control);
     let mut streams = PerSide { client, upstream };
     let can_detach = streams.client.stream.can_detach() && streams.upstream.stream.can_detach();
+    tracing::debug!(id = %held.registration.tunnel.report.id, "tunnel opened");
     let Some(engine) = engine.filter(|_| can_detach) else {
         let pump = run(streams, settings, framing, control);
         tokio::spawn(PumpTask { pump, end: Some(Box::new(TunnelEnd::new(held, guard))) });

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument as _;
 pub(super) use tunnel::Http2Tunnel;
 
 /// Flow-control window of a stream, in bytes (RFC 9113 6.9.2).
@@ -107,7 +108,7 @@ where
             tunnel,
             interim,
         };
-        tokio::spawn(stream::run(reply, answer, stream));
+        tokio::spawn(stream::run(reply, answer, stream).in_current_span());
     }
 }
 
