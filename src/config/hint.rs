@@ -1,6 +1,7 @@
 //! Owns what messages say about addresses and hosts that are nearly right. It must not know which setting has
 //! them.
 
+use regex_syntax::hir::{Class, Hir, HirKind};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What the operator probably meant by an address to listen at.
@@ -126,34 +127,25 @@ pub(super) fn host(text: &str) -> Option<String> {
     }
 }
 
-/// Whether each match of a regex has a `:` in it. A host without its port has one only in an IPv6 address. Says
-/// false if it cannot tell.
+/// Whether each match of a regex has a `:` in it. A host without its port has one only in an IPv6 address, which
+/// begins with `[`. Says false of a text that is no regex.
 fn needs_port(regex: &str) -> bool {
-    let mut depth = 0_u32;
-    let mut rest = regex.char_indices();
-    while let Some((at, c)) = rest.next() {
-        match c {
-            // `\[` begins an IPv6 address.
-            '\\' => match rest.next() {
-                Some((_, '[')) => return false,
-                _ => continue,
-            },
-            '[' | '|' => {
-                if c == '|' && depth == 0 {
-                    return false;
-                }
-                depth += u32::from(c == '[');
-            }
-            '(' => depth += 1,
-            ']' | ')' => depth = depth.saturating_sub(1),
-            ':' if depth == 0 => {
-                let behind = &regex[at + 1..];
-                return !behind.starts_with(['?', '*']) && !behind.starts_with("{0") && !behind.contains('|');
-            }
-            _ => {}
+    regex_syntax::parse(regex).is_ok_and(|parsed| has_always(&parsed, ':') && !has_always(&parsed, '['))
+}
+
+/// Whether each match has this character, an ASCII one.
+fn has_always(regex: &Hir, c: char) -> bool {
+    match regex.kind() {
+        HirKind::Literal(literal) => literal.0.contains(&(c as u8)),
+        HirKind::Class(Class::Unicode(class)) => {
+            class.ranges().iter().all(|r| (r.start(), r.end()) == (c, c))
         }
+        HirKind::Class(Class::Bytes(_)) | HirKind::Empty | HirKind::Look(_) => false,
+        HirKind::Repetition(repetition) => repetition.min > 0 && has_always(&repetition.sub, c),
+        HirKind::Capture(capture) => has_always(&capture.sub, c),
+        HirKind::Concat(parts) => parts.iter().any(|part| has_always(part, c)),
+        HirKind::Alternation(ways) => ways.iter().all(|way| has_always(way, c)),
     }
-    false
 }
 
 #[cfg(test)]
@@ -212,6 +204,7 @@ mod tests {
             ("*.example.com:*", "\"*.example.com\", without the port"),
             ("~^localhost:9080$", "without a port"),
             ("~^(.+):\\d+$", "without a port"),
+            ("~^(a:1|b:2)$", "without a port"),
             ("https://example.com/x", "\"example.com\""),
             ("example.com/x", "`path`"),
             ("a.com b.com", "each host"),
@@ -233,6 +226,9 @@ mod tests {
             "~^\\[::1\\]$",
             "~^(?:a|b)$",
             "~[:a]b",
+            "~:+*",
+            "~:{0}{1}",
+            "~(a|b:)c",
             "[::1]",
         ] {
             assert_eq!(host(text), None, "{text}");
