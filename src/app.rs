@@ -23,7 +23,7 @@ use crate::listener::socket::Inherited;
 use crate::proxy::Proxy;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::log::LogControl;
-use crate::upstream::resolve;
+use crate::upstream::discovery::dns;
 use admin_endpoint::AdminEndpoint;
 use listeners::ActiveListener;
 use pid_file::PidFile;
@@ -72,9 +72,8 @@ impl Running {
     }
 
     fn keep_names_fresh(&self) {
-        for upstream in self.proxy.snapshot.load().upstreams().filter(|upstream| resolve::has_names(upstream))
-        {
-            tokio::spawn(resolve::keep_fresh(Arc::downgrade(upstream), self.watch.clone()));
+        for upstream in self.proxy.snapshot.load().upstreams().filter(|upstream| dns::has_names(upstream)) {
+            tokio::spawn(dns::keep_fresh(Arc::downgrade(upstream), self.watch.clone()));
         }
     }
 }
@@ -83,9 +82,9 @@ impl Running {
 /// in the background, so that a reload does not wait for a slow resolver.
 async fn look_up_names(snapshot: &Snapshot) {
     let mut lookups = JoinSet::new();
-    for upstream in snapshot.upstreams().filter(|upstream| resolve::is_missing_names(upstream)) {
+    for upstream in snapshot.upstreams().filter(|upstream| dns::is_missing_names(upstream)) {
         let upstream = Arc::clone(upstream);
-        lookups.spawn(async move { (resolve::refresh(&upstream).await, upstream) });
+        lookups.spawn(async move { (dns::refresh(&upstream).await, upstream) });
     }
     while let Some(Ok((failed, upstream))) = lookups.join_next().await {
         for (server, error) in failed {

@@ -1,5 +1,5 @@
-//! Owns one endpoint's standing: what its failures and successes make of it. It must not know
-//! sockets; the time is an argument.
+//! Owns the health of one endpoint: what the evidence about it adds up to. It must not know sockets. The time is an
+//! argument.
 
 mod testimony;
 
@@ -8,57 +8,67 @@ pub use testimony::Witness;
 use std::time::{Duration, Instant};
 use testimony::{Agreement, Testimony};
 
-/// When an endpoint is taken out, and how it comes back.
+/// When failures take an endpoint out, and how it comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// So many failures within `fail_timeout` take it out (nginx `max_fails`); 0: never.
+    /// This many failures within `fail_timeout` take it out (nginx `max_fails`). 0 means never.
     pub max_fails: u32,
-    /// The window of failures, and how long it stays out (nginx `fail_timeout`).
+    /// The window of failures, and how long the endpoint stays out (nginx `fail_timeout`).
     pub fail_timeout: Duration,
-    /// From its return to its full weight (nginx `slow_start`); zero: at once.
+    /// How long it takes from its return to its full weight (nginx `slow_start`). Zero means no time.
     pub slow_start: Duration,
-    /// The part of the endpoints that may be out by what clients may have caused (Envoy, `max_ejection_percent`).
+    /// The share of endpoints that failures which clients may have caused can take out (Envoy
+    /// `max_ejection_percent`).
     pub max_ejected: Percent,
-    /// What happens after the 101 counts too; `None`: it does not.
+    /// When early ends of tunnels count as failures. `None` means never.
     pub early_end: Option<EarlyEnd>,
 }
 
-/// When ends of young tunnels count as failures.
+/// When early ends of tunnels count as failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlyEnd {
-    /// A tunnel that the endpoint breaks off sooner than this after its opening.
+    /// An end counts if the endpoint breaks the tunnel off sooner than this after it opened.
     pub within: Duration,
-    /// So many in a row, with none that lasted between them, take the endpoint out. One alone
-    /// proves nothing: many servers drop clients that they do not like without a Close.
+    /// This many in a row take the endpoint out. A tunnel that lasts starts the row again. One end alone proves
+    /// nothing: many servers drop clients that they refuse without a Close.
     pub max: u32,
 }
 
-/// A part, 0 to 100.
+/// A percentage, 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Percent(pub u8);
 
-/// What an endpoint is charged with.
+/// What was seen of an endpoint, by whoever used or checked it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Charge {
-    /// No client can cause it: the endpoint refused, could not be reached, failed the TLS handshake, or answered
-    /// a key wrongly.
-    Certain,
-    /// The request may have caused it: it broke before an answer, had none in time, or a bad one.
-    Doubtful(Witness),
+pub enum Evidence {
+    /// It answered a request.
+    Answered,
+    /// It failed in a way that no client can cause: it refused the connection, could not be reached, failed the TLS
+    /// handshake, or answered a key wrongly.
+    Failed,
+    /// It failed over a request that may have caused that: it broke off before the answer, gave none in time, or a bad
+    /// one.
+    FailedOver(Witness),
+    /// It broke off a young tunnel.
+    EndedEarly(Witness),
+    /// A tunnel to it lasted.
+    Lasted,
 }
 
-/// What came of a charge.
+/// What follows from a piece of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is only remembered: one client alone may have caused it.
+    /// Nothing yet. A failure is only remembered while one client alone may have caused it.
     Remembered,
-    /// It counts.
+    /// It counts as a failure.
     Counted,
-    /// It counts, and took the endpoint out.
+    /// It counts as a failure, and took the endpoint out.
     TakenOut,
+    /// It brought the endpoint back.
+    Back,
 }
 
-/// The endpoints of an upstream that are in use, this one among them.
+/// The endpoints of an upstream that are in use, including this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Group {
     /// How many there are.
@@ -68,9 +78,8 @@ pub struct Group {
 }
 
 impl Group {
-    /// Whether one more may be out by what clients may have caused. With one endpoint there is nobody else to ask
-    /// (nginx ignores `max_fails` then); of several, one may always be out (Envoy). One client alone never takes
-    /// out a second one.
+    /// Whether failures that clients may have caused can take out one more. A single endpoint always stays (nginx
+    /// ignores `max_fails` then). Of several, one may always go (Envoy). One client alone never takes out a second one.
     fn has_room(self, agreement: Agreement, most: Percent) -> bool {
         let most = match self.all {
             0 | 1 => 0,
@@ -85,7 +94,7 @@ impl Group {
     }
 }
 
-/// What an endpoint's past makes of it.
+/// The health of an endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     fails: u32,
@@ -99,25 +108,25 @@ pub struct Standing {
     back_since: Option<Instant>,
 }
 
-/// Whether an endpoint may be given a connection.
+/// Whether an endpoint may take a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// Yes.
+    /// It may.
     Up,
-    /// Yes, one: it was out, and that one decides.
+    /// It was out, and may take one connection, which decides.
     Trial,
-    /// No.
+    /// It may not.
     Out,
 }
 
 impl Standing {
-    /// Of an endpoint that joins others under way: it starts slowly.
+    /// The health of an endpoint that joins others under way. It starts slowly.
     #[must_use]
     pub fn newcomer(now: Instant) -> Self {
         Self { back_since: Some(now), ..Self::default() }
     }
 
-    /// Whether it may be given a connection now.
+    /// Returns whether it may take a connection now.
     #[must_use]
     pub fn availability(&self, now: Instant) -> Availability {
         match self.out_until {
@@ -127,59 +136,69 @@ impl Standing {
         }
     }
 
-    /// The one connection that decides has begun.
+    /// Records that the connection that decides has begun.
     pub fn begin_trial(&mut self) {
         self.on_trial = true;
     }
 
-    /// It ended without a verdict: the client left first.
+    /// Records that it ended without a decision, because the client left first.
     pub fn cancel_trial(&mut self) {
         self.on_trial = false;
     }
 
-    /// It answered. Whether that brought it back.
-    pub fn succeeded(&mut self, now: Instant) -> bool {
-        let is_back = self.out_until.take().is_some();
-        if is_back {
-            *self = Self { back_since: Some(now), ..Self::default() };
-        } else {
-            self.doubts.answered();
+    /// Records evidence, and returns what follows. `group` matters only for evidence that names a witness.
+    pub fn record(&mut self, evidence: Evidence, group: Group, rules: &Rules, now: Instant) -> Verdict {
+        match evidence {
+            Evidence::Answered => self.answered(now),
+            Evidence::Failed => self.failed(rules, now),
+            Evidence::FailedOver(witness) => self.failed_over(witness, group, rules, now),
+            Evidence::EndedEarly(witness) => self.ended_early(witness, group, rules, now),
+            Evidence::Lasted => {
+                self.early_ends.clear();
+                Verdict::Remembered
+            }
         }
-        is_back
     }
 
-    /// It failed.
-    pub fn failed(&mut self, charge: Charge, group: Group, rules: &Rules, now: Instant) -> Verdict {
-        let window = rules.fail_timeout;
-        match charge {
-            Charge::Certain => {
-                if self.fails(rules, now) == 0 {
-                    (self.fails, self.first_fail) = (0, Some(now));
-                }
-                self.fails = self.fails.saturating_add(1);
-            }
-            // What took it out still speaks against it when it is tried again.
-            Charge::Doubtful(witness) => {
-                self.doubts.add(witness, now, if self.on_trial { Duration::MAX } else { window });
-            }
+    fn answered(&mut self, now: Instant) -> Verdict {
+        if self.out_until.is_none() {
+            self.doubts.answered();
+            return Verdict::Remembered;
         }
-        let is_certain = charge == Charge::Certain;
+        *self = Self { back_since: Some(now), ..Self::default() };
+        Verdict::Back
+    }
+
+    fn failed(&mut self, rules: &Rules, now: Instant) -> Verdict {
+        if self.fails(rules, now) == 0 {
+            (self.fails, self.first_fail) = (0, Some(now));
+        }
+        self.fails = self.fails.saturating_add(1);
+        self.count(self.fails, true, rules, now)
+    }
+
+    fn failed_over(&mut self, witness: Witness, group: Group, rules: &Rules, now: Instant) -> Verdict {
+        // What took it out still counts against it at its trial.
+        self.doubts.add(witness, now, if self.on_trial { Duration::MAX } else { rules.fail_timeout });
         let agreement = self.doubts.agreement();
-        if !is_certain && agreement == Agreement::Nobody {
-            // It decides nothing: the next one does.
+        if agreement == Agreement::Nobody {
+            // It decides nothing. The next connection does.
             self.on_trial = false;
             return Verdict::Remembered;
         }
-        let count = if is_certain { self.fails } else { self.counted(rules, now) };
-        let enough = rules.max_fails > 0 && count >= rules.max_fails;
-        let may_go = is_certain || group.has_room(agreement, rules.max_ejected);
+        let may_go = group.has_room(agreement, rules.max_ejected);
+        self.count(self.counted(rules, now), may_go, rules, now)
+    }
+
+    /// Counts a failure, and takes the endpoint out if these are enough.
+    fn count(&mut self, fails: u32, may_go: bool, rules: &Rules, now: Instant) -> Verdict {
+        let enough = rules.max_fails > 0 && fails >= rules.max_fails;
         let out = may_go && (enough || self.on_trial) && self.take_out(rules, now);
         self.on_trial = false;
         if out { Verdict::TakenOut } else { Verdict::Counted }
     }
 
-    /// It broke off a tunnel that had hardly begun.
-    pub fn ended_early(&mut self, witness: Witness, group: Group, rules: &Rules, now: Instant) -> Verdict {
+    fn ended_early(&mut self, witness: Witness, group: Group, rules: &Rules, now: Instant) -> Verdict {
         self.early_ends.add(witness, now, Duration::MAX);
         let agreement = self.early_ends.agreement();
         if agreement == Agreement::Nobody {
@@ -190,12 +209,7 @@ impl Standing {
         if enough && may_go && self.take_out(rules, now) { Verdict::TakenOut } else { Verdict::Counted }
     }
 
-    /// A tunnel to it lasted.
-    pub fn lasted(&mut self) {
-        self.early_ends.clear();
-    }
-
-    /// Failures that count towards `max_fails` now.
+    /// Returns how many failures count towards `max_fails` now.
     #[must_use]
     pub fn counted(&self, rules: &Rules, now: Instant) -> u32 {
         let agreed = self.doubts.agreement() != Agreement::Nobody;
@@ -209,16 +223,16 @@ impl Standing {
         self.first_fail.as_ref().filter(|first| counts(first)).map_or(0, |_| self.fails)
     }
 
+    /// Takes it out. Returns whether it was in before.
     fn take_out(&mut self, rules: &Rules, now: Instant) -> bool {
-        let news = self.out_until.is_none();
+        let was_in = self.out_until.is_none();
         self.out_until = Some(now + rules.fail_timeout);
         self.early_ends.clear();
         (self.on_trial, self.back_since) = (false, None);
-        news
+        was_in
     }
 
-    /// The part of its weight that it has now, in thousandths: it grows evenly over
-    /// `slow_start`, and is never nothing.
+    /// Returns its current share of its weight, in thousandths. The share grows evenly over `slow_start`, from 1.
     #[must_use]
     pub fn share(&self, rules: &Rules, now: Instant) -> u32 {
         let Some(since) = self.back_since.filter(|_| !rules.slow_start.is_zero()) else { return 1000 };
@@ -252,7 +266,12 @@ mod tests {
 
     /// It refuses: whether that took it out.
     fn refuses(standing: &mut Standing, now: Instant) -> bool {
-        standing.failed(Charge::Certain, PAIR, &rules(), now) == Verdict::TakenOut
+        standing.record(Evidence::Failed, PAIR, &rules(), now) == Verdict::TakenOut
+    }
+
+    /// It answers: whether that brought it back.
+    fn answers(standing: &mut Standing, now: Instant) -> bool {
+        standing.record(Evidence::Answered, PAIR, &rules(), now) == Verdict::Back
     }
 
     fn taken_out(now: Instant) -> Standing {
@@ -277,9 +296,9 @@ mod tests {
         assert!(!refuses(&mut standing, trial), "it was out before");
         assert_eq!(standing.availability(trial + 9 * SECOND), Availability::Out);
         standing.begin_trial();
-        assert!(standing.succeeded(trial + 10 * SECOND));
+        assert!(answers(&mut standing, trial + 10 * SECOND));
         assert_eq!(standing.availability(trial + 10 * SECOND), Availability::Up);
-        assert!(!standing.succeeded(trial + 10 * SECOND), "it was back before");
+        assert!(!answers(&mut standing, trial + 10 * SECOND), "it was back before");
     }
 
     #[test]
@@ -296,7 +315,7 @@ mod tests {
         let (rules, start) = (rules(), Instant::now());
         assert_eq!(Standing::default().share(&rules, start), 1000);
         let mut standing = taken_out(start);
-        standing.succeeded(start + 10 * SECOND);
+        answers(&mut standing, start + 10 * SECOND);
         assert_eq!(standing.share(&rules, start + 10 * SECOND), 1);
         assert_eq!(standing.share(&rules, start + 15 * SECOND), 500);
         assert_eq!(standing.share(&rules, start + 99 * SECOND), 1000);
@@ -306,7 +325,7 @@ mod tests {
     fn one_client_is_believed_by_nobody() {
         let (rules, now) = (Rules { max_fails: 1, ..rules() }, Instant::now());
         let mut standing = Standing::default();
-        let mut fail = |witness| standing.failed(Charge::Doubtful(witness), PAIR, &rules, now);
+        let mut fail = |witness| standing.record(Evidence::FailedOver(witness), PAIR, &rules, now);
         for _ in 0..100 {
             assert_eq!(fail(by(1, "/destroy")), Verdict::Remembered);
         }
@@ -318,18 +337,18 @@ mod tests {
     fn several_targets_of_one_client_count_if_nobody_was_answered_between() {
         let (rules, now) = (Rules { max_fails: 1, ..rules() }, Instant::now());
         let mut standing = Standing::default();
-        let first = Charge::Doubtful(by(1, "/a"));
-        let second = Charge::Doubtful(by(1, "/b"));
-        assert_eq!(standing.failed(first, PAIR, &rules, now), Verdict::Remembered);
-        standing.succeeded(now);
-        assert_eq!(standing.failed(second, PAIR, &rules, now), Verdict::Remembered);
+        let first = Evidence::FailedOver(by(1, "/a"));
+        let second = Evidence::FailedOver(by(1, "/b"));
+        assert_eq!(standing.record(first, PAIR, &rules, now), Verdict::Remembered);
+        answers(&mut standing, now);
+        assert_eq!(standing.record(second, PAIR, &rules, now), Verdict::Remembered);
         let other_is_out = Group { all: 10, others_out: 1 };
         assert_eq!(
-            standing.failed(first, other_is_out, &rules, now),
+            standing.record(first, other_is_out, &rules, now),
             Verdict::Counted,
             "never a second endpoint"
         );
-        assert_eq!(standing.failed(first, PAIR, &rules, now), Verdict::TakenOut);
+        assert_eq!(standing.record(first, PAIR, &rules, now), Verdict::TakenOut);
     }
 
     #[test]
@@ -339,11 +358,11 @@ mod tests {
         let later = start + 10 * SECOND;
         for client in [1, 1] {
             standing.begin_trial();
-            standing.failed(Charge::Doubtful(by(client, "/")), PAIR, &rules(), later);
+            standing.record(Evidence::FailedOver(by(client, "/")), PAIR, &rules(), later);
             assert_eq!(standing.availability(later), Availability::Trial);
         }
         standing.begin_trial();
-        standing.failed(Charge::Doubtful(by(2, "/")), PAIR, &rules(), later);
+        standing.record(Evidence::FailedOver(by(2, "/")), PAIR, &rules(), later);
         assert_eq!(standing.availability(later), Availability::Out);
     }
 
@@ -352,11 +371,11 @@ mod tests {
         let (rules, start) = (Rules { max_fails: 1, ..rules() }, Instant::now());
         let mut standing = Standing::default();
         for client in [1, 2] {
-            standing.failed(Charge::Doubtful(by(client, "/")), PAIR, &rules, start);
+            standing.record(Evidence::FailedOver(by(client, "/")), PAIR, &rules, start);
         }
         let later = start + 10 * SECOND;
         standing.begin_trial();
-        standing.failed(Charge::Doubtful(by(1, "/")), PAIR, &rules, later);
+        standing.record(Evidence::FailedOver(by(1, "/")), PAIR, &rules, later);
         assert_eq!(standing.availability(later), Availability::Out);
     }
 
@@ -364,11 +383,13 @@ mod tests {
     fn early_ends_count_in_a_row_and_of_several_clients() {
         let (rules, now) = (rules(), Instant::now());
         let mut standing = Standing::default();
-        let end = |standing: &mut Standing, client| standing.ended_early(by(client, "/"), PAIR, &rules, now);
+        let end = |standing: &mut Standing, client| {
+            standing.record(Evidence::EndedEarly(by(client, "/")), PAIR, &rules, now)
+        };
         for _ in 0..10 {
             assert_eq!(end(&mut standing, 1), Verdict::Remembered, "one client, again and again");
         }
-        standing.lasted();
+        standing.record(Evidence::Lasted, PAIR, &rules, now);
         assert_eq!([1, 2].map(|client| end(&mut standing, client)), [Verdict::Remembered, Verdict::Counted]);
         assert_eq!(end(&mut standing, 1), Verdict::TakenOut);
         assert_eq!(standing.availability(now), Availability::Out);
@@ -380,10 +401,10 @@ mod tests {
         let (mut standing, now) = (Standing::default(), Instant::now());
         for client in 0..100 {
             let witness = by(client, "/");
-            for charge in [Charge::Certain, Charge::Doubtful(witness)] {
-                assert_ne!(standing.failed(charge, PAIR, &rules, now), Verdict::TakenOut);
+            for evidence in [Evidence::Failed, Evidence::FailedOver(witness)] {
+                assert_ne!(standing.record(evidence, PAIR, &rules, now), Verdict::TakenOut);
             }
-            assert_ne!(standing.ended_early(witness, PAIR, &rules, now), Verdict::TakenOut);
+            assert_ne!(standing.record(Evidence::EndedEarly(witness), PAIR, &rules, now), Verdict::TakenOut);
         }
     }
 
@@ -419,10 +440,11 @@ mod tests {
                 let others = endpoints.iter().enumerate().filter(|&(index, one)| index != at && out(one));
                 let group = Group { all, others_out: others.count() };
                 let witness = by(client % clients, &target.to_string());
-                match target {
-                    0 => drop(endpoints[at].ended_early(witness, group, &rules, now)),
-                    _ => drop(endpoints[at].failed(Charge::Doubtful(witness), group, &rules, now)),
-                }
+                let evidence = match target {
+                    0 => Evidence::EndedEarly(witness),
+                    _ => Evidence::FailedOver(witness),
+                };
+                endpoints[at].record(evidence, group, &rules, now);
                 let out = endpoints.iter().filter(|one| out(one)).count();
                 let most = if all == 1 || percent == 0 { 0 } else { (all * usize::from(percent) / 100).max(1) };
                 prop_assert!(out <= most);

@@ -3,6 +3,7 @@
 
 pub mod bound_login;
 pub mod connect;
+pub mod discovery;
 mod endpoint;
 pub mod exchange;
 mod lease;
@@ -11,7 +12,6 @@ mod overrides;
 pub mod pool;
 pub mod ports;
 mod private_pool;
-pub mod resolve;
 mod resources;
 mod status;
 
@@ -29,6 +29,7 @@ use crate::io::TcpOptions;
 use crate::proxy_protocol;
 use crate::tls::problem::Problem;
 use crate::tls::{self, ServerName};
+use discovery::Discovered;
 use members::{Member, Members, Terms};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -193,7 +194,7 @@ pub enum NoEndpoint {
 }
 
 impl Upstream {
-    /// Creates a group with the endpoints of servers given as addresses. [`resolve`] adds those of names.
+    /// Creates a group with the endpoints of servers given as addresses. [`discovery::dns`] adds those of names.
     /// Endpoints that `previous` had keep their counts and health.
     #[must_use]
     pub fn new(settings: Settings, previous: Option<&Self>) -> Self {
@@ -210,11 +211,11 @@ impl Upstream {
         *upstream.looked_up() = last.and_then(|previous| *previous.looked_up());
         let known = previous.map(|previous| previous.members.list.load_full());
         let mut found = HashMap::new();
-        for member in known.iter().flat_map(|members| members.iter()) {
-            found
-                .entry(member.server.address.clone())
-                .or_insert_with(Vec::new)
-                .push(member.endpoint.address().clone());
+        for server in &upstream.settings.servers {
+            let own = known.iter().flat_map(|members| members.iter());
+            let own = own.filter(|member| member.server.address == server.address);
+            let again = own.map(|member| Discovered::of(server, member.endpoint.address().clone()));
+            found.insert(server.address.clone(), again.collect());
         }
         upstream.set_members(&found, known.as_deref().map_or(&[][..], Vec::as_slice), previous.is_some());
         upstream
@@ -265,44 +266,39 @@ impl Upstream {
         self.members.list.load().iter().any(|member| member.endpoint.address() == address)
     }
 
-    /// Returns the addresses that a server resolves to now.
-    fn addresses_of(&self, server: &ServerAddr) -> Vec<EndpointAddr> {
+    /// Returns what a server resolves to now.
+    fn discovered(&self, server: &ServerAddr) -> Vec<Discovered> {
         let members = self.members.list.load();
         let own = members.iter().filter(|member| member.server.address == *server);
-        own.map(|member| member.endpoint.address().clone()).collect()
+        own.map(|member| member.discovered.clone()).collect()
     }
 
     /// Applies the result of a look-up. Known endpoints keep their counts and health. New ones start slowly.
-    pub fn set_addresses(&self, found: &HashMap<ServerAddr, Vec<EndpointAddr>>) {
+    pub fn set_discovered(&self, found: &HashMap<ServerAddr, Vec<Discovered>>) {
         let known = self.members.list.load_full();
         self.set_members(found, &known, !known.is_empty());
     }
 
-    fn set_members(&self, found: &HashMap<ServerAddr, Vec<EndpointAddr>>, known: &[Member], under_way: bool) {
+    fn set_members(&self, found: &HashMap<ServerAddr, Vec<Discovered>>, known: &[Member], under_way: bool) {
         let mut members: Vec<Member> = Vec::new();
         for server in &self.settings.servers {
-            let fixed = match &server.address {
-                ServerAddr::Ip(address) => vec![EndpointAddr::Tcp(*address)],
-                ServerAddr::Unix(path) => vec![EndpointAddr::Unix(path.as_path().into())],
-                ServerAddr::Name(..) => found.get(&server.address).cloned().unwrap_or_default(),
-            };
-            for address in fixed {
-                if members.iter().any(|member| *member.endpoint.address() == address) {
+            let looked_up = || found.get(&server.address).cloned().unwrap_or_default();
+            for discovered in discovery::fixed(server).map_or_else(looked_up, |fixed| vec![fixed]) {
+                let is_it = |member: &&Member| *member.endpoint.address() == discovered.address;
+                if members.iter().any(|member| is_it(&member)) {
                     continue;
                 }
-                let old = known.iter().find(|member| *member.endpoint.address() == address);
-                let endpoint = old.map_or_else(
-                    || Arc::new(Endpoint::new(&self.settings.name, address, under_way)),
-                    |old| Arc::clone(&old.endpoint),
+                let endpoint = known.iter().find(is_it).map_or_else(
+                    || Arc::new(Endpoint::new(&self.settings.name, discovered.address.clone(), under_way)),
+                    |known| Arc::clone(&known.endpoint),
                 );
-                let name = self.settings.tls.as_ref().and_then(|tls| tls.name_of(server));
                 let terms = Terms {
                     rules: self.rules(server),
-                    name,
+                    name: self.settings.tls.as_ref().and_then(|tls| tls.name_of(server)),
                     backup: server.backup,
                     members: Arc::downgrade(&self.members),
                 };
-                members.push(Member::new(endpoint, server, terms));
+                members.push(Member::new(endpoint, server, discovered, terms));
             }
         }
         self.members.list.store(Arc::new(members));
@@ -382,17 +378,15 @@ impl Upstream {
     }
 }
 
-/// Returns the members to choose from: backups only if no other can serve. If all are out, Holdline tries
+/// Returns the members to choose from: those of the first priority that can serve. If all are out, Holdline tries
 /// them all the same, as nginx does.
 fn first_tier<'a>(free: &[&'a Member], now: std::time::Instant) -> Option<Vec<&'a Member>> {
-    let tier = |backup: bool, out: bool| -> Vec<&'a Member> {
-        let serves = |m: &&&Member| {
-            m.server.backup == backup && (out || m.endpoint.standing().availability(now) != Availability::Out)
-        };
-        free.iter().filter(serves).copied().collect()
+    let is_in = |member: &&&Member| member.endpoint.standing().availability(now) != Availability::Out;
+    let of_first = |members: Vec<&'a Member>| {
+        let first = members.iter().map(|member| member.discovered.priority).min()?;
+        Some(members.into_iter().filter(|member| member.discovered.priority == first).collect())
     };
-    let tiers = [(false, false), (true, false), (false, true), (true, true)];
-    tiers.into_iter().map(|(backup, out)| tier(backup, out)).find(|tier| !tier.is_empty())
+    of_first(free.iter().filter(is_in).copied().collect()).or_else(|| of_first(free.to_vec()))
 }
 
 #[cfg(test)]

@@ -199,7 +199,7 @@ impl Endpoint {
                 Availability::Up => "available",
             },
             active: status.endpoint.active(),
-            weight: status.server.weight,
+            weight: status.weight,
             share: f64::from(status.share) / 1000.0,
             backup: status.server.backup,
             failures: status.failures,

@@ -2,7 +2,7 @@
 
 use super::endpoint::Endpoint;
 use super::members::{Member, Terms};
-use crate::health::{Availability, Charge, Group, Verdict, Witness};
+use crate::health::{Availability, Evidence, Group, Verdict, Witness};
 use crate::outcome::{Cause, EndedBy, Outcome, Side};
 use crate::tls::ServerName;
 use std::fmt::Display;
@@ -52,17 +52,13 @@ impl Lease {
     /// Records that the endpoint answered.
     pub fn succeeded(&mut self) {
         self.on_trial = false;
-        let is_back = self.endpoint.standing().succeeded(Instant::now().into_std());
-        if is_back {
-            let Endpoint { upstream, address, .. } = &*self.endpoint;
-            tracing::info!(%upstream, endpoint = %address, "endpoint is back in use");
-        }
+        record(&self.endpoint, &self.terms, Evidence::Answered, &"");
     }
 
     /// Charges the endpoint with a failure that no client can cause.
     pub fn failed(&mut self, error: &dyn Display) {
         self.on_trial = false;
-        charge(&self.endpoint, &self.terms, Charge::Certain, error);
+        record(&self.endpoint, &self.terms, Evidence::Failed, error);
     }
 
     /// Records a failure that the request may have caused. Nothing is charged yet.
@@ -79,17 +75,13 @@ impl Lease {
         self.endpoint.ends.add(&outcome.ending);
         let Some(early) = self.terms.rules.early_end else { return };
         if was_broken_off(outcome, early.within) {
-            let now = Instant::now().into_std();
-            let verdict = with_group(&self.endpoint, &self.terms, |group| {
-                self.endpoint.standing().ended_early(witness(), group, &self.terms.rules, now)
-            });
             let ended = format!(
                 "tunnels were broken off within early_end.within, the last by {}",
                 outcome.ending.cause
             );
-            record_verdict(&self.endpoint, &self.terms, verdict, &ended);
+            record(&self.endpoint, &self.terms, Evidence::EndedEarly(witness()), &ended);
         } else if outcome.duration >= early.within || outcome.ending.cause == Cause::Close {
-            self.endpoint.standing().lasted();
+            record(&self.endpoint, &self.terms, Evidence::Lasted, &"");
         }
     }
 }
@@ -132,7 +124,7 @@ impl PendingCharge {
     /// Charges the endpoint. It counts if other clients agree.
     pub fn charge(mut self, witness: Witness) {
         self.on_trial = false;
-        charge(&self.endpoint, &self.terms, Charge::Doubtful(witness), &self.error);
+        record(&self.endpoint, &self.terms, Evidence::FailedOver(witness), &self.error);
     }
 }
 
@@ -144,34 +136,30 @@ impl Drop for PendingCharge {
     }
 }
 
-fn charge(endpoint: &Endpoint, terms: &Terms, charge: Charge, error: &dyn Display) {
+/// Records evidence about an endpoint, and counts and logs what follows from it. `error` says what was seen, if that was
+/// a failure.
+fn record(endpoint: &Endpoint, terms: &Terms, evidence: Evidence, error: &dyn Display) {
     let now = Instant::now().into_std();
-    let rules = &terms.rules;
-    let verdict = match charge {
-        // A certain failure does not depend on the other endpoints.
-        Charge::Certain => endpoint.standing().failed(charge, Group::default(), rules, now),
-        Charge::Doubtful(_) => {
-            with_group(endpoint, terms, |group| endpoint.standing().failed(charge, group, rules, now))
+    let judge = |group| endpoint.standing().record(evidence, group, &terms.rules, now);
+    let needs_group = matches!(evidence, Evidence::FailedOver(_) | Evidence::EndedEarly(_));
+    let verdict = match needs_group.then(|| terms.members.upgrade()).flatten() {
+        Some(members) => {
+            // Meanwhile no other endpoint can be taken out.
+            let _choosing = members.choosing();
+            judge(members.group(endpoint))
         }
+        // An endpoint whose configuration is gone is alone.
+        None => judge(Group::default()),
     };
-    record_verdict(endpoint, terms, verdict, error);
-}
-
-/// Runs `judge` while no other endpoint can be taken out.
-fn with_group(endpoint: &Endpoint, terms: &Terms, judge: impl FnOnce(Group) -> Verdict) -> Verdict {
-    // An endpoint whose configuration is gone is alone.
-    let Some(members) = terms.members.upgrade() else { return judge(Group::default()) };
-    let _choosing = members.choosing();
-    judge(members.group(endpoint))
-}
-
-/// Counts and logs the result of a charge.
-fn record_verdict(endpoint: &Endpoint, terms: &Terms, verdict: Verdict, error: &dyn Display) {
-    if verdict != Verdict::Remembered {
-        endpoint.failures.fetch_add(1, Ordering::Relaxed);
+    let Endpoint { upstream, address, .. } = endpoint;
+    match verdict {
+        Verdict::Remembered => {}
+        Verdict::Counted | Verdict::TakenOut => {
+            endpoint.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        Verdict::Back => tracing::info!(%upstream, endpoint = %address, "endpoint is back in use"),
     }
     if verdict == Verdict::TakenOut {
-        let Endpoint { upstream, address, .. } = endpoint;
         let fail_timeout = terms.rules.fail_timeout;
         tracing::warn!(%upstream, endpoint = %address, ?fail_timeout, %error, "endpoint taken out after failures");
     }

@@ -1,5 +1,6 @@
 //! Owns the list of an upstream's endpoints: which are in use and which are out.
 
+use super::discovery::Discovered;
 use super::endpoint::Endpoint;
 use super::overrides::{Override, Overrides, StateSource};
 use super::{Server, State};
@@ -52,6 +53,7 @@ impl Members {
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) server: Server,
+    pub(super) discovered: Discovered,
     pub(super) terms: Arc<Terms>,
     id: u64,
 }
@@ -69,10 +71,15 @@ pub(super) struct Terms {
 }
 
 impl Member {
-    pub(super) fn new(endpoint: Arc<Endpoint>, server: &Server, terms: Terms) -> Self {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        server: &Server,
+        discovered: Discovered,
+        terms: Terms,
+    ) -> Self {
         // Hash the address, not the name, so that proxies with the same view choose alike.
         let id = key_of(endpoint.address.to_string().as_bytes());
-        Self { endpoint, server: server.clone(), terms: Arc::new(terms), id }
+        Self { endpoint, server: server.clone(), discovered, terms: Arc::new(terms), id }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -84,7 +91,7 @@ impl Member {
         let share = self.endpoint.standing().share(&self.terms.rules, now);
         Candidate {
             id: self.id,
-            weight: self.server.weight.saturating_mul(share).max(1),
+            weight: self.discovered.weight.saturating_mul(share).max(1),
             active: self.endpoint.active(),
             turn: self.endpoint.turn(),
         }

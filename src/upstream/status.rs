@@ -15,6 +15,8 @@ pub struct EndpointStatus {
     pub endpoint: Arc<Endpoint>,
     /// Its server in the configuration.
     pub server: Server,
+    /// Its weight.
+    pub weight: u32,
     /// Its state.
     pub state: State,
     /// Where the state comes from.
@@ -48,6 +50,7 @@ impl Upstream {
             EndpointStatus {
                 endpoint: Arc::clone(&member.endpoint),
                 server: member.server.clone(),
+                weight: member.discovered.weight,
                 state,
                 state_source,
                 availability: standing.availability(now),

@@ -140,12 +140,13 @@ async fn names_bring_endpoints_and_a_lost_answer_keeps_them() {
     let upstream = upstream(vec![Server { address: name.clone(), ..server(0) }]);
     assert_eq!(upstream.pick(None, &[]).unwrap_err(), NoEndpoint::None);
     let address = |host| EndpointAddr::Tcp(([10, 0, 0, host], 80).into());
-    upstream.set_addresses(&HashMap::from([(name.clone(), vec![address(1), address(2)])]));
+    let found = |host| Discovered::of(&server(0), address(host));
+    upstream.set_discovered(&HashMap::from([(name.clone(), vec![found(1), found(2)])]));
     let lease = upstream.pick(None, &[address(2)]).unwrap();
-    upstream.set_addresses(&HashMap::from([(name.clone(), vec![address(1), address(3)])]));
+    upstream.set_discovered(&HashMap::from([(name.clone(), vec![found(1), found(3)])]));
     assert!(upstream.endpoints().iter().any(|endpoint| Arc::ptr_eq(endpoint, lease.endpoint())));
     let after = Upstream::new(upstream.settings().clone(), Some(&upstream));
-    assert_eq!(after.addresses_of(&name), [address(1), address(3)], "a reload asks nobody");
+    assert_eq!(after.discovered(&name), [found(1), found(3)], "a reload asks nobody");
 }
 
 /// A client's view of an endpoint.
@@ -204,7 +205,7 @@ async fn names_are_looked_up_again_and_again_as_long_as_they_are_used() {
     settings.resolve_interval = Some(Duration::from_millis(10));
     let upstream = Arc::new(Upstream::new(settings, None));
     let (_trigger, watch) = crate::drain::channel();
-    let keeper = tokio::spawn(resolve::keep_fresh(Arc::downgrade(&upstream), watch));
+    let keeper = tokio::spawn(discovery::dns::keep_fresh(Arc::downgrade(&upstream), watch));
     let mut seen = Vec::new();
     while seen.len() < 3 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -225,15 +226,15 @@ async fn local_names_are_looked_up() {
     let servers =
         vec![Server { address: name, ..server(0) }, Server { address: unknown.clone(), ..server(0) }];
     let upstream = upstream(servers);
-    let failed = resolve::refresh(&upstream).await;
+    let failed = discovery::dns::refresh(&upstream).await;
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].0, unknown);
     assert!(upstream.pick(None, &[]).is_ok());
     // A name that was found once and is not found now keeps its last answer.
-    let last = vec![EndpointAddr::Tcp(([10, 0, 0, 1], 80).into())];
-    upstream.set_addresses(&HashMap::from([(unknown.clone(), last.clone())]));
-    assert_eq!(resolve::refresh(&upstream).await.len(), 1);
-    assert_eq!(upstream.addresses_of(&unknown), last);
+    let last = vec![Discovered::of(&server(0), EndpointAddr::Tcp(([10, 0, 0, 1], 80).into()))];
+    upstream.set_discovered(&HashMap::from([(unknown.clone(), last.clone())]));
+    assert_eq!(discovery::dns::refresh(&upstream).await.len(), 1);
+    assert_eq!(upstream.discovered(&unknown), last);
     // Reloads, however frequent, do not put look-ups off.
     let mut every_minute = upstream.settings().clone();
     every_minute.resolve_interval = Some(Duration::from_secs(60));
@@ -242,4 +243,25 @@ async fn local_names_are_looked_up() {
     assert_eq!(*Upstream::new(every_minute, Some(&upstream)).looked_up(), last);
     // Where there is no interval, each reload asks once.
     assert_eq!(*Upstream::new(upstream.settings().clone(), Some(&upstream)).looked_up(), None);
+}
+
+#[test]
+fn what_is_discovered_has_a_weight_and_a_priority() {
+    let name = ServerAddr::Name("app".into(), 80);
+    let upstream = upstream(vec![Server { address: name.clone(), ..server(0) }]);
+    let found = |host, weight, priority| Discovered {
+        address: EndpointAddr::Tcp(([10, 0, 0, host], 80).into()),
+        weight,
+        priority,
+    };
+    upstream.set_discovered(&HashMap::from([(name, vec![found(1, 1, 7), found(2, 9, 3), found(3, 1, 3)])]));
+    let mut leases: Vec<_> = (0..100).map(|_| pick(&upstream)).collect();
+    let of = |leases: &[Lease], host| {
+        leases.iter().filter(|lease| *lease.endpoint().address() == found(host, 1, 1).address).count()
+    };
+    assert_eq!([1, 2, 3].map(|host| of(&leases, host)), [0, 90, 10], "the first priority, by weight");
+    for lease in leases.iter_mut().filter(|lease| *lease.endpoint().address() != found(1, 1, 1).address) {
+        lease.failed(&"refused");
+    }
+    assert_eq!(of(&[pick(&upstream)], 1), 1, "the next priority, once all of the first are out");
 }

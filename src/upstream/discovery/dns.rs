@@ -1,8 +1,9 @@
 //! Owns the repeated look-up of server names. A failed look-up keeps the last result.
 
-use super::Upstream;
+use super::Discovered;
 use crate::addr::{EndpointAddr, ServerAddr};
 use crate::drain::Watch;
+use crate::upstream::Upstream;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -27,17 +28,18 @@ pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
                 // Resolvers shuffle. Keep the order of endpoints stable.
                 addresses.sort();
                 addresses.dedup();
-                found.insert(server.address.clone(), addresses);
+                let addresses = addresses.into_iter().map(|address| Discovered::of(server, address));
+                found.insert(server.address.clone(), addresses.collect());
             }
             Ok(Err(error)) => failed.push((server.address.clone(), error.to_string())),
             Err(_) => failed.push((server.address.clone(), format!("no answer within {LOOK_UP:?}"))),
         }
     }
     for (address, _) in &failed {
-        found.insert(address.clone(), upstream.addresses_of(address));
+        found.insert(address.clone(), upstream.discovered(address));
     }
-    if found.values().any(|addresses| !addresses.is_empty()) {
-        upstream.set_addresses(&found);
+    if found.values().any(|found: &Vec<Discovered>| !found.is_empty()) {
+        upstream.set_discovered(&found);
     }
     failed
 }
@@ -52,7 +54,7 @@ pub fn has_names(upstream: &Upstream) -> bool {
 #[must_use]
 pub fn is_missing_names(upstream: &Upstream) -> bool {
     upstream.settings().servers.iter().any(|server| {
-        matches!(server.address, ServerAddr::Name(..)) && upstream.addresses_of(&server.address).is_empty()
+        matches!(server.address, ServerAddr::Name(..)) && upstream.discovered(&server.address).is_empty()
     })
 }
 
