@@ -15,7 +15,7 @@ import ssl
 import struct
 import time
 
-from lab import KIB, MIB, eventually
+from lab import KIB, MIB, base, eventually, listeners
 from peers import HOST, Client
 
 KINDS = ("plain", "tls", "proxy", "proxy_tls", "h2c")
@@ -301,19 +301,11 @@ def config(lab, ports, server, sink, cert):
     more = {
         "plain": "", "tls": tls, "proxy": behind, "proxy_tls": behind + tls, "h2c": 'protocols = ["h1", "h2"]\n',
     }
-    listeners = "".join(
-        f'[[listen]]\naddress = "{HOST}:{ports[kind]}"\nheader_timeout = "{TIMEOUT}s"\n'
-        f'keepalive_timeout = "{TIMEOUT}s"\nbody_timeout = "{TIMEOUT}s"\n{more[kind]}' for kind in KINDS
-    )
+    timeouts = "".join(f'{name} = "{TIMEOUT}s"\n' for name in ("header_timeout", "keepalive_timeout", "body_timeout"))
     return f"""\
-[process]
-shutdown_grace = "5s"
-[log]
-format = "json"
-access = "{lab.directory}/access.log"
-[real_ip]
+{base(lab)}[real_ip]
 trusted = ["127.0.0.0/8"]
-{listeners}
+{listeners((ports[kind], timeouts + more[kind]) for kind in KINDS)}
 [defaults]
 response_timeout = "{TIMEOUT}s"
 close_timeout = "{TIMEOUT}s"

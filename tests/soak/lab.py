@@ -255,18 +255,29 @@ def write_config(directory, text):
     return path
 
 
-def config(lab, listen, servers, route="", upstream="", more=""):
-    """The configuration of one route to one upstream; the last three are added as they are."""
-    listeners = "".join(f'[[listen]]\naddress = "{HOST}:{port}"\nbacklog = 4096\n' for port in listen)
-    addresses = ", ".join(f'"{HOST}:{port}"' for port in servers)
+def listeners(tables):
+    """Listeners of a configuration: of each the port and its other settings, as text."""
+    return "".join(f'[[listen]]\naddress = "{HOST}:{port}"\n{settings}' for port, settings in tables)
+
+
+def base(lab):
+    """The first tables of a configuration: a short end, and an access log that `Proxy.access_log` can read."""
     return f"""\
 [process]
 shutdown_grace = "5s"
 [log]
 format = "json"
 access = "{lab.directory}/access.log"
-sample_above = "off"
-{listeners}
+"""
+
+
+def config(lab, listen, servers, route="", upstream="", more=""):
+    """The configuration of one route to one upstream; the last three are added as they are."""
+    backlog = "backlog = 4096\n"
+    addresses = ", ".join(f'"{HOST}:{port}"' for port in servers)
+    return f"""\
+{base(lab)}sample_above = "off"
+{listeners((port, backlog) for port in listen)}
 [[route]]
 name = "ws"
 path = "/"

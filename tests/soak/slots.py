@@ -12,7 +12,7 @@ import json
 import time
 
 from abuse import PREFACE, Guest, h2_fields, h2_frame
-from lab import counted, describe, eventually, spawn
+from lab import base, counted, describe, eventually, listeners, spawn
 from peers import HOST, Client, Failure
 
 # How often strangers come, and how long each may take for a tunnel and an echo.
@@ -158,17 +158,10 @@ class Straddlers:
 
 def straddle_config(lab, short, long, server):
     """Two listeners, which differ in `header_timeout`, before an echo server."""
-    listeners = "".join(
-        f'[[listen]]\naddress = "{HOST}:{port}"\nprotocols = ["h1", "h2"]\nheader_timeout = "{timeout}s"\nbacklog = 4096\n'
-        for port, timeout in ((short, SHORT), (long, LONG))
-    )
+    more = 'protocols = ["h1", "h2"]\nbacklog = 4096\n'
+    tables = [(port, f'header_timeout = "{timeout}s"\n{more}') for port, timeout in ((short, SHORT), (long, LONG))]
     return f"""\
-[process]
-shutdown_grace = "5s"
-[log]
-format = "json"
-access = "{lab.directory}/access.log"
-{listeners}
+{base(lab)}{listeners(tables)}
 [[route]]
 path = "/"
 upstream = "echo"
@@ -236,14 +229,9 @@ def streams_config(lab, ports, servers):
         for name, port in servers.items()
     )
     return f"""\
-[process]
-shutdown_grace = "5s"
+{base(lab)}sample_above = "off"
 [admin]
 address = "{HOST}:{ports['admin']}"
-[log]
-format = "json"
-access = "{lab.directory}/access.log"
-sample_above = "off"
 [[listen]]
 address = "{HOST}:{ports['listen']}"
 protocols = ["h1", "h2"]
