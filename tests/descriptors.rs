@@ -6,81 +6,53 @@ mod support;
 
 use http::{Request, StatusCode};
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::http2::Http2;
 use support::operator::Operator;
-use support::{PATIENCE, Puppet, Raw, echo, nobody, opening, upstream};
-use tokio::net::{TcpListener, TcpStream};
+use support::process::Process;
+use support::{PATIENCE, Puppet, Raw, echo, nobody, opening, upstream, web};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// A proxy that may open so many files.
 struct Small {
-    child: Child,
-    address: SocketAddr,
+    process: Process,
     operator: Operator,
-    log: Arc<Mutex<String>>,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Small {
     fn start(files: u32, rest: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("proxy.toml");
         let text = format!(
             "[log]\naccess = \"off\"\n[admin]\naddress = \"127.0.0.1:0\"\n[process]\nworkers = 1\n\
              [[listen]]\naddress = \"127.0.0.1:0\"\nprotocols = [\"h1\", \"h2\"]\n{rest}"
         );
-        std::fs::write(&config, text).unwrap();
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" run --config \"$1\""));
-        command.arg(env!("CARGO_BIN_EXE_holdline")).arg(&config).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut started = String::new();
-        while !started.contains("serving") {
-            started += &lines.next().expect("it starts");
-            started += "\n";
-        }
-        let local_of = |what: &str| {
-            let line = started.lines().find(|line| line.contains(what)).unwrap();
-            line.split("local=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
-        };
-        let (address, operator) = (local_of("listening"), Operator::at(local_of("admin endpoint")));
-        let log = Arc::new(Mutex::new(started.clone()));
-        let more = Arc::clone(&log);
-        std::thread::spawn(move || lines.for_each(|line| *more.lock().unwrap() += &(line + "\n")));
-        Self { child, address, operator, log, _folder: folder }
+        let process = Process::start(&text, Some(files));
+        let operator = Operator::at(process.admin());
+        Self { process, operator }
     }
 
     async fn connect(&self) -> Raw {
-        Raw::new(TcpStream::connect(self.address).await.unwrap())
+        self.process.connect().await
+    }
+
+    fn log(&self) -> String {
+        self.process.log.lock().unwrap().clone()
     }
 
     /// Waits until the log says so.
     async fn says(&self, text: &str) {
         let said = async {
-            while !self.log.lock().unwrap().contains(text) {
+            while !self.log().contains(text) {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("{text:?} in {}", self.log.lock().unwrap()));
+        timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("{text:?} in {}", self.log()));
     }
 
     /// It never wanted more than it may have.
     fn was_content(&self) {
-        let log = self.log.lock().unwrap();
+        let log = self.log();
         assert!(!log.contains("cannot accept") && !log.contains("Too many open files"), "{log}");
     }
 
@@ -91,23 +63,6 @@ impl Small {
         let endpoints = upstreams.iter().flat_map(|upstream| upstream["endpoints"].as_array().unwrap());
         endpoints.map(|endpoint: &Value| endpoint["failures"].as_u64().unwrap()).collect()
     }
-}
-
-/// A server of HTTP that answers each request with 204 and keeps its connections.
-async fn web() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let mut raw = Raw::new(listener.accept().await.unwrap().0);
-            tokio::spawn(async move {
-                while !raw.head_or_end().await.is_empty() {
-                    raw.write("HTTP/1.1 204 No Content\r\n\r\n").await;
-                }
-            });
-        }
-    });
-    address
 }
 
 const ROUTE: &str = "[[route]]\npath = \"/\"\nupstream = \"up\"\nconnect_timeout = \"1s\"\n";
@@ -172,7 +127,7 @@ async fn streams_of_a_few_leave_room_for_others() {
     let mut polls = JoinSet::new();
     let mut greedy = Vec::new();
     for _ in 0..2 {
-        let mut client = Http2::over(TcpStream::connect(proxy.address).await.unwrap()).await;
+        let mut client = Http2::over(TcpStream::connect(proxy.process.address).await.unwrap()).await;
         for _ in 0..60 {
             let request = Request::get("http://example.com/poll").body(()).unwrap();
             let (answer, _) = client.requests.send_request(request, true).unwrap();

@@ -15,8 +15,7 @@ use support::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, get, next, raw,
 };
-use support::{Proxy, Puppet, Raw, echo, route, upstream, with_listen};
-use tokio::net::TcpListener;
+use support::{Proxy, Puppet, Raw, echo, route, upstream, web, with_listen};
 use tokio::time::timeout;
 
 /// What came back.
@@ -75,32 +74,6 @@ impl Stage {
         while next(&mut client).await.expect("an answer").kind != HEADERS {}
         client
     }
-}
-
-/// A server that answers each request with 204, once its chunked body is there. One of a known length is never whole
-/// in these tests.
-async fn web() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let mut raw = Raw::new(listener.accept().await.unwrap().0);
-            tokio::spawn(async move {
-                while let Some(head) = raw.until_or_end(b"\r\n\r\n").await {
-                    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-                    let is_chunked = head.contains("transfer-encoding: chunked");
-                    if head.contains("content-length")
-                        || (is_chunked && raw.until_or_end(b"\r\n\r\n").await.is_none())
-                    {
-                        raw.rest().await;
-                        return;
-                    }
-                    raw.write("HTTP/1.1 204 No Content\r\n\r\n").await;
-                }
-            });
-        }
-    });
-    address
 }
 
 fn answer_of(frame: &Frame) -> Option<Answer> {

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod frames;
 pub mod http2;
 pub mod operator;
+pub mod process;
 
 use holdline::app::{Running, Startup};
 use holdline::config::Config;
@@ -301,6 +302,32 @@ impl Puppet {
         let head = raw.head().await;
         raw.write(accepting(&head, "")).await;
         (raw, head)
+    }
+}
+
+/// A server of HTTP that answers each request with 204 and keeps its connections. It reads a chunked body first. It
+/// never answers a request with a `Content-Length` above 0.
+pub async fn web() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            tokio::spawn(web_one(Raw::new(listener.accept().await.unwrap().0)));
+        }
+    });
+    address
+}
+
+async fn web_one(mut raw: Raw) {
+    while let Some(head) = raw.until_or_end(b"\r\n\r\n").await {
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let has_length = head.contains("content-length: ") && !head.contains("content-length: 0\r\n");
+        let is_chunked = head.contains("transfer-encoding: chunked");
+        if has_length || (is_chunked && raw.until_or_end(b"\r\n\r\n").await.is_none()) {
+            raw.rest().await;
+            return;
+        }
+        raw.write("HTTP/1.1 204 No Content\r\n\r\n").await;
     }
 }
 
