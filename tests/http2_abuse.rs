@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, frame, get, literal, next_of, raw,
+    WINDOW_UPDATE, block, frame, get, literal, next_of, raw,
 };
 use support::http2::Http2;
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};
@@ -25,6 +25,20 @@ async fn before(server: SocketAddr) -> Proxy {
                   keepalive_timeout = \"60s\"\nbody_timeout = \"400ms\"";
     let rest = format!("{}\n{}", route(""), upstream(&[server], ""));
     Proxy::with(&with_listen(&rest).replace("address = \"127.0.0.1:0\"", listen)).await
+}
+
+/// A path that is asked for behind everything else.
+const LAST: &str = "/last";
+
+/// The fields of a GET for a path.
+fn get_of(path: &str) -> Vec<u8> {
+    block(&[(":method", "GET"), (":scheme", "http"), (":authority", "example.com"), (":path", path)])
+}
+
+/// Whether a connection brought the request for the last path. Others may end without one.
+async fn is_last(mut server: Raw) -> bool {
+    let head = server.until_or_end(b"\r\n\r\n").await.unwrap_or_default();
+    head.starts_with(format!("GET {LAST} ").as_bytes())
 }
 
 /// Waits for the end of a connection; what its GOAWAY said, if there was one.
@@ -122,8 +136,15 @@ async fn streams_beyond_the_most_are_refused_and_reach_no_upstream() {
     for _ in 0..128 {
         servers.push(puppet.accept().await);
     }
-    let another = timeout(Duration::from_millis(200), puppet.accept()).await;
-    assert!(another.is_err(), "a refused stream reached the upstream");
+    for server in &mut servers {
+        server.head().await;
+    }
+    servers[0].write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+    next_of(&mut client, &[HEADERS]).await.expect("an answer");
+    client.write(frame(HEADERS, END_STREAM | END_HEADERS, 2 * 140 + 1, &get_of(LAST))).await;
+    // A refused stream would have connected before this one.
+    let head = puppet.accept().await.head().await;
+    assert!(head.starts_with(&format!("GET {LAST} ")), "a refused stream reached the upstream: {head}");
 }
 
 /// CVE-2023-44487: requests that are cancelled at once do not count as open, and cost the upstream each.
@@ -140,8 +161,11 @@ async fn rapid_resets_end_the_connection_and_leave_the_upstream_alone() {
     // It may be ended before all is written.
     let _ = client.stream.write_all(&all).await;
     assert_eq!(end(&mut client).await, Some(Reason::ENHANCE_YOUR_CALM));
+    // Connections of the cancelled requests came before that of another client.
+    let mut other = proxy.connect().await;
+    other.write(format!("GET {LAST} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
     let mut reached = 0;
-    while timeout(Duration::from_millis(200), puppet.accept()).await.is_ok() {
+    while !is_last(puppet.accept().await).await {
         reached += 1;
     }
     assert!(reached <= 128, "{reached}");

@@ -95,6 +95,24 @@ async fn a_tunnel_that_is_not_read_is_sent_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_answer_to_an_end_of_stream_comes_however_long_it_takes() {
+    let ((mut client, near), (mut upstream, far)) = (duplex(64), duplex(64));
+    let opened = |stream| PrefixedStream { stream, ahead: vec![] };
+    let streams = PerSide { client: opened(near), upstream: opened(far) };
+    let tunnel =
+        tokio::spawn(run(streams, Arc::new(settings()), Framing::Blind(Blind::Protocol), Arc::default()));
+    client.shutdown().await.unwrap();
+    assert_eq!(upstream.read(&mut [0]).await.unwrap(), 0);
+    // Many times the close timeout.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    upstream.write_all(b"result").await.unwrap();
+    drop(upstream);
+    assert_eq!(read(&mut client).await, *b"result");
+    let outcome = tunnel.await.unwrap();
+    assert_eq!((outcome.ending.ended_by, outcome.ending.cause), (EndedBy::Client, Cause::Eof));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fast_side_waits_for_a_slow_one_and_nothing_is_lost() {
     let mut rig = rig(&[], 1024);
     let mut message = vec![0x82, 127];
