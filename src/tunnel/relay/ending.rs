@@ -291,18 +291,37 @@ fn close_text(ended_by: EndedBy, cause: Cause) -> &'static str {
         (EndedBy::Client, Cause::Reset) => "client reset the connection",
         (EndedBy::Client, Cause::Unresponsive) => "client did not answer a ping",
         (EndedBy::Client, Cause::TcpTimeout) => "client unreachable",
-        (EndedBy::Client, Cause::SendTimeout) => "client last_write no data in time",
+        (EndedBy::Client, Cause::SendTimeout) => "client took no data in time",
         (EndedBy::Upstream, Cause::Eof) => "upstream left without a close frame",
         (EndedBy::Upstream, Cause::Reset) => "upstream reset the connection",
         (EndedBy::Upstream, Cause::Unresponsive) => "upstream did not answer a ping",
         (EndedBy::Upstream, Cause::TcpTimeout) => "upstream unreachable",
-        (EndedBy::Upstream, Cause::SendTimeout) => "upstream last_write no data in time",
+        (EndedBy::Upstream, Cause::SendTimeout) => "upstream took no data in time",
         (_, Cause::ReadTimeout) => "idle for too long",
         (_, Cause::Lifetime) => "longest permitted lifetime reached",
         (_, Cause::Shutdown) => "proxy is shutting down",
         (_, Cause::Drain) => "upstream server is being drained",
         (_, Cause::EndpointRemoved) => "upstream server is being removed",
-        (_, Cause::Operator) => "close_received by the operator",
+        (_, Cause::Operator) => "closed by the operator",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_texts_are_words_that_fit_into_a_close_frame() {
+        let all = EndedBy::ALL.into_iter().flat_map(|by| Cause::ALL.map(|cause| (by, cause)));
+        for text in all.map(|(by, cause)| close_text(by, cause)) {
+            assert!(
+                text.len() <= close::MAX_REASON && text.chars().all(|c| c.is_ascii_lowercase() || c == ' ')
+            );
+        }
+        let of = |by, cause| close_text(by, cause);
+        assert_eq!(of(EndedBy::Client, Cause::SendTimeout), "client took no data in time");
+        assert_eq!(of(EndedBy::Upstream, Cause::SendTimeout), "upstream took no data in time");
+        assert_eq!(of(EndedBy::Proxy, Cause::Operator), "closed by the operator");
     }
 }
