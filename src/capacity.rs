@@ -164,7 +164,7 @@ impl Slots {
         Some(Slot::new(&self.0, permit, descriptor))
     }
 
-    /// Takes a slot, and waits until one is free. Waiters are served in the order of their calls.
+    /// Waits for a free slot and takes it. Waiters are served in the order of their calls.
     pub async fn take(&self) -> Slot {
         if let Some(slot) = self.try_take() {
             return slot;
@@ -187,8 +187,8 @@ impl Slot {
         Self { pool: Arc::clone(pool), _descriptor: descriptor }
     }
 
-    /// Takes room for one more connection to an upstream, and waits until there is some. Waiters are served in
-    /// the order of their calls.
+    /// Waits for room for one more connection to an upstream and takes it. Waiters are served in the order of
+    /// their calls.
     pub async fn upstream_slot(&self) -> UpstreamSlot {
         if self.pool.is_short() && self.pool.log_limit.take() {
             let limit = self.pool.limited_by;

@@ -1,11 +1,11 @@
 //! Holdline: a WebSocket-aware reverse proxy.
 //!
-//! This is the map. A connection travels through the modules in this order; each first line says what
-//! its module owns. Dependencies run down the ranks only (`tests/layering.rs` holds them to it):
+//! This is the map. The table lists the modules by rank, and below it stands the path of a connection. The first
+//! line of each module says what it owns. Dependencies run down the ranks only (`tests/layering.rs` holds them to it):
 //!
 //! | rank | may do | modules |
 //! |---|---|---|
-//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log | [`addr`] [`escape`] [`ws`] [`proxy_protocol`] |
+//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log ([`ws`] draws random keys) | [`addr`] [`escape`] [`ws`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
 //! | 3 services | tokio, tracing, certificate files, where logs go | [`capacity`] [`clock`] [`drain`] [`telemetry`] [`io`] < [`tls`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
@@ -15,12 +15,13 @@
 //! | 8 process | knows everything; runs tasks | [`app`] |
 //! | 9 command line | calls 7 and 8 | [`cli`], and `main` |
 //!
-//! The path of one connection: [`listener`] accepts it, [`tls`] shakes hands, [`http`] reads its request,
-//! [`route`] finds its route, [`proxy`] leads it to an endpoint that [`upstream`] chose by [`balance`] and
-//! [`health`], checks both sides of the handshake with [`ws`], and hands both sockets to a [`tunnel`], whose
-//! end is an [`outcome`] that [`telemetry`] writes down.
+//! The path of one connection: [`listener`] accepts it, and `app` passes it to [`proxy::connection`]. That calls
+//! [`listener::establish`] (PROXY header, [`tls`]) and [`http::conn`], which reads requests. For each, `proxy::exchange`
+//! finds the client by [`real_ip`] and the route by [`route`], checks a WebSocket handshake with [`ws`], and admits it
+//! by [`limit`]. [`upstream`] chooses an endpoint by [`balance`] and [`health`], connects and exchanges. After a valid
+//! 101 both sockets go to a [`tunnel`], whose end is an [`outcome`] that [`telemetry`] writes down.
 
-// The path of one connection, in order.
+// The modules that a connection meets, roughly in order. `proxy` joins them.
 pub mod listener;
 pub mod proxy_protocol;
 pub mod tls;

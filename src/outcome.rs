@@ -1,5 +1,5 @@
-//! Owns the end of a connection as a value: who ended it, why, with which words, after what
-//! traffic and how much silence. It must not know how any of it came about.
+//! Owns the end of a connection as a value: who ended it, the cause, the close code and reason, traffic and idle
+//! times. It must not know sockets or protocols.
 
 use crate::ws::close::CloseCode;
 use std::fmt;
@@ -133,9 +133,9 @@ pub enum Cause {
     Operator,
     /// A message over `max_message_size`.
     TooBig,
-    /// A breach of framing where `on_violation = "close"`.
+    /// A breach of framing, with `on_violation = "close"` or `max_message_size`.
     Violation,
-    /// A limit of connections or openings is reached.
+    /// A limit on connections or WebSocket handshakes is reached.
     Limit,
     /// The request was refused as malformed, or no route serves it.
     Refused,
@@ -175,8 +175,8 @@ impl Cause {
         Self::Aborted,
     ];
 
-    /// Whether somebody lost a connection that was to go on: not by a Close frame, nor by a lifetime or
-    /// an order of the operator.
+    /// Whether the end was unplanned: not by a Close frame, a complete exchange, `max_lifetime`, a shutdown or an
+    /// order of the operator.
     #[must_use]
     pub fn is_abnormal(self) -> bool {
         !matches!(
@@ -276,14 +276,14 @@ pub struct Traffic {
     pub worst_rtt: Option<Duration>,
 }
 
-/// The whole story of a tunnel.
+/// The end of a connection, and what went over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// How it ended.
     pub ending: Ending,
     /// What each side sent.
     pub traffic: PerSide<Traffic>,
-    /// From the opening's answer to the end.
+    /// From the 101 to the end of a tunnel, or from the arrival of an HTTP request to its end.
     pub duration: Duration,
     /// How long each side had been silent when the end was decided.
     pub idle: PerSide<Duration>,

@@ -36,7 +36,7 @@ pub struct Proxy {
     pub snapshot: ArcSwap<Snapshot>,
     /// The live tunnels.
     pub tunnels: Arc<Registry>,
-    /// Receives every report.
+    /// The access log, for those who follow, reopen or close it. Reports go through `sink`.
     pub log: Arc<AccessLog>,
     /// Counts what happened.
     pub metrics: Arc<Metrics>,

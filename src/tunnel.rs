@@ -28,12 +28,12 @@ pub struct Settings {
     pub ping: PerSide<Option<Duration>>,
     /// How long a side may send no byte after a Ping.
     pub ping_timeout: Duration,
-    /// Whether that ends the tunnel.
+    /// Whether a side that sends nothing within `ping_timeout` ends the tunnel.
     pub pong: Pong,
     /// Idle timeout: how long both sides may be silent (nginx `proxy_read_timeout`, as it acts on upgraded
     /// connections). `None` means without limit.
     pub read_timeout: Option<Duration>,
-    /// How long a side may take no byte while some wait for it (nginx `send_timeout`, `proxy_send_timeout`). `None`
+    /// How long a side may accept no byte while output waits for it (nginx `send_timeout`, `proxy_send_timeout`). `None`
     /// means without limit.
     pub send_timeout: Option<Duration>,
     /// How long the sides may take to close after the end is decided.
@@ -79,7 +79,7 @@ pub enum Pong {
 /// What to do about a breach of framing (RFC 6455 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnViolation {
-    /// Relay on without reading frames. The peers decide what to do.
+    /// Relay on without reading frames. The peers decide what to do. With `max_message_size`, Holdline closes instead.
     Blind,
     /// Close both sides with 1002.
     Close,
@@ -120,7 +120,7 @@ impl<F: FnOnce(Outcome) + Send> Observer for F {
     }
 }
 
-/// What relays tunnels that have sockets of their own. Tunnels over HTTP/2 share a socket, so they are always tokio
+/// Which driver relays tunnels over sockets of their own. Tunnels over HTTP/2 share a socket, so they are always tokio
 /// tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {

@@ -1,5 +1,5 @@
 //! Owns a named group of endpoints: which may be chosen, which is chosen, and how its connections went. It
-//! must not know HTTP routes or what a connection is used for.
+//! must not know routes or the connections of clients.
 
 pub mod bound_login;
 pub mod connect;
@@ -262,7 +262,7 @@ impl Upstream {
 
     /// Whether this upstream has the address, in any state.
     #[must_use]
-    pub fn knows(&self, address: &EndpointAddr) -> bool {
+    pub fn has_endpoint(&self, address: &EndpointAddr) -> bool {
         self.members.list.load().iter().any(|member| member.endpoint.address() == address)
     }
 
@@ -318,7 +318,8 @@ impl Upstream {
         }
     }
 
-    /// Chooses an endpoint that is not in `tried`, and counts the connection to it.
+    /// Chooses an endpoint that is not in `tried`, and counts the connection to it. `key` is what `hash` and
+    /// `ip_hash` choose by. `None` means that the request has none.
     ///
     /// # Errors
     /// Returns [`NoEndpoint`] if none can be chosen.

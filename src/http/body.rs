@@ -1,4 +1,4 @@
-//! Owns the one type of bodies that Holdline sends, in either direction.
+//! Owns the type of bodies that Holdline sends. `upstream::exchange::Body` is the same type.
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

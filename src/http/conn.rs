@@ -60,8 +60,8 @@ pub enum BadRequestKind {
     Evicted,
 }
 
-/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It takes some 10 KB from
-/// here on, so its first byte should have come. It passes `on_bad_request` what did not become a request, and
+/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It allocates some 10 KB. The
+/// first byte of a plain connection has come by then; a client over TLS may still be silent. It passes `on_bad_request` what did not become a request, and
 /// over HTTP/1 what could be read of it. An idle connection gives up its `slot` if another one needs it.
 pub async fn serve<F, A, R>(
     mut stream: Stream,
@@ -84,7 +84,7 @@ pub async fn serve<F, A, R>(
     };
     let conn_state = Arc::new(ConnState::new(version == Version::Http1));
     let answer = |request: http::Request<Incoming>, pending, request_guard: Arc<RequestGuard>| {
-        let answer = answer(read(request, pending, &request_guard, settings));
+        let answer = answer(prepare(request, pending, &request_guard, settings));
         async move {
             let mut response = answer.await;
             request_guard.answered();
@@ -134,8 +134,8 @@ pub async fn serve<F, A, R>(
     }
 }
 
-/// Returns a request without its invalid headers, and with its body's timeout.
-fn read(
+/// Removes the invalid headers of a request, and gives its body the timeout.
+fn prepare(
     request: http::Request<Incoming>,
     pending: PendingStream,
     request_guard: &Arc<RequestGuard>,

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// The pause after an error that would meet the next accept too.
+/// The pause after an error that the next accept would hit as well.
 const BACKOFF: Duration = Duration::from_millis(100);
 
 /// A task that accepts connections. Dropping this ends it; connections go on.
@@ -55,7 +55,7 @@ impl AcceptLoop {
 }
 
 /// Accepts until `stop` resolves. Then it also accepts the connections in the kernel's backlog, because their clients
-/// believe to be connected.
+/// already see an open connection.
 async fn run(
     bound: Bound,
     address: ListenAddr,
@@ -85,7 +85,7 @@ async fn run(
                 // served, and tunnels do not wait behind thousands of new connections.
                 yield_now().await;
             }
-            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 if log_limit.take() {
                     tracing::error!(listen = %address, %error, "cannot accept connections; raise LimitNOFILE if descriptors ran out");
@@ -194,8 +194,8 @@ async fn accept(
     }
 }
 
-/// Whether the error is of a single connection that died in the backlog (`accept(2)`).
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether the error concerns a single connection, which died in the backlog (`accept(2)`).
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
 }

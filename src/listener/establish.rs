@@ -30,8 +30,8 @@ pub struct Connection {
     had_request: AtomicBool,
     /// The client: the peer that connected, or the one that a trusted peer names by the PROXY protocol.
     pub peer: ClientAddr,
-    /// Whether a PROXY header came without an address. Then `peer` is the proxy in front, which writes no HTTP headers,
-    /// so nobody vouches for the headers that arrive.
+    /// Whether a PROXY header came without an address. Then `peer` is the proxy in front itself, and headers that name a
+    /// client cannot be trusted.
     pub peer_is_unknown: bool,
     /// The address that the client connected to. `None` means a unix socket.
     pub local: Option<SocketAddr>,
@@ -101,7 +101,7 @@ impl From<Evicted> for EstablishError {
 }
 
 /// Reads the PROXY header and runs the TLS handshake, as `settings` require. Then it waits for the first byte of a
-/// plain connection. Each step may take `limit`, and the TLS handshake its own timeout.
+/// plain connection. The PROXY header and that byte may each take `header_timeout`, and TLS its `handshake_timeout`.
 ///
 /// # Errors
 /// Why the connection must be closed. Nothing has been sent, except TLS alerts, and the 400 for plain HTTP.
@@ -112,7 +112,7 @@ pub async fn establish(
     tls: Option<(&server::Config, &Handshakes)>,
     real_ip: &real_ip::Settings,
     metrics: &Metrics,
-    limit: Duration,
+    header_timeout: Duration,
 ) -> Result<(Stream, Connection), EstablishError> {
     let Accepted { mut stream, client, slot } = accepted;
     let mut connection = Connection::new(id, client, stream.local_addr(), slot);
@@ -122,7 +122,7 @@ pub async fn establish(
             return Err(EstablishError::Untrusted);
         }
         let header = connection.slot.wait_evictable(&mut waited, proxy_header(&mut stream));
-        let header = timeout(limit, header).await.map_err(|_| EstablishError::TooSlow)???;
+        let header = timeout(header_timeout, header).await.map_err(|_| EstablishError::TooSlow)???;
         match header {
             Header::Proxied { source, destination } => {
                 connection.peer = real_ip.peer(client, Some(source));
@@ -148,7 +148,7 @@ pub async fn establish(
         return Ok((stream, connection));
     }
     let first = connection.slot.wait_evictable(&mut waited, stream.peek(1, |seen| Some(seen.is_empty())));
-    match timeout(limit, first).await.map_err(|_| EstablishError::Silent)?? {
+    match timeout(header_timeout, first).await.map_err(|_| EstablishError::Silent)?? {
         Ok(false) => Ok((stream, connection)),
         Ok(true) | Err(_) => Err(EstablishError::Silent),
     }

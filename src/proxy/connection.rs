@@ -27,8 +27,8 @@ pub struct ListenerConfig {
     pub handshakes: Handshakes,
 }
 
-/// Serves one accepted connection until it ends or becomes a tunnel. At `level = "debug"` its id leads through the
-/// log from here to the report.
+/// Serves one accepted connection until it ends or becomes a tunnel. Its first request shares its id, and later ones
+/// have their own within the same span.
 pub async fn serve_connection(
     accepted: Accepted,
     config: Arc<ListenerConfig>,

@@ -1,5 +1,5 @@
-//! Owns the way of one request, in five phases: read, route, authorise, limit, and forward or upgrade. Each
-//! way out writes exactly one report.
+//! Owns the handling of one request, in five phases: read, route, authorise, admit (upgrades only), and forward
+//! or upgrade. Each way out writes exactly one report.
 
 use super::Proxy;
 use super::failure::Failure;
@@ -21,7 +21,7 @@ use crate::outcome::{Cause, EndedBy, Ending, PerSide};
 use crate::real_ip::Origin;
 use crate::telemetry::report::{RequestInfo, redact};
 use crate::upstream::{NoEndpoint, PrivatePool, Upstream};
-use crate::ws::handshake::{OpeningError, UpgradeKind, classify};
+use crate::ws::handshake::{UpgradeError, UpgradeKind, classify};
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
@@ -81,14 +81,15 @@ impl Exchange<'_> {
             Destination::Upstream(upstream) => upstream,
             Destination::Response(status, body) => return respond(status, body, route, guard),
         };
-        let (inbound, kind) = match authorise(inbound, route, &mut guard) {
-            Ok(authorised) => authorised,
+        let authorised = authorise(&inbound, route, &mut guard);
+        let (kind, inbound) = match authorised.and_then(|kind| Ok((kind, inbound.with_target(route)?))) {
+            Ok(ready) => ready,
             Err(failure) => return reject::with_status(&failure, guard),
         };
         let body = if body.is_end_stream() { body } else { body.barring(inbound.barred_trailers(route)) };
         match kind {
             UpgradeKind::Http => self.forward(route, upstream, &inbound, body, guard).await,
-            kind => match self.limit(route, &inbound) {
+            kind => match self.admit(route, &inbound) {
                 Ok(permit) => self.upgrade(route, upstream, &inbound, &kind, permit, body, guard).await,
                 Err(failure) => reject_upgrade(&failure, &kind, route, &inbound, self.client, guard),
             },
@@ -118,7 +119,7 @@ impl Exchange<'_> {
     }
 
     /// Admits an upgrade, unless a limit is reached.
-    fn limit(&self, route: &Route, inbound: &InboundRequest) -> Result<Permit, Failure> {
+    fn admit(&self, route: &Route, inbound: &InboundRequest) -> Result<Permit, Failure> {
         let (client, now) = (inbound.origin.client.into(), self.proxy.started.elapsed());
         let admit = || {
             let permit = self.proxy.limiter.admit(client, &self.snapshot.limits, now);
@@ -202,14 +203,13 @@ fn route<'a>(
     Ok((route, destination))
 }
 
-/// Checks what the client may ask for here. Returns the request as its endpoint will see it, and the kind of
-/// upgrade that it asks for.
+/// Checks what the client may do on this route. Returns the kind of upgrade that it asks for.
 fn authorise(
-    inbound: InboundRequest,
+    inbound: &InboundRequest,
     route: &Route,
     guard: &mut ReportGuard,
-) -> Result<(InboundRequest, UpgradeKind), Failure> {
-    let kind = upgrade_kind(&inbound);
+) -> Result<UpgradeKind, Failure> {
+    let kind = upgrade_kind(inbound);
     if kind != Ok(UpgradeKind::Http) {
         guard.mark_opening();
     }
@@ -217,7 +217,7 @@ fn authorise(
     if let (UpgradeKind::WebSocket, Some(allowed)) = (&kind, &route.allowed_origins) {
         inbound.check_origin(route, allowed)?;
     }
-    Ok((inbound.with_target(route)?, kind))
+    Ok(kind)
 }
 
 /// Refuses an upgrade as the route says: with a status, or with a close code that the client's page can see.
@@ -244,7 +244,7 @@ fn without_userinfo(host: &[u8]) -> &[u8] {
 }
 
 /// Returns the kind of upgrade that a request asks for.
-fn upgrade_kind(inbound: &InboundRequest) -> Result<UpgradeKind, OpeningError> {
+fn upgrade_kind(inbound: &InboundRequest) -> Result<UpgradeKind, UpgradeError> {
     classify(&inbound.parts.method, inbound.parts.version, &inbound.parts.headers)
 }
 

@@ -8,7 +8,7 @@ use crate::upstream::NoEndpoint;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::exchange::ExchangeError;
 use crate::ws::close::CloseCode;
-use crate::ws::handshake::{AnswerError, OpeningError};
+use crate::ws::handshake::{AnswerError, UpgradeError};
 use http::{Method, StatusCode};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 pub enum Failure {
     /// The WebSocket handshake is invalid.
     #[error("{0}")]
-    Opening(#[from] OpeningError),
+    Opening(#[from] UpgradeError),
     /// The path has no normal form.
     #[error("{0}")]
     Path(#[from] PathError),
@@ -96,7 +96,7 @@ impl Failure {
         match self {
             Self::NotConnected(error) if error.is_own() => Blame::Nobody,
             Self::NotConnected(_) | Self::BadAnswer(AnswerError::Accept) => Blame::Endpoint,
-            Self::BadAnswer(error) if error.is_of_opening() => Blame::Nobody,
+            Self::BadAnswer(error) if error.is_caused_by_request() => Blame::Nobody,
             Self::NoAnswer(_) | Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::UnexpectedUpgrade => {
                 Blame::Either
             }

@@ -194,7 +194,7 @@ fn drain_window(endpoint: &Endpoint, next: &Snapshot, previous: &Snapshot) -> Op
     if upstream.is_some_and(|upstream| upstream.serves(endpoint.address())) {
         return None;
     }
-    let drained = upstream.is_some_and(|upstream| upstream.knows(endpoint.address()));
+    let drained = upstream.is_some_and(|upstream| upstream.has_endpoint(endpoint.address()));
     let cause = if drained { Cause::Drain } else { Cause::EndpointRemoved };
     let settings = upstream.or(previous.upstream(name))?.settings();
     settings.drain_timeout.map(|window| (window, cause))

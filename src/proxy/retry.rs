@@ -38,8 +38,10 @@ pub(super) struct Retry<'a> {
     /// The client's connection slot, which knows the file descriptors.
     slot: &'a Slot,
     tried: Vec<EndpointAddr>,
-    /// How many endpoints the request was sent to, and how many had been tried at the last of them.
-    sent: (u32, usize),
+    /// How many endpoints the request was sent to.
+    sent_to: u32,
+    /// How many endpoints had been tried when it was last sent.
+    tried_when_sent: usize,
     /// Charges against endpoints that failed over this request, while no endpoint has answered it.
     pending_charges: Vec<PendingCharge>,
     /// The request broke a connection. Holdline does not send it to backups.
@@ -74,7 +76,7 @@ pub(super) enum ResponseAction {
     Retry,
 }
 
-/// How many endpoints a request may break at. When two break, the request is most likely at fault, and the
+/// A request that was sent to this many endpoints and failed there is not sent again. When two fail over it, the request is most likely at fault, and the
 /// others would break as well.
 const MAX_BROKEN: u32 = 2;
 
@@ -101,7 +103,8 @@ impl<'a> Retry<'a> {
             private: inbound.may_use_private().then(|| (inbound.origin.client, Arc::clone(&inbound.private))),
             slot: &inbound.connection.slot,
             tried: Vec::new(),
-            sent: (0, 0),
+            sent_to: 0,
+            tried_when_sent: 0,
             pending_charges: Vec::new(),
             excludes_backups: false,
             next: None,
@@ -199,8 +202,9 @@ impl<'a> Retry<'a> {
         connection: &mut Connection,
         request: Request<Body>,
     ) -> Result<Answer, Failure> {
-        if self.sent.1 != self.tried.len() {
-            self.sent = (self.sent.0 + 1, self.tried.len());
+        if self.tried_when_sent != self.tried.len() {
+            self.sent_to += 1;
+            self.tried_when_sent = self.tried.len();
         }
         let answer = connection.exchange(request, self.route.response_timeout).await;
         let mut answer = answer.map_err(Failure::of_exchange)?;
@@ -287,7 +291,7 @@ impl<'a> Retry<'a> {
     }
 
     fn may_break_again(&self) -> bool {
-        self.is_repeatable && self.sent.0 < MAX_BROKEN
+        self.is_repeatable && self.sent_to < MAX_BROKEN
     }
 
     fn pick(&mut self) -> Result<Lease, Failure> {

@@ -106,7 +106,7 @@ pub(super) async fn open(
                         continue;
                     };
                     drop(retry);
-                    return Ok(accept(upgrade, head, stream, lease, connection.into_resources(), guard));
+                    return Ok(answer_101(upgrade, head, stream, lease, connection.into_resources(), guard));
                 }
                 Err(error) => error.into(),
             },
@@ -139,9 +139,9 @@ fn check(kind: &UpgradeKind, sent: &HeaderMap, answer: &HeaderMap) -> Result<(),
     }
 }
 
-/// Answers the client with the upstream's 101. A task does the rest. The 101 may come before the request's
-/// body has passed: hyper gives up neither connection until then.
-fn accept(
+/// Registers the tunnel, returns the upstream's 101 for the client, and spawns [`switch`]. hyper gives up both
+/// connections only once the request's body is sent.
+fn answer_101(
     upgrade: UpgradeRequest<'_>,
     mut parts: Parts,
     upstream: EndpointStream,
@@ -208,7 +208,7 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Takes both connections out of HTTP and starts the tunnel, which keeps nothing of the handshake. It runs on
+/// Takes both connections out of HTTP, with the bytes already read, and starts the tunnel. It runs on
 /// an engine thread. If a socket is shared, as with HTTP/2, it runs in a task of its own.
 async fn switch(
     client: ClientStream,

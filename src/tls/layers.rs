@@ -1,4 +1,4 @@
-//! Owns what TLS streams are to the stages: layers over a byte stream.
+//! Owns the traits of streams for TLS on both sides: `io::StreamLayer` and `io::Readiness`.
 
 use super::stream::TlsStream;
 use crate::io::{Readiness, Stream, StreamLayer};

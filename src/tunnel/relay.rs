@@ -1,5 +1,5 @@
 //! Owns the state machine of a tunnel: which bytes pass, where a Ping fits, which Ping a Pong answers, and how the
-//! tunnel ends. It must not know sockets or clocks. Callers pass in bytes and the time, and it returns bytes to send.
+//! tunnel ends. It must not know sockets or clocks. Callers pass in bytes and the time, and it writes into an `Output`.
 //! So drivers, tests and fuzz targets use the same machine.
 
 mod control;

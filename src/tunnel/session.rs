@@ -46,7 +46,7 @@ pub(super) struct Session<S> {
     streams: PerSide<BufferedStream<S>>,
     /// The deadline that the driver was last given.
     armed: Option<TunnelTime>,
-    /// The last deadline fired late while a stream could not tell whether bytes wait, so silence did not count.
+    /// The last deadline fired late while a stream could not tell whether bytes wait, so it was excused. The next is not.
     is_excused: bool,
     /// Whether the control knows how to wake the driver.
     pub(super) is_attached: bool,

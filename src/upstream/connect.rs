@@ -82,9 +82,9 @@ struct ConnectOptions<'a> {
 }
 
 impl Upstream {
-    /// Connects to the endpoint of a lease within `limit` (nginx, `proxy_connect_timeout`). It sends `first`,
-    /// then makes the TLS handshake. It waits for a descriptor of `descriptors`. The caller must hold the
-    /// returned resources while the connection is open.
+    /// Connects to the endpoint of a lease. It waits up to `limit` for a descriptor of `descriptors`, then up to
+    /// `limit` again for the connection, the PROXY header and TLS together (nginx, `proxy_connect_timeout`). The
+    /// caller must hold the returned resources while the connection is open.
     ///
     /// # Errors
     /// Returns why the endpoint could not be connected to. No connection stays open.
@@ -92,24 +92,23 @@ impl Upstream {
         &self,
         lease: &Lease,
         limit: Duration,
-        first: Option<&[u8]>,
+        proxy_header: Option<&[u8]>,
         descriptors: Option<&Descriptors>,
     ) -> Result<(Stream, ConnectionResources), ConnectError> {
         let tls = self.tls.get().map(|config| &**config).zip(lease.server_name());
         let options =
             ConnectOptions { settings: &self.settings, ports_per_source: self.ports_per_source, tls };
-        lease.endpoint().connect(&options, limit, first, descriptors).await
+        lease.endpoint().connect(&options, limit, proxy_header, descriptors).await
     }
 }
 
 impl Endpoint {
-    /// Connects as [`Upstream::connect`] does. It counts nothing, because a [`Lease`] does: a check that
-    /// connects neither changes the balance nor uses up a trial.
+    /// Connects as [`Upstream::connect`] does, without a lease. So it counts nothing, and uses up no trial.
     async fn connect(
         &self,
         options: &ConnectOptions<'_>,
         limit: Duration,
-        first: Option<&[u8]>,
+        proxy_header: Option<&[u8]>,
         descriptors: Option<&Descriptors>,
     ) -> Result<(Stream, ConnectionResources), ConnectError> {
         let descriptor = match descriptors {
@@ -128,8 +127,8 @@ impl Endpoint {
                 }
                 EndpointAddr::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), None),
             };
-            if let Some(first) = first {
-                stream.write_all(first).await?;
+            if let Some(header) = proxy_header {
+                stream.write_all(header).await?;
             }
             let stream = match options.tls {
                 None => stream,

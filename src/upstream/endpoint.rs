@@ -1,5 +1,4 @@
-//! Owns one endpoint: its address, its connections, its health. It must not know what a connection is used
-//! for.
+//! Owns one endpoint: its address, its connections, its health. It must not know the other endpoints.
 
 use super::pool::Pool;
 use super::ports::Ports;

@@ -23,7 +23,7 @@ pub struct EndpointStatus {
     pub state_source: StateSource,
     /// Whether its health allows connections.
     pub availability: Availability,
-    /// Its current share of its weight, in thousandths. It is below 1000 during a slow start.
+    /// The factor of its weight during a slow start, in thousandths. 1000 is the full weight.
     pub share: u32,
     /// Failures that count towards its `max_fails`.
     pub failures: u32,

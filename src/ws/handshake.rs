@@ -1,4 +1,4 @@
-//! Owns the opening handshake: which request is a valid opening, and which 101 accepts it (RFC 6455 4.1, 4.2;
+//! Owns the WebSocket handshake: the checks of the client's request and of the server's 101 (RFC 6455 4.1, 4.2;
 //! RFC 9110 7.8).
 
 use super::extensions::{self, ExtensionError};
@@ -21,45 +21,45 @@ pub const VERSION: &str = "13";
 pub enum UpgradeKind {
     /// An ordinary request.
     Http,
-    /// A valid WebSocket opening.
+    /// A valid WebSocket handshake.
     WebSocket,
     /// An upgrade to another protocol, with the tokens of the `Upgrade` header.
     Other(HeaderValue),
 }
 
-/// Why a request with `Upgrade: websocket` is no valid opening.
+/// Why a request with `Upgrade: websocket` is no valid WebSocket handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpeningError {
-    /// RFC 6455 4.1 point 2.
-    #[error("a WebSocket opening is a GET")]
+pub enum UpgradeError {
+    /// The method is not GET (RFC 6455 4.1 point 2).
+    #[error("a WebSocket handshake is a GET")]
     Method,
-    /// RFC 6455 4.1 point 2.
-    #[error("a WebSocket opening needs HTTP/1.1")]
+    /// The version is older than HTTP/1.1 (RFC 6455 4.1 point 2).
+    #[error("a WebSocket handshake needs HTTP/1.1")]
     HttpVersion,
-    /// RFC 6455 4.1 point 6.
+    /// `Connection` does not name `Upgrade` (RFC 6455 4.1 point 6).
     #[error("\"Upgrade: websocket\" came without \"Connection: Upgrade\"")]
     Connection,
-    /// RFC 6455 4.1 point 7.
+    /// There is no `Sec-WebSocket-Key` (RFC 6455 4.1 point 7).
     #[error("Sec-WebSocket-Key is missing")]
     NoKey,
-    /// RFC 6455 11.3.1.
+    /// There are several `Sec-WebSocket-Key` headers (RFC 6455 11.3.1).
     #[error("Sec-WebSocket-Key stands more than once")]
     Keys,
-    /// RFC 6455 4.1 point 7.
+    /// The key is not base64 (RFC 6455 4.1 point 7).
     #[error("Sec-WebSocket-Key is not base64")]
     Key,
-    /// RFC 6455 4.1 point 9.
+    /// There is no `Sec-WebSocket-Version` (RFC 6455 4.1 point 9).
     #[error("Sec-WebSocket-Version is missing")]
     NoVersion,
-    /// RFC 6455 4.4: the response is a 426 with the supported version.
+    /// The version is not 13. The response is a 426 that names 13 (RFC 6455 4.4).
     #[error("only Sec-WebSocket-Version 13 is spoken")]
     Version,
-    /// The bytes after an opening are frames, so a body would be read as frames (RFC 9112 6.3).
-    #[error("a WebSocket opening has no body")]
+    /// It has a body. The bytes after it are frames, so a body would be read as frames (RFC 9112 6.3).
+    #[error("a WebSocket handshake has no body")]
     Body,
 }
 
-impl OpeningError {
+impl UpgradeError {
     /// The status of the response.
     #[must_use]
     pub fn status(self) -> StatusCode {
@@ -73,8 +73,8 @@ impl OpeningError {
 /// Classifies a request by its upgrade. It ignores `h2c`, which RFC 9113 3.1 made obsolete.
 ///
 /// # Errors
-/// [`OpeningError`] if the request names `websocket` in `Upgrade` and is no valid opening.
-pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Result<UpgradeKind, OpeningError> {
+/// [`UpgradeError`] if the request names `websocket` in `Upgrade` and is no valid WebSocket handshake.
+pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Result<UpgradeKind, UpgradeError> {
     let asks = list_names(headers, &CONNECTION, "upgrade");
     if list_names(headers, &UPGRADE, "websocket") {
         return check_opening(method, version, headers, asks).map(|()| UpgradeKind::WebSocket);
@@ -95,36 +95,36 @@ fn check_opening(
     version: Version,
     headers: &HeaderMap,
     asks: bool,
-) -> Result<(), OpeningError> {
+) -> Result<(), UpgradeError> {
     if method != Method::GET {
-        return Err(OpeningError::Method);
+        return Err(UpgradeError::Method);
     }
     if version < Version::HTTP_11 {
-        return Err(OpeningError::HttpVersion);
+        return Err(UpgradeError::HttpVersion);
     }
     if !asks {
-        return Err(OpeningError::Connection);
+        return Err(UpgradeError::Connection);
     }
     match sole(headers, &SEC_WEBSOCKET_VERSION) {
         Some(value) if value == VERSION => {}
-        None if !headers.contains_key(SEC_WEBSOCKET_VERSION) => return Err(OpeningError::NoVersion),
-        _ => return Err(OpeningError::Version),
+        None if !headers.contains_key(SEC_WEBSOCKET_VERSION) => return Err(UpgradeError::NoVersion),
+        _ => return Err(UpgradeError::Version),
     }
     check_key(headers)?;
-    if has_body(headers) { Err(OpeningError::Body) } else { Ok(()) }
+    if has_body(headers) { Err(UpgradeError::Body) } else { Ok(()) }
 }
 
 /// RFC 6455 requires 16 bytes. Some charging stations send 32, and nginx and HAProxy pass any length. The server only
 /// hashes the text of the key, so its length, padding and last bits do not matter.
-fn check_key(headers: &HeaderMap) -> Result<(), OpeningError> {
+fn check_key(headers: &HeaderMap) -> Result<(), UpgradeError> {
     let Some(key) = sole(headers, &SEC_WEBSOCKET_KEY) else {
         let is_there = headers.contains_key(SEC_WEBSOCKET_KEY);
-        return Err(if is_there { OpeningError::Keys } else { OpeningError::NoKey });
+        return Err(if is_there { UpgradeError::Keys } else { UpgradeError::NoKey });
     };
     match LENIENT.decode(key.as_bytes()) {
-        Ok(nonce) if nonce.is_empty() => Err(OpeningError::NoKey),
+        Ok(nonce) if nonce.is_empty() => Err(UpgradeError::NoKey),
         Ok(_) => Ok(()),
-        Err(_) => Err(OpeningError::Key),
+        Err(_) => Err(UpgradeError::Key),
     }
 }
 
@@ -162,13 +162,13 @@ pub fn accept(key: &[u8]) -> String {
     BASE64.encode(hash.finalize())
 }
 
-/// Why a 101 does not accept its opening.
+/// Why a 101 does not accept the client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// RFC 6455 4.1, client requirement 2 and 3.
+    /// `Upgrade` or `Connection` is missing or names something else (RFC 6455 4.1, client requirements 2 and 3).
     #[error("its 101 does not say \"Upgrade: websocket\" and \"Connection: Upgrade\"")]
     NotUpgraded,
-    /// RFC 6455 4.1, client requirement 4: the server did not read the opening.
+    /// `Sec-WebSocket-Accept` is wrong, so the server did not read the request (RFC 6455 4.1, client requirement 4).
     #[error("its Sec-WebSocket-Accept does not answer the key")]
     Accept,
     /// The same, for a key that not every server can answer.
@@ -176,13 +176,13 @@ pub enum AnswerError {
         "its Sec-WebSocket-Accept does not answer the key, which is not 16 bytes in base64 as RFC 6455 wants"
     )]
     AcceptOddKey,
-    /// RFC 6455 4.1, client requirement 6.
+    /// It chose a subprotocol that the client did not offer (RFC 6455 4.1, client requirement 6).
     #[error("it chose a subprotocol that was not offered")]
     Protocol,
-    /// RFC 6455 11.3.4.
+    /// It named several subprotocols (RFC 6455 11.3.4).
     #[error("it named more than one subprotocol")]
     Protocols,
-    /// RFC 6455 4.1, client requirement 5.
+    /// It named extensions that it may not (RFC 6455 4.1, client requirement 5).
     #[error("{0}")]
     Extension(#[from] ExtensionError),
     /// RFC 9110 7.8: the server switched to a protocol that the client did not ask for.
@@ -191,10 +191,10 @@ pub enum AnswerError {
 }
 
 impl AnswerError {
-    /// Whether the opening caused the error: the server read it, and chose what this opening did not offer. Such an
+    /// Whether the client's request caused the error: the server read it, and chose what it did not offer. Such an
     /// error does not count against the server, and another server would answer the same.
     #[must_use]
-    pub fn is_of_opening(self) -> bool {
+    pub fn is_caused_by_request(self) -> bool {
         matches!(self, Self::AcceptOddKey | Self::Protocol | Self::Protocols | Self::Extension(_))
     }
 }
@@ -310,7 +310,7 @@ mod tests {
         pairs.iter().map(|&(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
-    fn kind_of(headers: &HeaderMap) -> Result<UpgradeKind, OpeningError> {
+    fn kind_of(headers: &HeaderMap) -> Result<UpgradeKind, UpgradeError> {
         classify(&Method::GET, Version::HTTP_11, headers)
     }
 
@@ -337,20 +337,20 @@ mod tests {
 
     #[test]
     fn false_openings_are_told_what_is_wrong() {
-        assert_eq!(classify(&Method::POST, Version::HTTP_11, &opening()), Err(OpeningError::Method));
-        assert_eq!(classify(&Method::GET, Version::HTTP_10, &opening()), Err(OpeningError::HttpVersion));
-        assert_eq!(kind_of(&without("connection")), Err(OpeningError::Connection));
-        assert_eq!(kind_of(&without("sec-websocket-key")), Err(OpeningError::NoKey));
-        assert_eq!(kind_of(&with("sec-websocket-key", "")), Err(OpeningError::NoKey));
-        assert_eq!(kind_of(&without("sec-websocket-version")), Err(OpeningError::NoVersion));
-        assert_eq!(kind_of(&with("sec-websocket-version", "8")), Err(OpeningError::Version));
-        assert_eq!(OpeningError::Version.status(), StatusCode::UPGRADE_REQUIRED);
-        assert_eq!(kind_of(&with("content-length", "5")), Err(OpeningError::Body));
+        assert_eq!(classify(&Method::POST, Version::HTTP_11, &opening()), Err(UpgradeError::Method));
+        assert_eq!(classify(&Method::GET, Version::HTTP_10, &opening()), Err(UpgradeError::HttpVersion));
+        assert_eq!(kind_of(&without("connection")), Err(UpgradeError::Connection));
+        assert_eq!(kind_of(&without("sec-websocket-key")), Err(UpgradeError::NoKey));
+        assert_eq!(kind_of(&with("sec-websocket-key", "")), Err(UpgradeError::NoKey));
+        assert_eq!(kind_of(&without("sec-websocket-version")), Err(UpgradeError::NoVersion));
+        assert_eq!(kind_of(&with("sec-websocket-version", "8")), Err(UpgradeError::Version));
+        assert_eq!(UpgradeError::Version.status(), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(kind_of(&with("content-length", "5")), Err(UpgradeError::Body));
         assert_eq!(kind_of(&with("content-length", "0")), Ok(UpgradeKind::WebSocket));
-        assert_eq!(kind_of(&with("transfer-encoding", "chunked")), Err(OpeningError::Body));
+        assert_eq!(kind_of(&with("transfer-encoding", "chunked")), Err(UpgradeError::Body));
         let mut two_keys = opening();
         two_keys.append("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-        assert_eq!(kind_of(&two_keys), Err(OpeningError::Keys));
+        assert_eq!(kind_of(&two_keys), Err(UpgradeError::Keys));
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
         }
         assert!(has_standard_key(&opening()));
         for key in ["dGhl!", "dGhl IHNh", "x", "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ==", "-_-_"] {
-            assert_eq!(of(key), Err(OpeningError::Key), "{key}");
+            assert_eq!(of(key), Err(UpgradeError::Key), "{key}");
         }
     }
 
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(changed("sec-websocket-protocol", "chat, superchat"), Err(AnswerError::Protocols));
         let unasked = AnswerError::Extension(ExtensionError::NotOffered);
         assert_eq!(changed("sec-websocket-extensions", "permessage-deflate"), Err(unasked));
-        assert!(unasked.is_of_opening() && !AnswerError::Accept.is_of_opening());
+        assert!(unasked.is_caused_by_request() && !AnswerError::Accept.is_caused_by_request());
     }
 
     #[test]

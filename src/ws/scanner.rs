@@ -42,8 +42,8 @@ pub enum Found {
     },
     /// A whole control frame.
     Control(Header),
-    /// A Pong that breaks a rule, or a piece of one, after [`Scanner::tolerate_pongs`]. The whole frame if its payload is
-    /// no longer than a control frame's may be, otherwise its header only.
+    /// An invalid Pong, or a continuation of one, after [`Scanner::tolerate_pongs`]. It covers the whole frame for payloads
+    /// up to 125 bytes, and the header alone for longer ones.
     BadPong(Header, Violation),
     /// A part of the payload that follows such a header.
     BadPayload,

@@ -14,7 +14,10 @@ fn every_module_has_its_rank_and_its_words() {
     let described: Vec<BTreeSet<String>> =
         page.table("## Ranks").iter().map(|row| quoted(&row[2]).into_iter().collect()).collect();
     assert_eq!(ranks, described);
-    let tables = [page.table("In the order in which a connection travels:"), page.table("Beside it:")];
+    let tables = [
+        page.table("The modules that a connection meets, roughly in order; `proxy` joins them:"),
+        page.table("Beside it:"),
+    ];
     let explained: BTreeSet<String> = tables.iter().flatten().flat_map(|row| quoted(&row[0])).collect();
     let mut all: BTreeSet<String> = ranks.into_iter().flatten().collect();
     all.remove("main");

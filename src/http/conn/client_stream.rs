@@ -10,12 +10,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the stream of a request becomes with the right response.
+/// What the stream of a request becomes after a 101, or a 2xx to CONNECT.
 #[derive(Clone, Debug)]
 pub(super) enum PendingStream {
-    /// The whole connection, with a 101.
+    /// The whole connection, after a 101.
     Http1(OnUpgrade),
-    /// The stream of a CONNECT, with a 2xx.
+    /// The stream of a CONNECT, after a 2xx.
     Http2(Arc<Mutex<Option<PendingTunnel>>>),
     /// Nothing: another request of HTTP/2.
     None,
@@ -27,7 +27,7 @@ impl PendingStream {
     }
 }
 
-/// The connection or HTTP/2 stream of a request. It becomes a tunnel with the right response.
+/// The connection or HTTP/2 stream of a request. It becomes a tunnel after a 101, or a 2xx to CONNECT.
 #[derive(Clone, Debug)]
 pub struct ClientStream {
     pending: PendingStream,

@@ -27,7 +27,7 @@ impl Entry {
 }
 
 impl Drop for Entry {
-    /// Reports the end. If the tunnel has not ended, its outcome is [`Cause::Aborted`](crate::outcome::Why::Aborted).
+    /// Reports the end. If the tunnel has not ended, its outcome is [`Cause::Aborted`](crate::outcome::Cause::Aborted).
     fn drop(&mut self) {
         if let Some(observer) = self.observer.take() {
             observer.ended(self.session.outcome());

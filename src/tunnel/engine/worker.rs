@@ -35,7 +35,7 @@ pub(super) struct Worker {
     intake: Arc<Intake>,
     cells: Vec<Cell>,
     free: Vec<u32>,
-    /// The first generation of new cells, so that no token of a freed cell is valid again.
+    /// The generation of new cells. It is above those of freed cells, so no old token matches again.
     generation: u32,
     wheel: Wheel,
     /// The start of slot 0 of the wheel.
@@ -221,7 +221,7 @@ impl Worker {
         if self.free.len() == self.cells.len() && self.cells.len() > KEPT_CELLS {
             (self.cells, self.free, self.wheel) = (Vec::new(), Vec::new(), self.wheel.emptied());
         }
-        // The observer runs code of other rooms. Its panic must not end the other tunnels.
+        // The observer runs code of other modules. Its panic must not end the other tunnels.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(entry)));
     }
 }
