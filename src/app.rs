@@ -1,8 +1,8 @@
 //! Owns the running proxy: its start, reloads and shutdown. It is the only place that sees every layer.
 
 mod admin_endpoint;
-pub mod certificates;
-pub mod descriptors;
+pub(crate) mod certificates;
+pub(crate) mod descriptors;
 mod listeners;
 mod notifier;
 mod pid_file;

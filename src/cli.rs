@@ -1,4 +1,4 @@
-//! Owns the commands and the exit codes.
+//! Owns the command line: its commands and exit codes.
 
 mod check;
 mod ctl;
@@ -13,15 +13,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The command did not do what it was asked for; the last line of the log says why.
+/// The command failed. The last line on standard error says why.
 const EXIT_FAILURE: u8 = 1;
-/// The configuration is not valid: EX_CONFIG of sysexits.h.
+/// The configuration is not valid (sysexits.h, EX_CONFIG).
 const EXIT_CONFIG: u8 = 78;
 
-/// Where the package puts the example.
+/// The example, as the package installs it.
 const EXAMPLE: &str = "/usr/share/doc/holdline/examples/proxy.toml.example";
 
-/// Where the configuration is, unless it is said otherwise.
+/// The default path of the configuration.
 const DEFAULT_CONFIG: &str = "/etc/holdline/proxy.toml";
 
 /// A WebSocket-aware reverse proxy: no connection dies by its hand, and none dies unexplained.
@@ -32,7 +32,7 @@ struct Cli {
     command: Command,
 }
 
-/// The version, and of a release that was built in a checkout the commit and its day.
+/// The version. A release built from a checkout also names its commit and date.
 const VERSION: &str = env!("HOLDLINE_VERSION");
 
 const AFTER_HELP: &str = "\
@@ -42,15 +42,15 @@ Examples:
   holdline ctl ends --since 10m --by endpoint   which server dropped whom
 
 Exit codes:
-  0    done; after SIGTERM or SIGINT: closed, or cut at the end of the grace
-  1    failed, for instance an address in use; the message says why
-  2    wrong usage of the command line
+  0    success; after SIGTERM or SIGINT: everything was closed, or cut after shutdown_grace
+  1    failure, for instance an address in use; the message says why
+  2    invalid arguments
   78   the configuration is not valid
-  130  a second SIGTERM or SIGINT ended the process at once
+  130  a second SIGTERM or SIGINT cut everything at once
 
 Signals:
-  SIGHUP           load the configuration anew; no connection is dropped
-  SIGUSR1          open the access log anew, after it was moved away
+  SIGHUP           reload the configuration; no connection is dropped
+  SIGUSR1          reopen the access log after it was moved
   SIGTERM, SIGINT  close everything within process.shutdown_grace";
 
 #[derive(Debug, Subcommand)]
@@ -70,31 +70,31 @@ enum Command {
         #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "full")]
         show: Option<check::Show>,
     },
-    /// Ask a running proxy, and give it orders, over its admin endpoint
+    /// Inspect and control a running proxy through its admin endpoint
     #[command(disable_help_subcommand = true)]
     Ctl(Box<ctl::Ctl>),
-    /// Run the proxy before a chat and an echo of its own, with a page to try them
+    /// Run the proxy with a chat and an echo server of its own, and a page to try them
     Demo {
-        /// Where to listen
+        /// The address to listen on
         #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", value_parser = listen_address)]
         listen: SocketAddr,
     },
-    /// Print the completions for a shell: `holdline completion bash > /etc/bash_completion.d/holdline`
+    /// Print completions for a shell: `holdline completion bash > /etc/bash_completion.d/holdline`
     Completion {
         /// The shell
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
-    /// Write manual pages and completions for shells, as packages want them
+    /// Write the manual pages and shell completions for packages
     #[command(hide = true)]
     Generate {
-        /// Where to
+        /// The folder to write to
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
 }
 
-/// Does what the command line asks for.
+/// Runs the command that the arguments name.
 #[must_use]
 pub fn execute() -> ExitCode {
     match Cli::parse().command {
@@ -107,7 +107,7 @@ pub fn execute() -> ExitCode {
     }
 }
 
-/// The command line, with which the manual is checked.
+/// Returns the definition of the command line. Tests check the manual against it.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
@@ -116,24 +116,27 @@ pub fn command() -> clap::Command {
 /// Reads a configuration.
 ///
 /// # Errors
-/// The exit code; what is wrong has been said.
+/// Returns the exit code. The mistakes are on standard error.
 fn load(path: &Path) -> Result<Config, ExitCode> {
     Config::load(path).map_err(|errors| {
         eprintln!("{errors}");
         if !path.exists() {
-            eprintln!("name another file with --config FILE; to begin with, copy {EXAMPLE}, or proxy.toml.example of the source");
+            eprintln!("name another file with --config FILE, or start from a copy of {EXAMPLE} or of the source's proxy.toml.example");
         }
         ExitCode::from(EXIT_CONFIG)
     })
 }
 
-/// An address as the command line names it.
+/// Parses an address to listen on.
+///
+/// # Errors
+/// Returns what the text should be.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let remedy = || Config::listen_hint(text).unwrap_or_else(|| "expected \"IP:PORT\"".to_owned());
     text.parse().map_err(|_| remedy())
 }
 
-/// Says what went wrong and ends with it.
+/// Prints an error and returns its exit code.
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("holdline: {error}");
     ExitCode::from(EXIT_FAILURE)

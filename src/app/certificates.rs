@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
-pub use crate::proxy::connection::ListenerConfig;
+pub(crate) use crate::proxy::connection::ListenerConfig;
 
 /// Certificate files of a listener or an upstream that Holdline cannot use.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ impl CertificateError {
     }
 
     /// Adds the lines of the configuration that name the files.
-    #[must_use]
-    pub fn placed(mut self, config: &Config) -> Self {
+    pub(crate) fn placed(mut self, config: &Config) -> Self {
         let part = self.owner.split(' ').next().unwrap_or_default();
         let place = |problem: &Problem| config.place_of(part, &problem.path).cloned();
         self.places = self.problems.iter().map(place).collect();
@@ -61,8 +60,8 @@ impl ListenerConfig {
     /// current handshakes still count. It blocks while it reads.
     ///
     /// # Errors
-    /// Files that cannot be used.
-    pub fn read(listen: &Listen, previous: Option<&Self>) -> Result<Self, CertificateError> {
+    /// Returns every file that Holdline cannot use.
+    pub(crate) fn read(listen: &Listen, previous: Option<&Self>) -> Result<Self, CertificateError> {
         let config = previous.and_then(|previous| previous.tls.as_deref());
         let tls = listen.socket.tls.as_ref().map(|tls| server::Config::load(&tls.server, config)).transpose();
         let owner = format!("listen {}", listen.socket.address);
@@ -85,8 +84,7 @@ impl ListenerConfig {
     }
 
     /// Returns a message about each certificate, and whether it is a warning.
-    #[must_use]
-    pub fn certificates(&self) -> Vec<(bool, String)> {
+    pub(crate) fn certificates(&self) -> Vec<(bool, String)> {
         let (now, tls) = (SystemTime::now(), self.tls.iter());
         let mut messages = Vec::new();
         for config in tls {
@@ -112,9 +110,9 @@ impl ListenerConfig {
     }
 
     /// Logs these messages.
-    pub(super) fn announce(&self) {
-        for (doubtful, text) in self.certificates() {
-            match doubtful {
+    pub(super) fn log_certificates(&self) {
+        for (is_warning, text) in self.certificates() {
+            match is_warning {
                 true => tracing::warn!(listen = %self.socket.address, "{text}"),
                 false => tracing::info!(listen = %self.socket.address, "{text}"),
             }
@@ -125,7 +123,7 @@ impl ListenerConfig {
 /// Reads the TLS files of all upstreams, on a blocking thread.
 ///
 /// # Errors
-/// Files that cannot be used, of the first upstream that has such.
+/// Returns the files that Holdline cannot use, of the first upstream that has any.
 pub(super) async fn load_tls_in_background(
     next: &Arc<Snapshot>,
     previous: Option<&Arc<Snapshot>>,
@@ -138,8 +136,8 @@ pub(super) async fn load_tls_in_background(
 /// Reads the TLS files of all upstreams. It blocks while it reads.
 ///
 /// # Errors
-/// Files that cannot be used, of the first upstream that has such.
-pub fn load_tls(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), CertificateError> {
+/// Returns the files that Holdline cannot use, of the first upstream that has any.
+pub(crate) fn load_tls(next: &Snapshot, previous: Option<&Snapshot>) -> Result<(), CertificateError> {
     for upstream in next.upstreams() {
         let name = &upstream.settings().name;
         let before = previous.and_then(|previous| previous.upstream(name));
@@ -156,8 +154,8 @@ impl Running {
     pub(super) fn count_certificates(&self) {
         let mut all = Vec::new();
         for active in &self.listeners {
-            let ready = active.config.load();
-            for certificate in ready.tls.iter().flat_map(|tls| tls.certificates()) {
+            let current = active.config.load();
+            for certificate in current.tls.iter().flat_map(|tls| tls.certificates()) {
                 all.push(Certificate {
                     listen: active.address().to_string(),
                     path: certificate.path.display().to_string(),
@@ -173,17 +171,17 @@ impl Running {
     pub async fn refresh_certificates(&mut self) {
         let mut refreshed = false;
         for active in &mut self.listeners {
-            let ready = active.config.load_full();
-            let Some(tls) = &ready.tls else { continue };
+            let current = active.config.load_full();
+            let Some(tls) = &current.tls else { continue };
             if !active.refused.as_ref().unwrap_or_else(|| tls.sources()).changed() {
                 continue;
             }
             let files: Vec<_> = tls.sources().paths().map(ToOwned::to_owned).collect();
             let seen = Sources::of(files.iter().map(|path| path.as_path()));
-            let listen = Listen { socket: ready.socket.clone(), http: ready.http.clone() };
-            match ListenerConfig::read_in_background(&listen, Some(Arc::clone(&ready))).await {
+            let listen = Listen { socket: current.socket.clone(), http: current.http.clone() };
+            match ListenerConfig::read_in_background(&listen, Some(Arc::clone(&current))).await {
                 Ok(fresh) => {
-                    fresh.announce();
+                    fresh.log_certificates();
                     active.config.store(Arc::new(fresh));
                     active.refused = None;
                     refreshed = true;

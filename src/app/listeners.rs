@@ -36,7 +36,7 @@ impl ActiveListener {
         watch: &Watch,
     ) -> Self {
         let address = config.socket.address.clone();
-        config.announce();
+        config.log_certificates();
         let config = Arc::new(ArcSwap::from_pointee(config));
         let current = Arc::clone(&config);
         let options = move || current.load().socket.tcp;
@@ -65,7 +65,7 @@ impl ActiveListener {
 
     /// Applies a new configuration to connections accepted from now on.
     fn set_config(&mut self, config: ListenerConfig) {
-        config.announce();
+        config.log_certificates();
         self.refused = None;
         self.config.store(Arc::new(config));
     }

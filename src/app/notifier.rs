@@ -56,8 +56,8 @@ impl Notifier {
         let status_text = Arc::new(status_text);
         let mut task = JoinSet::new();
         // Also `None` if the watchdog is for another process.
-        let patience = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero());
-        task.spawn(run(Arc::clone(&status_text), patience, send));
+        let watchdog = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
+        task.spawn(run(Arc::clone(&status_text), watchdog, send));
         Self(Some(ActiveNotifier { status_text, task }))
     }
 
@@ -75,7 +75,7 @@ impl Notifier {
     /// Tells systemd that a reload is over. `failed` says why it failed, if it did.
     pub(super) fn reloaded(&self, listeners: usize, failed: Option<String>) {
         let Some(active) = &self.0 else { return };
-        let status = active.status_text.turn(ProcessState::Serving { listeners, failed });
+        let status = active.status_text.change(ProcessState::Serving { listeners, failed });
         send(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
@@ -83,9 +83,9 @@ impl Notifier {
     /// `TimeoutStopSec` is shorter.
     pub(super) fn stopping(&self, longest: Duration) {
         let Some(active) = &self.0 else { return };
-        let status = active.status_text.turn(ProcessState::Closing);
-        let patience = format!("EXTEND_TIMEOUT_USEC={}", (longest + STOP_MARGIN).as_micros());
-        send(&[NotifyState::Stopping, NotifyState::Status(&status), NotifyState::Custom(&patience)]);
+        let status = active.status_text.change(ProcessState::Closing);
+        let timeout = format!("EXTEND_TIMEOUT_USEC={}", (longest + STOP_MARGIN).as_micros());
+        send(&[NotifyState::Stopping, NotifyState::Status(&status), NotifyState::Custom(&timeout)]);
     }
 
     /// Ends the task and waits for it.
@@ -104,7 +104,7 @@ impl StatusText {
     }
 
     /// Changes the process state. Returns the status to send.
-    fn turn(&self, process_state: ProcessState) -> String {
+    fn change(&self, process_state: ProcessState) -> String {
         let tunnels = self.tunnels.count();
         let mut state = self.lock();
         state.last_sent = process_state.status(tunnels);
@@ -160,17 +160,17 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// Refreshes the status, and sends WATCHDOG twice per `patience`. It runs on the same runtime as the
+/// Refreshes the status, and sends WATCHDOG twice per timeout of the watchdog. It runs on the same runtime as the
 /// connections: if the timer or the workers stall, systemd notices.
-async fn run(status_text: Arc<StatusText>, patience: Option<Duration>, send: impl Fn(&[NotifyState<'_>])) {
+async fn run(status_text: Arc<StatusText>, watchdog: Option<Duration>, send: impl Fn(&[NotifyState<'_>])) {
     let now = Instant::now();
     let mut refresh = interval_at(now + REFRESH, REFRESH);
-    let mut alive = interval_at(now, patience.unwrap_or(REFRESH) / 2);
+    let mut alive = interval_at(now, watchdog.unwrap_or(REFRESH) / 2);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = alive.tick(), if patience.is_some() => send(&[NotifyState::Watchdog]),
+            _ = alive.tick(), if watchdog.is_some() => send(&[NotifyState::Watchdog]),
             _ = refresh.tick() => {
                 if let Some(status) = status_text.changed_status() {
                     send(&[NotifyState::Status(&status)]);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn life_is_shown_at_half_the_patience_and_a_status_only_when_it_changes() {
+    async fn watchdog_messages_come_at_half_the_timeout_and_a_status_only_when_it_changes() {
         let status_text = Arc::new(StatusText::new(Arc::default(), serving(None)).0);
         let (tell, mut sent) = mpsc::unbounded_channel();
         let tell = move |what: &[NotifyState<'_>]| tell.send(what[0].to_string()).unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_watchdog_there_is_no_sign_of_life() {
+    async fn without_a_watchdog_only_the_status_is_sent() {
         let status_text = Arc::new(StatusText::new(Arc::default(), serving(None)).0);
         let (tell, mut sent) = mpsc::unbounded_channel();
         let tell = move |what: &[NotifyState<'_>]| tell.send(what[0].to_string()).unwrap();

@@ -14,12 +14,12 @@ impl Running {
     ///
     /// # Errors
     /// Returns every reason why the running configuration stays.
-    pub async fn load_and_reload(
+    pub(super) async fn load_and_reload(
         &mut self,
         origin: &ReloadOrigin,
         load: &mut impl FnMut() -> Result<Config, Errors>,
     ) -> Result<ReloadWarnings, ReloadRejected> {
-        let result = self.try_load_anew(load).await;
+        let result = self.load_and_try_reload(load).await;
         match &result {
             Ok(warnings) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -42,7 +42,7 @@ impl Running {
         result
     }
 
-    async fn try_load_anew(
+    async fn load_and_try_reload(
         &mut self,
         load: &mut impl FnMut() -> Result<Config, Errors>,
     ) -> Result<ReloadWarnings, ReloadRejected> {
@@ -75,7 +75,9 @@ impl Running {
         self.adopt_admin_endpoint(admin);
         if let Some(target) = access_log {
             self.proxy.log.switch_to(target);
-            self.log_control.iter().for_each(|control| control.set(&self.config.log));
+            if let Some(control) = &self.log_control {
+                control.set(&self.config.log);
+            }
         }
         self.warn_of_what_needs_a_restart(&previous);
     }

@@ -1,5 +1,5 @@
-//! Owns `holdline generate`: manual pages and completions for packages, made from the definition of the
-//! command line and so never older than it.
+//! Owns `holdline generate` and `holdline completion`: it makes manual pages and shell completions from the
+//! definition of the command line.
 
 use super::{AFTER_HELP, DEFAULT_CONFIG, EXAMPLE, fail};
 use clap::Command;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) fn generate(command: &Command, folder: &Path) -> ExitCode {
-    match write(shown(command), folder) {
+    match write(without_hidden(command), folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{}: {error}", folder.display())),
     }
@@ -21,15 +21,15 @@ pub(super) fn generate(command: &Command, folder: &Path) -> ExitCode {
 /// Prints the completions for a shell.
 pub(super) fn completion(command: &Command, shell: Shell) -> ExitCode {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut shown(command), NAME, &mut text);
+    clap_complete::generate(shell, &mut without_hidden(command), NAME, &mut text);
     match io::stdout().write_all(&text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format!("cannot write: {error}")),
         _ => ExitCode::SUCCESS,
     }
 }
 
-/// The command without what is hidden: completions would offer it.
-fn shown(command: &Command) -> Command {
+/// Returns the command line without its hidden commands, which completions would offer.
+fn without_hidden(command: &Command) -> Command {
     let about = command.get_about().cloned().unwrap_or_default();
     Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
@@ -44,15 +44,15 @@ fn write(command: Command, folder: &Path) -> io::Result<()> {
     }
     let mut command = command.disable_help_subcommand(true);
     command.build();
-    pages(&command, folder)?;
-    main_page(&page(&command), &mut File::create(folder.join(format!("{NAME}.1")))?)
+    write_pages(&command, folder)?;
+    write_main_page(&page(&command), &mut File::create(folder.join(format!("{NAME}.1")))?)
 }
 
-/// A page for each command below this one.
-fn pages(command: &Command, folder: &Path) -> io::Result<()> {
-    for one in command.get_subcommands() {
-        page(one).generate_to(folder)?;
-        pages(one, folder)?;
+/// Writes a page for each command below this one.
+fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
+    for subcommand in command.get_subcommands() {
+        page(subcommand).generate_to(folder)?;
+        write_pages(subcommand, folder)?;
     }
     Ok(())
 }
@@ -61,8 +61,8 @@ fn page(command: &Command) -> Man {
     Man::new(command.clone()).source(format!("{NAME} {}", env!("CARGO_PKG_VERSION"))).manual("Holdline")
 }
 
-/// The page of the whole: what `--help` says at its end is sections here.
-fn main_page(man: &Man, file: &mut File) -> io::Result<()> {
+/// Writes the page of the whole command line. The end of `--help` becomes sections.
+fn write_main_page(man: &Man, file: &mut File) -> io::Result<()> {
     man.render_title(file)?;
     man.render_name_section(file)?;
     man.render_synopsis_section(file)?;
