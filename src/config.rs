@@ -1,9 +1,9 @@
-//! Owns the configuration: one file, validated as a whole, immutable. It must not know how a setting is carried
-//! out.
+//! Owns the configuration: one file, validated as a whole, immutable. It must not know how a setting is
+//! carried out.
 //!
-//! `raw` reads the file as it was written, and `resolve` gives it a meaning. Both go on after a mistake, so the
-//! operator sees all mistakes at once. On the way back, `resolve` makes a `document` of the settings, and `write`
-//! makes TOML of that.
+//! `raw` reads the file as it was written, and `resolve` gives it a meaning. Both go on after a mistake, so
+//! the operator sees all mistakes at once. On the way back, `resolve` makes a `document` of the settings, and
+//! `write` makes TOML of that.
 
 mod defaults;
 pub mod document;
@@ -49,8 +49,8 @@ pub struct Config {
 /// `[process]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Threads that accept connections, and as many that relay tunnels (nginx `worker_processes`). 0 means one of
-    /// each for each CPU.
+    /// Threads that accept connections, and as many that relay tunnels (nginx `worker_processes`). 0 means
+    /// one of each for each CPU.
     pub(crate) workers: usize,
     /// What relays tunnels.
     pub(crate) engine: Driver,
@@ -109,8 +109,8 @@ impl Config {
         hint::listen(text)
     }
 
-    /// The admin endpoint of a text that may have mistakes elsewhere. `None` means that `[admin]` is missing or has
-    /// mistakes too.
+    /// The admin endpoint of a text that may have mistakes elsewhere. `None` means that `[admin]` is missing
+    /// or has mistakes too.
     #[must_use]
     pub(crate) fn admin_of_broken(text: &str) -> Option<admin::Settings> {
         raw::File::new("", text).read_part(resolve::admin_alone)
@@ -122,8 +122,8 @@ impl Config {
         defaults::ADMIN_ADDRESS
     }
 
-    /// The settings that a text leaves to their defaults, like `route[].ping.client`. They are those of each table
-    /// that the text has or may leave out.
+    /// The settings that a text leaves to their defaults, like `route[].ping.client`. They are those of each
+    /// table that the text has or may leave out.
     #[must_use]
     pub fn absent_keys(text: &str) -> Vec<String> {
         raw::File::new("", text).read(resolve::config).absent
@@ -141,7 +141,8 @@ impl Config {
     /// Reads a document as if it were a file, and marks the entries and sections that could be left out.
     ///
     /// # Errors
-    /// All the mistakes in it. Their lines are those of its full form with secrets. The marks are set even then.
+    /// All the mistakes in it. Their lines are those of its full form with secrets. The marks are set even
+    /// then.
     pub fn from_document(document: &mut Document) -> Result<Self, Errors> {
         let text = document.write(Form::Full, Secrets::Shown);
         let reading = raw::File::new("document", &text).read(resolve::config);
@@ -150,7 +151,8 @@ impl Config {
         result.map(|config| Self { warnings, files, ..config })
     }
 
-    /// The settings in effect as TOML, with every key and the secrets. It reads back as the same configuration.
+    /// The settings in effect as TOML, with every key and the secrets. It reads back as the same
+    /// configuration.
     #[must_use]
     pub fn to_toml(&self) -> String {
         resolve::document(self).write(Form::Full, Secrets::Shown)

@@ -1,15 +1,15 @@
-//! Owns rustls configurations, which it reads from certificate files and swaps whole on reload, and the handshakes
-//! made with them. It must not know HTTP, routes, upstreams or the configuration file.
+//! Owns rustls configurations, which it reads from certificate files and swaps whole on reload, and the
+//! handshakes made with them. It must not know HTTP, routes, upstreams or the configuration file.
 //!
 //! What a read returns at the end of a TLS stream (RFC 8446 section 6.1):
 //!
 //! - The peer sent `close_notify`: 0 bytes, as at the end of a plain stream.
 //! - The peer only closed the connection: [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof),
-//!   [`Cause::Truncated`]. An attacker may have cut the stream, but what came before is authentic. After a Close
-//!   frame it means the same as an end, and many peers never send `close_notify`.
-//! - The peer sent an alert: [`InvalidData`](std::io::ErrorKind::InvalidData), [`Cause::Alert`]. With TLS 1.3 a
-//!   server checks the client's certificate after the client has finished its handshake. So the first read returns
-//!   `certificate_required` and `bad_certificate`, not the handshake.
+//!   [`Cause::Truncated`]. An attacker may have cut the stream, but what came before is authentic. After a
+//!   Close frame it means the same as an end, and many peers never send `close_notify`.
+//! - The peer sent an alert: [`InvalidData`](std::io::ErrorKind::InvalidData), [`Cause::Alert`]. With TLS 1.3
+//!   a server checks the client's certificate after the client has finished its handshake. So the first read
+//!   returns `certificate_required` and `bad_certificate`, not the handshake.
 //! - Bytes were altered or are not TLS: `InvalidData`, [`Cause::Protocol`].
 //!
 //! [`cause`] tells them apart. A shutdown of the stream sends `close_notify`.
@@ -64,8 +64,8 @@ pub enum Cause {
     Protocol(rustls::Error),
 }
 
-/// Outgoing bytes that a connection holds while its peer does not read. Rustls would hold 64 KiB, but two full
-/// records keep a socket busy too.
+/// Outgoing bytes that a connection holds while its peer does not read. Rustls would hold 64 KiB, but two
+/// full records keep a socket busy too.
 const BUFFER_LIMIT: usize = 32 * 1024;
 
 /// Why a TLS stream failed. `None` means that TLS is not the reason: the connection below failed.

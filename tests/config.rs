@@ -126,15 +126,15 @@ fn without_defaults_only_what_is_required_is_left() {
     assert_eq!(changed(&parse(&uncommented(EXAMPLE))), changed(&parse(EXAMPLE)));
     assert_eq!(changed(&parse(&parse(SMALLEST).to_toml())), SMALLEST.trim_start());
     // Tables that mean something though nothing in them differs from a default.
-    let text = "[admin]\n\n[[listen]]\naddress = \"0.0.0.0:1\"\n\n[[route]]\npath = \"/\"\nupstream = \"u\"\n\n\
-                [upstream.u]\nservers = [\"a:1\"]\n\n[upstream.u.tls]\n";
+    let text = "[admin]\n\n[[listen]]\naddress = \"0.0.0.0:1\"\n\n[[route]]\npath = \"/\"\n\
+                upstream = \"u\"\n\n[upstream.u]\nservers = [\"a:1\"]\n\n[upstream.u.tls]\n";
     assert_eq!(changed(&parse(text)), text);
 }
 
 #[test]
 fn defaults_that_follow_other_settings_are_left_out() {
-    let rest = "[[listen]]\naddress = \"0.0.0.0:1\"\n\n[[route]]\nhosts = [\"a.example\"]\npath_exact = \"/\"\n\
-                respond = { status = 200 }\n";
+    let rest = "[[listen]]\naddress = \"0.0.0.0:1\"\n\n[[route]]\nhosts = [\"a.example\"]\n\
+                path_exact = \"/\"\nrespond = { status = 200 }\n";
     let text = format!("[process]\nshutdown_grace = \"3s\"\n\n{rest}");
     assert_eq!(changed(&parse(&text)), text);
     let name = "name = \"a.example=/\"\n";
@@ -309,7 +309,8 @@ proptest! {
         let config = parse(&format!("{SMALLEST}[admin]\naddress = \"[::]:9\"\ntoken = \"{token}\"\n"));
         for form in [Form::Full, Form::Changed] {
             let document = config.document();
-            let [hidden, shown] = [Secrets::Hidden, Secrets::Shown].map(|secrets| document.write(form, secrets));
+            let write = |secrets| document.write(form, secrets);
+            let [hidden, shown] = [Secrets::Hidden, Secrets::Shown].map(write);
             prop_assert!(!hidden.contains(&token) && hidden.contains("token = \"***\""), "{}", hidden);
             prop_assert_eq!(hidden.replace("\"***\"", &format!("{token:?}")), shown);
         }

@@ -34,8 +34,8 @@ pub(super) const ENGINE: Driver = Driver::Epoll;
 /// The usual measure: Kubernetes gives a pod 30 s between SIGTERM and SIGKILL, systemd gives 90 s.
 pub(super) const SHUTDOWN_GRACE: Duration = secs(30);
 
-/// Clients reconnect at once. Over 20 s, the other proxies get 5 % of them each second. The grace leaves 10 s for
-/// the last ones, which is one `close_timeout`.
+/// Clients reconnect at once. Over 20 s, the other proxies get 5 % of them each second. The grace leaves 10 s
+/// for the last ones, which is one `close_timeout`.
 pub(super) const DRAIN_SPREAD: Duration = secs(20);
 
 /// systemd and containers know the process without a file.
@@ -62,8 +62,8 @@ pub(super) fn sample_above() -> Option<Rate> {
     Rate::new(lines, second, sampling_burst(lines, second))
 }
 
-/// Lines for ten seconds, so that a short burst is written whole: a deployment, or a server that failed with all its
-/// tunnels.
+/// Lines for ten seconds, so that a short burst is written whole: a deployment, or a server that failed with
+/// all its tunnels.
 pub(super) fn sampling_burst(lines: NonZeroU32, per: Duration) -> NonZeroU32 {
     let worth = u128::from(lines.get()) * secs(10).as_nanos() / per.as_nanos().max(1);
     u32::try_from(worth)
@@ -78,8 +78,8 @@ pub(super) const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr
 
 // [[listen]]
 
-/// The kernel's cap (`net.core.somaxconn`) since Linux 5.4. Clients that all reconnect at once wait there instead of
-/// being refused. nginx asks for 511.
+/// The kernel's cap (`net.core.somaxconn`) since Linux 5.4. Clients that all reconnect at once wait there
+/// instead of being refused. nginx asks for 511.
 pub(super) const BACKLOG: u32 = 4096;
 
 /// A second proxy on the same address is mostly a mistake.
@@ -103,9 +103,9 @@ pub(super) const MIN_VERSION: MinVersion = MinVersion::Tls12;
 /// A handshake is two round trips and two signatures. Lost packets are sent again after about 1, 3 and 7 s.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = secs(15);
 
-/// A handshake takes 15 KiB, so all take 15 MiB. Each lasts a round trip: with clients 200 ms away, 5,000 are done in
-/// a second. That keeps half a CPU busy with ECDSA (100 us), and more than one with RSA of 2048 bits (240 us).
-/// HAProxy's `maxsslconn` and nginx's `worker_connections` also count open connections.
+/// A handshake takes 15 KiB, so all take 15 MiB. Each lasts a round trip: with clients 200 ms away, 5,000 are
+/// done in a second. That keeps half a CPU busy with ECDSA (100 us), and more than one with RSA of 2048 bits
+/// (240 us). HAProxy's `maxsslconn` and nginx's `worker_connections` also count open connections.
 pub(super) const MAX_HANDSHAKES: u32 = 1024;
 
 /// A browser asks its user for a certificate if a server asks for one.
@@ -136,8 +136,8 @@ pub(super) const REAL_IP_RECURSIVE: bool = true;
 /// Without TLS a client speaks HTTP/2 only if told to.
 pub(super) const PROTOCOLS: Protocols = Protocols { http1: true, http2: false };
 
-/// A head is a few packets. Lost ones are sent again after about 1, 3 and 7 s. nginx waits 60 s, which helps only
-/// attackers that hold connections open.
+/// A head is a few packets. Lost ones are sent again after about 1, 3 and 7 s. nginx waits 60 s, which helps
+/// only attackers that hold connections open.
 pub(super) const HEADER_TIMEOUT: Duration = secs(15);
 
 /// As in nginx.
@@ -152,12 +152,12 @@ pub(super) const MAX_HEADER_SIZE: usize = 16 * 1024;
 /// As in nginx. CGI, WSGI, Rack and PHP take `X_Real_IP` for `X-Real-IP` (RFC 3875 4.1.18).
 pub(super) const UNDERSCORES_IN_HEADERS: bool = false;
 
-/// It finds a peer whose host is gone after 60 + 6 * 10 = 120 s; with `tcp_user_timeout`, at the second probe. The
-/// kernel's own numbers make it 2 hours and 11 minutes.
+/// It finds a peer whose host is gone after 60 + 6 * 10 = 120 s; with `tcp_user_timeout`, at the second
+/// probe. The kernel's own numbers make it 2 hours and 11 minutes.
 pub(super) const TCP_KEEPALIVE: Keepalive = Keepalive { time: secs(60), interval: secs(10), probes: 6 };
 
-/// Bytes that the peer's kernel has not acknowledged by then will not arrive. Without a limit the kernel retries for
-/// about 15 minutes.
+/// Bytes that the peer's kernel has not acknowledged by then will not arrive. Without a limit the kernel
+/// retries for about 15 minutes.
 pub(super) const TCP_USER_TIMEOUT: Option<Duration> = Some(secs(30));
 
 // [[route]]
@@ -169,8 +169,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = secs(5);
 pub(super) const RESPONSE_TIMEOUT: Option<Duration> = Some(secs(60));
 
 pub(super) const TUNNEL: tunnel::Settings = tunnel::Settings {
-    // Idle limits on the way start at 55 s (Heroku) and 60 s (nginx, AWS ALB). At 25 s, two pings fit into each of
-    // them, so one may be lost.
+    // Idle limits on the way start at 55 s (Heroku) and 60 s (nginx, AWS ALB). At 25 s, two pings fit into
+    // each of them, so one may be lost.
     ping: PerSide { client: Some(secs(25)), upstream: Some(secs(25)) },
     // A phone needs seconds to wake its radio. 25 + 20 s are below the 55 s.
     ping_timeout: secs(20),
@@ -201,8 +201,8 @@ pub(super) const ACCESS_LOG: bool = true;
 /// Most applications read these headers.
 pub(super) const FORWARDED: Forwarded = Forwarded::X;
 
-/// RFC 9110 7.6.3 requires it of a proxy. nginx adds none. Behind Holdline, nginx does not compress responses to
-/// requests that have it (`gzip_proxied off`).
+/// RFC 9110 7.6.3 requires it of a proxy. nginx adds none. Behind Holdline, nginx does not compress responses
+/// to requests that have it (`gzip_proxied off`).
 pub(super) const VIA: Via = Via::On;
 
 /// As in nginx, a regex wins over a prefix without `^~`.
@@ -228,8 +228,8 @@ pub(super) const SLOW_START: Duration = Duration::ZERO;
 /// With half of the servers ejected, none of the others gets more than twice its share.
 pub(super) const MAX_EJECTED: Percent = Percent(50);
 
-/// A broken process accepts connections and ends them within seconds. Five in a row, with none that lasted between
-/// them, are not caused by clients.
+/// A broken process accepts connections and ends them within seconds. Five in a row, with none that lasted
+/// between them, are not caused by clients.
 pub(super) const EARLY_END: EarlyEnd = EarlyEnd { within: secs(5), max: 5 };
 
 /// No limit but the number of endpoints.

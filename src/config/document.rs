@@ -1,5 +1,5 @@
-//! Owns the model of a configuration file: sections, entries and comments, in the order of the file. It must not
-//! know which settings there are, nor how TOML spells them.
+//! Owns the model of a configuration file: sections, entries and comments, in the order of the file. It must
+//! not know which settings there are, nor how TOML spells them.
 
 use super::raw::join;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! Owns how mistakes in a configuration are described: their place, what was found and what is expected. It must
-//! not know what any key means.
+//! Owns how mistakes in a configuration are described: their place, what was found and what is expected. It
+//! must not know what any key means.
 
 use std::fmt;
 use std::sync::Arc;

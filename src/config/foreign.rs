@@ -1,5 +1,5 @@
-//! Owns what users of nginx and HAProxy write by habit, and what to write instead. It must not know how a setting
-//! is read.
+//! Owns what users of nginx and HAProxy write by habit, and what to write instead. It must not know how a
+//! setting is read.
 
 /// What to write instead of a directive of another proxy.
 pub(super) fn word(key: &str) -> Option<String> {

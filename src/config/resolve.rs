@@ -1,5 +1,5 @@
-//! Owns the settings of each table. One function reads the table, with a default for what was not written; one
-//! beside it makes a section of the settings. It must not know how values are spelled.
+//! Owns the settings of each table. One function reads the table, with a default for what was not written;
+//! one beside it makes a section of the settings. It must not know how values are spelled.
 
 mod admin;
 mod headers;

@@ -144,8 +144,8 @@ pub(super) fn parsed_or_hint<T: FromStr<Err: Display>>(
     }
 }
 
-/// A text in which `$$` stands for `$`. Variables are mistakes, because Holdline has none; `hint` says what to
-/// write instead of one.
+/// A text in which `$$` stands for `$`. Variables are mistakes, because Holdline has none; `hint` says what
+/// to write instead of one.
 pub(super) fn literal(
     value: &Value<'_>,
     remedy: &str,

@@ -1,4 +1,5 @@
-//! Owns the words that settings choose from, each with its meaning. It must not know which one is the default.
+//! Owns the words that settings choose from, each with its meaning. It must not know which one is the
+//! default.
 
 use crate::balance::Method;
 use crate::http::{Forwarded, Via};

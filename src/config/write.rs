@@ -149,8 +149,8 @@ impl Writer {
         table.entries.iter().filter(is_kept)
     }
 
-    /// The comments of the entries within an item that is written on one line. The items of [`Item::Lines`] have
-    /// lines of their own.
+    /// The comments of the entries within an item that is written on one line. The items of [`Item::Lines`]
+    /// have lines of their own.
     fn comments_within<'a>(&self, item: &'a Item) -> Vec<&'a str> {
         match item {
             Item::Table(table) => {
@@ -166,7 +166,8 @@ impl Writer {
     }
 }
 
-/// A comment, with a mark on each line. Characters that TOML refuses in a comment, or that end it, are escaped.
+/// A comment, with a mark on each line. Characters that TOML refuses in a comment, or that end it, are
+/// escaped.
 fn comment_lines(comment: Option<&str>, indent: &str) -> String {
     let lines = comment.unwrap_or_default().lines();
     lines.map(|line| format!("{}\n", format!("{indent}# {}", escape::line(line, false)).trim_end())).collect()

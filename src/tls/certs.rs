@@ -1,5 +1,5 @@
-//! Owns what Holdline shows of certificates and revocation lists: names, issuer, validity. It must not know which
-//! handshakes use them.
+//! Owns what Holdline shows of certificates and revocation lists: names, issuer, validity. It must not know
+//! which handshakes use them.
 
 pub(super) mod load;
 
@@ -16,8 +16,8 @@ pub use super::x509::AltName;
 pub struct Pair {
     /// PEM: the certificate, then those that issued it (nginx, `ssl_certificate`).
     pub cert: PathBuf,
-    /// PEM: its private key in PKCS #8, PKCS #1 or SEC 1, without a passphrase (nginx, `ssl_certificate_key`). It may
-    /// be the same file.
+    /// PEM: its private key in PKCS #8, PKCS #1 or SEC 1, without a passphrase (nginx,
+    /// `ssl_certificate_key`). It may be the same file.
     pub key: PathBuf,
 }
 
@@ -26,7 +26,8 @@ pub struct Pair {
 pub struct Certificate {
     /// The file that has it.
     pub path: PathBuf,
-    /// Its subject alternative names with their addresses, or its CN if it has none. DNS names are in lower case.
+    /// Its subject alternative names with their addresses, or its CN if it has none. DNS names are in lower
+    /// case.
     pub names: Vec<String>,
     /// The subject, in the form of RFC 4514.
     pub subject: String,
@@ -56,8 +57,8 @@ pub enum KeyType {
 pub struct RevocationList {
     /// The file that has it.
     pub path: PathBuf,
-    /// When its successor is due. From then on it is not valid, and Holdline refuses each certificate that it covers.
-    /// `None` means that it stays valid.
+    /// When its successor is due. From then on it is not valid, and Holdline refuses each certificate that it
+    /// covers. `None` means that it stays valid.
     pub next_update: Option<SystemTime>,
 }
 
@@ -85,8 +86,8 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// 14 days. Certificates of 90 days are usually renewed 30 days before they expire, so at 14 days renewal has failed
-    /// for two weeks.
+    /// 14 days. Certificates of 90 days are usually renewed 30 days before they expire, so at 14 days renewal
+    /// has failed for two weeks.
     pub const SOON: Duration = Duration::from_secs(14 * DAY);
 
     fn of(until: SystemTime, now: SystemTime) -> Option<Self> {

@@ -1,5 +1,5 @@
-//! Owns the client side of TLS: handshakes with upstreams, and why they fail. It must not know endpoints, routes or
-//! HTTP.
+//! Owns the client side of TLS: handshakes with upstreams, and why they fail. It must not know endpoints,
+//! routes or HTTP.
 
 mod error;
 mod verify;
@@ -25,8 +25,8 @@ use verify::Unverified;
 /// How Holdline speaks TLS with an upstream. Each [`connect`] gets the name to verify.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// PEM: the authorities to trust (nginx, `proxy_ssl_trusted_certificate`). `None` means those that the system
-    /// trusts.
+    /// PEM: the authorities to trust (nginx, `proxy_ssl_trusted_certificate`). `None` means those that the
+    /// system trusts.
     pub ca: Option<PathBuf>,
     /// The certificate for upstreams that ask for one (nginx, `proxy_ssl_certificate` and
     /// `proxy_ssl_certificate_key`).
@@ -35,12 +35,14 @@ pub struct Settings {
     pub min_version: MinVersion,
     /// The protocols to offer, the preferred one first. Empty means that none is negotiated.
     pub alpn: Vec<Alpn>,
-    /// **Dangerous**: accepts any certificate, of any issuer, name and age. Anybody between Holdline and the upstream
-    /// can then read and change everything. For tests. (nginx does so without `proxy_ssl_verify on`.)
+    /// **Dangerous**: accepts any certificate, of any issuer, name and age. Anybody between Holdline and the
+    /// upstream can then read and change everything. For tests. (nginx does so without `proxy_ssl_verify
+    /// on`.)
     pub insecure_skip_verify: bool,
 }
 
-/// TLS to an upstream, ready for handshakes. Handshakes with the same config can resume each other's sessions.
+/// TLS to an upstream, ready for handshakes. Handshakes with the same config can resume each other's
+/// sessions.
 #[derive(Debug)]
 pub struct Config {
     rustls: Arc<ClientConfig>,
@@ -107,12 +109,12 @@ fn verifier(settings: &Settings, sources: &mut Sources) -> Result<Arc<dyn Server
     Ok(verifier.expect("there are authorities, and no revocation lists"))
 }
 
-/// Runs the handshake with an upstream, and verifies that it is `name`: the `server_name` of its settings (nginx,
-/// `proxy_ssl_name`), or else the host of its address. A host name is sent too (SNI; nginx,
+/// Runs the handshake with an upstream, and verifies that it is `name`: the `server_name` of its settings
+/// (nginx, `proxy_ssl_name`), or else the host of its address. A host name is sent too (SNI; nginx,
 /// `proxy_ssl_server_name on`); an IP address is only verified. There is no timeout; the caller sets one.
 ///
-/// With TLS 1.3 an upstream that refuses Holdline's certificate, or wants one, says so after this has succeeded. The
-/// first read then fails, and [`cause`](super::cause) has the alert.
+/// With TLS 1.3 an upstream that refuses Holdline's certificate, or wants one, says so after this has
+/// succeeded. The first read then fails, and [`cause`](super::cause) has the alert.
 ///
 /// # Errors
 /// The upstream closes, does not speak TLS, refuses, or is not `name`. The stream is dropped.

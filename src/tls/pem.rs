@@ -16,8 +16,8 @@ pub(super) struct Pem {
 }
 
 impl Pem {
-    /// Reads a file, and notes it in `sources`. A key that others may read is not an error: containers often have
-    /// such keys, and the operator decides.
+    /// Reads a file, and notes it in `sources`. A key that others may read is not an error: containers often
+    /// have such keys, and the operator decides.
     pub(super) fn read(path: &Path, sources: &mut Sources) -> Result<Self, Fault> {
         sources.add(path);
         let bytes = std::fs::read(path).map_err(Fault::Unreadable)?;
@@ -77,8 +77,8 @@ impl Pem {
     }
 }
 
-/// Counts all sections by their first lines, also those that the parser skips. The flag says whether one is encrypted
-/// as OpenSSL did before PKCS #8 (RFC 1421 section 4.6.1.1).
+/// Counts all sections by their first lines, also those that the parser skips. The flag says whether one is
+/// encrypted as OpenSSL did before PKCS #8 (RFC 1421 section 4.6.1.1).
 fn count_sections(bytes: &[u8]) -> (Holds, bool) {
     let text = String::from_utf8_lossy(bytes);
     let mut holds = Holds::default();

@@ -1,13 +1,13 @@
-//! Owns the messages about certificate files that cannot be used: the file, what was found in it, and a remedy. It
-//! must not know how files are read.
+//! Owns the messages about certificate files that cannot be used: the file, what was found in it, and a
+//! remedy. It must not know how files are read.
 
 use rustls::CertRevocationListError;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file that cannot be used. It is shown as `key.pem: no private key found; it holds 2 certificates: are cert and
-/// key swapped?`.
+/// A file that cannot be used. It is shown as `key.pem: no private key found; it holds 2 certificates: are
+/// cert and key swapped?`.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {fault}: {}{}", .path.display(), .fault.remedy(&.path.display().to_string()), whole_path(.path, .fault))]
 pub struct Problem {
@@ -32,7 +32,8 @@ fn whole_path(path: &Path, fault: &Fault) -> String {
 /// A setting that names a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A certificate chain, with its position in the list, from 0. A client certificate for an upstream has 0.
+    /// A certificate chain, with its position in the list, from 0. A client certificate for an upstream has
+    /// 0.
     Cert(usize),
     /// A private key, with the position of its chain.
     Key(usize),

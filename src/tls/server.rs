@@ -29,9 +29,9 @@ pub struct Settings {
     /// The certificate for clients that send no host name, or one that no certificate has (nginx: that of the
     /// `default_server`).
     pub default: Pair,
-    /// Certificates that Holdline chooses by the host name of the client (SNI, RFC 6066 section 3). An exact name wins
-    /// over a wildcard, which stands for one label. Of several for the same name, ECDSA wins over RSA if the client
-    /// can verify it; otherwise the first counts.
+    /// Certificates that Holdline chooses by the host name of the client (SNI, RFC 6066 section 3). An exact
+    /// name wins over a wildcard, which stands for one label. Of several for the same name, ECDSA wins over
+    /// RSA if the client can verify it; otherwise the first counts.
     pub others: Vec<Pair>,
     /// Whether Holdline asks clients for a certificate.
     pub client_auth: ClientAuth,
@@ -58,8 +58,8 @@ pub enum ClientAuth {
 pub struct ClientCa {
     /// PEM: the authorities (nginx, `ssl_client_certificate`). Holdline sends their names to clients.
     pub ca: PathBuf,
-    /// PEM: revocation lists (nginx, `ssl_crl`). If there are any, each authority of a chain except the root needs one,
-    /// and none may be overdue.
+    /// PEM: revocation lists (nginx, `ssl_crl`). If there are any, each authority of a chain except the root
+    /// needs one, and none may be overdue.
     pub crls: Vec<PathBuf>,
 }
 
@@ -83,8 +83,8 @@ pub struct Server(ArcSwap<Config>);
 struct Resumption {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
-    /// A digest of how clients are verified. A resumed session asks for no certificate, so sessions survive a reload
-    /// only if this has not changed.
+    /// A digest of how clients are verified. A resumed session asks for no certificate, so sessions survive a
+    /// reload only if this has not changed.
     verification: digest::Digest,
 }
 
@@ -117,11 +117,11 @@ impl ClientAuth {
 // === impl Config ===
 
 impl Config {
-    /// Reads all files and checks them. It blocks while it reads. Accepts certificates that are expired or not yet
-    /// valid; [`Certificate::warning`] reports them.
+    /// Reads all files and checks them. It blocks while it reads. Accepts certificates that are expired or
+    /// not yet valid; [`Certificate::warning`] reports them.
     ///
-    /// With `previous`, clients can resume their earlier sessions. If clients are verified in another way now, they need
-    /// full handshakes, so that a client that would be refused cannot stay.
+    /// With `previous`, clients can resume their earlier sessions. If clients are verified in another way
+    /// now, they need full handshakes, so that a client that would be refused cannot stay.
     ///
     /// # Errors
     /// All the files that cannot be used.
@@ -179,8 +179,8 @@ fn assemble(
     config.alpn_protocols = Alpn::names(&settings.alpn);
     config.ticketer = Arc::clone(&resumption.ticketer);
     config.session_storage = Arc::clone(&resumption.sessions);
-    // Early data can be replayed (RFC 8446 section 8). Data before the client's Finished would go to a client that has
-    // not yet proved anything.
+    // Early data can be replayed (RFC 8446 section 8). Data before the client's Finished would go to a client
+    // that has not yet proved anything.
     config.max_early_data_size = 0;
     config.send_half_rtt_data = false;
     config
@@ -231,8 +231,8 @@ impl Resumption {
     }
 }
 
-/// How many sessions of TLS 1.2 to remember for clients without tickets. Each takes less than 1 KiB, plus the client's
-/// certificates.
+/// How many sessions of TLS 1.2 to remember for clients without tickets. Each takes less than 1 KiB, plus the
+/// client's certificates.
 const SESSIONS: usize = 256;
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use std::time::SystemTime;
 pub struct Session {
     /// "TLSv1.3" or "TLSv1.2" (nginx, `$ssl_protocol`).
     pub version: &'static str,
-    /// The cipher suite by its name in IANA's registry, like `TLS_AES_128_GCM_SHA256`. (nginx, `$ssl_cipher`, has
-    /// OpenSSL's own names for TLS 1.2.)
+    /// The cipher suite by its name in IANA's registry, like `TLS_AES_128_GCM_SHA256`. (nginx, `$ssl_cipher`,
+    /// has OpenSSL's own names for TLS 1.2.)
     pub cipher: Cipher,
-    /// The host name of the client, in lower case (nginx, `$ssl_server_name`). `None` means that it sent none, or that
-    /// this is a connection to an upstream.
+    /// The host name of the client, in lower case (nginx, `$ssl_server_name`). `None` means that it sent
+    /// none, or that this is a connection to an upstream.
     pub server_name: Option<String>,
     /// The application protocol (nginx, `$ssl_alpn_protocol`). `None` means that none was negotiated.
     pub alpn: Option<Alpn>,
@@ -44,8 +44,8 @@ pub struct ClientCertificate {
     pub not_after: SystemTime,
     /// The SHA-256 digest of the certificate in lower-case hexadecimal digits.
     pub sha256: String,
-    /// The SHA-1 digest in the same form (nginx, `$ssl_client_fingerprint`). Old applications know certificates by it;
-    /// it proves nothing.
+    /// The SHA-1 digest in the same form (nginx, `$ssl_client_fingerprint`). Old applications know
+    /// certificates by it; it proves nothing.
     pub sha1: String,
 }
 

@@ -4,16 +4,18 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The state of a configuration's files when they were read. A comparison costs one `stat(2)` for each file. Links are
-/// followed, which shows the swaps of certbot (`live/` points to `archive/`) and of Kubernetes (`..data` points to the
-/// newest folder).
+/// The state of a configuration's files when they were read. A comparison costs one `stat(2)` for each file.
+/// Links are followed, which shows the swaps of certbot (`live/` points to `archive/`) and of Kubernetes
+/// (`..data` points to the newest folder).
 ///
-/// After a failed load, watch `Sources::of(sources.paths())`. If a certificate is replaced a moment before its key,
-/// the load fails once, and succeeds when the key has come. The same message is not repeated in between.
+/// After a failed load, watch `Sources::of(sources.paths())`. If a certificate is replaced a moment before
+/// its key, the load fails once, and succeeds when the key has come. The same message is not repeated in
+/// between.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources(Vec<(PathBuf, Option<Stamp>)>);
 
-/// The state of a file. The change time shows copies that keep size and modification time; no program can set it.
+/// The state of a file. The change time shows copies that keep size and modification time; no program can set
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,

@@ -1,5 +1,6 @@
-//! Owns the server's side of a TLS stream. Rustls reads and makes the records, and an idle stream holds no buffer.
-//! With the buffers of rustls itself, each idle connection would take 4 KiB more. It must not know what the bytes are.
+//! Owns the server's side of a TLS stream. Rustls reads and makes the records, and an idle stream holds no
+//! buffer. With the buffers of rustls itself, each idle connection would take 4 KiB more. It must not know
+//! what the bytes are.
 
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
@@ -106,8 +107,9 @@ impl<S> TlsStream<S> {
         !self.unread.is_empty() || self.closed
     }
 
-    /// Processes the whole records in `bytes`, and returns how many bytes that were. Decrypted bytes go to `into`; those
-    /// that do not fit are kept. Rustls must get the remaining bytes again, at the beginning of the next ones.
+    /// Processes the whole records in `bytes`, and returns how many bytes that were. Decrypted bytes go to
+    /// `into`; those that do not fit are kept. Rustls must get the remaining bytes again, at the beginning of
+    /// the next ones.
     fn process(&mut self, bytes: &mut [u8], into: &mut ReadBuf<'_>) -> Result<usize, rustls::Error> {
         let mut taken = 0;
         loop {

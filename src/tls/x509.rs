@@ -1,5 +1,5 @@
-//! Owns how fields of X.509 certificates are read (RFC 5280). It must not know whether a certificate is trusted;
-//! rustls decides that.
+//! Owns how fields of X.509 certificates are read (RFC 5280). It must not know whether a certificate is
+//! trusted; rustls decides that.
 
 mod name;
 

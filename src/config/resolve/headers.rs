@@ -113,8 +113,8 @@ pub(super) fn write_fields(fields: &[(HeaderName, HeaderValue)]) -> InlineTable 
     })
 }
 
-/// Whether Holdline controls a header itself: those of one hop (RFC 9110 7.6.1), of message framing (RFC 9112 6)
-/// and of the WebSocket handshake (RFC 6455 11.3).
+/// Whether Holdline controls a header itself: those of one hop (RFC 9110 7.6.1), of message framing (RFC 9112
+/// 6) and of the WebSocket handshake (RFC 6455 11.3).
 fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
     name.starts_with("sec-websocket-") || RESERVED.contains(&name.as_str())

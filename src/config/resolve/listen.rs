@@ -1,4 +1,5 @@
-//! Owns the settings of `[[listen]]`, and the TCP options that it shares with upstreams. It must not know routes.
+//! Owns the settings of `[[listen]]`, and the TCP options that it shares with upstreams. It must not know
+//! routes.
 
 use crate::addr::ListenAddr;
 use crate::config::document::{InlineTable, Item, Section};

@@ -133,7 +133,8 @@ fn tls(table: &Table<'_>) -> Option<Tls> {
         insecure_skip_verify,
     };
     if client.insecure_skip_verify {
-        let text = "Holdline accepts any certificate: anybody between it and the upstream can read and change everything";
+        let text = "Holdline accepts any certificate: anybody between it and the upstream can read and change \
+                    everything";
         table.warn(table.place_of("insecure_skip_verify"), text);
     }
     Some(Tls { client, server_name })

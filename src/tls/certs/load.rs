@@ -1,5 +1,5 @@
-//! Owns how certificates, keys, authorities and revocation lists are read from their files. It must not know which
-//! handshakes use them.
+//! Owns how certificates, keys, authorities and revocation lists are read from their files. It must not know
+//! which handshakes use them.
 
 use super::{Certificate, KeyType, Pair, RevocationList};
 use crate::tls::pem::Pem;
@@ -67,7 +67,8 @@ fn check_match(certified: &CertifiedKey, pair: &Pair) -> Result<(), Fault> {
     }
 }
 
-/// Reads authorities to trust. Their bytes are returned too, so that a caller can see whether they have changed.
+/// Reads authorities to trust. Their bytes are returned too, so that a caller can see whether they have
+/// changed.
 pub(in crate::tls) fn read_roots(
     path: &Path,
     sources: &mut Sources,
@@ -81,7 +82,8 @@ pub(in crate::tls) fn read_roots(
     Ok((Arc::new(roots), certificates))
 }
 
-/// The authorities that the system trusts. Some systems have authorities that rustls cannot read; these are skipped.
+/// The authorities that the system trusts. Some systems have authorities that rustls cannot read; these are
+/// skipped.
 pub(in crate::tls) fn system_roots() -> Result<Arc<RootCertStore>, Problem> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -66,8 +66,9 @@ pub enum NotTls {
 /// Runs the handshake with a client. There is no timeout; the caller sets one.
 ///
 /// # Errors
-/// The client closes, does not speak TLS, refuses or is refused. The stream is returned with the error. Nothing has
-/// been written to a client that does not speak TLS, so the caller can answer it in its own protocol.
+/// The client closes, does not speak TLS, refuses or is refused. The stream is returned with the error.
+/// Nothing has been written to a client that does not speak TLS, so the caller can answer it in its own
+/// protocol.
 pub async fn accept<S>(mut stream: S, config: &Config) -> Result<TlsStream<S>, (HandshakeError, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -99,8 +100,8 @@ where
     }
 }
 
-/// Verifies the certificate of a resumed session again. Rustls does not, and gives new tickets each time, so a client
-/// could resume for ever after its certificate has expired.
+/// Verifies the certificate of a resumed session again. Rustls does not, and gives new tickets each time, so
+/// a client could resume for ever after its certificate has expired.
 fn verify_resumed(session: &CommonState, config: &Config) -> Result<(), rustls::Error> {
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     match session.peer_certificates() {
@@ -180,8 +181,8 @@ fn is_closed(error: &io::Error) -> bool {
 // === impl NotTls ===
 
 impl NotTls {
-    /// What these first bytes are. `None` means that they may be a TLS record of a handshake or an alert (RFC 8446
-    /// section 5.1), or are too few to tell.
+    /// What these first bytes are. `None` means that they may be a TLS record of a handshake or an alert (RFC
+    /// 8446 section 5.1), or are too few to tell.
     fn of(bytes: &[u8]) -> Option<Self> {
         const METHODS: [&[u8]; 10] =
             [b"GET ", b"POST", b"HEAD", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "];

@@ -16,8 +16,8 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// The first certificate is the default; there must be one. Others with the same first name serve clients that
-    /// cannot verify the default.
+    /// The first certificate is the default; there must be one. Others with the same first name serve clients
+    /// that cannot verify the default.
     pub(super) fn new<'a>(certificates: impl Iterator<Item = (&'a Certificate, CertifiedKey)>) -> Self {
         let mut by_name: HashMap<String, Vec<(&KeyType, Arc<CertifiedKey>)>> = HashMap::new();
         let mut first: Option<(Option<&str>, Arc<CertifiedKey>)> = None;

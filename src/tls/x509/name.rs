@@ -5,8 +5,8 @@ use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Tag, Tagged};
 use std::fmt::Write as _;
 
-/// A distinguished name in the form of RFC 4514, the last part first. Bytes that are not ASCII become `\C3\A4`, so that
-/// a header can have it. OpenSSL does so with `RFC2253`, and nginx in `$ssl_client_s_dn`.
+/// A distinguished name in the form of RFC 4514, the last part first. Bytes that are not ASCII become
+/// `\C3\A4`, so that a header can have it. OpenSSL does so with `RFC2253`, and nginx in `$ssl_client_s_dn`.
 pub(super) fn distinguished_name(element: AnyRef<'_>) -> der::Result<String> {
     let mut parts = Elements::of(element)?.map(|part| relative(part?)).collect::<der::Result<Vec<_>>>()?;
     parts.reverse();
