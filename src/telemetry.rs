@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod bursts;
 pub mod end_key;
 pub mod history;
+pub mod idle_limits;
 pub mod log;
 pub mod metrics;
 pub mod process;

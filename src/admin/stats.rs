@@ -4,8 +4,9 @@ use super::request::AdminRequest;
 use super::response::{AdminResponse, Time, json, of};
 use crate::outcome::Side;
 use crate::telemetry::history::{History, Step};
+use crate::telemetry::idle_limits::LIMITS;
 use crate::telemetry::metrics::{Code, EndKey, Format, Metrics};
-use crate::telemetry::tally::{Histogram, LIMITS};
+use crate::telemetry::tally::Histogram;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -59,9 +60,7 @@ struct CauseByTime {
 
 /// Returns the ends by cause, the most frequent first.
 pub(super) fn ends(metrics: &Metrics) -> Vec<Ends> {
-    let mut ends = metrics.ends();
-    ends.sort_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
-    ends.into_iter().map(Ends::of).collect()
+    metrics.ends().into_iter().map(Ends::of).collect()
 }
 
 /// Returns the ends of the last five minutes by cause.

@@ -131,7 +131,7 @@ impl Exchange<'_> {
             Ok(permit)
         };
         admit().map_err(|refused: LimitExceeded| {
-            self.proxy.metrics.refused(route.name(), refused.limit.as_str());
+            self.proxy.metrics.refused(&route.names, refused.limit.as_str());
             refused.into()
         })
     }

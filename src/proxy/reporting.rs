@@ -11,7 +11,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::report::{ConnectionId, Ended, Kind, Report, RequestInfo};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Writes exactly one report of a request. [`ReportGuard::finish_http`] writes it. If the request is dropped
@@ -98,6 +98,13 @@ impl ReportGuard {
     #[must_use]
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.sink.metrics
+    }
+
+    /// Records a new connection to an endpoint of the route's upstream.
+    pub(super) fn connected(&self, took: Duration) {
+        if let Some(names) = self.report.as_ref().and_then(|report| report.names.as_ref()) {
+            self.sink.metrics.connected(names, took);
+        }
     }
 
     /// Whether the client left or stalled before it had accepted all of a complete response.

@@ -156,7 +156,7 @@ impl<'a> Retry<'a> {
             let began = Instant::now();
             let error = match self.upstream.connect(&lease, limit, first, self.slot.descriptors()).await {
                 Ok((stream, taken)) => {
-                    guard.metrics().connected(&self.upstream.settings().name, began.elapsed());
+                    guard.connected(began.elapsed());
                     self.trace(&lease, "connected");
                     return Ok((lease, Connection::new(stream, taken, watch.clone()).await?));
                 }

@@ -119,6 +119,8 @@ pub enum RejectWith {
 #[derive(Debug)]
 pub struct Snapshot {
     routes: Vec<Arc<Route>>,
+    /// Where each route stands in `routes`.
+    by_name: HashMap<Arc<str>, usize>,
     table: Table,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// Counts what each route has admitted.
@@ -147,15 +149,30 @@ impl Snapshot {
             if let Some(before) = before.filter(|before| before.tunnel == route.tunnel) {
                 route.tunnel = Arc::clone(&before.tunnel);
             }
+            // Names know where their requests are counted, so no two proxies may share them.
+            route.names = match before.filter(|before| before.names == route.names) {
+                Some(before) => Arc::clone(&before.names),
+                None => Arc::new(RouteNames::new(Arc::clone(route.name()), route.names.upstream.clone())),
+            };
         }
         let limiter = |route: &Route| {
             let before = previous.and_then(|previous| previous.limiters.get(route.name()));
             (Arc::clone(route.name()), before.cloned().unwrap_or_default())
         };
         let limiters = routes.iter().map(limiter).collect();
-        let routes = routes.into_iter().map(Arc::new).collect();
+        let routes: Vec<_> = routes.into_iter().map(Arc::new).collect();
+        let names = routes.iter().enumerate().map(|(index, route)| (Arc::clone(route.name()), index));
+        let by_name = names.collect();
         let limits = Limits { connections: plan.max_connections, ..Limits::default() };
-        Self { table: Table::new(&rules), upstreams, routes, limiters, real_ip: plan.real_ip, limits }
+        Self {
+            table: Table::new(&rules),
+            upstreams,
+            routes,
+            by_name,
+            limiters,
+            real_ip: plan.real_ip,
+            limits,
+        }
     }
 
     /// Returns the route for a host and a normalised path.
@@ -172,7 +189,7 @@ impl Snapshot {
     /// Returns the route with this name.
     #[must_use]
     pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|route| **route.name() == *name)
+        self.by_name.get(name).map(|index| &self.routes[*index])
     }
 
     /// Returns the limiter of a route. Its counts outlive reloads.

@@ -48,14 +48,14 @@ impl Proxy {
 /// Starts every series that a snapshot's routes and upstreams may need at 0.
 pub(super) fn expect(metrics: &Metrics, snapshot: &Snapshot) {
     for route in snapshot.routes() {
-        metrics.expect_route(route.name(), &expected(route));
+        metrics.expect_route(Some(&route.names), &expected(route));
     }
     let no_route = Expected {
         openings: NO_ROUTE.to_vec(),
         requests: NO_ROUTE.iter().chain(&NO_REQUEST).copied().collect(),
         ..Expected::default()
     };
-    metrics.expect_route(&Arc::default(), &no_route);
+    metrics.expect_route(None, &no_route);
     for upstream in snapshot.upstreams() {
         metrics.expect_upstream(&upstream.settings().name);
     }

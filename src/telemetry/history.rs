@@ -36,11 +36,22 @@ impl History {
     /// Number of steps.
     pub const STEPS: usize = 360;
 
-    /// Records that a tunnel opened. `at` is the time since the start.
-    pub fn opened(&mut self, at: Duration) {
-        self.advance(at);
-        self.current.opened += 1;
-        self.current.tunnels += 1;
+    /// Returns the number of the step at `at`, the time since the start.
+    #[must_use]
+    pub fn step(at: Duration) -> u64 {
+        at.as_secs() / Self::STEP.as_secs()
+    }
+
+    /// Returns the number of the current step.
+    #[must_use]
+    pub fn current_step(&self) -> u64 {
+        self.number
+    }
+
+    /// Records that tunnels opened in the current step.
+    pub fn opened(&mut self, tunnels: u64) {
+        self.current.opened += tunnels;
+        self.current.tunnels += tunnels;
     }
 
     /// Records that a tunnel ended.
@@ -81,8 +92,9 @@ impl History {
         self.current.tunnels
     }
 
-    fn advance(&mut self, at: Duration) {
-        let number = at.as_secs() / Self::STEP.as_secs();
+    /// Fills in the steps that are over at `at`.
+    pub fn advance(&mut self, at: Duration) {
+        let number = Self::step(at);
         // After a long pause, only its last hour matters.
         let missing = number.saturating_sub(self.number).min(Self::STEPS as u64 + 1);
         for _ in 0..missing {
@@ -113,8 +125,7 @@ mod tests {
     #[test]
     fn steps_are_filled_in_afterwards() {
         let mut history = History::default();
-        history.opened(at(1));
-        history.opened(at(2));
+        history.opened(2);
         history.ended(at(25), key(Cause::Eof));
         let (steps, until) = history.steps(at(31));
         let step = |tunnels, opened| Step { tunnels, opened, ..Step::default() };
@@ -126,7 +137,7 @@ mod tests {
     #[test]
     fn an_hour_is_kept_however_long_nothing_happened() {
         let mut history = History::default();
-        history.opened(at(3));
+        history.opened(1);
         let (steps, until) = history.steps(at(1_000_000));
         assert_eq!((steps.len(), until), (History::STEPS, at(1_000_000)));
         assert!(steps.iter().all(|step| (step.tunnels, step.opened) == (1, 0)));

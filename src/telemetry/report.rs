@@ -6,6 +6,7 @@ pub use super::secrets::{redact, redact_bytes};
 pub use packed_text::RequestInfo;
 
 use super::secrets;
+use super::tally::RouteCounters;
 use super::unix_micros::UnixMicros;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::escape::{self, HostAndTarget, Quoted, Token};
@@ -15,7 +16,7 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Identifies a connection, also across restarts.
@@ -81,13 +82,34 @@ pub struct Report {
     pub unlogged: bool,
 }
 
-/// The names shared by all requests of a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The names shared by all requests of a route, and where these are counted.
+#[derive(Debug)]
 pub struct RouteNames {
     /// The route.
     pub route: Arc<str>,
     /// The upstream that the route names, if it names one.
     pub upstream: Option<Arc<str>>,
+    /// Looked up once, so that nobody who counts has to.
+    counters: OnceLock<RouteCounters>,
+}
+
+impl RouteNames {
+    /// Names that nothing was counted for.
+    #[must_use]
+    pub fn new(route: Arc<str>, upstream: Option<Arc<str>>) -> Self {
+        Self { route, upstream, counters: OnceLock::new() }
+    }
+
+    /// Returns the counters. `find` looks them up the first time.
+    pub(super) fn counters(&self, find: impl FnOnce() -> RouteCounters) -> &RouteCounters {
+        self.counters.get_or_init(find)
+    }
+}
+
+impl PartialEq for RouteNames {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.route, &self.upstream) == (&other.route, &other.upstream)
+    }
 }
 
 /// One line of the access log. `docs/` documents the field names.
@@ -400,7 +422,7 @@ mod tests {
         let target = redact("/ws?token=abc&room=1");
         let (method, host, proxied_by, tls) = ("GET", &b"example.com"[..], None, None);
         let info = RequestInfo { client, proxied_by, method, host, target: target.as_bytes(), tls };
-        let names = RouteNames { route: "chat".into(), upstream: Some("chat".into()) };
+        let names = RouteNames::new("chat".into(), Some("chat".into()));
         Report {
             names: Some(Arc::new(names)),
             endpoint: Some(Arc::new(EndpointAddr::Tcp("10.0.0.1:80".parse().unwrap()))),
@@ -464,7 +486,7 @@ mod tests {
             let (client, proxied_by, tls) = (ClientAddr::Unix, None, None);
             let target_bytes = target.as_bytes();
             let info = RequestInfo { client, proxied_by, method: &method, host: &host, target: target_bytes, tls };
-            let names = RouteNames { route: name.as_str().into(), upstream: Some(name.as_str().into()) };
+            let names = RouteNames::new(name.as_str().into(), Some(name.as_str().into()));
             let names = Some(Arc::new(names));
             let report = Report { names, ..Report::new(ConnectionId(1), SystemTime::UNIX_EPOCH, &info) };
             let mut outcome = outcome();

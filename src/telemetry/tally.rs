@@ -1,4 +1,10 @@
-//! Owns the data types of counts: sums, histograms, known idle limits. It must not know who counts.
+//! Owns the data types of counts: sums, histograms, the counters of a route. It must not know who counts.
+
+mod route;
+mod shared;
+
+pub use route::{RouteCounters, RouteMetrics};
+pub use shared::{Counts, SharedHistogram};
 
 use crate::outcome::{Cause, EndedBy, Ending, PerSide, Side, Traffic};
 use std::sync::atomic::AtomicU64;
@@ -61,7 +67,7 @@ impl Missing {
     }
 }
 
-/// A histogram of durations or sizes.
+/// A histogram of durations or sizes, as it was read. A bucket includes its upper edge, as in Prometheus.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     edges: &'static [f64],
@@ -71,18 +77,6 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Creates an empty histogram. A bucket includes its upper edge, as in Prometheus.
-    #[must_use]
-    pub fn new(edges: &'static [f64]) -> Self {
-        Self { edges, counts: vec![0; edges.len() + 1].into(), sum: 0.0 }
-    }
-
-    /// Counts one value.
-    pub fn add(&mut self, value: f64) {
-        self.counts[bucket(self.edges, value)] += 1;
-        self.sum += value;
-    }
-
     /// Returns the upper edges of all buckets but the last.
     #[must_use]
     pub fn edges(&self) -> &'static [f64] {
@@ -164,24 +158,9 @@ pub const ROUND_TRIP_EDGES: [f64; 13] =
 /// Edges of the histogram of tunnels' durations, in seconds.
 pub const DURATION_EDGES: [f64; 7] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0];
 
-/// Edges of the histograms of silence before the end, in seconds: those of [`LIMITS`]. A tunnel that a limit
+/// Edges of the histograms of silence before the end, in seconds: those of the known idle limits. A tunnel that a limit
 /// ended was silent slightly longer than the limit, so it counts in the bucket above.
 pub const SILENCE_EDGES: [f64; 10] = [30.0, 55.0, 60.0, 100.0, 230.0, 240.0, 300.0, 350.0, 600.0, 900.0];
-
-/// Returns the known idle limit that would explain this silence, in whole seconds. The silence includes the
-/// moment until the end was noticed.
-#[must_use]
-pub fn limit_of(silence: Duration) -> Option<u32> {
-    let silence = silence.as_secs_f64();
-    let fits = |limit: f64| silence >= limit && silence <= limit + f64::max(LEAST_NOTICE, limit * NOTICE);
-    LIMITS.iter().map(|(seconds, _)| *seconds).find(|&seconds| fits(f64::from(seconds)))
-}
-
-/// Timers of other proxies are coarse: nginx and HAProxy fire within milliseconds, clouds within a second or
-/// two. The tolerance is a share of the limit, with a minimum in seconds. It is smaller than the gap to the
-/// next limit.
-const NOTICE: f64 = 0.01;
-const LEAST_NOTICE: f64 = 2.0;
 
 /// Edges of the histograms of handshakes, in seconds.
 pub const HANDSHAKE_EDGES: [f64; 12] =
@@ -190,34 +169,15 @@ pub const HANDSHAKE_EDGES: [f64; 12] =
 /// Edges of the histogram of tries for one WebSocket handshake.
 pub const TRIES_EDGES: [f64; 4] = [1.0, 2.0, 3.0, 5.0];
 
-/// Idle limits of hops between clients and servers, in seconds, by their makers' documentation. Those "by
-/// reports" come from users' experience only. A match proves nothing.
-pub const LIMITS: [(u32, &str); 15] = [
-    (30, "HAProxy timeout client/server (common value)"),
-    (30, "GCP external Application Load Balancer"),
-    (55, "Heroku router"),
-    (60, "nginx proxy_read_timeout"),
-    (60, "AWS Application Load Balancer"),
-    (100, "Cloudflare (by reports)"),
-    (100, "YARP activity timeout"),
-    (230, "Azure App Service (by reports)"),
-    (240, "Azure Load Balancer"),
-    (300, "Envoy stream_idle_timeout"),
-    (300, "Azure Front Door"),
-    (300, "OCI Load Balancer"),
-    (350, "AWS Network Load Balancer"),
-    (600, "CloudFront, AWS API Gateway, GCP HTTP keep-alive"),
-    (900, "firewalls and NAT (300 to 900)"),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_bucket_ends_with_its_edge() {
-        let mut histogram = Histogram::new(&DURATION_EDGES);
-        [60.0, 60.001, 14400.0, 14401.0, 0.0].into_iter().for_each(|value| histogram.add(value));
+        let shared = SharedHistogram::new(&DURATION_EDGES);
+        [60.0, 60.001, 14400.0, 14401.0, 0.0].into_iter().for_each(|value| shared.add(value));
+        let histogram = shared.read();
         assert_eq!(histogram.counts(), [2, 1, 0, 0, 0, 0, 1, 1]);
         assert_eq!(histogram.sum(), 60.0 + 60.001 + 14400.0 + 14401.0);
     }
@@ -231,22 +191,5 @@ mod tests {
         assert_eq!((client.counts()[4], client.counts()[13]), (1, 1));
         assert!((client.sum() - 11.02).abs() < 1e-9);
         assert_eq!(trips.of(Side::Upstream).counts().iter().sum::<u64>(), 0);
-    }
-
-    #[test]
-    fn a_silence_is_explained_by_a_limit_just_below_it() {
-        let explained = |millis| limit_of(Duration::from_millis(millis));
-        assert_eq!(explained(59_999), None);
-        assert_eq!(explained(60_000), Some(60));
-        assert_eq!(explained(61_900), Some(60));
-        assert_eq!(explained(62_100), None);
-        assert_eq!(explained(905_000), Some(900));
-        assert_eq!(explained(0), None);
-    }
-
-    #[test]
-    fn each_known_limit_is_an_edge() {
-        assert!(LIMITS.iter().all(|(seconds, _)| SILENCE_EDGES.contains(&f64::from(*seconds))));
-        assert!(SILENCE_EDGES.iter().all(|edge| LIMITS.iter().any(|(s, _)| f64::from(*s) == *edge)));
     }
 }

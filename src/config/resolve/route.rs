@@ -150,7 +150,7 @@ fn route(table: &Table<'_>, base: &Settings, upstreams: Option<&[&str]>) -> Opti
     let (path, target) = (path?, target?);
     let name = table.or_default("name", name, default_name(&hosts, &path));
     Some(Route {
-        names: Arc::new(RouteNames { route: name.into(), upstream: target.upstream().cloned() }),
+        names: Arc::new(RouteNames::new(name.into(), target.upstream().cloned())),
         rule: Rule { hosts, path },
         target,
         rewrite,

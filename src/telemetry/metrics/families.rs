@@ -1,7 +1,8 @@
 //! Owns the metrics' names, help and labels. The table of `docs/metrics.md` is this file's.
 
+use super::Metrics;
 use super::encode::{Family, Labels, Values, counters, gauges, histograms};
-use super::{Metrics, Route, Tallies};
+use super::tallies::{Route, Tallies};
 use crate::outcome::{Cause, EndedBy, PerSide, Side};
 use crate::telemetry::process::Process;
 use crate::telemetry::tally::{Missing, Totals};
@@ -42,7 +43,7 @@ pub struct EndpointState {
 pub const STANDINGS: [&str; 3] = ["available", "failed", "trial"];
 
 pub(super) fn families(metrics: &Metrics, live: &Live, process: &Process) -> Vec<Family> {
-    let tallies = metrics.lock();
+    let tallies = metrics.tallies();
     let mut all = of_tunnels(live);
     all.extend(of_ends(&tallies));
     all.extend(of_openings(&tallies));
@@ -151,17 +152,14 @@ fn of_ends(tallies: &Tallies) -> Vec<Family> {
 fn of_openings(tallies: &Tallies) -> Vec<Family> {
     fn with_status(
         tallies: &Tallies,
-        of: fn(&Route) -> &std::collections::HashMap<u16, u64>,
+        of: fn(&Route) -> &[(u16, u64)],
     ) -> impl Iterator<Item = (Labels, u64)> {
         tallies.routes.iter().flat_map(move |(name, route)| {
             let labels = |status: &u16| vec![("route", name.to_string()), ("status", status.to_string())];
             of(route).iter().map(move |(status, count)| (labels(status), *count))
         })
     }
-    fn by_class(
-        tallies: &Tallies,
-        of: fn(&Route) -> &std::collections::HashMap<u16, u64>,
-    ) -> impl Iterator<Item = (Labels, u64)> {
+    fn by_class(tallies: &Tallies, of: fn(&Route) -> &[(u16, u64)]) -> impl Iterator<Item = (Labels, u64)> {
         let counted = tallies.routes.iter().filter(move |(_, route)| !of(route).is_empty());
         counted.flat_map(move |(name, route)| {
             (1..=5).map(move |class| {

@@ -1,12 +1,12 @@
-//! Owns reading the metrics. It must not count.
+//! Owns reading the metrics. It must not count, and it holds no lock while it writes text.
 
-use super::{EndKey, Format, Live, Metrics, Reloads, Route, encode, families};
+use super::{EndKey, Format, Live, Metrics, Reloads, encode, families, lock};
 use crate::outcome::PerSide;
 use crate::telemetry::bursts::Burst;
 use crate::telemetry::history::Step;
 use crate::telemetry::process::Process;
 use crate::telemetry::report::Ended;
-use crate::telemetry::tally::{Histogram, RoundTrips};
+use crate::telemetry::tally::{Histogram, RoundTrips, RouteMetrics};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,11 +35,14 @@ impl Metrics {
     /// Returns how tunnels ended since the start, the most frequent cause first.
     #[must_use]
     pub fn ends(&self) -> Vec<(EndKey, u64)> {
-        let tallies = self.lock();
-        let mut sums = tallies.past_ends.clone();
-        for (key, count) in tallies.routes.values().flat_map(|route| &route.ends) {
-            *sums.entry(*key).or_default() += count;
+        let routes = self.routes();
+        let mut sums = routes.past_ends.clone();
+        for route in routes.known.values().chain(&routes.past) {
+            for (key, count) in route.ends.read() {
+                *sums.entry(key).or_default() += count;
+            }
         }
+        drop(routes);
         let mut ends: Vec<_> = sums.into_iter().filter(|(_, count)| *count > 0).collect();
         ends.sort_by_key(|&(key, count)| (std::cmp::Reverse(count), key));
         ends
@@ -48,33 +51,32 @@ impl Metrics {
     /// Returns how tunnels ended within the last `span`.
     #[must_use]
     pub fn ends_lately(&self, span: Duration) -> BTreeMap<EndKey, u64> {
-        self.lock().history.lately(self.since.elapsed(), span)
+        self.last_hour.lately(self.since.elapsed(), span)
     }
 
     /// Returns how many tunnels of each route have ended.
     #[must_use]
     pub fn ended_by_route(&self) -> HashMap<Arc<str>, u64> {
-        let tallies = self.lock();
-        let sum = |(name, route): (&Arc<str>, &Route)| (Arc::clone(name), route.ends.values().sum());
-        tallies.routes.iter().map(sum).collect()
+        let sum = |route: &RouteMetrics| route.ends.read().iter().map(|(_, count)| count).sum();
+        self.each_route().into_iter().map(|(name, route)| (name, sum(&route))).collect()
     }
 
     /// Returns how long each side had been silent when a tunnel ended abnormally.
     #[must_use]
     pub fn silence(&self) -> PerSide<Histogram> {
-        self.lock().silence.clone()
+        PerSide { client: self.silence.client.read(), upstream: self.silence.upstream.read() }
     }
 
     /// Returns the results of reloads.
     #[must_use]
     pub fn reloads(&self) -> Reloads {
-        self.lock().reloads.clone()
+        lock(&self.reloads).clone()
     }
 
     /// Returns the last hour, the oldest step first, and when the last step ended.
     #[must_use]
     pub fn history(&self) -> (Vec<Step>, SystemTime) {
-        let (steps, until) = self.lock().history.steps(self.since.elapsed());
+        let (steps, until) = self.last_hour.steps(self.since.elapsed());
         (steps, self.started + until)
     }
 
@@ -83,7 +85,7 @@ impl Metrics {
     #[must_use]
     pub fn recent(&self, most: usize) -> (Vec<Arc<Ended>>, u64) {
         // Unpacked where nobody waits for it.
-        let recent = self.lock().recent.clone();
+        let recent = lock(&self.recent).clone();
         (recent.newest(most), recent.count())
     }
 
@@ -101,11 +103,11 @@ impl Metrics {
 
     /// Returns when the next burst is over. `None` means that there is none.
     pub(super) fn next_burst(&self) -> Option<Instant> {
-        self.lock().bursts.next().map(|at| self.since + at)
+        self.last_hour.next_burst().map(|at| self.since + at)
     }
 
     /// Returns the bursts that are over.
     pub(super) fn bursts_over(&self) -> Vec<Burst> {
-        self.lock().bursts.over(self.since.elapsed())
+        self.last_hour.bursts_over(self.since.elapsed())
     }
 }

@@ -198,7 +198,7 @@ pub(super) mod tests {
                 report.version = http::Version::HTTP_2;
             }
             if shares {
-                report.names = Some(Arc::new(RouteNames { route: "r".into(), upstream: None }));
+                report.names = Some(Arc::new(RouteNames::new("r".into(), None)));
                 report.endpoint = Some(Arc::new(EndpointAddr::Tcp("10.0.0.1:80".parse().unwrap())));
                 outcome.blind = Some("another protocol");
             }
