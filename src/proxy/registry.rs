@@ -56,18 +56,26 @@ impl Tunnel {
     }
 }
 
-/// All live tunnels.
+/// All live tunnels, spread over shards by their ids. Who walks all tunnels, for a scrape or a reload, holds
+/// the lock of one shard at a time, and only to copy its list. So an opening waits for a few microseconds at
+/// most.
 #[derive(Debug)]
 pub struct Registry {
     next: AtomicU64,
-    table: Mutex<Table>,
+    shards: [Mutex<Shard>; SHARDS],
+    /// Counts of each route's ended tunnels that are not in a shard any more. Openings and ends do not take
+    /// this lock. Whoever does takes it before that of a shard.
+    ended: Mutex<BTreeMap<Arc<str>, Totals>>,
 }
 
+/// A shard of 10,000 tunnels has some 150.
+const SHARDS: usize = 64;
+
 #[derive(Debug, Default)]
-struct Table {
+struct Shard {
     live: HashMap<ConnectionId, Arc<Tunnel>>,
-    /// Counts of each route's ended tunnels, and how many of its tunnels are live.
-    totals: BTreeMap<Arc<str>, Totals>,
+    /// Counts of each route's tunnels that ended since somebody last read the totals.
+    ended: HashMap<Arc<str>, Totals>,
     /// Set at shutdown. Tunnels that open later also close by this moment.
     closing_until: Option<Instant>,
 }
@@ -76,7 +84,8 @@ impl Default for Registry {
     fn default() -> Self {
         // A random start makes it unlikely that this run repeats ids of the last.
         let start = u64::from(rand::random::<u32>()) << 32;
-        Self { next: AtomicU64::new(start), table: Mutex::default() }
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Self { next: AtomicU64::new(start), shards, ended: Mutex::default() }
     }
 }
 
@@ -91,37 +100,57 @@ impl Registry {
     #[must_use]
     pub fn add(self: &Arc<Self>, tunnel: Tunnel) -> Registration {
         let tunnel = Arc::new(tunnel);
-        let mut table = self.lock();
-        if let Some(until) = table.closing_until {
+        let mut shard = self.shard(tunnel.report.id);
+        if let Some(until) = shard.closing_until {
             tunnel.control.close(random_moment(until), Cause::Shutdown);
         }
-        let totals = table.totals_of(&tunnel);
-        totals.live += 1;
-        totals.opened += 1;
-        table.live.insert(tunnel.report.id, Arc::clone(&tunnel));
+        shard.live.insert(tunnel.report.id, Arc::clone(&tunnel));
+        drop(shard);
         Registration { tunnels: Arc::clone(self), tunnel }
     }
 
     /// Returns all live tunnels.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Tunnel>> {
-        self.lock().live.values().cloned().collect()
+        let mut all = Vec::with_capacity(self.count());
+        for shard in &self.shards {
+            all.extend(lock(shard).live.values().cloned());
+        }
+        all
     }
 
     /// Returns the live tunnel with this id.
     #[must_use]
     pub fn find(&self, id: ConnectionId) -> Option<Arc<Tunnel>> {
-        self.lock().live.get(&id).cloned()
+        self.shard(id).live.get(&id).cloned()
     }
 
-    /// Returns the counts of each route, live and ended tunnels together. No count ever goes down: an ending
-    /// tunnel moves its counts to the totals under the same lock.
+    /// Returns the counts of each route, live and ended tunnels together. No count ever goes down: each tunnel
+    /// is either in the list of its shard or among the ended ones, and both are taken at once.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<Arc<str>, Totals> {
-        let table = self.lock();
-        let mut totals = table.totals.clone();
-        for tunnel in table.live.values() {
+        let mut live = Vec::with_capacity(self.count());
+        let mut ended = lock(&self.ended);
+        for shard in &self.shards {
+            let taken = {
+                let mut shard = lock(shard);
+                live.extend(shard.live.values().cloned());
+                std::mem::take(&mut shard.ended)
+            };
+            for (route, counts) in taken {
+                ended.entry(route).or_default().add(&counts);
+            }
+        }
+        let mut totals = ended.clone();
+        drop(ended);
+        for tunnel in live {
+            let route = tunnel.report.route();
+            if route.is_none_or(|route| !totals.contains_key(route)) {
+                totals.insert(route.cloned().unwrap_or_default(), Totals::default());
+            }
             if let Some(totals) = totals.get_mut(tunnel.route()) {
+                totals.live += 1;
+                totals.opened += 1;
                 add(totals, tunnel.control.counters());
             }
         }
@@ -131,13 +160,15 @@ impl Registry {
     /// Returns the number of live tunnels.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().live.len()
+        self.shards.iter().map(|shard| lock(shard).live.len()).sum()
     }
 
     /// Closes all tunnels at random moments within `window`, and also those that open later.
     pub fn shut_down(&self, window: Duration) {
         let until = Instant::now() + window;
-        self.lock().closing_until = Some(until);
+        for shard in &self.shards {
+            lock(shard).closing_until = Some(until);
+        }
         for tunnel in self.all() {
             tunnel.control.close(random_moment(until), Cause::Shutdown);
         }
@@ -160,25 +191,26 @@ impl Registry {
         }
     }
 
-    /// Applies a new snapshot to all live tunnels.
-    pub fn apply_snapshot(&self, next: &Snapshot, previous: &Snapshot) {
-        // Forget routes that are gone. Otherwise reloads could fill the memory with their names.
-        self.lock().totals.retain(|name, totals| totals.live > 0 || next.route_named(name).is_some());
+    /// Applies a new snapshot to all live tunnels. Returns the counts of all routes that remain, which are
+    /// those of the snapshot and those that still have tunnels.
+    pub fn apply_snapshot(&self, next: &Snapshot, previous: &Snapshot) -> BTreeMap<Arc<str>, Totals> {
         for tunnel in self.all() {
             tunnel.apply_snapshot(next, previous);
         }
+        // Forget routes that are gone. Otherwise reloads could fill the memory with their names.
+        let mut totals = self.totals();
+        totals.retain(|name, totals| totals.live > 0 || next.route_named(name).is_some());
+        lock(&self.ended).retain(|name, _| totals.contains_key(name) || next.route_named(name).is_some());
+        totals
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: ConnectionId) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[id.0 as usize % SHARDS])
     }
 }
 
-impl Table {
-    fn totals_of(&mut self, tunnel: &Tunnel) -> &mut Totals {
-        let route = tunnel.report.route().cloned().unwrap_or_default();
-        self.totals.entry(route).or_default()
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn add(totals: &mut Totals, counters: &Counters) {
@@ -214,20 +246,22 @@ pub struct Registration {
     pub tunnel: Arc<Tunnel>,
 }
 
-/// Capacity that the table keeps however few tunnels there are.
-const KEPT: usize = 1024;
+/// Capacity that a shard keeps however few tunnels there are.
+const KEPT: usize = 1024 / SHARDS;
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut table = self.tunnels.lock();
-        table.live.remove(&self.tunnel.report.id);
+        let id = self.tunnel.report.id;
+        let route = self.tunnel.report.route().cloned().unwrap_or_default();
+        let mut shard = self.tunnels.shard(id);
+        shard.live.remove(&id);
         // Release the memory that a burst of new tunnels took.
-        if table.live.len() < table.live.capacity() / 8 && table.live.capacity() > KEPT {
-            let twice = 2 * table.live.len();
-            table.live.shrink_to(twice);
+        if shard.live.len() < shard.live.capacity() / 8 && shard.live.capacity() > KEPT {
+            let twice = 2 * shard.live.len();
+            shard.live.shrink_to(twice);
         }
-        let totals = table.totals_of(&self.tunnel);
-        totals.live -= 1;
+        let totals = shard.ended.entry(route).or_default();
+        totals.opened += 1;
         add(totals, self.tunnel.control.counters());
     }
 }
@@ -235,10 +269,91 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::ClientAddr;
+    use crate::telemetry::report::{RequestInfo, RouteNames};
+    use crate::upstream::tests::{server, upstream};
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+    use std::time::SystemTime;
 
     #[test]
     fn a_session_is_small() {
         // Each idle tunnel has one. With the reference counts of its `Arc` it takes 96 bytes.
         assert!(size_of::<Tunnel>() <= 80, "{}", size_of::<Tunnel>());
+    }
+
+    fn tunnel(registry: &Registry, names: &Arc<RouteNames>, endpoint: &Arc<Endpoint>) -> Tunnel {
+        let (client, target) = (ClientAddr::Unix, &b"/"[..]);
+        let info = RequestInfo { client, proxied_by: None, method: "GET", host: b"x", target, tls: None };
+        let mut report = Report::new(registry.next_id(), SystemTime::now(), &info);
+        report.names = Some(Arc::clone(names));
+        let opened = SystemTime::now().into();
+        let control = Arc::new(Control::new(Counters::default()));
+        Tunnel { report, endpoint: Arc::clone(endpoint), opened, control }
+    }
+
+    #[test]
+    fn counts_are_exact_and_never_go_down_while_threads_open_end_and_read() {
+        const THREADS: usize = 4;
+        const EACH: usize = 2_000;
+        let (registry, upstream) = (Arc::new(Registry::default()), upstream(vec![server(1)]));
+        let endpoint = Arc::clone(upstream.pick(None, &[]).unwrap().endpoint());
+        let names = ["a", "b"].map(|name| Arc::new(RouteNames::new(name.into(), None)));
+        let (open, done) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for number in 0..EACH {
+                        let registration = registry.add(tunnel(&registry, &names[number % 2], &endpoint));
+                        registration.tunnel.control.counters().received(Side::Client, 3);
+                        // Every tenth one stays open.
+                        if number % 10 == 0 {
+                            lock(&open).push(registration);
+                        }
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut before = BTreeMap::<Arc<str>, Totals>::new();
+                    while done.load(Ordering::Relaxed) < THREADS {
+                        let now = registry.totals();
+                        for (name, before) in before {
+                            let bytes = |of: &Totals| of.traffic.client.bytes;
+                            let now = &now[&name];
+                            assert!(now.opened >= before.opened && bytes(now) >= bytes(&before));
+                            assert!(now.live <= now.opened);
+                        }
+                        before = now;
+                    }
+                });
+            }
+        });
+        let counts = |totals: &Totals| (totals.opened, totals.live, totals.traffic.client.bytes);
+        let half = (THREADS * EACH / 2) as u64;
+        // Even numbers are of the first route, and so are all tenths.
+        let kept = (THREADS * EACH / 10) as u64;
+        let totals = registry.totals();
+        assert_eq!(
+            [counts(&totals["a"]), counts(&totals["b"])],
+            [(half, kept, 3 * half), (half, 0, 3 * half)]
+        );
+        assert_eq!((registry.count(), registry.all().len()), (kept as usize, kept as usize));
+        drop(open);
+        assert_eq!(counts(&registry.totals()["a"]), (half, 0, 3 * half));
+        assert_eq!(registry.count(), 0);
+    }
+
+    /// A reader or a reload may hold any lock but those of the shards.
+    #[test]
+    fn openings_and_ends_wait_for_no_reader() {
+        let (registry, upstream) = (Arc::new(Registry::default()), upstream(vec![server(1)]));
+        let endpoint = Arc::clone(upstream.pick(None, &[]).unwrap().endpoint());
+        let names = Arc::new(RouteNames::new("a".into(), None));
+        let reading = lock(&registry.ended);
+        drop(registry.add(tunnel(&registry, &names, &endpoint)));
+        drop(reading);
+        assert_eq!(registry.totals()["a"].opened, 1);
     }
 }

@@ -37,9 +37,8 @@ impl Proxy {
     /// Applies a new snapshot to all open tunnels, and forgets the counts of routes and upstreams that are
     /// gone.
     pub fn apply_snapshot(&self, next: &Snapshot, previous: &Snapshot) {
-        self.tunnels.apply_snapshot(next, previous);
-        let live = self.tunnels.totals();
-        let is_known = |route: &str| live.contains_key(route) || next.route_named(route).is_some();
+        let remaining = self.tunnels.apply_snapshot(next, previous);
+        let is_known = |route: &str| remaining.contains_key(route) || next.route_named(route).is_some();
         self.metrics.retain(is_known, |upstream| next.upstream(upstream).is_some());
         expect(&self.metrics, next);
     }

@@ -22,6 +22,17 @@ pub struct Totals {
     pub traffic: PerSide<Sums>,
 }
 
+impl Totals {
+    /// Adds other tunnels of the same route.
+    pub fn add(&mut self, others: &Self) {
+        self.live += others.live;
+        self.opened += others.opened;
+        for side in Side::BOTH {
+            self.traffic[side].add_sums(&others.traffic[side]);
+        }
+    }
+}
+
 /// What one side of many tunnels sent, and how it answered Pings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
@@ -42,6 +53,13 @@ impl Sums {
         self.messages += traffic.messages;
         self.pings += u64::from(traffic.pings);
         self.pongs += u64::from(traffic.pongs);
+    }
+
+    fn add_sums(&mut self, others: &Self) {
+        self.bytes += others.bytes;
+        self.messages += others.messages;
+        self.pings += others.pings;
+        self.pongs += others.pongs;
     }
 }
 

@@ -78,7 +78,7 @@ impl Counters {
         self.sides[side].last_read.store(now.micros(), Relaxed);
     }
 
-    pub(super) fn received(&self, side: Side, bytes: usize) {
+    pub(crate) fn received(&self, side: Side, bytes: usize) {
         add(&self.sides[side].bytes, bytes as u64);
     }
 
