@@ -37,7 +37,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         }
     }
 
-    /// Handles a side that can be neither read nor written any more. `cause` is the cause.
+    /// Handles a side that can be neither read nor written any more. `cause` says how it was lost.
     pub fn on_gone(&mut self, side: Side, cause: Cause, now: TunnelTime, out: &mut impl Output) {
         self.sides[side].eof = true;
         self.sides[side].give_up();
