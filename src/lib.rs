@@ -18,8 +18,9 @@
 //! The path of one connection: [`listener`] accepts it, and `app` passes it to [`proxy::connection`]. That calls
 //! [`listener::establish`] (PROXY header, [`tls`]) and [`http::conn`], which reads requests. For each, `proxy::exchange`
 //! finds the client by [`real_ip`] and the route by [`route`], checks a WebSocket handshake with [`ws`], and admits it
-//! by [`limit`]. [`upstream`] chooses an endpoint by [`balance`] and [`health`], connects and exchanges. After a valid
-//! 101 both sockets go to a [`tunnel`], whose end is an [`outcome`] that [`telemetry`] writes down.
+//! by [`limit`]. `proxy::upgrade` runs the tries by `proxy::retry`: [`upstream`] chooses an endpoint by [`balance`] and
+//! [`health`], connects and exchanges. After a valid 101 both sockets go to a [`tunnel`], whose end is an [`outcome`]
+//! that `proxy::reporting` has [`telemetry`] write down.
 
 // The modules that a connection meets, roughly in order. `proxy` joins them.
 pub mod listener;

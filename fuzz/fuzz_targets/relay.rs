@@ -6,7 +6,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use holdline::outcome::{Ending, PerSide, Side, Cause};
+use holdline::outcome::{Cause, Ending, PerSide, Side};
 use holdline::tunnel::relay::{CloseRequest, Output, Relay};
 use holdline::tunnel::timer::TunnelTime;
 use holdline::tunnel::{Blind, CloseCodes, Framing, OnViolation, Pong, Settings};
@@ -309,7 +309,11 @@ impl Model {
             }
             Step::CloseRequest(span, cause) => {
                 let cause = [Cause::Drain, Cause::Shutdown, Cause::EndpointRemoved][usize::from(*cause % 3)];
-                self.relay.request_close(CloseRequest { at: self.now + span.duration(), cause, reason: None });
+                self.relay.request_close(CloseRequest {
+                    at: self.now + span.duration(),
+                    cause,
+                    reason: None,
+                });
             }
             Step::Settings(wanted) => self.relay.set_settings(wanted.settings()),
         }
@@ -342,7 +346,10 @@ impl Model {
             let mut sent = self.sent();
             self.relay.on_bytes(from, piece, self.now, &mut sent);
             let outcome = self.relay.outcome(self.now);
-            assert!(outcome.blind.is_none() && outcome.ending.cause == Cause::Aborted, "an answer is no reason");
+            assert!(
+                outcome.blind.is_none() && outcome.ending.cause == Cause::Aborted,
+                "an answer is no reason"
+            );
             self.check(None, &[], sent);
         }
     }

@@ -60,9 +60,10 @@ pub enum BadRequestKind {
     Evicted,
 }
 
-/// Serves the requests of a connection until it ends, becomes a tunnel or drains. It allocates some 10 KB. The
-/// first byte of a plain connection has come by then; a client over TLS may still be silent. It passes `on_bad_request` what did not become a request, and
-/// over HTTP/1 what could be read of it. An idle connection gives up its `slot` if another one needs it.
+/// Serves requests until the connection ends, becomes a tunnel, or the drain closes it. It calls
+/// `on_bad_request` with bytes that did not become a request, and over HTTP/1 with what could be read of them.
+/// It allocates some 10 KB. The first byte of a plain connection has come by then; a client over TLS may still
+/// be silent. An idle connection gives up its `slot` if another one needs it.
 pub async fn serve<F, A, R>(
     mut stream: Stream,
     settings: &Settings,

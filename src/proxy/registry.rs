@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// One live tunnel, as other rooms see it.
+/// One live tunnel, as other modules see it.
 #[derive(Debug)]
 pub struct Tunnel {
     /// Its report. The report of its end is built from this one.
@@ -56,8 +56,8 @@ impl Tunnel {
     }
 }
 
-/// All live tunnels, spread over shards by their ids. Who walks all tunnels, for a scrape or a reload, holds
-/// the lock of one shard at a time, and only to copy its list. So an opening waits for a few microseconds at
+/// All live tunnels, spread over shards by their ids. A scrape or a reload walks all tunnels. It holds the
+/// lock of one shard at a time, and only to copy its list. So an opening waits for a few microseconds at
 /// most.
 #[derive(Debug)]
 pub struct Registry {
@@ -277,7 +277,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn a_session_is_small() {
+    fn a_tunnel_is_small() {
         // Each idle tunnel has one. With the reference counts of its `Arc` it takes 96 bytes.
         assert!(size_of::<Tunnel>() <= 80, "{}", size_of::<Tunnel>());
     }

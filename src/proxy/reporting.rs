@@ -81,7 +81,7 @@ impl ReportGuard {
         self.kind = Kind::Opening;
     }
 
-    /// Counts the opened tunnel and returns a copy of its final report. The guard keeps its own copy until
+    /// Counts the opened tunnel and returns a copy of its report as known at the 101. The guard keeps its own copy until
     /// the tunnel has taken over.
     ///
     /// # Panics

@@ -76,7 +76,7 @@ pub(super) enum ResponseAction {
     Retry,
 }
 
-/// A request that was sent to this many endpoints and failed there is not sent again. When two fail over it, the request is most likely at fault, and the
+/// How many endpoints a request may break. When two fail over it, the request is most likely at fault, and
 /// others would break as well.
 const MAX_BROKEN: u32 = 2;
 

@@ -139,8 +139,8 @@ fn check(kind: &UpgradeKind, sent: &HeaderMap, answer: &HeaderMap) -> Result<(),
     }
 }
 
-/// Registers the tunnel, returns the upstream's 101 for the client, and spawns [`switch`]. hyper gives up both
-/// connections only once the request's body is sent.
+/// Registers the tunnel, returns the upstream's 101 for the client, and spawns [`switch`], which waits: hyper
+/// gives up both sockets only after the request's body is sent and the 101 is written.
 fn answer_101(
     upgrade: UpgradeRequest<'_>,
     mut parts: Parts,
@@ -208,8 +208,8 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Takes both connections out of HTTP, with the bytes already read, and starts the tunnel. It runs on
-/// an engine thread. If a socket is shared, as with HTTP/2, it runs in a task of its own.
+/// Takes both connections out of HTTP, with the bytes already read, and starts the tunnel on a thread of the
+/// engine. Over a shared socket (HTTP/2), or with `engine = "tokio"`, the tunnel is a task.
 async fn switch(
     client: ClientStream,
     upstream: EndpointStream,

@@ -19,7 +19,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-/// Identifies a connection, also across restarts.
+/// Identifies a request and its tunnel, also across restarts. A connection shares the id of its first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
@@ -34,7 +34,7 @@ impl fmt::Display for ConnectionId {
 pub enum Kind {
     /// A plain HTTP request.
     Http,
-    /// A connection that never sent a request.
+    /// Bytes, or a whole connection, that never became a request.
     NoRequest,
     /// An upgrade request that opened no tunnel.
     Opening,
@@ -226,7 +226,7 @@ impl Report {
         self.packed_text.method()
     }
 
-    /// Returns the requested host, as sent.
+    /// Returns the requested host, without a name and password before it.
     #[must_use]
     pub fn host(&self) -> &[u8] {
         self.packed_text.host()

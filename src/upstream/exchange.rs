@@ -104,8 +104,9 @@ impl hyper::body::Body for ResponseBody {
 pub struct EndpointStream(OnUpgrade);
 
 impl EndpointStream {
-    /// Waits until hyper has sent the request's body and gives up the socket. Returns the stream and the bytes already read from it. They
-    /// are copied, because keeping hyper's would keep its whole buffer. `None` means that the endpoint left.
+    /// Waits until hyper has sent the request's body and gives up the socket. Returns the stream and the bytes
+    /// already read from it. They are copied, because keeping hyper's would keep its whole buffer. `None` means
+    /// that the endpoint left.
     pub async fn into_stream(self) -> Option<PrefixedStream<Stream>> {
         let parts = self.0.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
         Some(PrefixedStream { stream: parts.io.into_inner(), ahead: parts.read_buf.to_vec() })

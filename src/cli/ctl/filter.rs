@@ -70,8 +70,8 @@ pub(super) struct EndFilter {
     /// Those until then
     #[arg(long, value_name = "WHEN")]
     until: Option<String>,
-    /// Count them by these, with commas between them: endpoint, end (who and cause), ended_by, cause, code, minute, route, upstream, client,
-    /// host, path, status
+    /// Count them by these, with commas between them: endpoint, end (ended_by and cause), ended_by, cause, code,
+    /// minute, route, upstream, client, host, path, status
     #[arg(long, value_name = "KEYS")]
     pub(super) by: Option<String>,
     /// How many to show, 1000 at most

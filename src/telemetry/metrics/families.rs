@@ -177,12 +177,12 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
     vec![
         counters(
             "websocket_openings_total",
-            "Openings by the status that answered them; 499: the client left before.",
+            "WebSocket handshakes by the status that answered them; 499: the client left before.",
             with_status(tallies, |route| &route.openings),
         ),
         counters(
             "websocket_openings_by_class_total",
-            "Openings by the class of the status that answered them.",
+            "WebSocket handshakes by the class of the status that answered them.",
             by_class(tallies, |route| &route.openings),
         ),
         histograms(
@@ -195,7 +195,7 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
             "Endpoints tried for a WebSocket handshake.",
             asked().map(|(name, route)| (of_route(name), route.tries.clone())),
         ),
-        counters("holdline_refusals_total", "Openings that a limit refused.", refusals),
+        counters("holdline_refusals_total", "WebSocket handshakes that a limit refused.", refusals),
         counters(
             "holdline_http_requests_total",
             "Plain HTTP requests by the status that answered them.",

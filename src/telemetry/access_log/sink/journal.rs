@@ -56,7 +56,7 @@ impl Journal {
 }
 
 impl Severity {
-    /// Returns the crate's level for this priority: it counts down from "info" as "notice".
+    /// Returns the level that the crate maps to this priority. It sends `Info` as NOTICE, and `Debug` as INFO.
     fn level(self) -> Level {
         match self {
             Self::Error => Level::Error,
