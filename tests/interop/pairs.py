@@ -129,7 +129,7 @@ class Link:
         same(line["blind"], None, "blind")
         same((line["protocol"], line["tls"]), (self.way.protocol, self.url.startswith("wss:")), "protocol and TLS")
         if line["ended_by"] != who or line["cause"] not in why or line["code"] != code:
-            raise Failure("logged as {who} {why} {code} {reason}".format_map(line))
+            raise Failure("logged as {ended_by} {cause} {code} {reason}".format_map(line))
         for side in (self.client, self.server):
             stray = [pong for pong in (await side.ask("seen"))["pongs"] if not pong.startswith("app-")]
             same(stray, [], f"pongs of the proxy at {side.peer.name}")

@@ -268,7 +268,7 @@ async def judge_dead(stage, report, dead, woke):
 
     found = await eventually(line, TIMEOUT + INTERVAL + 5, "the dead client was not found")
     seconds = time.monotonic() - woke
-    said, limit = f"{found['who']}/{found['why']} after {seconds:.2f} s", TIMEOUT + SLACK
+    said, limit = f"{found['ended_by']}/{found['cause']} after {seconds:.2f} s", TIMEOUT + SLACK
     is_right = (found["ended_by"], found["cause"]) == ("client", "unresponsive") and seconds <= limit
     report.check("  a client that is dead", said, is_right)
     report.note("  it reads", f"{dead.end} {dead.end.reason}" if dead.end else "nothing")

@@ -407,7 +407,7 @@ class Stage:
     def judge_log(self, line, who, *whys, **fields):
         """A line of the access log says who, why, and what else is given."""
         found = {name: line[name] for name in fields}
-        said = ", ".join([f"{line['who']}/{line['why']}", *(f"{name} {value}" for name, value in found.items())])
+        said = ", ".join([f"{line['ended_by']}/{line['cause']}", *(f"{name} {value}" for name, value in found.items())])
         self.report.check("  log", said, line["ended_by"] == who and line["cause"] in whys and found == fields)
 
     def judge_close(self, name, peer, code, since, limit):

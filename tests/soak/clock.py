@@ -237,7 +237,7 @@ async def jump(stage, number, off, clients):
     stage.judge_time(status, seconds, RESPONSE)
     for why, ended, least in (("lifetime", short, LIFE), ("read_timeout", quiet, READ)):
         line, seconds = await ended
-        stage.judge_time(f"{line['who']}/{line['why']}", seconds, least)
+        stage.judge_time(f"{line['ended_by']}/{line['cause']}", seconds, least)
         off = line["duration"] - seconds
         report.check("    its duration in the log, off by", f"{off:.2f} s", line["cause"] == why and abs(off) <= SLACK)
     await names

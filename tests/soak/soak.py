@@ -78,8 +78,8 @@ async def check_frozen(lab, _options, report):
     line, seconds = await first_ending(proxy, FROZEN_PING + FROZEN_TIMEOUT + 5)
     limit = FROZEN_PING + FROZEN_TIMEOUT + 1
     report.check("in the log after SIGSTOP", f"{seconds:.2f} s (limit {limit})", seconds <= limit)
-    found = f"{line.get('who')} {line.get('why')} {line.get('code')}"
-    report.check("who, why, code", found, found.startswith("client unresponsive"))
+    found = f"{line.get('ended_by')} {line.get('cause')} {line.get('code')}"
+    report.check("ended_by, cause, code", found, found.startswith("client unresponsive"))
     report.note("reason", line.get("reason"))
     told = await first_record(record)
     report.check("upstream was told", f"{told.get('kind')} {told.get('code')}", told.get("code") == 1001)
