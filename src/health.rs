@@ -38,7 +38,7 @@ pub struct EarlyEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Percent(pub u8);
 
-/// What was seen of an endpoint, by whoever used or checked it.
+/// What was seen of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// It answered a request.

@@ -2,11 +2,12 @@
 
 use crate::escape;
 use crate::http::body::{Body, full};
+pub(super) use crate::telemetry::report::Seconds;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::{Serialize, Serializer};
 use serde_json::json;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 pub(super) type AdminResponse = Response<Body>;
 
@@ -121,16 +122,6 @@ const SECURITY_HEADERS: [(&str, &str); 4] = [
     ("x-frame-options", "DENY"),
     ("referrer-policy", "no-referrer"),
 ];
-
-/// A duration as a number of seconds, to the microsecond.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seconds(pub(super) Duration);
-
-impl Serialize for Seconds {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.0.as_micros() as f64 / 1e6)
-    }
-}
 
 /// A time by RFC 3339, in UTC, to the millisecond.
 #[derive(Clone, Copy, Debug)]

@@ -64,7 +64,7 @@ pub struct Registry {
     next: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
     /// Counts of each route's ended tunnels that are not in a shard any more. Openings and ends do not take
-    /// this lock. Whoever does takes it before that of a shard.
+    /// this lock. Take it before the lock of a shard, never after.
     ended: Mutex<BTreeMap<Arc<str>, Totals>>,
 }
 

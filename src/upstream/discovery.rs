@@ -16,14 +16,11 @@ pub struct Discovered {
     pub priority: u16,
 }
 
-/// The priority of servers, and that of backups.
-const PRIORITIES: [u16; 2] = [0, 1];
-
 impl Discovered {
-    /// An address of a server, as the server's own settings say.
+    /// An address of a server, as the server's own settings say. Servers have priority 0, and backups 1.
     #[must_use]
     pub fn of(server: &Server, address: EndpointAddr) -> Self {
-        Self { address, weight: server.weight, priority: PRIORITIES[usize::from(server.backup)] }
+        Self { address, weight: server.weight, priority: u16::from(server.backup) }
     }
 }
 

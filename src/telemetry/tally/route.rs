@@ -1,5 +1,5 @@
-//! Owns the counts of one route. A route is looked up by its name once for each snapshot; after that, whoever
-//! counts holds its counters.
+//! Owns the counts of one route. A route is looked up by its name once for each snapshot. After that the names
+//! of the route hold its counters.
 
 use super::{Counts, DURATION_EDGES, HANDSHAKE_EDGES, SharedHistogram, TRIES_EDGES};
 use crate::outcome::Outcome;
