@@ -1,7 +1,11 @@
-//! Owns lateness: how late timers fire, and what that says about pauses of the process itself. The process
-//! pauses when it is stopped, swapped out, or its machine is frozen. A pause must not count against a peer,
-//! because the peer's bytes may already be waiting in the kernel.
+//! Owns lateness and repetition: how late timers fire, and how often the log says the same.
+//!
+//! A late timer tells of a pause of the process itself: it was stopped, swapped out, or its machine was frozen. A
+//! pause must not count against a peer, because the peer's bytes may already be waiting in the kernel.
 
+mod log_limit;
+
+pub use log_limit::LogLimit;
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout as strict_timeout};

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log ([`ws`] draws random keys) | [`addr`] [`escape`] [`ws`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
-//! | 3 services | tokio, tracing, certificate files, where logs go | [`capacity`] [`clock`] [`drain`] [`telemetry`] [`io`] < [`tls`] |
+//! | 3 services | tokio, tracing, certificate files, where logs go | [`clock`] < [`capacity`] [`telemetry`]; [`io`] < [`tls`]; [`drain`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |
 //! | 5 request path | joins the stages; reads one snapshot | [`proxy`] |
 //! | 6 operator's window | reads 2 to 5, and gives their orders | [`admin`] |

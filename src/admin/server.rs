@@ -4,7 +4,7 @@
 use super::access::Requester;
 use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
-use crate::capacity::{Slot, Slots};
+use crate::capacity::Slots;
 use crate::drain::Watch;
 use crate::http::body::Body;
 use crate::io::{Stream, TcpOptions};
@@ -89,6 +89,8 @@ async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
     let connection =
         http.serve_connection(TokioIo::new(SendTimeoutStream { stream, stalled: None }), service);
     tokio::pin!(connection);
+    let evicted = slot.evicted(PATIENCE, || idleness.waited());
+    tokio::pin!(evicted);
     let mut end = watch.clone();
     let mut draining = false;
     loop {
@@ -100,7 +102,7 @@ async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
                 connection.as_mut().graceful_shutdown();
             }
             () = end.expired() => return,
-            () = idleness.wait_evictable(&slot) => return,
+            _ = &mut evicted => return,
         }
     }
 }
@@ -126,16 +128,10 @@ impl Default for Idleness {
 }
 
 impl Idleness {
-    /// Waits until another connection needs the slot of an idle one, and gives it up.
-    async fn wait_evictable(&self, slot: &Slot) {
-        loop {
-            let claim = slot.eviction(PATIENCE).await;
-            let asking = self.lock();
-            if asking.requests == 0 && asking.idle_since.elapsed() >= PATIENCE {
-                claim.confirm();
-                return;
-            }
-        }
+    /// Returns how long the connection has sent no authorised request. `None` means that one is active.
+    fn waited(&self) -> Option<Duration> {
+        let asking = self.lock();
+        (asking.requests == 0).then(|| asking.idle_since.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, Asking> {

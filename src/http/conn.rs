@@ -161,10 +161,10 @@ impl BadRequestKind {
     }
 }
 
-/// Whether the connection may be evicted for another one.
-fn may_evict(conn_state: &ConnState, settings: &Settings) -> bool {
-    matches!(conn_state.verdict(settings), Verdict::Fine | Verdict::Idle)
-        && conn_state.waited().is_some_and(|waited| waited >= EVICT_AFTER)
+/// Returns how long the connection has waited for a request, and may be evicted for that.
+fn waited(conn_state: &ConnState, settings: &Settings) -> Option<Duration> {
+    let is_evictable = matches!(conn_state.verdict(settings), Verdict::Fine | Verdict::Idle);
+    conn_state.waited().filter(|_| is_evictable)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,12 +189,11 @@ async fn version(stream: &mut Stream, protocols: Protocols) -> io::Result<Versio
     Ok(if is_http2 { Version::Http2 } else { Version::Http1 })
 }
 
-/// Returns how often to check timeouts and evictions: often enough for the shortest one, rarely enough to
-/// cost nothing.
+/// Returns how often to check timeouts: often enough for the shortest one, rarely enough to cost nothing.
 fn check_every(settings: &Settings) -> Duration {
     let shortest = settings.header_timeout.min(settings.keepalive_timeout);
     let shortest = settings.body_timeout.map_or(shortest, |body| body.min(shortest));
-    (shortest / 4).clamp(Duration::from_millis(10), 2 * EVICT_AFTER)
+    (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(4))
 }
 
 /// Drives a connection to its end. Returns why it was rejected, if it was.
@@ -218,9 +217,8 @@ where
     // When Holdline told the client to close.
     let mut told_to_close: Option<Instant> = None;
     let mut end = watch.clone();
-    // Once set, it is evicted as soon as another connection needs the slot. The next check would be too late:
-    // connections that arrived together are checked together, but only one is evicted at a time.
-    let mut may_be_evicted = false;
+    let evicted = slot.evicted(EVICT_AFTER, || waited(conn_state, settings));
+    tokio::pin!(evicted);
     loop {
         tokio::select! {
             // Read pending data before judging that it is late.
@@ -233,14 +231,7 @@ where
             () = end.expired() => return None,
             // Poll the connection again: it then writes what the failing response gave before.
             () = conn_state.flush.requested() => {}
-            claim = slot.eviction(Duration::ZERO), if may_be_evicted => {
-                if may_evict(conn_state, settings) {
-                    claim.confirm();
-                    return Some(BadRequestKind::Evicted);
-                }
-                // The claim goes to another connection.
-                may_be_evicted = false;
-            }
+            Evicted = &mut evicted => return Some(BadRequestKind::Evicted),
             () = sleep_until(due) => {
                 let late = due.elapsed();
                 excused = !excused && is_late(late);
@@ -268,7 +259,6 @@ where
                         return None;
                     }
                 }
-                may_be_evicted = may_evict(conn_state, settings);
             }
         }
     }

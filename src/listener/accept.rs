@@ -3,7 +3,8 @@
 use super::Accepted;
 use super::socket::Bound;
 use crate::addr::{ClientAddr, ListenAddr};
-use crate::capacity::{LogLimit, Slots};
+use crate::capacity::Slots;
+use crate::clock::LogLimit;
 use crate::drain::Watch;
 use crate::io::{Stream, TcpOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

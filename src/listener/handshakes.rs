@@ -1,7 +1,8 @@
 //! Owns the limit of concurrent TLS handshakes of a listener, and keeps their signatures from taking the CPUs away from
 //! tunnels. It must not know TLS.
 
-use crate::capacity::{Evicted, LogLimit, Slot, Slots};
+use crate::capacity::{EVICT_AFTER, Evicted, Slot, Slots};
+use crate::clock::LogLimit;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
@@ -9,6 +10,7 @@ use std::task::Poll;
 use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Handshakes of all listeners that may compute at once: one for each CPU. A signature blocks its thread for up to
 /// some milliseconds (RSA with 4096 bits). Without this limit, tunnels would wait behind thousands of signatures.
@@ -56,8 +58,15 @@ impl Handshakes {
             if let Poll::Ready(done) = polled {
                 return Ok(done);
             }
-            let mut waited_in_slot = *waited;
-            connection.wait_evictable(waited, slot.wait_evictable(&mut waited_in_slot, woken())).await??;
+            let (before, began) = (*waited, Instant::now());
+            let kept = || Some(before + began.elapsed());
+            tokio::select! {
+                // `woken` is ready whenever this task wakes, so it comes last.
+                biased;
+                evicted = connection.evicted(EVICT_AFTER, kept) => return Err(evicted),
+                evicted = slot.evicted(EVICT_AFTER, kept) => return Err(evicted),
+                () = woken() => *waited += began.elapsed(),
+            }
         }
     }
 
@@ -73,7 +82,7 @@ impl Handshakes {
     }
 }
 
-/// Waits until the handshake, which was polled before, wakes this task.
+/// Waits until something wakes this task: mostly the handshake, which was polled before.
 async fn woken() {
     let mut is_first = true;
     poll_fn(|_| match std::mem::take(&mut is_first) {
@@ -86,11 +95,10 @@ async fn woken() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::EVICT_AFTER;
     use std::future::pending;
     use tokio::sync::oneshot;
     use tokio::task::{JoinHandle, yield_now};
-    use tokio::time::{Instant, sleep};
+    use tokio::time::sleep;
 
     /// Runs a handshake in a task of its own.
     fn begin(

@@ -5,7 +5,7 @@ use super::Proxy;
 use super::failure::Failure;
 use super::reporting::ReportGuard;
 use super::request::InboundRequest;
-use super::retry::wait_for_capacity;
+use super::retry::wait_for_room;
 use super::snapshot::{Route, Snapshot, Target};
 use super::upgrade::UpgradeRequest;
 use super::{forward, reject, upgrade};
@@ -146,7 +146,7 @@ impl Exchange<'_> {
         guard: ReportGuard,
     ) -> Response<Body> {
         let interim = self.client.interim_sender();
-        let answered = match wait_for_capacity(&self.client, route, inbound).await {
+        let answered = match wait_for_room(&self.client, route, inbound).await {
             Ok(()) => forward::forward(route, upstream, inbound, body, interim, guard, self.watch).await,
             Err(failure) => Err((failure, guard)),
         };

@@ -154,7 +154,7 @@ impl<'a> Retry<'a> {
             }
             let (limit, first) = (self.route.connect_timeout, self.proxy_header.as_deref());
             let began = Instant::now();
-            let error = match self.upstream.connect(&lease, limit, first, self.slot.descriptors()).await {
+            let error = match self.upstream.connect(&lease, limit, first, Some(self.slot.slots())).await {
                 Ok((stream, taken)) => {
                     guard.connected(began.elapsed());
                     self.trace(&lease, "connected");
@@ -314,18 +314,18 @@ impl Drop for Retry<'_> {
     }
 }
 
-/// Waits until there is capacity for a connection to an endpoint. The first request of a client connection
+/// Waits until there is room for a connection to an endpoint. The first request of a client connection
 /// has it at once. Concurrent HTTP/2 requests may have to wait.
 ///
 /// # Errors
-/// Returns [`ConnectError::NoRoom`] if no capacity came free within `connect_timeout`.
-pub(super) async fn wait_for_capacity(
+/// Returns [`ConnectError::NoRoom`] if no room came free within `connect_timeout`.
+pub(super) async fn wait_for_room(
     client: &ClientStream,
     route: &Route,
     inbound: &InboundRequest,
 ) -> Result<(), Failure> {
     let limit = route.connect_timeout;
-    let room = timeout(limit, client.wait_for_capacity(&inbound.connection.slot)).await;
+    let room = timeout(limit, client.wait_for_room(&inbound.connection.slot)).await;
     room.map_err(|_| ConnectError::NoRoom(limit).into())
 }
 

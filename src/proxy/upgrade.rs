@@ -7,7 +7,7 @@ use super::forward::{self, PoolReturn};
 use super::registry::{Registration, Tunnel};
 use super::reporting::{ReportGuard, ReportSink};
 use super::request::InboundRequest;
-use super::retry::{ResponseAction, Retry, wait_for_capacity};
+use super::retry::{ResponseAction, Retry, wait_for_room};
 use super::snapshot::{Route, Snapshot};
 use crate::capacity::Slot;
 use crate::drain::Watch;
@@ -84,7 +84,7 @@ pub(super) async fn open(
     guard.watch_upload(&body);
     let mut retry = Retry::new(route, upstream, inbound, !body.is_end_stream());
     let mut body = Some(body);
-    if let Err(failure) = wait_for_capacity(&upgrade.client, route, inbound).await {
+    if let Err(failure) = wait_for_room(&upgrade.client, route, inbound).await {
         return Err((failure, guard));
     }
     loop {

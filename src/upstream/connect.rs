@@ -4,7 +4,7 @@ use super::ports::{Port, or_any};
 use super::resources::ConnectionResources;
 use super::{Endpoint, Lease, Settings, Upstream};
 use crate::addr::EndpointAddr;
-use crate::capacity::Descriptors;
+use crate::capacity::Slots;
 use crate::clock::timeout;
 use crate::io::Stream;
 use crate::tls::{ServerName, client};
@@ -82,7 +82,7 @@ struct ConnectOptions<'a> {
 }
 
 impl Upstream {
-    /// Connects to the endpoint of a lease. It waits up to `limit` for a descriptor of `descriptors`, then up to
+    /// Connects to the endpoint of a lease. It waits up to `limit` for a descriptor of `slots`, then up to
     /// `limit` again for the connection, the PROXY header and TLS together (nginx, `proxy_connect_timeout`). The
     /// caller must hold the returned resources while the connection is open.
     ///
@@ -93,12 +93,12 @@ impl Upstream {
         lease: &Lease,
         limit: Duration,
         proxy_header: Option<&[u8]>,
-        descriptors: Option<&Descriptors>,
+        slots: Option<&Slots>,
     ) -> Result<(Stream, ConnectionResources), ConnectError> {
         let tls = self.tls.get().map(|config| &**config).zip(lease.server_name());
         let options =
             ConnectOptions { settings: &self.settings, ports_per_source: self.ports_per_source, tls };
-        lease.endpoint().connect(&options, limit, proxy_header, descriptors).await
+        lease.endpoint().connect(&options, limit, proxy_header, slots).await
     }
 }
 
@@ -109,10 +109,10 @@ impl Endpoint {
         options: &ConnectOptions<'_>,
         limit: Duration,
         proxy_header: Option<&[u8]>,
-        descriptors: Option<&Descriptors>,
+        slots: Option<&Slots>,
     ) -> Result<(Stream, ConnectionResources), ConnectError> {
-        let descriptor = match descriptors {
-            Some(descriptors) => match timeout(limit, descriptors.take()).await {
+        let descriptor = match slots {
+            Some(slots) => match timeout(limit, slots.descriptor()).await {
                 Ok(descriptor) => Some(Arc::new(descriptor)),
                 Err(_) => return Err(ConnectError::NoRoom(limit)),
             },

@@ -57,10 +57,10 @@ impl ClientStream {
         (self.version >= http::Version::HTTP_11).then(|| self.request_guard.interim_sender())
     }
 
-    /// Waits until there is capacity for a connection to an upstream. The request or its tunnel holds it to
+    /// Waits until there is room for a connection to an upstream. The request or its tunnel holds it to
     /// its end.
-    pub async fn wait_for_capacity(&self, slot: &Slot) {
-        self.request_guard.wait_for_capacity(slot).await;
+    pub async fn wait_for_room(&self, slot: &Slot) {
+        self.request_guard.wait_for_room(slot).await;
     }
 
     /// Waits until the response is written. Returns the stream and the bytes already read from it. They are

@@ -1,5 +1,5 @@
 //! Owns what the stream and the requests of one connection share: the state for its timeouts, its interim
-//! responses and its capacity. It must not judge the state; `state` does.
+//! responses and its room for connections to upstreams. It must not judge the state; `state` does.
 
 mod flush;
 mod interim;
@@ -7,14 +7,13 @@ mod interim_sender;
 
 use super::super::Settings;
 use super::state::{Moment, State, Verdict, verdict, waited};
-use crate::capacity::{Slot, UpstreamSlot};
+use crate::capacity::{IncludedRoom, Slot, UpstreamRoom};
 use flush::Flush;
 use interim::InterimQueue;
 pub use interim_sender::InterimSender;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// What the stream and the requests of a connection share. Times are [`Moment`]s; 0 means none.
@@ -34,8 +33,7 @@ pub(super) struct ConnState {
     connection_end: ConnectionEnd,
     pub(super) flush: Flush,
     pub(super) interim: InterimQueue,
-    /// The capacity for one upstream connection that its slot includes.
-    included_capacity: Arc<Semaphore>,
+    included_room: IncludedRoom,
 }
 
 /// How the connection or HTTP/2 stream of a request ended.
@@ -83,7 +81,7 @@ impl ConnState {
             connection_end: ConnectionEnd::default(),
             flush: Flush::default(),
             interim: InterimQueue::default(),
-            included_capacity: Arc::new(Semaphore::new(1)),
+            included_room: IncludedRoom::default(),
         }
     }
 
@@ -170,16 +168,7 @@ pub(super) struct RequestGuard {
     conn_state: Weak<ConnState>,
     connection_end: ConnectionEnd,
     interim_sender: InterimSender,
-    capacity: OnceLock<UpstreamCapacity>,
-}
-
-/// Capacity for a connection to an upstream.
-#[derive(Debug)]
-enum UpstreamCapacity {
-    /// The capacity that the connection's slot includes.
-    Included { _included: OwnedSemaphorePermit },
-    /// Additional capacity.
-    Extra { _extra: UpstreamSlot },
+    room: OnceLock<UpstreamRoom>,
 }
 
 impl RequestGuard {
@@ -199,7 +188,7 @@ impl RequestGuard {
     ) -> Self {
         conn_state.active_requests.fetch_add(1, Ordering::Relaxed);
         let conn_state = Arc::downgrade(conn_state);
-        Self { conn_state, connection_end, interim_sender, capacity: OnceLock::new() }
+        Self { conn_state, connection_end, interim_sender, room: OnceLock::new() }
     }
 
     pub(super) fn connection_end(&self) -> ConnectionEnd {
@@ -223,20 +212,13 @@ impl RequestGuard {
         self.conn_state.upgrade()
     }
 
-    /// Waits until there is capacity for a connection to an upstream, and holds it to the end.
-    pub(super) async fn wait_for_capacity(&self, slot: &Slot) {
-        let Some(included) =
-            self.conn_state.upgrade().map(|conn_state| Arc::clone(&conn_state.included_capacity))
-        else {
-            return;
-        };
-        let capacity = tokio::select! {
-            biased;
-            Ok(permit) = included.acquire_owned() => UpstreamCapacity::Included { _included: permit },
-            extra = slot.upstream_slot() => UpstreamCapacity::Extra { _extra: extra },
-        };
-        // It is called once per request.
-        let _ = self.capacity.set(capacity);
+    /// Waits until there is room for a connection to an upstream, and holds it to the end.
+    pub(super) async fn wait_for_room(&self, slot: &Slot) {
+        let included = self.conn_state.upgrade().map(|conn_state| conn_state.included_room.clone());
+        if let Some(included) = included {
+            // It is called once per request.
+            let _ = self.room.set(included.take(slot).await);
+        }
     }
 }
 

@@ -5,20 +5,19 @@ use super::drops::DropReason;
 use super::sampling::Allowances;
 use super::sink::{QueuedLine, Sink, Tally};
 use super::{OpenError, Shared};
+use crate::clock::LogLimit;
 use crate::telemetry::{AccessTarget, Settings};
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Maximum number of queued lines. Further lines are lost.
 const QUEUE: usize = 16 * 1024;
 /// How long a new target waits until the old one has its last lines.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Minimum time between two log lines about write failures.
-const ERROR_INTERVAL: Duration = Duration::from_secs(60);
 /// How often an idle thread checks whether it must log missing lines.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -178,21 +177,21 @@ impl Thread {
     }
 }
 
-/// Logs why lines cannot be written, at most once per interval. [`Drops`](super::drops::Drops) logs how many.
+/// Logs why lines cannot be written. [`Drops`](super::drops::Drops) logs how many.
 struct ErrorLog {
     target: AccessTarget,
-    last: Option<Instant>,
+    limit: LogLimit,
 }
 
 impl ErrorLog {
     fn new(target: AccessTarget) -> Self {
-        Self { target, last: None }
+        Self { target, limit: LogLimit::default() }
     }
 
-    fn of(&mut self, result: io::Result<()>) {
-        let Err(error) = result else { return };
-        if self.last.is_none_or(|last| last.elapsed() >= ERROR_INTERVAL) {
-            self.last = Some(Instant::now());
+    fn of(&self, result: io::Result<()>) {
+        if let Err(error) = result
+            && self.limit.take()
+        {
             tracing::error!(access = %self.target, %error, "cannot write the access log; lines are being lost");
         }
     }

@@ -153,7 +153,8 @@ pub(super) mod tests {
         let client = ClientAddr::Tcp("203.0.113.77:50000".parse().unwrap());
         let (method, host, target) = ("GET", &b"chat.example.com"[..], target.as_bytes());
         let asked = RequestInfo { client, proxied_by: None, method, host, target, tls: Some("TLSv1.3") };
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_858_800) + Duration::from_micros(number);
+        let time =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_858_800) + Duration::from_micros(number);
         let mut report = Report::new(ConnectionId(number), time, &asked);
         (report.tries, report.status) = (1, 101);
         let traffic = Traffic {
