@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// A connection that is ready for requests.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     /// Its id, which its first request shares.
     pub id: ConnectionId,
     /// Whether it has had a request.
@@ -41,7 +41,7 @@ pub struct Connection {
     pub slot: Arc<Slot>,
 }
 
-impl Connection {
+impl ClientConnection {
     /// A plain connection that has just been accepted.
     #[must_use]
     pub fn new(id: ConnectionId, peer: ClientAddr, local: Option<SocketAddr>, slot: Slot) -> Self {
@@ -113,9 +113,9 @@ pub async fn establish(
     real_ip: &real_ip::Settings,
     metrics: &Metrics,
     header_timeout: Duration,
-) -> Result<(Stream, Connection), EstablishError> {
+) -> Result<(Stream, ClientConnection), EstablishError> {
     let Accepted { mut stream, client, slot } = accepted;
-    let mut connection = Connection::new(id, client, stream.local_addr(), slot);
+    let mut connection = ClientConnection::new(id, client, stream.local_addr(), slot);
     let mut waited = Duration::ZERO;
     if settings.proxy_protocol {
         if !real_ip.trusts(client) {
@@ -238,6 +238,6 @@ mod tests {
     #[test]
     fn a_plain_connection_is_small() {
         // Each tunnel keeps one to its end.
-        assert!(size_of::<Connection>() <= 96, "{}", size_of::<Connection>());
+        assert!(size_of::<ClientConnection>() <= 96, "{}", size_of::<ClientConnection>());
     }
 }

@@ -5,7 +5,7 @@ use super::{Proxy, exchange};
 use crate::drain::Watch;
 use crate::http::conn::serve;
 use crate::http::{self, Protocols};
-use crate::listener::establish::{Connection, establish};
+use crate::listener::establish::{ClientConnection, establish};
 use crate::listener::handshakes::Handshakes;
 use crate::listener::{self, Accepted};
 use crate::telemetry::report::ConnectionId;
@@ -73,7 +73,7 @@ async fn serve_in_span(
 
 /// Returns the HTTP versions that a connection may use. Over TLS it is the negotiated one (RFC 7301). Without
 /// negotiation it is HTTP/1.1, if that is enabled.
-fn protocols(connection: &Connection, enabled: Protocols) -> Protocols {
+fn protocols(connection: &ClientConnection, enabled: Protocols) -> Protocols {
     let Some(tls) = &connection.tls else { return enabled };
     let http2 = match tls.session.alpn {
         Some(alpn) => alpn == Alpn::H2,

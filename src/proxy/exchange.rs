@@ -16,7 +16,7 @@ use crate::http::conn::ClientStream;
 use crate::http::upload::Upload;
 use crate::limit::connections::Permit;
 use crate::limit::{Limit, LimitExceeded};
-use crate::listener::establish::Connection;
+use crate::listener::establish::ClientConnection;
 use crate::outcome::{Cause, EndedBy, Ending, PerSide};
 use crate::real_ip::Origin;
 use crate::telemetry::report::{RequestInfo, redact};
@@ -49,7 +49,7 @@ enum Destination<'a> {
 pub(super) async fn answer(
     proxy: &Proxy,
     request: Request,
-    connection: &Arc<Connection>,
+    connection: &Arc<ClientConnection>,
     private: &Arc<PrivatePool>,
     watch: Watch,
 ) -> Response<Body> {
@@ -97,7 +97,7 @@ impl Exchange<'_> {
     }
 
     /// Starts the report. It must show neither a name and password nor a secret of the target.
-    fn begin_report(&self, head: &Parts, origin: &Origin, connection: &Connection) -> ReportGuard {
+    fn begin_report(&self, head: &Parts, origin: &Origin, connection: &ClientConnection) -> ReportGuard {
         // In the absolute form and in HTTP/2, the target names the host (RFC 9112 3.2.2, RFC 9113 8.3.1).
         let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
         let host = authority.or(head.headers.get(HOST).map(HeaderValue::as_bytes)).unwrap_or_default();

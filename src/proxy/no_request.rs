@@ -5,7 +5,7 @@ use super::reporting::ReportGuard;
 use crate::addr::ClientAddr;
 use crate::drain::Watch;
 use crate::http::conn::{BadRequestKind, PartialRequest};
-use crate::listener::establish::{Connection, EstablishError};
+use crate::listener::establish::{ClientConnection, EstablishError};
 use crate::outcome::{Cause, EndedBy, Ending, PerSide};
 use crate::telemetry::report::{ConnectionId, RequestInfo, redact_bytes};
 use http::StatusCode;
@@ -38,7 +38,7 @@ impl Proxy {
         &self,
         kind: BadRequestKind,
         partial: Option<PartialRequest>,
-        connection: &Connection,
+        connection: &ClientConnection,
         watch: Watch,
     ) {
         let (client, id) = (connection.peer, connection.next_request_id(|| self.tunnels.next_id()));

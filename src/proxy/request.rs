@@ -10,7 +10,7 @@ use crate::http::headers::{
     set_client_certificate, settle_length,
 };
 use crate::http::names::{is_alike, remove_alike};
-use crate::listener::establish::Connection;
+use crate::listener::establish::ClientConnection;
 use crate::proxy_protocol;
 use crate::real_ip::Origin;
 use crate::route::{HostPattern, normalise};
@@ -36,7 +36,7 @@ pub(super) struct InboundRequest {
     /// The client, and what trusted proxies say about it.
     pub(super) origin: Origin,
     /// The connection that it came over.
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<ClientConnection>,
     /// The private endpoint connections of the client's connection.
     pub(super) private: Arc<PrivatePool>,
     /// The requested host, without its port.
@@ -57,7 +57,7 @@ impl InboundRequest {
         id: ConnectionId,
         mut parts: Parts,
         origin: Origin,
-        connection: Arc<Connection>,
+        connection: Arc<ClientConnection>,
         private: Arc<PrivatePool>,
     ) -> Result<Self, Failure> {
         // Some servers ignore the case of methods.
@@ -323,7 +323,7 @@ mod tests {
         let client = ClientAddr::Tcp("192.0.2.1:5000".parse().unwrap());
         let slot = Slots::new(1, "").try_take().unwrap();
         let id = ConnectionId(1);
-        let connection = Arc::new(Connection::new(id, client, None, slot));
+        let connection = Arc::new(ClientConnection::new(id, client, None, slot));
         let parts = request.body(()).unwrap().into_parts().0;
         InboundRequest::read(id, parts, Origin::direct(client), connection, Arc::default())
     }
