@@ -95,8 +95,8 @@ pub async fn serve<F, A, R>(
     };
     if version == Version::Http2 {
         let answer = |request, opened, guard| answer(request, PendingStream::over_http2(opened), guard);
-        let connection = http2::Connection::new(stream, settings, Arc::clone(&conn_state), answer);
-        let shut_down = |connection: Pin<&mut http2::Connection<_>>| connection.get_mut().shut_down();
+        let connection = http2::Http2Connection::new(stream, settings, Arc::clone(&conn_state), answer);
+        let shut_down = |connection: Pin<&mut http2::Http2Connection<_>>| connection.get_mut().shut_down();
         // Boxed: otherwise every HTTP/1.1 connection would reserve its size.
         let ended = drive(connection, shut_down, &conn_state, slot, settings, watch, version);
         if let Some(bad_request_kind) = Box::pin(ended).await {

@@ -13,7 +13,7 @@ use crate::http::headers::{add_via, remove_hop_by_hop};
 use crate::http::malformed::Malformed;
 use crate::http::upload::Upload;
 use crate::outcome::{Cause, EndedBy, Ending, PerSide};
-use crate::upstream::exchange::{Answer, BodyError, Connection, ResponseBody, on_interim};
+use crate::upstream::exchange::{Answer, BodyError, EndpointConnection, ResponseBody, on_interim};
 use crate::upstream::pool::Limits;
 use crate::upstream::{Endpoint, Lease, PrivatePool, Upstream};
 use bytes::Bytes;
@@ -125,7 +125,7 @@ struct RelayedBody {
 
 /// Returns a connection to its pool after an exchange.
 pub(super) struct PoolReturn {
-    connection: Connection,
+    connection: EndpointConnection,
     limits: Limits,
     watch: Watch,
     /// The client that owns it, if a login is bound to it. `None` means that it goes to the shared pool, if
@@ -135,7 +135,7 @@ pub(super) struct PoolReturn {
 
 impl PoolReturn {
     pub(super) fn new(
-        connection: Connection,
+        connection: EndpointConnection,
         upstream: &Upstream,
         inbound: &InboundRequest,
         status: StatusCode,

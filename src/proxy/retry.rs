@@ -15,7 +15,7 @@ use crate::http::headers::{check_framing, settle_length};
 use crate::limit::ClientKey;
 use crate::telemetry::report::ConnectionId;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::exchange::{Answer, Body, Connection, ExchangeError};
+use crate::upstream::exchange::{Answer, Body, EndpointConnection, ExchangeError};
 use crate::upstream::{Lease, PendingCharge, PrivatePool, Upstream};
 use http::{Method, Request, StatusCode};
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl<'a> Retry<'a> {
         guard: &mut ReportGuard,
         reuse: bool,
         watch: &Watch,
-    ) -> Result<(Lease, Connection), Failure> {
+    ) -> Result<(Lease, EndpointConnection), Failure> {
         if let Some((lease, connection)) = self.private().await {
             guard.report().tries += 1;
             guard.report().endpoint = Some(Arc::clone(lease.endpoint().shared_address()));
@@ -158,7 +158,7 @@ impl<'a> Retry<'a> {
                 Ok((stream, taken)) => {
                     guard.connected(began.elapsed());
                     self.trace(&lease, "connected");
-                    return Ok((lease, Connection::new(stream, taken, watch.clone()).await?));
+                    return Ok((lease, EndpointConnection::new(stream, taken, watch.clone()).await?));
                 }
                 Err(error) => error,
             };
@@ -181,7 +181,7 @@ impl<'a> Retry<'a> {
     }
 
     /// Returns the client's private connection, if it has one to an endpoint of this upstream.
-    async fn private(&mut self) -> Option<(Lease, Connection)> {
+    async fn private(&mut self) -> Option<(Lease, EndpointConnection)> {
         let (client, private) = self.private.take()?;
         let (lease, mut connection) = private.take(client, self.upstream)?;
         self.tried.push(lease.endpoint().address().clone());
@@ -199,7 +199,7 @@ impl<'a> Retry<'a> {
     /// There is no response, or none that Holdline can forward. The caller must call [`Retry::failed`].
     pub(super) async fn exchange(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut EndpointConnection,
         request: Request<Body>,
     ) -> Result<Answer, Failure> {
         if self.tried_when_sent != self.tried.len() {

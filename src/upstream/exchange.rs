@@ -115,7 +115,7 @@ impl EndpointStream {
 
 /// A connection to an endpoint, for one exchange after another. Dropping it closes it.
 #[derive(Debug)]
-pub struct Connection {
+pub struct EndpointConnection {
     sender: http1::SendRequest<Body>,
     /// Whether it has served an exchange. The endpoint may be closing it right now.
     pub used: bool,
@@ -129,7 +129,7 @@ pub struct Connection {
 /// How long a connection may take to become ready after an exchange.
 const SETTLING: Duration = Duration::from_secs(1);
 
-impl Connection {
+impl EndpointConnection {
     /// Starts HTTP on a stream, and holds its resources.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Owns the idle HTTP connections to one endpoint, bounded in number and time. Holdline closes them first
 //! when descriptors run short.
 
-use super::exchange::Connection;
+use super::exchange::EndpointConnection;
 use crate::capacity::{self, Descriptor};
 use crate::drain::Watch;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: EndpointConnection,
     since: Instant,
     until: Instant,
 }
@@ -37,7 +37,7 @@ struct Idle {
 impl Pool {
     /// Returns the ready connection that was used last, so that the others can expire.
     #[must_use]
-    pub fn take(&self) -> Option<Connection> {
+    pub fn take(&self) -> Option<EndpointConnection> {
         let mut idle = self.lock();
         idle.retain(|idle| !idle.connection.is_closed());
         let at = idle.iter().rposition(|idle| idle.connection.is_ready())?;
@@ -46,7 +46,7 @@ impl Pool {
 
     /// Keeps a connection after an exchange, if any client may use it. The oldest are closed if there are too
     /// many.
-    pub fn give(self: &Arc<Self>, connection: Connection, limits: Limits, watch: &Watch) {
+    pub fn give(self: &Arc<Self>, connection: EndpointConnection, limits: Limits, watch: &Watch) {
         if limits.connections == 0 || connection.is_closed() || !connection.is_shareable() {
             return;
         }

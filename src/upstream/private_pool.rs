@@ -2,7 +2,7 @@
 //! long as that client's connection. It must not know how a login is recognised.
 
 use super::endpoint::Endpoint;
-use super::exchange::Connection;
+use super::exchange::EndpointConnection;
 use super::{Lease, Upstream};
 use crate::addr::ClientAddr;
 use crate::capacity::{self, Descriptor};
@@ -23,7 +23,7 @@ struct Idle {
     /// Its client. A trusted proxy's connection carries several clients.
     client: ClientAddr,
     endpoint: Arc<Endpoint>,
-    connection: Connection,
+    connection: EndpointConnection,
     since: Instant,
 }
 
@@ -34,7 +34,7 @@ impl PrivatePool {
     /// Returns the client's connection that was used last to an endpoint of this upstream, if the endpoint
     /// takes it.
     #[must_use]
-    pub fn take(&self, client: ClientAddr, upstream: &Upstream) -> Option<(Lease, Connection)> {
+    pub fn take(&self, client: ClientAddr, upstream: &Upstream) -> Option<(Lease, EndpointConnection)> {
         let mut idle = self.lock();
         idle.retain(|idle| !idle.connection.is_closed());
         let (at, lease) = idle.iter().enumerate().rev().find_map(|(at, idle)| {
@@ -45,7 +45,12 @@ impl PrivatePool {
     }
 
     /// Keeps a connection after an exchange. The oldest is closed if there are too many.
-    pub fn keep(self: &Arc<Self>, client: ClientAddr, endpoint: &Arc<Endpoint>, connection: Connection) {
+    pub fn keep(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        endpoint: &Arc<Endpoint>,
+        connection: EndpointConnection,
+    ) {
         if let Some(descriptor) = connection.descriptor()
             && !self.is_offered.swap(true, Ordering::Relaxed)
         {

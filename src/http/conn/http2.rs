@@ -42,7 +42,7 @@ const MAX_INTERIM: usize = 8;
 pub(super) type PendingTunnel = oneshot::Receiver<Http2Tunnel>;
 
 /// A connection. The future ends with the connection. Its requests report the errors themselves.
-pub(super) struct Connection<F> {
+pub(super) struct Http2Connection<F> {
     state: State,
     is_draining: bool,
     conn_state: Arc<ConnState>,
@@ -56,7 +56,7 @@ enum State {
     Open(server::Connection<ObservedStream, Bytes>),
 }
 
-impl<F, A> Connection<F>
+impl<F, A> Http2Connection<F>
 where
     F: Fn(Request<Incoming>, Option<PendingTunnel>, Arc<RequestGuard>) -> A,
     A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
@@ -128,7 +128,7 @@ fn take_apart(
     (request, Some(opened), Some(stream::ConnectStream { stream, tunnel }))
 }
 
-impl<F, A> Future for Connection<F>
+impl<F, A> Future for Http2Connection<F>
 where
     F: Fn(Request<Incoming>, Option<PendingTunnel>, Arc<RequestGuard>) -> A + Unpin,
     A: Future<Output = (Response<Body>, Arc<RequestGuard>)> + Send + 'static,
