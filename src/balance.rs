@@ -54,7 +54,7 @@ pub struct Candidate {
     pub id: u64,
     /// Its share, above 0; any unit that all candidates have in common.
     pub weight: u32,
-    /// Connections it has, opening ones among them.
+    /// Its connections, also those that are being opened.
     pub active: u32,
     /// Its place in the round, kept from choice to choice.
     pub turn: i64,

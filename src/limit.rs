@@ -1,12 +1,11 @@
-//! Owns admission: limits on connections and on the rate of WebSocket handshakes ("openings"), and the decision on
-//! one more. It must not know HTTP statuses, or what is admitted.
+//! Owns admission: the limits on connections and on the rate of WebSocket handshakes. It must not know HTTP statuses.
 
 pub mod connections;
 pub mod rate;
 
 use crate::addr::ClientAddr;
 use connections::{Connections, Permit};
-use rate::{Openings, Rate};
+use rate::{ClientRates, Rate};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ pub struct Limits {
     pub connections: Option<u32>,
     /// Open connections of one client (nginx, `limit_conn` with `$binary_remote_addr`).
     pub connections_per_ip: Option<u32>,
-    /// Rate of openings of one client (nginx, `limit_req` with `nodelay`).
+    /// Rate of the WebSocket handshakes of one client (nginx, `limit_req` with `nodelay`).
     pub openings_per_ip: Option<Rate>,
 }
 
@@ -65,8 +64,8 @@ impl fmt::Display for Limit {
 pub struct LimitExceeded {
     /// The limit.
     pub limit: Limit,
-    /// After this time the limiter admits the client, if it sends nothing else meanwhile (`Retry-After`, rounded up).
-    /// `None` means that other connections must end first, at an unknown time.
+    /// The client is admitted after this time, if it sends nothing else meanwhile (`Retry-After`, rounded up). `None`
+    /// means that other connections must end first.
     pub retry_after: Option<Duration>,
 }
 
@@ -119,47 +118,52 @@ impl fmt::Display for ClientKey {
 #[derive(Debug, Default)]
 pub struct Limiter {
     connections: Arc<Connections>,
-    openings: Openings,
+    rates: ClientRates,
 }
 
 impl Limiter {
-    /// Admits an opening and its connection, which counts until the permit is dropped. `now` is the time since any
+    /// Admits a handshake and its connection, which counts until the permit is dropped. `now` is the time since any
     /// fixed moment.
     ///
-    /// An opening over the rate does not count towards it. An opening over a number of connections does, so a client
-    /// that keeps trying learns how long to wait.
+    /// A handshake over the rate does not count towards the rate. A handshake over a number of connections does, so
+    /// that a client that keeps trying learns how long to wait.
     ///
     /// # Errors
     /// [`LimitExceeded`] names the first limit that is reached. The connection does not count then.
     pub fn admit(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<Permit, LimitExceeded> {
-        self.admit_opening(client, limits, now)?;
+        self.admit_handshake(client, limits, now)?;
         self.connections.admit(client, limits).map_err(LimitExceeded::by_count)
     }
 
-    /// Admits an opening that another limiter has admitted before. The permit then counts in both.
+    /// Admits a handshake that another limiter has admitted before. The permit then counts in both.
     ///
     /// # Errors
-    /// [`LimitExceeded`] names the first limit that is reached. The permit counts in the other limiter only then.
+    /// [`LimitExceeded`] names the first limit that is reached. The permit then counts only in the other limiter.
     pub fn admit_also(
         &self,
         permit: &mut Permit,
         limits: &Limits,
         now: Duration,
     ) -> Result<(), LimitExceeded> {
-        self.admit_opening(permit.client(), limits, now)?;
+        self.admit_handshake(permit.client(), limits, now)?;
         self.connections.admit_also(permit, limits).map_err(LimitExceeded::by_count)
     }
 
-    fn admit_opening(&self, client: ClientKey, limits: &Limits, now: Duration) -> Result<(), LimitExceeded> {
+    fn admit_handshake(
+        &self,
+        client: ClientKey,
+        limits: &Limits,
+        now: Duration,
+    ) -> Result<(), LimitExceeded> {
         if let Some(rate) = limits.openings_per_ip {
-            self.openings
+            self.rates
                 .admit(client, rate, now)
                 .map_err(|wait| LimitExceeded { limit: Limit::OpeningsPerIp, retry_after: Some(wait) })?;
         }
         Ok(())
     }
 
-    /// The counts of open connections, for status and metrics.
+    /// Returns the counts of open connections.
     #[must_use]
     pub fn connections(&self) -> &Connections {
         &self.connections

@@ -125,8 +125,8 @@ pub(super) const LIMITS: Limits =
     Limits { connections: None, connections_per_ip: None, openings_per_ip: None };
 
 /// The count of the rate may come at once, as when a page opens its WebSockets.
-pub(super) fn burst(openings: NonZeroU32) -> NonZeroU32 {
-    openings
+pub(super) fn burst(events: NonZeroU32) -> NonZeroU32 {
+    events
 }
 
 /// Walks the list of addresses from its end to the first that is not trusted. nginx takes the last address by

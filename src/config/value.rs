@@ -225,7 +225,7 @@ pub(super) fn write_size(size: u64) -> String {
 
 /// A rate as [`rate`] reads it.
 pub(super) fn write_rate(rate: Rate) -> String {
-    format!("{}/{}", rate.openings(), word_for(words::PER, &rate.per()))
+    format!("{}/{}", rate.events(), word_for(words::PER, &rate.per()))
 }
 
 const KIB: u64 = 1024;

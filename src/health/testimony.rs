@@ -1,10 +1,10 @@
-//! Owns what several requests have seen of an endpoint: one alone may have caused what it saw. It must not know what
-//! follows from it.
+//! Owns which requests saw an endpoint fail. One request or one client alone may have caused the failure. It must not
+//! know what follows from the failures.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::time::{Duration, Instant};
 
-/// By whom, and over what, an endpoint was seen to fail: hashes, for they are only compared.
+/// A request that saw an endpoint fail: hashes of its client and its target, because they are only compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Witness {
     client: u64,
@@ -12,8 +12,8 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// `client` is whoever limits take for one client, `target` the path without the query: anybody can make up
-    /// queries.
+    /// `client` is the key by which limits count a client. `target` is the path without the query, because a client
+    /// can send any query.
     #[must_use]
     pub fn new(client: impl Hash, target: impl Hash) -> Self {
         let hash = |value: &dyn Fn(&mut DefaultHasher)| {
@@ -25,38 +25,38 @@ impl Witness {
     }
 }
 
-/// What was seen since the first of it.
+/// The failures of an endpoint since the first of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Testimony {
     since: Option<Instant>,
     count: u32,
-    /// Bounded, and no client has more than two of them.
+    /// The last witnesses: at most [`MOST`], and at most two of a client.
     seen: Vec<Seen>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     witness: Witness,
-    /// The endpoint has answered nobody since.
+    /// The endpoint has answered no request since.
     fresh: bool,
 }
 
-/// Who agrees that an endpoint fails.
+/// Which witnesses agree that an endpoint fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Agreement {
-    /// Nobody with anybody: one client, over one target.
+    /// None: one client saw failures, and over one target only.
     Nobody,
-    /// One client over several targets, and the endpoint answered nobody between them.
+    /// One client over several targets. The endpoint answered no request between them.
     Targets,
     /// Several clients.
     Clients,
 }
 
-/// Enough to tell one client from several, however many come.
+/// Enough to tell one client from several, however many clients there are.
 const MOST: usize = 8;
 
 impl Testimony {
-    /// Adds what was seen. What began longer ago than `window` is forgotten first.
+    /// Adds a failure. Forgets the earlier ones first if they began longer than `window` ago.
     pub(super) fn add(&mut self, witness: Witness, now: Instant, window: Duration) {
         if !self.is_current(now, window) {
             self.clear();
@@ -74,29 +74,30 @@ impl Testimony {
         self.seen.push(Seen { witness, fresh: true });
     }
 
-    /// The endpoint answered somebody: that it failed one client over several targets proves nothing any more.
+    /// Records that the endpoint answered a request. Earlier failures of one client over several targets then prove
+    /// nothing.
     pub(super) fn answered(&mut self) {
         self.seen.iter_mut().for_each(|seen| seen.fresh = false);
     }
 
-    /// Forgets all.
+    /// Forgets all failures.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// How much was seen, by whomsoever.
+    /// Returns the number of failures, of all clients.
     #[must_use]
     pub(super) fn count(&self) -> u32 {
         self.count
     }
 
-    /// Whether its first is not older than `window`.
+    /// Whether the first failure is at most `window` old.
     #[must_use]
     pub(super) fn is_current(&self, now: Instant, window: Duration) -> bool {
         self.since.is_some_and(|since| now.saturating_duration_since(since) <= window)
     }
 
-    /// Who agrees.
+    /// Returns which witnesses agree.
     #[must_use]
     pub(super) fn agreement(&self) -> Agreement {
         let Some(last) = self.seen.last() else { return Agreement::Nobody };
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_between_parts_the_targets_and_not_the_clients() {
+    fn an_answer_between_failures_separates_targets_but_not_clients() {
         let now = Instant::now();
         let mut testimony = seen(&[(1, "/a")]);
         testimony.answered();
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn failures_older_than_the_window_are_forgotten() {
         let now = Instant::now();
         let mut testimony = seen(&[(1, "/a")]);
         testimony.add(Witness::new(2, "/a"), now + 2 * WINDOW, WINDOW);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many targets a client makes up, it stays one client, and does not push out the others.
+        /// A client that sends many targets stays one client, and does not displace the others.
         #[test]
         fn many_targets_of_one_client_hide_no_other(first in 0_u32..4, targets in prop::collection::vec(".{0,3}", 0..40)) {
             let now = Instant::now();
@@ -167,7 +168,7 @@ mod tests {
             prop_assert!(testimony.seen.len() <= 3);
         }
 
-        /// Memory is bounded, and with two clients among the last ones both are known.
+        /// Memory is bounded. Two clients among the last witnesses are both known.
         #[test]
         fn memory_is_bounded(clients in prop::collection::vec(0_u32..1000, 1..60)) {
             let now = Instant::now();

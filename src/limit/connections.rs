@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Connections {
     total: AtomicU32,
     shards: [Mutex<HashMap<ClientKey, u32>>; SHARDS],
-    /// Keyed at random, so that no choice of addresses crowds one shard.
+    /// Keyed at random, so that clients cannot choose addresses that share a shard.
     hasher: RandomState,
 }
 
@@ -21,7 +21,7 @@ pub struct Connections {
 #[must_use = "the connection counts as long as its permit lives"]
 pub struct Permit {
     connections: Arc<Connections>,
-    /// Where the connection counts as well.
+    /// The second limiter that counts the connection, if there is one.
     also: Option<Arc<Connections>>,
     client: ClientKey,
 }
@@ -34,20 +34,20 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Admits one more connection of a client. Concurrent calls never exceed a limit, and a refused call takes nothing
-    /// from others meanwhile. This ignores the rates in `limits`.
+    /// Admits one more connection of a client. Concurrent calls never exceed a limit, and a refused call never causes
+    /// another refusal. This ignores the rates in `limits`.
     ///
     /// # Errors
-    /// The limit that is reached. Nothing is counted then.
+    /// Returns the limit that is reached. The connection does not count then.
     pub fn admit(self: &Arc<Self>, client: ClientKey, limits: &Limits) -> Result<Permit, Limit> {
         self.enter(client, limits)?;
         Ok(Permit { connections: Arc::clone(self), also: None, client })
     }
 
-    /// Admits a connection that was admitted elsewhere. It counts in both from now on.
+    /// Admits a connection that has a permit of another limiter. The permit then counts in both.
     ///
     /// # Errors
-    /// The limit that is reached. Nothing is counted here then.
+    /// Returns the limit that is reached. The connection does not count here then.
     pub fn admit_also(self: &Arc<Self>, permit: &mut Permit, limits: &Limits) -> Result<(), Limit> {
         debug_assert!(permit.also.is_none(), "a connection counts in two at most");
         self.enter(permit.client, limits)?;
@@ -57,7 +57,7 @@ impl Connections {
 
     fn enter(&self, client: ClientKey, limits: &Limits) -> Result<(), Limit> {
         let is_full = |total| limits.connections.is_some_and(|most| total >= most);
-        // Refuse without the lock, because that is the common case under a flood.
+        // Under a flood most calls are refused. Refuse them without the lock.
         if is_full(self.total.load(Ordering::Relaxed)) {
             return Err(Limit::Connections);
         }
@@ -109,7 +109,7 @@ impl Connections {
 }
 
 impl Permit {
-    /// The client of the connection.
+    /// Returns the client of the connection.
     pub(super) fn client(&self) -> ClientKey {
         self.client
     }
@@ -124,7 +124,7 @@ impl Drop for Permit {
     }
 }
 
-/// With this many shards, 10,000 openings a second of a microsecond each seldom wait for a lock.
+/// With this many shards, 10,000 handshakes a second rarely wait for a lock, which each holds for about 1 µs.
 const SHARDS: usize = 32;
 /// A shard does not shrink below this capacity.
 const KEPT_CAPACITY: usize = 64;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_ask_at_once_no_limit_is_passed_and_no_place_is_lost() {
+    fn however_many_ask_at_once_no_limit_is_exceeded_and_no_count_is_lost() {
         let connections = Arc::new(Connections::default());
         let both = limits(Some(10), Some(3));
         thread::scope(|scope| {
@@ -191,7 +191,7 @@ mod tests {
             }
         });
         assert_eq!(connections.total(), 0);
-        // All ten places are there still: four clients may have three each.
+        // No count was lost: the limit still admits ten, of four clients with up to three each.
         let permits: Vec<_> =
             (0..4 * 3).filter_map(|turn| connections.admit(key(turn % 4), &both).ok()).collect();
         assert_eq!(permits.len(), 10);

@@ -186,7 +186,7 @@ fn route<'a>(
 ) -> Result<(&'a Arc<Route>, Destination<'a>), Failure> {
     let Some(route) = snapshot.route(&inbound.host, &inbound.path) else {
         if upgrade_kind(inbound) != Ok(UpgradeKind::Http) {
-            guard.mark_opening();
+            guard.mark_upgrade();
         }
         return Err(Failure::NoRoute);
     };
@@ -211,7 +211,7 @@ fn authorise(
 ) -> Result<UpgradeKind, Failure> {
     let kind = upgrade_kind(inbound);
     if kind != Ok(UpgradeKind::Http) {
-        guard.mark_opening();
+        guard.mark_upgrade();
     }
     let kind = kind?;
     if let (UpgradeKind::WebSocket, Some(allowed)) = (&kind, &route.allowed_origins) {

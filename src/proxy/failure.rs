@@ -17,7 +17,7 @@ use std::time::Duration;
 pub enum Failure {
     /// The WebSocket handshake is invalid.
     #[error("{0}")]
-    Opening(#[from] UpgradeError),
+    BadHandshake(#[from] UpgradeError),
     /// The path has no normal form.
     #[error("{0}")]
     Path(#[from] PathError),
@@ -109,7 +109,7 @@ impl Failure {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Opening(error) => error.status(),
+            Self::BadHandshake(error) => error.status(),
             Self::Path(_) | Self::Host | Self::BadHost | Self::Scheme | Self::Framing(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -195,7 +195,7 @@ impl Failure {
     #[must_use]
     pub fn ending(&self) -> Ending {
         let (ended_by, cause) = match self {
-            Self::Opening(_)
+            Self::BadHandshake(_)
             | Self::Path(_)
             | Self::Host
             | Self::BadHost

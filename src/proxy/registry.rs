@@ -57,13 +57,13 @@ impl Tunnel {
 }
 
 /// All live tunnels, spread over shards by their ids. A scrape or a reload walks all tunnels. It holds the
-/// lock of one shard at a time, and only to copy its list. So an opening waits for a few microseconds at
+/// lock of one shard at a time, and only to copy its list. So a new tunnel waits for a few microseconds at
 /// most.
 #[derive(Debug)]
 pub struct Registry {
     next: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
-    /// Counts of each route's ended tunnels that are not in a shard any more. Openings and ends do not take
+    /// Counts of each route's ended tunnels that are not in a shard any more. New tunnels and ends do not take
     /// this lock. Take it before the lock of a shard, never after.
     ended: Mutex<BTreeMap<Arc<str>, Totals>>,
 }
@@ -347,7 +347,7 @@ mod tests {
 
     /// A reader or a reload may hold any lock but those of the shards.
     #[test]
-    fn openings_and_ends_wait_for_no_reader() {
+    fn new_tunnels_and_ends_wait_for_no_reader() {
         let (registry, upstream) = (Arc::new(Registry::default()), upstream(vec![server(1)]));
         let endpoint = Arc::clone(upstream.pick(None, &[]).unwrap().endpoint());
         let names = Arc::new(RouteNames::new("a".into(), None));

@@ -77,8 +77,8 @@ impl ReportGuard {
     }
 
     /// Marks the request as an upgrade request.
-    pub(super) fn mark_opening(&mut self) {
-        self.kind = Kind::Opening;
+    pub(super) fn mark_upgrade(&mut self) {
+        self.kind = Kind::Upgrade;
     }
 
     /// Counts the opened tunnel and returns a copy of its report as known at the 101. The guard keeps its own copy until

@@ -50,7 +50,7 @@ pub(super) fn expect(metrics: &Metrics, snapshot: &Snapshot) {
         metrics.expect_route(Some(&route.names), &expected(route));
     }
     let no_route = Expected {
-        openings: NO_ROUTE.to_vec(),
+        handshakes: NO_ROUTE.to_vec(),
         requests: NO_ROUTE.iter().chain(&NO_REQUEST).copied().collect(),
         ..Expected::default()
     };
@@ -67,7 +67,7 @@ fn expected(route: &Route) -> Expected {
             let ends = ends.map(|(ended_by, cause, code)| EndKey { ended_by, cause, code: code.into() });
             Expected {
                 ends: ends.collect(),
-                openings: [101].iter().chain(&REFUSED).chain(&FAILED).copied().collect(),
+                handshakes: [101].iter().chain(&REFUSED).chain(&FAILED).copied().collect(),
                 refusals: Limit::ALL.map(Limit::as_str).to_vec(),
                 requests: [200].iter().chain(&REFUSED).chain(&FAILED).copied().collect(),
             }

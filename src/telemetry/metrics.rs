@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// The metrics of the process. Nobody who counts an opening waits for one who reads.
+/// The metrics of the process. Counting a handshake never waits for a reader.
 #[derive(Debug)]
 pub struct Metrics {
     started: SystemTime,
@@ -72,7 +72,7 @@ pub struct Expected {
     /// How its tunnels may end.
     pub ends: Vec<EndKey>,
     /// The statuses that may answer its WebSocket handshakes.
-    pub openings: Vec<u16>,
+    pub handshakes: Vec<u16>,
     /// The limits that may refuse its WebSocket handshakes.
     pub refusals: Vec<&'static str>,
     /// The statuses that may answer its plain requests.
@@ -137,7 +137,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Records that a tunnel opened, `took` after its request arrived.
     pub fn opened(&self, report: &Report, took: Duration) {
-        self.counters(report.names.as_deref()).route.count_opening(report.status, report.tries, took);
+        self.counters(report.names.as_deref()).route.count_handshake(report.status, report.tries, took);
         self.last_hour.opened(self.since.elapsed());
     }
 
@@ -147,7 +147,7 @@ impl Metrics {
         let route = &self.counters(report.names.as_deref()).route;
         match kind {
             Kind::Http | Kind::NoRequest => return route.requests.add(report.status),
-            Kind::Opening => route.count_opening(report.status, report.tries, outcome.duration),
+            Kind::Upgrade => route.count_handshake(report.status, report.tries, outcome.duration),
             Kind::Tunnel => {
                 route.count_end(outcome);
                 self.count_silence(outcome);
@@ -220,7 +220,7 @@ impl Metrics {
     pub fn expect_route(&self, names: Option<&RouteNames>, expected: &Expected) {
         let route = &self.counters(names).route;
         route.ends.expect(expected.ends.iter().copied());
-        route.openings.expect(expected.openings.iter().copied());
+        route.handshakes.expect(expected.handshakes.iter().copied());
         route.refusals.expect(expected.refusals.iter().copied());
         route.requests.expect(expected.requests.iter().copied());
     }
@@ -398,9 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn an_opening_waits_for_nobody_who_reads() {
+    fn counting_a_handshake_waits_for_no_reader() {
         let (metrics, names) = (Arc::new(Metrics::default()), names("a"));
-        metrics.expect_route(Some(&names), &Expected { openings: vec![101], ..Expected::default() });
+        metrics.expect_route(Some(&names), &Expected { handshakes: vec![101], ..Expected::default() });
         let held = (metrics.routes_mut(), lock(&metrics.recent), lock(&metrics.reloads));
         let (sender, counted) = mpsc::channel();
         thread::scope(|scope| {

@@ -37,7 +37,7 @@ pub enum Kind {
     /// Bytes, or a whole connection, that never became a request.
     NoRequest,
     /// An upgrade request that opened no tunnel.
-    Opening,
+    Upgrade,
     /// A tunnel.
     Tunnel,
 }

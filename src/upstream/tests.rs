@@ -1,4 +1,4 @@
-//! Who is chosen, in life's order: openings, failures, trials, reloads.
+//! Who is chosen, in life's order: connections, failures, trials, reloads.
 
 use super::*;
 use crate::health::Witness;
@@ -53,7 +53,7 @@ fn pick(upstream: &Upstream) -> Lease {
 }
 
 #[tokio::test(start_paused = true)]
-async fn openings_under_way_count() {
+async fn connections_that_are_being_opened_count() {
     let upstream = upstream(vec![server(1), server(2)]);
     let (first, second) = (pick(&upstream), pick(&upstream));
     assert_ne!(port(&first), port(&second));

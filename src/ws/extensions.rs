@@ -10,7 +10,7 @@ pub enum ExtensionError {
     /// RFC 6455 4.1, client requirement 5.
     #[error("it chose an extension that was not offered")]
     NotOffered,
-    /// The 101 names an extension more often than the opening. For permessage-deflate: RFC 7692 5.1.
+    /// The 101 names an extension more often than the request. For permessage-deflate: RFC 7692 5.1.
     #[error("it chose an extension more often than it was offered")]
     Repeated,
     /// RFC 7692 7.1: the parameter is unknown or repeated, has an invalid value, or was not offered.
@@ -26,16 +26,16 @@ struct Extension<'a> {
 
 const DEFLATE: &[u8] = b"permessage-deflate";
 
-/// Checks the extensions of a 101 against those of the opening. Unknown extensions pass with any parameters if they
+/// Checks the extensions of a 101 against those of the request. Unknown extensions pass with any parameters if they
 /// were offered.
 ///
 /// # Errors
 /// [`ExtensionError`] if the client would have to fail the connection.
-pub fn check(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), ExtensionError> {
+pub fn check(request: &HeaderMap, answer: &HeaderMap) -> Result<(), ExtensionError> {
     if !answer.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
         return Ok(());
     }
-    let (offered, chosen) = (list(opening), list(answer));
+    let (offered, chosen) = (list(request), list(answer));
     for extension in &chosen {
         let times = |list: &[Extension<'_>]| list.iter().filter(|other| other.is(extension.name)).count();
         let most = if extension.is(DEFLATE) { 1 } else { times(&offered) };

@@ -21,13 +21,13 @@ pub const VERSION: &str = "13";
 pub enum UpgradeKind {
     /// An ordinary request.
     Http,
-    /// A valid WebSocket handshake.
+    /// A valid WebSocket request.
     WebSocket,
     /// An upgrade to another protocol, with the tokens of the `Upgrade` header.
     Other(HeaderValue),
 }
 
-/// Why a request with `Upgrade: websocket` is no valid WebSocket handshake.
+/// Why a request with `Upgrade: websocket` is not a valid WebSocket request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
     /// The method is not GET (RFC 6455 4.1 point 2).
@@ -73,11 +73,11 @@ impl UpgradeError {
 /// Classifies a request by its upgrade. It ignores `h2c`, which RFC 9113 3.1 made obsolete.
 ///
 /// # Errors
-/// [`UpgradeError`] if the request names `websocket` in `Upgrade` and is no valid WebSocket handshake.
+/// [`UpgradeError`] if the request names `websocket` in `Upgrade` but is not a valid WebSocket request.
 pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Result<UpgradeKind, UpgradeError> {
     let asks = list_names(headers, &CONNECTION, "upgrade");
     if list_names(headers, &UPGRADE, "websocket") {
-        return check_opening(method, version, headers, asks).map(|()| UpgradeKind::WebSocket);
+        return check_request(method, version, headers, asks).map(|()| UpgradeKind::WebSocket);
     }
     if !asks || version < Version::HTTP_11 {
         return Ok(UpgradeKind::Http);
@@ -90,7 +90,7 @@ pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Resul
     }
 }
 
-fn check_opening(
+fn check_request(
     method: &Method,
     version: Version,
     headers: &HeaderMap,
@@ -128,7 +128,7 @@ fn check_key(headers: &HeaderMap) -> Result<(), UpgradeError> {
     }
 }
 
-/// Decodes any base64 that has only one meaning.
+/// Accepts base64 without padding, or with trailing bits that are not zero.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -136,9 +136,9 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Whether every server can answer the opening's key: 16 bytes in base64 (RFC 6455 4.1 point 7).
-fn has_standard_key(opening: &HeaderMap) -> bool {
-    let key = sole(opening, &SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key.as_bytes()).ok());
+/// Whether every server can answer the request's key: 16 bytes in base64 (RFC 6455 4.1 point 7).
+fn has_standard_key(request: &HeaderMap) -> bool {
+    let key = sole(request, &SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key.as_bytes()).ok());
     key.is_some_and(|nonce| nonce.len() == 16)
 }
 
@@ -147,13 +147,13 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
-/// A random key for an opening by Holdline itself (RFC 6455 4.1 point 7).
+/// Returns a random key for a WebSocket request of Holdline itself (RFC 6455 4.1 point 7).
 #[must_use]
 pub fn new_key() -> String {
     BASE64.encode(rand::random::<[u8; 16]>())
 }
 
-/// The `Sec-WebSocket-Accept` that answers `key` (RFC 6455 4.2.2 point 5.4).
+/// Returns the `Sec-WebSocket-Accept` that answers `key` (RFC 6455 4.2.2 point 5.4).
 #[must_use]
 pub fn accept(key: &[u8]) -> String {
     let mut hash = Sha1::new();
@@ -171,7 +171,7 @@ pub enum AnswerError {
     /// `Sec-WebSocket-Accept` is wrong, so the server did not read the request (RFC 6455 4.1, client requirement 4).
     #[error("its Sec-WebSocket-Accept does not answer the key")]
     Accept,
-    /// The same, for a key that not every server can answer.
+    /// `Sec-WebSocket-Accept` is wrong, but not every server can answer this key.
     #[error(
         "its Sec-WebSocket-Accept does not answer the key, which is not 16 bytes in base64 as RFC 6455 wants"
     )]
@@ -182,46 +182,46 @@ pub enum AnswerError {
     /// It named several subprotocols (RFC 6455 11.3.4).
     #[error("it named more than one subprotocol")]
     Protocols,
-    /// It named extensions that it may not (RFC 6455 4.1, client requirement 5).
+    /// It named extensions that the client did not offer (RFC 6455 4.1, client requirement 5).
     #[error("{0}")]
     Extension(#[from] ExtensionError),
-    /// RFC 9110 7.8: the server switched to a protocol that the client did not ask for.
+    /// The server switched to a protocol that the client did not ask for (RFC 9110 7.8).
     #[error("it switched to a protocol that was not asked for")]
     WrongToken,
 }
 
 impl AnswerError {
-    /// Whether the client's request caused the error: the server read it, and chose what it did not offer. Such an
-    /// error does not count against the server, and another server would answer the same.
+    /// Whether the request may have caused the error: the server read it, but chose something that it does not
+    /// offer. Such an error does not count against the server. Another server would answer the same.
     #[must_use]
     pub fn is_caused_by_request(self) -> bool {
         matches!(self, Self::AcceptOddKey | Self::Protocol | Self::Protocols | Self::Extension(_))
     }
 }
 
-/// Checks a 101 against its WebSocket opening.
+/// Checks a 101 against its WebSocket request.
 ///
 /// # Errors
-/// [`AnswerError`] tells why the answer does not accept this opening.
-pub fn check_answer(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
+/// [`AnswerError`] tells why the 101 does not accept this request.
+pub fn check_answer(request: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
     if !list_names(answer, &UPGRADE, "websocket") || !list_names(answer, &CONNECTION, "upgrade") {
         return Err(AnswerError::NotUpgraded);
     }
-    let key = opening.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+    let key = request.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
     if sole(answer, &SEC_WEBSOCKET_ACCEPT).is_none_or(|value| value.as_bytes() != accept(key).as_bytes()) {
-        return Err(if has_standard_key(opening) { AnswerError::Accept } else { AnswerError::AcceptOddKey });
+        return Err(if has_standard_key(request) { AnswerError::Accept } else { AnswerError::AcceptOddKey });
     }
-    check_subprotocol(opening, answer)?;
-    Ok(extensions::check(opening, answer)?)
+    check_subprotocol(request, answer)?;
+    Ok(extensions::check(request, answer)?)
 }
 
-fn check_subprotocol(opening: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
+fn check_subprotocol(request: &HeaderMap, answer: &HeaderMap) -> Result<(), AnswerError> {
     let mut lines = answer.get_all(SEC_WEBSOCKET_PROTOCOL).iter().map(HeaderValue::as_bytes);
     let Some(chosen) = lines.next() else { return Ok(()) };
     if lines.next().is_some() || chosen.contains(&b',') {
         return Err(AnswerError::Protocols);
     }
-    let offers = opening.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let offers = request.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     let mut offers = offers.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     let chosen = chosen.trim_ascii();
     let is_offered = !chosen.is_empty() && offers.any(|offer| offer.trim_ascii() == chosen);
@@ -253,7 +253,7 @@ pub enum Extensions {
 /// Reads the extensions from an answer's headers.
 #[must_use]
 pub fn extensions(answer: &HeaderMap) -> Extensions {
-    // A header that is no text may name any extension.
+    // A header that is not text may name any extension.
     let mut lines = answer.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
     if lines.any(|line| line.to_str().is_err()) {
         return Extensions::Unknown;
@@ -275,8 +275,8 @@ pub fn list_names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// The members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). This leaves out members with
-/// bytes beyond ASCII, which name nothing.
+/// Returns the members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). It leaves out members
+/// that are not ASCII, because they cannot be tokens.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
@@ -296,7 +296,7 @@ fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
 mod tests {
     use super::*;
 
-    fn opening() -> HeaderMap {
+    fn request() -> HeaderMap {
         headers(&[
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
@@ -315,20 +315,20 @@ mod tests {
     }
 
     fn without(name: &str) -> HeaderMap {
-        let mut headers = opening();
+        let mut headers = request();
         headers.remove(name);
         headers
     }
 
     fn with(name: &'static str, value: &'static str) -> HeaderMap {
-        let mut headers = opening();
+        let mut headers = request();
         headers.insert(name, HeaderValue::from_static(value));
         headers
     }
 
     #[test]
-    fn firefox_and_chromium_openings_are_recognised() {
-        assert_eq!(kind_of(&opening()), Ok(UpgradeKind::WebSocket));
+    fn requests_of_firefox_and_chromium_are_recognised() {
+        assert_eq!(kind_of(&request()), Ok(UpgradeKind::WebSocket));
         assert_eq!(kind_of(&with("connection", "Upgrade")), Ok(UpgradeKind::WebSocket));
         let mut twice = with("connection", "keep-alive");
         twice.append("connection", HeaderValue::from_static("upgrade"));
@@ -336,9 +336,9 @@ mod tests {
     }
 
     #[test]
-    fn false_openings_are_told_what_is_wrong() {
-        assert_eq!(classify(&Method::POST, Version::HTTP_11, &opening()), Err(UpgradeError::Method));
-        assert_eq!(classify(&Method::GET, Version::HTTP_10, &opening()), Err(UpgradeError::HttpVersion));
+    fn an_invalid_handshake_is_told_what_is_wrong() {
+        assert_eq!(classify(&Method::POST, Version::HTTP_11, &request()), Err(UpgradeError::Method));
+        assert_eq!(classify(&Method::GET, Version::HTTP_10, &request()), Err(UpgradeError::HttpVersion));
         assert_eq!(kind_of(&without("connection")), Err(UpgradeError::Connection));
         assert_eq!(kind_of(&without("sec-websocket-key")), Err(UpgradeError::NoKey));
         assert_eq!(kind_of(&with("sec-websocket-key", "")), Err(UpgradeError::NoKey));
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(kind_of(&with("content-length", "5")), Err(UpgradeError::Body));
         assert_eq!(kind_of(&with("content-length", "0")), Ok(UpgradeKind::WebSocket));
         assert_eq!(kind_of(&with("transfer-encoding", "chunked")), Err(UpgradeError::Body));
-        let mut two_keys = opening();
+        let mut two_keys = request();
         two_keys.append("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
         assert_eq!(kind_of(&two_keys), Err(UpgradeError::Keys));
     }
@@ -361,7 +361,7 @@ mod tests {
             assert_eq!(of(key), Ok(UpgradeKind::WebSocket), "{key}");
             assert!(!has_standard_key(&with("sec-websocket-key", key)), "{key}");
         }
-        assert!(has_standard_key(&opening()));
+        assert!(has_standard_key(&request()));
         for key in ["dGhl!", "dGhl IHNh", "x", "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ==", "-_-_"] {
             assert_eq!(of(key), Err(UpgradeError::Key), "{key}");
         }
@@ -388,17 +388,17 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_held_against_the_opening() {
+    fn the_101_is_checked_against_the_request() {
         let good = headers(&[
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
             ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         ]);
-        assert_eq!(check_answer(&opening(), &good), Ok(()));
+        assert_eq!(check_answer(&request(), &good), Ok(()));
         let changed = |name: &'static str, value: &'static str| {
             let mut answer = good.clone();
             answer.insert(name, HeaderValue::from_static(value));
-            check_answer(&opening(), &answer)
+            check_answer(&request(), &answer)
         };
         assert_eq!(changed("upgrade", "tcp"), Err(AnswerError::NotUpgraded));
         assert_eq!(changed("connection", "close"), Err(AnswerError::NotUpgraded));

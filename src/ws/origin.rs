@@ -1,5 +1,5 @@
 //! Owns which pages may open a WebSocket: it checks the `Origin` of a browser against a list (RFC 6454, RFC 6455 10.2).
-//! Browsers send cookies with an opening from any site, so a server that trusts cookies needs this check.
+//! Browsers send cookies with a WebSocket request from any site, so a server that trusts cookies needs this check.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// Pages that may open a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedOrigin {
-    /// Pages of the scheme, host and port to which the opening is sent.
+    /// Pages of the scheme, host and port to which the WebSocket request is sent.
     Own,
     /// `null`: pages of no site, such as local files and sandboxed frames.
     Null,
@@ -30,8 +30,8 @@ pub struct Site {
 #[error("expected an origin like \"https://example.com\" or \"https://*.example.com\", \"self\" or \"null\"")]
 pub struct OriginError;
 
-/// Whether an opening may come from `origin`, the only value of its header. `scheme` is the client's scheme, and `host`
-/// its `Host` header (RFC 6454 4). Without `Origin` the opening is allowed, because browsers always send it.
+/// Whether a WebSocket request may come from `origin`, the only value of its header. `scheme` is the client's scheme,
+/// and `host` its `Host` header (RFC 6454 4). A request without `Origin` is allowed, because browsers always send it.
 #[must_use]
 pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, scheme: &str, host: &str) -> bool {
     let Some(origin) = origin else { return true };

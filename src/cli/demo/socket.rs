@@ -25,7 +25,7 @@ pub(super) enum Message {
     Binary(Vec<u8>),
 }
 
-/// Accepts an opening and gives its socket to `talk`, until that ends or the server does.
+/// Accepts a WebSocket request and gives the socket to `talk`. It ends when `talk` or the server does.
 pub(super) fn open<F, T>(mut request: Request<Incoming>, mut watch: Watch, talk: F) -> Response<Body>
 where
     F: FnOnce(Socket) -> T + Send + 'static,

@@ -94,8 +94,8 @@ fn limits(table: &Table<'_>, base: &Limits) -> Limits {
 fn rate(table: &Table<'_>, place: &Value<'_>) -> Option<Rate> {
     let rate = table.require("rate", value::A_RATE, value::rate);
     let burst = table.get("burst", integer(1..=u32::MAX)).and_then(NonZeroU32::new);
-    let (openings, per) = rate?;
-    let rate = Rate::new(openings, per, table.or_default("burst", burst, defaults::burst(openings)));
+    let (events, per) = rate?;
+    let rate = Rate::new(events, per, table.or_default("burst", burst, defaults::burst(events)));
     rate.or_else(|| place.refuse("found a burst that takes centuries to regain", "expected a smaller one"))
 }
 
@@ -327,12 +327,12 @@ fn write_settings(section: &mut Section, route: &Route) {
 }
 
 fn write_limits(limits: &Limits) -> InlineTable {
-    let openings = limits.openings_per_ip.map(|openings| {
-        let rate = write_rate(openings);
-        InlineTable::default().with("rate", Item::text(rate)).with("burst", openings.burst().get())
+    let rate = limits.openings_per_ip.map(|rate| {
+        let text = write_rate(rate);
+        InlineTable::default().with("rate", Item::text(text)).with("burst", rate.burst().get())
     });
     InlineTable::default()
         .with("connections", Item::or_off(limits.connections))
         .with("connections_per_ip", Item::or_off(limits.connections_per_ip))
-        .with("openings_per_ip", Item::or_off(openings))
+        .with("openings_per_ip", Item::or_off(rate))
 }

@@ -27,7 +27,7 @@ impl From<Kind> for LogClass {
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::Tunnel => Self::Tunnel,
-            Kind::Http | Kind::Opening => Self::Request,
+            Kind::Http | Kind::Upgrade => Self::Request,
             Kind::NoRequest => Self::NoRequest,
         }
     }
@@ -49,11 +49,11 @@ impl Allowances {
     /// Gives requests `rate`, tunnels a larger burst, and connections without a request a tenth.
     pub(super) fn new(rate: Rate) -> Self {
         let longer = rate.burst().checked_mul(TUNNELS_LONGER);
-        let tunnels = longer.and_then(|burst| Rate::new(rate.openings(), rate.per(), burst));
+        let tunnels = longer.and_then(|burst| Rate::new(rate.events(), rate.per(), burst));
         let burst = (rate.burst().get() / NO_REQUEST_DIVISOR).max(1);
         let part = burst.try_into().ok().and_then(|burst| {
             let per = rate.per().checked_mul(NO_REQUEST_DIVISOR)?;
-            Rate::new(rate.openings(), per, burst)
+            Rate::new(rate.events(), per, burst)
         });
         Self { tunnels: tunnels.unwrap_or(rate), requests: rate, no_request: part.unwrap_or(rate) }
     }

@@ -46,7 +46,7 @@ pub(super) fn families(metrics: &Metrics, live: &Live, process: &Process) -> Vec
     let tallies = metrics.tallies();
     let mut all = of_tunnels(live);
     all.extend(of_ends(&tallies));
-    all.extend(of_openings(&tallies));
+    all.extend(of_handshakes(&tallies));
     all.push(histograms(
         "websocket_round_trip_seconds",
         "Time from a Ping of the proxy to the Pong that answers it, by the side pinged.",
@@ -149,7 +149,7 @@ fn of_ends(tallies: &Tallies) -> Vec<Family> {
     ]
 }
 
-fn of_openings(tallies: &Tallies) -> Vec<Family> {
+fn of_handshakes(tallies: &Tallies) -> Vec<Family> {
     fn with_status(
         tallies: &Tallies,
         of: fn(&Route) -> &[(u16, u64)],
@@ -169,7 +169,7 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
             })
         })
     }
-    let asked = || tallies.routes.iter().filter(|(_, route)| !route.openings.is_empty());
+    let asked = || tallies.routes.iter().filter(|(_, route)| !route.handshakes.is_empty());
     let refusals = tallies.routes.iter().flat_map(|(name, route)| {
         let labels = |limit: &str| vec![("limit", limit.to_owned()), ("route", name.to_string())];
         route.refusals.iter().map(move |(limit, count)| (labels(limit), *count))
@@ -178,17 +178,17 @@ fn of_openings(tallies: &Tallies) -> Vec<Family> {
         counters(
             "websocket_openings_total",
             "WebSocket handshakes by the status that answered them; 499: the client left before.",
-            with_status(tallies, |route| &route.openings),
+            with_status(tallies, |route| &route.handshakes),
         ),
         counters(
             "websocket_openings_by_class_total",
             "WebSocket handshakes by the class of the status that answered them.",
-            by_class(tallies, |route| &route.openings),
+            by_class(tallies, |route| &route.handshakes),
         ),
         histograms(
             "websocket_opening_duration_seconds",
             "From the request for a tunnel to its answer.",
-            asked().map(|(name, route)| (of_route(name), route.opening_times.clone())),
+            asked().map(|(name, route)| (of_route(name), route.handshake_times.clone())),
         ),
         histograms(
             "websocket_opening_tries",

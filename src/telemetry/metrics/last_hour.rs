@@ -1,4 +1,4 @@
-//! Owns the last hour and the bursts, as the metrics count them. Ends share a lock. Openings take it once in a
+//! Owns the last hour and the bursts, as the metrics count them. Ends share a lock. New tunnels take it once in a
 //! step only, so that no reader delays them.
 
 use crate::outcome::Outcome;
@@ -63,7 +63,7 @@ impl LastHour {
         self.lock().bursts.over(at)
     }
 
-    /// Hands new openings to the step in which they came, and begins the present one.
+    /// Counts new tunnels in the step in which they opened, and begins the present step.
     fn advance(&self, at: Duration) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         state.history.opened(self.opened.swap(0, Ordering::Relaxed));
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openings_stand_in_the_step_in_which_they_came() {
+    fn tunnels_count_in_the_step_in_which_they_opened() {
         let hour = LastHour::default();
         let at = Duration::from_secs;
         for seconds in [1, 9, 25, 29, 31] {

@@ -25,8 +25,8 @@ pub(super) struct Tallies {
 pub(super) struct Route {
     pub(super) ends: Vec<(EndKey, u64)>,
     pub(super) durations: Histogram,
-    pub(super) openings: Vec<(u16, u64)>,
-    pub(super) opening_times: Histogram,
+    pub(super) handshakes: Vec<(u16, u64)>,
+    pub(super) handshake_times: Histogram,
     pub(super) tries: Histogram,
     pub(super) refusals: Vec<(&'static str, u64)>,
     pub(super) requests: Vec<(u16, u64)>,
@@ -37,8 +37,8 @@ impl Route {
         Self {
             ends: route.ends.read(),
             durations: route.durations.read(),
-            openings: route.openings.read(),
-            opening_times: route.opening_times.read(),
+            handshakes: route.handshakes.read(),
+            handshake_times: route.handshake_times.read(),
             tries: route.tries.read(),
             refusals: route.refusals.read(),
             requests: route.requests.read(),

@@ -15,9 +15,9 @@ pub struct RouteMetrics {
     /// How long they lasted.
     pub durations: SharedHistogram,
     /// WebSocket handshakes by status.
-    pub openings: Counts<u16>,
+    pub handshakes: Counts<u16>,
     /// Time from their request to the answer.
-    pub opening_times: SharedHistogram,
+    pub handshake_times: SharedHistogram,
     /// Endpoints tried for them.
     pub tries: SharedHistogram,
     /// Handshakes that a limit refused.
@@ -31,8 +31,8 @@ impl Default for RouteMetrics {
         Self {
             ends: Counts::default(),
             durations: SharedHistogram::new(&DURATION_EDGES),
-            openings: Counts::default(),
-            opening_times: SharedHistogram::new(&HANDSHAKE_EDGES),
+            handshakes: Counts::default(),
+            handshake_times: SharedHistogram::new(&HANDSHAKE_EDGES),
             tries: SharedHistogram::new(&TRIES_EDGES),
             refusals: Counts::default(),
             requests: Counts::default(),
@@ -42,9 +42,9 @@ impl Default for RouteMetrics {
 
 impl RouteMetrics {
     /// Counts a WebSocket handshake that was answered.
-    pub fn count_opening(&self, status: u16, tries: u32, took: Duration) {
-        self.openings.add(status);
-        self.opening_times.add(took.as_secs_f64());
+    pub fn count_handshake(&self, status: u16, tries: u32, took: Duration) {
+        self.handshakes.add(status);
+        self.handshake_times.add(took.as_secs_f64());
         self.tries.add(f64::from(tries));
     }
 

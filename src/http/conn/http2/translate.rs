@@ -56,7 +56,7 @@ mod tests {
     use http::Version;
 
     #[test]
-    fn an_extended_connect_becomes_a_valid_opening() {
+    fn an_extended_connect_becomes_a_valid_websocket_request() {
         let request = Request::builder()
             .method(Method::CONNECT)
             .version(Version::HTTP_2)
