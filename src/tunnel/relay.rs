@@ -7,6 +7,7 @@ mod ending;
 mod inject;
 mod keepalive;
 mod frame_event;
+mod side;
 mod timing;
 mod violation;
 
@@ -17,10 +18,10 @@ use crate::outcome::{Cause, Ending, PerSide, Side};
 use crate::ws::close::{CloseCode, CloseReason};
 use crate::ws::frame::Header;
 use crate::ws::mask::MaskKey;
-use crate::ws::scanner::{Event, Found, Rules, Scanner};
+use crate::ws::scanner::{Event, Found, Rules};
 pub use control::{BadPong, PongFault};
 pub use frame_event::{Disposition, FrameEvent};
-use keepalive::Keepalive;
+use side::RelaySide;
 use std::sync::Arc;
 use violation::Breach;
 
@@ -81,53 +82,6 @@ struct End {
     ending: Ending,
     at: TunnelTime,
     idle: PerSide<std::time::Duration>,
-}
-
-/// One side, as a source and as a destination of bytes.
-#[derive(Debug)]
-struct RelaySide {
-    scanner: Scanner,
-    keepalive: Keepalive,
-    /// When this side last took some of the bytes that waited for it. A pause of the process counts too, because
-    /// the side may have taken bytes meanwhile.
-    last_write: TunnelTime,
-    /// Since when bytes wait for this side.
-    blocked_since: Option<TunnelTime>,
-    /// A Close to this side waits for the next frame boundary. Its code is in [`Closing::codes`].
-    queued_close: bool,
-    /// Only a part of a data frame *from* this side was forwarded.
-    mid_frame: bool,
-    /// This side has sent a Close frame.
-    close_received: bool,
-    /// A Close frame was sent to this side, so nothing may be injected after it.
-    close_sent: bool,
-    /// Holdline sent that Close frame, so nothing of the other side may follow it.
-    closed_by_us: bool,
-    /// The stream from this side has ended.
-    eof: bool,
-    /// Nothing can be read from or written to this side any more.
-    dead: bool,
-    /// A deadline may be earlier now. See [`Relay::take_earlier_deadline`].
-    earlier_deadline: bool,
-}
-
-impl RelaySide {
-    fn new(rules: Rules, tag: u32) -> Self {
-        Self {
-            scanner: Scanner::new(rules),
-            keepalive: Keepalive::new(tag),
-            last_write: TunnelTime::ZERO,
-            blocked_since: None,
-            queued_close: false,
-            mid_frame: false,
-            close_received: false,
-            close_sent: false,
-            closed_by_us: false,
-            eof: false,
-            dead: false,
-            earlier_deadline: true,
-        }
-    }
 }
 
 impl Relay {
@@ -266,7 +220,7 @@ impl<C: AsRef<Counters>> Relay<C> {
                 }
                 Err(breach) => self.end_breach(from, breach, now, out),
             }
-            if !self.sides[from].mid_frame && self.has_queued(to) {
+            if !self.sides[from].mid_frame && self.sides[to].has_queued() {
                 self.gather(to, &input[run..at], out);
                 run = at;
                 self.inject_queued(to, now, out);
@@ -280,7 +234,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// at the start of `input` that is, and how many frames.
     #[inline]
     fn forward_data(&mut self, from: Side, input: &[u8], out: &mut impl Output) -> (usize, usize) {
-        if self.has_queued(from.other()) || !self.is_open() {
+        if self.sides[from.other()].has_queued() || !self.is_open() {
             return (0, 0);
         }
         let most = self.settings.max_message_size.unwrap_or(u64::MAX);
@@ -361,16 +315,14 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// Forwards bytes, unless Holdline has sent a Close to that side or it is dead.
     fn forward(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
-        let state = &self.sides[to];
-        if !bytes.is_empty() && !state.closed_by_us && !state.dead {
+        if !bytes.is_empty() && self.sides[to].takes_frames() {
             out.send(to, bytes);
         }
     }
 
     /// Like [`Relay::forward`], but more may follow.
     fn gather(&self, to: Side, bytes: &[u8], out: &mut impl Output) {
-        let state = &self.sides[to];
-        if !bytes.is_empty() && !state.closed_by_us && !state.dead {
+        if !bytes.is_empty() && self.sides[to].takes_frames() {
             out.gather(to, bytes);
         }
     }

@@ -60,7 +60,7 @@ impl<C: AsRef<Counters>> Relay<C> {
                 if let Some(owner) = self.sides[from].keepalive.echo(payload) {
                     return Ok(self.on_answer(from, (owner, PongFault::Echo), was_bad, now, out));
                 }
-                if !self.sides[to].closed_by_us {
+                if self.sides[to].takes_frames() {
                     self.sides[to].keepalive.on_peer_ping(payload, now);
                 }
             }
@@ -128,7 +128,7 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     fn on_close(&mut self, from: Side, payload: &[u8], now: TunnelTime) -> Result<Disposition, Breach> {
         let to = from.other();
-        self.sides[from].close_received = true;
+        self.sides[from].see_close();
         let fault = close::check(payload).err();
         if let Some(fault) = fault
             && self.settings.on_violation == OnViolation::Close
@@ -136,10 +136,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         {
             return Err(Breach::Close(fault));
         }
-        if !self.sides[to].closed_by_us {
-            self.sides[to].close_sent = true;
-            self.sides[to].clear_queue();
-        }
+        self.sides[to].forward_close();
         let CloseReason { code, text } = CloseReason::parse(payload);
         // The report shows the code that was sent, even one that may not be sent.
         let code = (payload.len() >= 2).then_some(code);

@@ -1,6 +1,6 @@
 //! Owns how a tunnel ends: which Close each side gets, what the relay waits for, and when the tunnel is over.
 
-use super::{End, Output, Relay, RelaySide};
+use super::{End, Output, Relay};
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side};
 use crate::tunnel::counters::Counters;
 use crate::tunnel::timer::TunnelTime;
@@ -15,13 +15,12 @@ const MOST_CLOSE_TIMEOUTS: u32 = 6;
 impl<C: AsRef<Counters>> Relay<C> {
     /// Handles the end of a side's stream.
     pub fn on_eof(&mut self, side: Side, now: TunnelTime, out: &mut impl Output) {
-        let state = &mut self.sides[side];
-        if std::mem::replace(&mut state.eof, true) {
+        if !self.sides[side].end() {
             return;
         }
         if self.is_other_protocol() {
             // Other protocols may close one direction and go on in the other.
-            if self.sides[side.other()].eof {
+            if self.sides[side.other()].has_ended() {
                 self.decide(Ending::new(side.other(), Cause::Eof), now);
             }
             return;
@@ -39,7 +38,7 @@ impl<C: AsRef<Counters>> Relay<C> {
 
     /// Handles a side that can be neither read nor written any more. `cause` says how it was lost.
     pub fn on_gone(&mut self, side: Side, cause: Cause, now: TunnelTime, out: &mut impl Output) {
-        self.sides[side].eof = true;
+        self.sides[side].end();
         self.sides[side].give_up();
         if self.is_open() {
             self.decide(self.ending_of(side, cause), now);
@@ -144,10 +143,10 @@ impl<C: AsRef<Counters>> Relay<C> {
         let code = self.settings.close_codes.apply(code);
         if self.is_blind() {
             self.sides[side].cut();
-        } else if self.sides[side].close_sent || self.sides[side].dead {
+        } else if !self.sides[side].takes_injected() {
             // This side had its Close, or can receive none.
         } else if self.sides[side.other()].mid_frame {
-            self.sides[side].queued_close = true;
+            self.sides[side].queue_close();
             self.closing.get_or_insert_default().codes[side] = Some(code);
         } else {
             self.sides[side].clear_queue();
@@ -200,26 +199,26 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// Whether this side will take no more bytes.
     #[must_use]
     pub fn is_dead(&self, side: Side) -> bool {
-        self.sides[side].dead
+        self.sides[side].is_dead()
     }
 
     /// Whether the driver should read from this side.
     #[must_use]
     pub fn wants_bytes(&self, side: Side) -> bool {
-        !self.sides[side].eof && !self.sides[side].dead
+        self.sides[side].is_readable()
     }
 
     /// Whether the driver should shut down this side's stream after all output is written.
     #[must_use]
     pub fn wants_shutdown(&self, side: Side) -> bool {
-        self.sides[side.other()].eof && !self.sides[side].dead
+        self.sides[side.other()].has_ended() && !self.sides[side].is_dead()
     }
 
     /// Whether this side's stream has ended while the other goes on. Then only a socket error can tell that the peer
     /// is gone.
     #[must_use]
     pub fn awaits_reset(&self, side: Side) -> bool {
-        self.sides[side].eof && self.is_other_protocol() && self.is_open()
+        self.sides[side].has_ended() && self.is_other_protocol() && self.is_open()
     }
 
     /// Whether the protocol has no Close frames. Then a side must see a failed stream, not an end, if something may be
@@ -245,34 +244,6 @@ impl<C: AsRef<Counters>> Relay<C> {
         let traffic =
             PerSide { client: counters.traffic(Side::Client), upstream: counters.traffic(Side::Upstream) };
         Outcome { ending, traffic, duration: now.elapsed(), idle, blind: counters.blind(), ended: None }
-    }
-}
-
-impl RelaySide {
-    /// Since when this side has taken none of the bytes that wait for it. `None` means that none wait.
-    pub(super) fn waits_since(&self) -> Option<TunnelTime> {
-        self.blocked_since.map(|since| since.max(self.last_write))
-    }
-
-    fn give_up(&mut self) {
-        self.dead = true;
-        self.clear_queue();
-    }
-
-    /// Ends this side without a Close. The relay then waits only until its output is written.
-    fn cut(&mut self) {
-        self.clear_queue();
-        self.closed_by_us = true;
-        self.close_received = true;
-    }
-
-    pub(super) fn clear_queue(&mut self) {
-        self.queued_close = false;
-        (self.keepalive.queued_ping, self.keepalive.queued_pong) = (false, false);
-    }
-
-    fn is_settled(&self) -> bool {
-        self.dead || self.eof || (self.closed_by_us && self.close_received)
     }
 }
 

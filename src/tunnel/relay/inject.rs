@@ -8,11 +8,6 @@ use crate::ws::close::{self, CloseCode};
 use crate::ws::frame::{OpCode, encode};
 
 impl<C: AsRef<Counters>> Relay<C> {
-    pub(super) fn has_queued(&self, to: Side) -> bool {
-        let state = &self.sides[to];
-        state.keepalive.queued_ping || state.keepalive.queued_pong || state.queued_close
-    }
-
     /// Injects what waits for this frame boundary: the Pong that the side waits for, a Ping if it is still due, and a
     /// Close last.
     pub(super) fn inject_queued(&mut self, to: Side, now: TunnelTime, out: &mut impl Output) {
@@ -24,7 +19,7 @@ impl<C: AsRef<Counters>> Relay<C> {
         if queued && self.ping_due(to).is_some_and(|due| due <= now) {
             self.ping(to, now, out);
         }
-        if std::mem::take(&mut self.sides[to].queued_close)
+        if self.sides[to].take_queued_close()
             && let Some(code) = self.closing.as_mut().and_then(|closing| closing.codes[to].take())
         {
             self.inject_close(to, code, out);
@@ -32,8 +27,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     }
 
     fn inject(&self, to: Side, opcode: OpCode, payload: &[u8], out: &mut impl Output) {
-        let state = &self.sides[to];
-        if !state.close_sent && !state.dead {
+        if self.sides[to].takes_injected() {
             // Holdline is a client of the upstream, and clients mask their frames (RFC 6455 5.1).
             let mask = (to == Side::Upstream).then(|| out.mask_key());
             out.gather(to, &encode(opcode, payload, mask));
@@ -53,7 +47,6 @@ impl<C: AsRef<Counters>> Relay<C> {
     pub(super) fn inject_close(&mut self, to: Side, code: CloseCode, out: &mut impl Output) {
         let reason = self.end().map_or("", |end| &end.ending.reason);
         self.inject(to, OpCode::Close, &close::payload(code, reason), out);
-        self.sides[to].close_sent = true;
-        self.sides[to].closed_by_us = true;
+        self.sides[to].close();
     }
 }

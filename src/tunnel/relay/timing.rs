@@ -12,7 +12,7 @@ impl<C: AsRef<Counters>> Relay<C> {
     pub(super) fn ping_due(&self, side: Side) -> Option<TunnelTime> {
         let state = &self.sides[side];
         let closing = !self.is_open()
-            || state.close_sent
+            || !state.takes_injected()
             || state.blocked_since.is_some()
             || state.keepalive.queued_ping;
         let judged = self.settings.pong == Pong::Required
