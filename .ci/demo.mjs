@@ -28,7 +28,7 @@ const FLAGS = [
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 const PATIENCE = 20_000;
-// What Chromium itself writes when an opening or a fetch fails: this check makes some fail.
+// What Chromium itself writes when a handshake or a fetch fails: this check makes some fail.
 const NETWORK = /Failed to load resource|WebSocket connection to .* failed|net::ERR_/;
 
 /** Starts the demo on a free port; gives the process and the page's address. */
@@ -128,7 +128,7 @@ async function visit(page, view) {
   await view.sees("echo-state", /^open$/);
   await view.shot("2-upstream-died");
 
-  console.log("an opening while it is dead");
+  console.log("a handshake while it is dead");
   await view.click("chat-connect");
   await view.sees("chat-verdict", /1014 bad gateway[\s\S]*unreachable/);
   await view.shot("3-upstream-unreachable");
@@ -176,7 +176,7 @@ async function main() {
   // The log of the same visit: one line for each connection, each with who and why.
   const ends = lines.filter((line) => /route=(chat|echo)/.test(line));
   console.log(`the access log of it:\n${ends.map((line) => `  ${line}`).join("\n")}`);
-  if (ends.length !== 4) complaints.push(`the access log has ${ends.length} lines for the 4 openings`);
+  if (ends.length !== 4) complaints.push(`the access log has ${ends.length} lines for the 4 handshakes`);
   if (!ends.every((line) => /end=(client|upstream|proxy)\/\w+/.test(line))) complaints.push("a line without its end");
   if (complaints.length > 0) throw new Error(complaints.join("\n"));
   console.log("demo: ok");

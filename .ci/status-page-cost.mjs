@@ -7,7 +7,7 @@ import { open } from "./websocket.mjs";
 const SPAN = 60_000;
 /** Of /proc/PID/stat, per second (USER_HZ is 100 on every Linux architecture that the kernel's ABI fixes it for). */
 const TICKS = 100;
-/** Openings under way at a time. */
+/** Handshakes under way at a time. */
 const AT_ONCE = 50;
 
 export async function measureCost(browser, { proxy, address, url }, tunnels) {

@@ -102,7 +102,7 @@ export async function startEcho() {
   return { address: `127.0.0.1:${server.address().port}`, stop };
 }
 
-/** A client, when its opening has succeeded. `headers`: more lines of the request. */
+/** A client, when its handshake has succeeded. `headers`: more lines of the request. */
 export function open(address, path, headers = []) {
   const [host, port] = address.split(":");
   return new Promise((done, fail) => {
@@ -119,7 +119,7 @@ export function open(address, path, headers = []) {
       socket.off("data", listen);
       const status = answer.toString("latin1").split(" ")[1];
       if (status === "101") done(new Peer(socket, answer.subarray(end + 4), true));
-      else fail(new Error(`the opening of ${path} was answered with ${status}`));
+      else fail(new Error(`the handshake of ${path} was answered with ${status}`));
     };
     socket.on("data", listen);
     socket.on("error", fail);

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use tokio::runtime::{Builder, Runtime};
 
-const OPENING: &str = "GET /ws HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
+const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
                        Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                        Sec-WebSocket-Version: 13\r\n\r\n";
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
@@ -61,7 +61,7 @@ fn message(masked: bool) -> Vec<u8> {
 fn open(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream.write_all(OPENING.as_bytes()).unwrap();
+    stream.write_all(HANDSHAKE.as_bytes()).unwrap();
     head(&mut stream);
     stream
 }
@@ -99,8 +99,8 @@ fn whole(c: &mut Criterion) {
     }
     group.finish();
 
-    let mut group = c.benchmark_group("opening");
-    // Every opening leaves a port in TIME_WAIT: few enough that none is lacking.
+    let mut group = c.benchmark_group("handshake");
+    // Every handshake leaves a port in TIME_WAIT: few enough that none is lacking.
     group.sample_size(20).measurement_time(std::time::Duration::from_secs(2));
     for (name, address) in ways {
         group.bench_function(name, |b| b.iter(|| open(address)));

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::http2::Http2;
-use support::{Proxy, Puppet, Raw, accepted, nobody, opening, route, upstream};
+use support::{Proxy, Puppet, Raw, accepted, nobody, route, upstream, ws_request};
 
 /// A server that drops whoever asks for a path with `destroy` in it, or everybody, as it is told.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ const KINDS: [&str; 2] = ["websocket", "page"];
 
 fn request(kind: &str, target: &str) -> String {
     match kind {
-        "websocket" => opening(target, ""),
+        "websocket" => ws_request(target, ""),
         _ => format!("GET {target} HTTP/1.1\r\nHost: example.com\r\n\r\n"),
     }
 }
@@ -141,7 +141,7 @@ async fn the_load_stays_spread_while_one_client_breaks_what_it_asks_for() {
         let mut open = Vec::new();
         for number in 0..30 {
             let target = format!("/destroy?n={number}");
-            assert!(ask(&proxy, 1, &opening(&target, "")).await.0.starts_with("HTTP/1.1 502"));
+            assert!(ask(&proxy, 1, &ws_request(&target, "")).await.0.starts_with("HTTP/1.1 502"));
             open.push(proxy.open("/good").await);
         }
         let snapshot = proxy.running.proxy.snapshot.load();
@@ -196,7 +196,7 @@ async fn one_client_with_many_targets_takes_out_one_at_most() {
     let settings = "retry = \"off\"\nbalance = \"round_robin\"\nfail_timeout = \"1h\"";
     let proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&addresses(&apps), settings))).await;
     for number in 0..60 {
-        drop(ask(&proxy, 1, &opening(&format!("/destroy/{number}"), "")).await);
+        drop(ask(&proxy, 1, &ws_request(&format!("/destroy/{number}"), "")).await);
     }
     assert_eq!(out(&proxy), 1);
 }
@@ -207,7 +207,7 @@ async fn a_single_endpoint_stays_in_use_whatever_clients_meet() {
     let settings = "fail_timeout = \"1h\"";
     let proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&[app.address], settings))).await;
     for client in 1..6 {
-        assert!(ask(&proxy, client, &opening("/destroy", "")).await.0.starts_with("HTTP/1.1 502"));
+        assert!(ask(&proxy, client, &ws_request("/destroy", "")).await.0.starts_with("HTTP/1.1 502"));
     }
     assert_eq!(out(&proxy), 0);
 }
@@ -228,34 +228,34 @@ async fn what_no_client_can_cause_counts_at_once_and_without_a_limit() {
     let servers = upstream(&[nobody().await, nobody().await, address], settings);
     let proxy = Proxy::start(&format!("{}\n{servers}", route(""))).await;
     for _ in 0..3 {
-        assert!(ask(&proxy, 1, &opening("/", "")).await.0.starts_with("HTTP/1.1 502"));
+        assert!(ask(&proxy, 1, &ws_request("/", "")).await.0.starts_with("HTTP/1.1 502"));
     }
     assert_eq!(availabilities(&proxy), [Availability::Out; 3]);
 }
 
 #[tokio::test]
-async fn what_the_opening_decides_is_a_bad_gateway_and_no_fault_of_the_server() {
-    let odd_key = opening("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=");
+async fn what_the_handshake_decides_is_a_bad_gateway_and_no_fault_of_the_server() {
+    let odd_key = ws_request("/", "").replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=");
     let cases = [
-        ("Sec-WebSocket-Protocol: xmpp\r\n", opening("/", ""), "a subprotocol that was not offered"),
+        ("Sec-WebSocket-Protocol: xmpp\r\n", ws_request("/", ""), "a subprotocol that was not offered"),
         (
             "Sec-WebSocket-Protocol: a, b\r\n",
-            opening("/", "Sec-WebSocket-Protocol: a, b\r\n"),
+            ws_request("/", "Sec-WebSocket-Protocol: a, b\r\n"),
             "more than one subprotocol",
         ),
         (
             "Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b\r\n",
-            opening("/", "Sec-WebSocket-Protocol: a, b\r\n"),
+            ws_request("/", "Sec-WebSocket-Protocol: a, b\r\n"),
             "more than one subprotocol",
         ),
         (
             "Sec-WebSocket-Extensions: permessage-deflate\r\n",
-            opening("/", ""),
+            ws_request("/", ""),
             "an extension that was not offered",
         ),
         ("", odd_key, "not 16 bytes"),
     ];
-    for (lines, opening, reason) in cases {
+    for (lines, handshake, reason) in cases {
         for retry in ["", "retry = \"off\""] {
             let puppets = [Puppet::new().await, Puppet::new().await];
             let servers = puppets.each_ref().map(Puppet::address);
@@ -271,7 +271,7 @@ async fn what_the_opening_decides_is_a_bad_gateway_and_no_fault_of_the_server() 
             let settings = format!("{retry}\nfail_timeout = \"1h\"");
             let mut proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&servers, &settings))).await;
             for client in 1..4 {
-                assert!(ask(&proxy, client, &opening).await.0.starts_with("HTTP/1.1 502"), "{reason}");
+                assert!(ask(&proxy, client, &handshake).await.0.starts_with("HTTP/1.1 502"), "{reason}");
                 let ended = proxy.ended().await;
                 assert_eq!(
                     (ended.report.tries, ended.outcome.ending.cause),
@@ -290,7 +290,7 @@ async fn what_the_opening_decides_is_a_bad_gateway_and_no_fault_of_the_server() 
 async fn an_endpoint_whose_time_out_is_over_is_on_trial() {
     let settings = "fail_timeout = \"20ms\"";
     let proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&[nobody().await], settings))).await;
-    assert!(ask(&proxy, 1, &opening("/", "")).await.0.starts_with("HTTP/1.1 502"));
+    assert!(ask(&proxy, 1, &ws_request("/", "")).await.0.starts_with("HTTP/1.1 502"));
     let is_over = async {
         while availabilities(&proxy) != [Availability::Trial] {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
@@ -333,11 +333,11 @@ async fn a_slow_answer_is_charged_where_several_clients_waited() {
     let servers = upstream(&[address, good.address], settings);
     let proxy = Proxy::start(&format!("{}\n{servers}", route("response_timeout = \"50ms\""))).await;
     for _ in 0..4 {
-        assert!(ask(&proxy, 1, &opening("/", "")).await.0.starts_with("HTTP/1.1 101"));
+        assert!(ask(&proxy, 1, &ws_request("/", "")).await.0.starts_with("HTTP/1.1 101"));
     }
     assert_eq!(out(&proxy), 0);
     for _ in 0..2 {
-        assert!(ask(&proxy, 2, &opening("/", "")).await.0.starts_with("HTTP/1.1 101"));
+        assert!(ask(&proxy, 2, &ws_request("/", "")).await.0.starts_with("HTTP/1.1 101"));
     }
     assert_eq!(availabilities(&proxy), [Availability::Out, Availability::Up]);
 }
@@ -358,7 +358,7 @@ async fn servers_that_close_after_a_goodbye_stay_in_use() {
     let settings = "balance = \"round_robin\"\nearly_end = { within = \"1h\", max = 1 }";
     let mut proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&servers, settings))).await;
     for client in 1..12 {
-        let (_, mut raw) = ask(&proxy, client, &opening("/", "")).await;
+        let (_, mut raw) = ask(&proxy, client, &ws_request("/", "")).await;
         raw.send(OpCode::Text, b"bye").await;
         raw.rest().await;
         drop(raw);

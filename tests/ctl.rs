@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
-use support::{PATIENCE, Raw, echo, opening};
+use support::{PATIENCE, Raw, echo, ws_request};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
@@ -83,7 +83,7 @@ impl Site {
         let status = self.value(&["status"]).await;
         let local = status["listeners"][0]["local"].as_str().unwrap().to_owned();
         let mut raw = Raw::new(TcpStream::connect(local).await.unwrap());
-        assert!(raw.ask(&opening("/room", "")).await.starts_with("HTTP/1.1 101"));
+        assert!(raw.ask(&ws_request("/room", "")).await.starts_with("HTTP/1.1 101"));
         raw
     }
 
@@ -420,7 +420,7 @@ async fn what_peers_wrote_commands_no_terminal_in_either_form() {
     let local = status["listeners"][0]["local"].as_str().unwrap().to_owned();
     let mut raw = Raw::new(TcpStream::connect(local).await.unwrap());
     let odd = "/\u{9b}31m\u{202e}x\u{2028}";
-    assert!(raw.ask(&opening(odd, "")).await.starts_with("HTTP/1.1 101"));
+    assert!(raw.ask(&ws_request(odd, "")).await.starts_with("HTTP/1.1 101"));
     let table = site.said(&["connections"]).await;
     assert!(table.contains("/\\xC2\\x9B31m\\xE2\\x80\\xAEx\\xE2\\x80\\xA8"), "{table}");
     let document = site.said(&["connections", "--json"]).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::http2::Http2;
 use support::operator::Operator;
 use support::process::Process;
-use support::{PATIENCE, Puppet, Raw, echo, nobody, opening, upstream, web};
+use support::{PATIENCE, Puppet, Raw, echo, nobody, upstream, web, ws_request};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -75,12 +75,12 @@ async fn a_refusal_by_close_keeps_its_place_until_its_client_has_gone() {
     let mut refused = Vec::new();
     for _ in 0..14 {
         let mut client = proxy.connect().await;
-        assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
+        assert!(client.ask(&ws_request("/", "")).await.starts_with("HTTP/1.1 101"));
         assert_eq!(client.close().await.code.0, 1014);
         refused.push(client);
     }
     let mut next = proxy.connect().await;
-    next.write(opening("/", "")).await;
+    next.write(ws_request("/", "")).await;
     proxy.says("accepting pauses").await;
     refused.pop();
     assert!(next.head().await.starts_with("HTTP/1.1 101"), "its turn comes when one leaves");
@@ -142,7 +142,7 @@ async fn streams_of_a_few_leave_room_for_others() {
     }
     for _ in 0..20 {
         let mut client = proxy.connect().await;
-        assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
+        assert!(client.ask(&ws_request("/", "")).await.starts_with("HTTP/1.1 101"));
         client.echo("served").await;
     }
     assert_eq!(proxy.operator.get("/readyz").await.status, 200);

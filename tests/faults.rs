@@ -8,7 +8,7 @@ use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use socket2::SockRef;
 use std::time::Duration;
-use support::{Proxy, Puppet, Raw, accepted, frame, opening, route, upstream};
+use support::{Proxy, Puppet, Raw, accepted, frame, route, upstream, ws_request};
 
 /// A proxy before one puppet, with what it held when nothing was open.
 struct Rig {
@@ -27,10 +27,10 @@ impl Rig {
         Self { proxy, puppet, permits }
     }
 
-    /// A client that has sent its opening, and the upstream that has read it.
+    /// A client that has sent its handshake, and the upstream that has read it.
     async fn asked(&self) -> (Raw, Raw) {
         let mut client = self.proxy.connect().await;
-        client.write(opening("/", "")).await;
+        client.write(ws_request("/", "")).await;
         let mut server = self.puppet.accept().await;
         server.head().await;
         (client, server)
@@ -139,7 +139,7 @@ async fn an_upstream_that_accepts_nothing() {
     let _queued = std::net::TcpStream::connect(address).unwrap();
     let config = format!("{}\n{}", route("connect_timeout = \"100ms\""), upstream(&[address], ""));
     let mut proxy = Proxy::start(&config).await;
-    let head = proxy.connect().await.ask(&opening("/", "")).await;
+    let head = proxy.connect().await.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
     let ended = proxy.ended().await;
     assert_eq!(

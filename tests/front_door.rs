@@ -4,7 +4,7 @@ mod support;
 
 use holdline::outcome::{Cause, EndedBy};
 use holdline::proxy_protocol::{Version, encode};
-use support::{Proxy, Puppet, echo, opening, route, upstream, with_listen};
+use support::{Proxy, Puppet, echo, route, upstream, with_listen, ws_request};
 
 const TRUST_US: &str = "[real_ip]\ntrusted = [\"127.0.0.1\", \"203.0.113.0/24\"]\n";
 
@@ -26,7 +26,7 @@ async fn a_proxy_header_names_the_client() {
         // In pieces, and with the request in the same packet as its end.
         let (first, rest) = header.split_at(9);
         client.write(first).await;
-        client.write([rest, opening("/", "X-Forwarded-For: 1.2.3.4\r\n").as_bytes()].concat()).await;
+        client.write([rest, ws_request("/", "X-Forwarded-For: 1.2.3.4\r\n").as_bytes()].concat()).await;
         let (server, head) = puppet.open().await;
         assert!(client.head().await.starts_with("HTTP/1.1 101"));
         let head = head.to_ascii_lowercase();
@@ -45,7 +45,7 @@ async fn a_health_check_of_the_proxy_in_front_is_its_own() {
     for header in ["PROXY UNKNOWN\r\n".into(), encode(Version::V2, None)] {
         let mut client = proxy.connect().await;
         let local = client.stream.local_addr().unwrap();
-        client.write([&header, opening("/", "").as_bytes()].concat()).await;
+        client.write([&header, ws_request("/", "").as_bytes()].concat()).await;
         assert!(client.head().await.starts_with("HTTP/1.1 101"));
         drop(client);
         assert_eq!(proxy.ended().await.report.client().to_string(), local.to_string());
@@ -90,7 +90,7 @@ async fn the_client_is_found_behind_trusted_proxies() {
     let mut client = proxy.connect().await;
     let peer = client.stream.local_addr().unwrap().to_string();
     let lines = "X-Forwarded-For: 192.0.2.9, 198.51.100.7:4711, 203.0.113.5\r\nX-Forwarded-Proto: https\r\n";
-    client.write(opening("/", lines)).await;
+    client.write(ws_request("/", lines)).await;
     let (server, head) = puppet.open().await;
     let head = head.to_ascii_lowercase();
     for line in [

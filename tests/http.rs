@@ -484,7 +484,7 @@ async fn a_body_that_stops_is_waited_for_no_longer_than_body_timeout() {
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_held_no_longer_than_body_timeout() {
     let page = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned();
-    for request in [page, support::opening("/", "")] {
+    for request in [page, support::ws_request("/", "")] {
         let puppet = Puppet::new().await;
         let mut proxy = impatient(puppet.address()).await;
         let mut client = proxy.connect().await;

@@ -196,7 +196,7 @@ async fn open(client: &mut Http2, puppet: &Puppet) -> (Stream, (Raw, String)) {
 }
 
 #[tokio::test]
-async fn openings_are_refused_with_a_status() {
+async fn handshakes_are_refused_with_a_status() {
     let cases = [
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", 403),
         // Here it would mean that the WebSocket is open.

@@ -62,7 +62,7 @@ impl Stage {
     /// A connection with an open WebSocket.
     async fn client(&self) -> Raw {
         let mut client = raw(&self.proxy, b"").await;
-        let opening = block(&[
+        let handshake = block(&[
             (":method", "CONNECT"),
             (":protocol", "websocket"),
             (":scheme", "http"),
@@ -70,7 +70,7 @@ impl Stage {
             (":path", "/"),
             ("sec-websocket-version", "13"),
         ]);
-        client.write(frame(HEADERS, END_HEADERS, TUNNEL, &opening)).await;
+        client.write(frame(HEADERS, END_HEADERS, TUNNEL, &handshake)).await;
         while next(&mut client).await.expect("an answer").kind != HEADERS {}
         client
     }

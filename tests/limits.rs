@@ -1,10 +1,10 @@
-//! Limits of connections and openings: who is refused, with what, and until when.
+//! The limits on connections and handshakes: which clients are refused, with what status, and for how long.
 
 mod support;
 
 use holdline::outcome::Cause;
 use std::net::SocketAddr;
-use support::{Proxy, Raw, echo, opening, route, upstream};
+use support::{Proxy, Raw, echo, route, upstream, ws_request};
 
 fn config(process: &str, settings: &str, server: SocketAddr) -> String {
     format!("[process]\n{process}\n{}\n{}", route(settings), upstream(&[server], ""))
@@ -13,7 +13,7 @@ fn config(process: &str, settings: &str, server: SocketAddr) -> String {
 /// Asks for a WebSocket; the head of the answer.
 async fn ask(proxy: &Proxy) -> (Raw, String) {
     let mut client = proxy.connect().await;
-    let head = client.ask(&opening("/", "")).await;
+    let head = client.ask(&ws_request("/", "")).await;
     (client, head)
 }
 
@@ -61,7 +61,7 @@ async fn plain_requests_are_not_counted() {
 }
 
 #[tokio::test]
-async fn openings_are_metered_and_told_when_to_come_again() {
+async fn handshakes_are_metered_and_told_when_to_come_again() {
     let settings = "limits = { openings_per_ip = { rate = \"1/h\", burst = 2 } }";
     let server = echo().await;
     let mut proxy = Proxy::start(&config("", settings, server)).await;
@@ -106,12 +106,12 @@ async fn a_page_is_told_by_a_close() {
 }
 
 #[tokio::test]
-async fn an_opening_that_gets_another_answer_counts_while_that_lasts() {
+async fn a_handshake_that_gets_another_answer_counts_while_that_lasts() {
     let puppet = support::Puppet::new().await;
     let settings = "limits = { connections_per_ip = 1 }";
     let mut proxy = Proxy::start(&config("", settings, puppet.address())).await;
     let mut first = proxy.connect().await;
-    first.write(opening("/", "")).await;
+    first.write(ws_request("/", "")).await;
     let mut server = puppet.accept().await;
     server.head().await;
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
@@ -123,7 +123,7 @@ async fn an_opening_that_gets_another_answer_counts_while_that_lasts() {
     // Its place is free when its end is written.
     proxy.ended().await;
     let mut next = proxy.connect().await;
-    next.write(opening("/", "")).await;
+    next.write(ws_request("/", "")).await;
     puppet.open().await;
     assert!(next.head().await.starts_with("HTTP/1.1 101"));
 }

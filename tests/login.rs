@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use support::http2::Http2;
-use support::{Proxy, Puppet, Raw, accepting, opening, route, upstream};
+use support::{Proxy, Puppet, Raw, accepting, route, upstream, ws_request};
 
 /// A server that logs in connections, as IIS does: in three steps, of which the second has a challenge.
 #[derive(Clone)]
@@ -163,12 +163,12 @@ async fn what_has_a_body_goes_over_the_same_connection() {
 async fn a_websocket_opens_behind_such_a_login() {
     let server = Intranet::new("NTLM", "NTLM").await;
     let proxy = before(&server, "").await;
-    // The opening itself logs in ...
+    // The handshake itself logs in ...
     let mut alice = proxy.connect().await;
     for (lines, status) in
         [("", 401), ("Authorization: NTLM one\r\n", 401), ("Authorization: NTLM alice\r\n", 101)]
     {
-        let head = alice.ask(&opening("/ws", lines)).await;
+        let head = alice.ask(&ws_request("/ws", lines)).await;
         assert_eq!(read(&head).0, status, "{lines}");
         if status == 401 {
             alice.bytes(2).await;
@@ -177,9 +177,9 @@ async fn a_websocket_opens_behind_such_a_login() {
     // ... or what was asked before it did.
     let mut bob = proxy.connect().await;
     log_in(&mut bob, "NTLM", "bob").await;
-    assert_eq!(read(&bob.ask(&opening("/ws", "")).await), (101, Some("bob".to_owned())));
+    assert_eq!(read(&bob.ask(&ws_request("/ws", "")).await), (101, Some("bob".to_owned())));
     let mut carol = proxy.connect().await;
-    assert_eq!(read(&carol.ask(&opening("/ws", "")).await).0, 401);
+    assert_eq!(read(&carol.ask(&ws_request("/ws", "")).await).0, 401);
     drop((alice, bob, carol));
     server.is_left_with(0).await;
 }
@@ -278,7 +278,7 @@ async fn what_refused_to_become_a_tunnel_is_used_no_more() {
     let puppet = Puppet::new().await;
     let mut proxy = Proxy::before(&[puppet.address()]).await;
     let upgrades = [
-        opening("/", ""),
+        ws_request("/", ""),
         "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\n".to_owned(),
     ];
     for upgrade in upgrades {

@@ -9,7 +9,7 @@ use holdline::ws::frame::OpCode;
 use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use support::{Proxy, Raw, echo, nobody, opening};
+use support::{Proxy, Raw, echo, nobody, ws_request};
 
 /// The samples of a scrape in Prometheus' own form, by name and labels as they are written.
 fn scrape(running: &Running) -> BTreeMap<String, f64> {
@@ -22,7 +22,7 @@ fn scrape(running: &Running) -> BTreeMap<String, f64> {
     samples.map(pair).collect()
 }
 
-/// A proxy with two tunnels that are open, tunnels that ended in three ways, and openings that failed in three.
+/// A proxy with two tunnels that are open, tunnels that ended in three ways, and handshakes that failed in three.
 async fn eventful() -> (Proxy, [Raw; 2]) {
     let (server, nobody) = (echo().await, nobody().await);
     let mut proxy = Proxy::start(&format!(
@@ -48,7 +48,7 @@ async fn eventful() -> (Proxy, [Raw; 2]) {
     proxy.ended().await;
     let only = proxy.open("/full").await;
     for (target, status) in [("/dead", "502"), ("/full", "503"), ("/nowhere", "404")] {
-        let answer = proxy.connect().await.ask(&opening(target, "")).await;
+        let answer = proxy.connect().await.ask(&ws_request(target, "")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
         proxy.ended().await;
     }
@@ -188,7 +188,7 @@ async fn tallies_tell_the_same() {
     assert_eq!(ends.iter().map(|(_, count)| count).sum::<u64>(), 3);
     assert_eq!(metrics.ended_by_route()["chat"], 3);
     let (recent, count) = metrics.recent(2);
-    assert_eq!((recent.len(), count), (2, 6), "three tunnels and three openings, no plain request");
+    assert_eq!((recent.len(), count), (2, 6), "three tunnels and three handshakes, no plain request");
     assert_eq!(recent[0].report.route(), None, "the newest first");
     assert_eq!(metrics.silence().client.counts().iter().sum::<u64>(), 1);
     metrics.reloaded(Err("line 7".to_owned()));

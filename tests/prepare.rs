@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use support::operator::Operator;
-use support::{PATIENCE, Raw, echo, opening};
+use support::{PATIENCE, Raw, echo, ws_request};
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
@@ -269,7 +269,7 @@ impl Scene {
 
 async fn open(address: SocketAddr) -> Raw {
     let mut raw = Raw::new(TcpStream::connect(address).await.unwrap());
-    let head = raw.ask(&opening("/", "")).await;
+    let head = raw.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     raw
 }

@@ -22,7 +22,7 @@ use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{PATIENCE, Proxy, Puppet, frame, opening, route, upstream};
+use support::{PATIENCE, Proxy, Puppet, frame, route, upstream, ws_request};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
@@ -141,7 +141,7 @@ async fn a_request_that_leads_out_of_its_route_reached_the_upstream() {
     let route = "[[route]]\npath = \"/ws\"\nupstream = \"up\"\nrewrite = \"/api/\"\n";
     let proxy = Proxy::start(&format!("{route}{}", upstream(&[puppet.address()], ""))).await;
     for path in ["/ws../admin", "/ws%2e%2e/admin"] {
-        let head = proxy.connect().await.ask(&opening(path, "")).await;
+        let head = proxy.connect().await.ask(&ws_request(path, "")).await;
         assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     }
 }
@@ -208,7 +208,7 @@ async fn when_a_side_took_nothing_the_other_was_not_read_until_the_close_timeout
     let config = format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""));
     let mut proxy = Proxy::start(&config).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (mut server, _) = puppet.open().await;
     // More than all buffers on the way hold, and behind it what the server says to its Close.
     let flood = frame(OpCode::Binary, &vec![7; 32 << 20], None);

@@ -6,7 +6,7 @@ use holdline::app::Startup;
 use holdline::config::Config;
 use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
-use support::{Proxy, Puppet, echo, nobody, opening, route, upstream, with_listen};
+use support::{Proxy, Puppet, echo, nobody, route, upstream, with_listen, ws_request};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn a_tunnel_that_was_opening_takes_them_too() {
     let with = |settings| format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""));
     let mut proxy = Proxy::start(&with("")).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let mut server = puppet.accept().await;
     server.head().await;
     proxy.reload(&with("ping = { client = \"10ms\", upstream = \"off\", timeout = \"20s\" }")).await;
@@ -151,7 +151,7 @@ async fn connections_that_wait_to_be_accepted_are_served() {
     let config = Config::parse(&other, "test").unwrap();
     proxy.running.reload(config).await.unwrap();
     use std::io::Write as _;
-    queued.write_all(opening("/", "").as_bytes()).unwrap();
+    queued.write_all(ws_request("/", "").as_bytes()).unwrap();
     queued.set_nonblocking(true).unwrap();
     let mut raw = support::Raw::new(TcpStream::from_std(queued).unwrap());
     assert!(raw.head().await.starts_with("HTTP/1.1 2"), "it was connected: it is served");

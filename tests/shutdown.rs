@@ -7,7 +7,7 @@ use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
 use std::future::{pending, ready};
 use std::time::{Duration, Instant};
-use support::{Proxy, Puppet, echo, opening, route, upstream};
+use support::{Proxy, Puppet, echo, route, upstream, ws_request};
 
 fn config(server: std::net::SocketAddr, grace: &str, spread: &str) -> String {
     format!(
@@ -57,21 +57,21 @@ async fn requests_under_way_are_finished() {
     let mut server = puppet.accept().await;
     server.head().await;
     let mut late = proxy.connect().await;
-    late.write(opening("/late", "")).await;
-    let mut opening_server = puppet.accept().await;
-    opening_server.head().await;
+    late.write(ws_request("/late", "")).await;
+    let mut handshake_server = puppet.accept().await;
+    handshake_server.head().await;
     let ending = tokio::spawn(proxy.running.shut_down(pending()));
     tokio::task::yield_now().await;
     server.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
     assert!(client.head().await.starts_with("HTTP/1.1 200"));
     assert_eq!(client.bytes(4).await, b"done");
     assert!(client.rest().await.is_empty(), "and the connection is closed");
-    // An opening under way opens, and is closed with words like the others.
-    opening_server.write(support::accepted("")).await;
+    // A handshake under way opens, and is closed with words like the others.
+    handshake_server.write(support::accepted("")).await;
     assert!(late.head().await.starts_with("HTTP/1.1 101"));
     assert_eq!(late.close().await.code.0, 1001);
-    assert_eq!(opening_server.close().await.code.0, 1001);
-    drop((late, opening_server));
+    assert_eq!(handshake_server.close().await.code.0, 1001);
+    drop((late, handshake_server));
     assert_eq!(ending.await.unwrap(), Ended::InTime);
 }
 
@@ -80,7 +80,7 @@ async fn what_does_not_end_is_cut_and_reported() {
     let puppet = Puppet::new().await;
     let proxy = Proxy::start(&config(puppet.address(), "100ms", "0s")).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (server, _) = puppet.open().await;
     client.head().await;
     let mut reports = proxy.running.proxy.log.listen();
@@ -114,7 +114,7 @@ async fn a_second_signal_cuts_at_once_and_still_tells_everybody() {
     let puppet = Puppet::new().await;
     let proxy = Proxy::start(&config(puppet.address(), "1h", "1h")).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (mut server, _) = puppet.open().await;
     client.head().await;
     let mut reports = proxy.running.proxy.log.listen();

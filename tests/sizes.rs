@@ -5,7 +5,7 @@ mod support;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use support::process::Process;
-use support::{Raw, echo, opening, route, upstream};
+use support::{Raw, echo, route, upstream, ws_request};
 
 /// Tunnels before the measurement: they grow the tables that all share.
 const BEFORE: usize = 500;
@@ -27,7 +27,7 @@ async fn open(process: &Process, count: usize) -> Vec<Raw> {
     let mut clients = Vec::new();
     for _ in 0..count {
         let mut client = process.connect().await;
-        assert!(client.ask(&opening("/room?of=many", "")).await.starts_with("HTTP/1.1 101"));
+        assert!(client.ask(&ws_request("/room?of=many", "")).await.starts_with("HTTP/1.1 101"));
         client.echo("hello").await;
         clients.push(client);
     }

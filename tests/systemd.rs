@@ -121,9 +121,9 @@ fn head(stream: &mut TcpStream) -> String {
 /// Opens a WebSocket through the proxy, with the example of RFC 6455 1.3; both ends of it.
 fn open(proxy: &str, server: &TcpListener) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(proxy).unwrap();
-    let opening = "GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    let handshake = "GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-    client.write_all(opening.as_bytes()).unwrap();
+    client.write_all(handshake.as_bytes()).unwrap();
     let (mut upstream, _) = server.accept().unwrap();
     head(&mut upstream);
     let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

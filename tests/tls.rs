@@ -14,7 +14,7 @@ use http::Request;
 use std::sync::Arc;
 use support::certificates::{Authority, Folder, Issued, of, provider};
 use support::http2::Http2;
-use support::{Proxy, Puppet, Raw, echo, opening, route, upstream};
+use support::{Proxy, Puppet, Raw, echo, route, upstream, ws_request};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -53,7 +53,7 @@ impl Site {
     /// A WebSocket over HTTP/1.1.
     async fn open(&self) -> Raw<TlsStream<TcpStream>> {
         let mut raw = Raw::new(self.connect(self.ca.client()).await.unwrap());
-        let head = raw.ask(&opening("/", "")).await;
+        let head = raw.ask(&ws_request("/", "")).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         raw
     }
@@ -84,7 +84,7 @@ async fn a_websocket_over_tls() {
     let puppet = Puppet::new().await;
     let mut site = Site::new("", "", puppet.address()).await;
     let mut client = Raw::new(site.connect(site.ca.client()).await.unwrap());
-    client.write(opening("/", "X-SSL-Client-S-DN: CN=forged\r\n")).await;
+    client.write(ws_request("/", "X-SSL-Client-S-DN: CN=forged\r\n")).await;
     let (mut server, head) = puppet.open().await;
     let head = head.to_ascii_lowercase();
     assert!(head.contains("x-forwarded-proto: https\r\n") && !head.contains("forged"), "{head}");
@@ -185,7 +185,9 @@ async fn clients_show_who_they_are() {
     let site = Site::new(tls, "", puppet.address()).await;
     let issued = site.ca.issue(of(&["client.test"]).common_name("Alice").serial(0xab));
     let mut client = Raw::new(site.connect(showing(&site.ca, &issued)).await.unwrap());
-    client.write(opening("/", "X-SSL-Client-S-DN: CN=Mallory\r\nConnection: X-SSL-Client-Serial\r\n")).await;
+    client
+        .write(ws_request("/", "X-SSL-Client-S-DN: CN=Mallory\r\nConnection: X-SSL-Client-Serial\r\n"))
+        .await;
     let (_server, head) = puppet.open().await;
     let lower = head.to_ascii_lowercase();
     assert!(lower.contains("x-ssl-client-s-dn: cn=alice\r\n"), "{head}");

@@ -11,14 +11,14 @@ use holdline::ws::frame::OpCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use support::certificates::{Authority, Folder, Issued, of, provider};
-use support::{Proxy, Raw, accepted, opening, route};
+use support::{Proxy, Raw, accepted, route, ws_request};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
-/// An upstream with a certificate: it accepts each opening and echoes one text.
+/// An upstream with a certificate: it accepts each handshake and echoes one text.
 async fn secured(issued: &Issued) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -79,7 +79,7 @@ async fn whoever_is_not_trusted_is_told_apart_in_the_log_and_is_502_to_clients()
     for (issued, reason) in cases {
         let mut proxy = Proxy::start(&config(secured(&issued).await, &trusted)).await;
         let mut client = proxy.connect().await;
-        let head = client.ask(&opening("/", "")).await;
+        let head = client.ask(&ws_request("/", "")).await;
         assert!(head.starts_with("HTTP/1.1 502"), "{head}");
         let ended = proxy.ended().await;
         assert_eq!(

@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use support::{PATIENCE, Puppet, Raw, accepting, opening, route, upstream};
+use support::{PATIENCE, Puppet, Raw, accepting, route, upstream, ws_request};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -87,7 +87,7 @@ async fn one_id_leads_from_the_accept_to_the_report() {
     let (folder, puppet) = (tempfile::tempdir().unwrap(), Puppet::new().await);
     let mut process = Process::start(folder.path(), "debug", puppet.address()).await;
     let mut client = process.connect().await;
-    client.write(opening("/chat?token=secret", "")).await;
+    client.write(ws_request("/chat?token=secret", "")).await;
     let mut server = puppet.accept().await;
     let head = server.head().await;
     server.write(accepting(&head, "")).await;

@@ -8,7 +8,7 @@ use holdline::ws::frame::OpCode;
 use holdline::ws::mask::MaskKey;
 use socket2::SockRef;
 use std::time::Duration;
-use support::{Proxy, Puppet, Raw, accepted, echo, frame, opening, route, upstream};
+use support::{Proxy, Puppet, Raw, accepted, echo, frame, route, upstream, ws_request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A client and an upstream with an open tunnel between them.
@@ -16,7 +16,7 @@ async fn pair(settings: &str) -> (Proxy, Raw, Raw) {
     let puppet = Puppet::new().await;
     let proxy = Proxy::start(&format!("{}\n{}", route(settings), upstream(&[puppet.address()], ""))).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (server, _) = puppet.open().await;
     client.head().await;
     (proxy, client, server)
@@ -157,7 +157,7 @@ async fn an_unknown_extension_makes_the_tunnel_blind() {
     let puppet = Puppet::new().await;
     let mut proxy = Proxy::start(&format!("{}\n{}", route(""), upstream(&[puppet.address()], ""))).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "Sec-WebSocket-Extensions: x-own\r\n")).await;
+    client.write(ws_request("/", "Sec-WebSocket-Extensions: x-own\r\n")).await;
     let mut server = puppet.accept().await;
     server.head().await;
     server.write(accepted("Sec-WebSocket-Extensions: x-own\r\n")).await;

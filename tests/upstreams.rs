@@ -9,7 +9,7 @@ use holdline::upstream::ports::{Usage, ports_per_source};
 use holdline::ws::frame::OpCode;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use support::{Proxy, Puppet, Raw, accepted, echo, nobody, opening, route, upstream, with_listen};
+use support::{Proxy, Puppet, Raw, accepted, echo, nobody, route, upstream, with_listen, ws_request};
 
 /// How many of the tunnels each endpoint has.
 fn shares(proxy: &Proxy) -> HashMap<String, u32> {
@@ -64,7 +64,7 @@ async fn full_endpoints_are_passed_over_and_a_full_upstream_is_503() {
     let _open = open_many(&proxy, 2).await;
     let shares = shares(&proxy);
     assert_eq!((shares[&small.to_string()], shares[&backup.to_string()]), (1, 1));
-    let head = proxy.connect().await.ask(&opening("/", "")).await;
+    let head = proxy.connect().await.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
 }
 
@@ -98,7 +98,7 @@ async fn an_endpoint_that_breaks_off_what_it_accepted_is_left_out() {
     // Each is another client, which says no word before the end.
     for number in 0..10 {
         let mut client = proxy.connect_from([127, 0, 0, 1 + number]).await;
-        assert!(client.ask(&opening("/", "")).await.starts_with("HTTP/1.1 101"));
+        assert!(client.ask(&ws_request("/", "")).await.starts_with("HTTP/1.1 101"));
         let report = proxy.running.proxy.tunnels.all();
         if report.iter().any(|session| session.endpoint.address().to_string() == good.to_string()) {
             client.send(OpCode::Close, &1000_u16.to_be_bytes()).await;
@@ -146,7 +146,7 @@ async fn connections_come_from_each_source_address() {
     let mut seen: HashMap<String, u32> = HashMap::new();
     for _ in 0..6 {
         let mut client = proxy.connect().await;
-        client.write(opening("/", "")).await;
+        client.write(ws_request("/", "")).await;
         let (upstream, _) = server.open().await;
         *seen.entry(upstream.stream.peer_addr().unwrap().ip().to_string()).or_default() += 1;
         client.head().await;

@@ -1,6 +1,6 @@
 //! `/api/connections`: the list, its filters and pages, one connection, and its close.
 
-use crate::support::{Puppet, accepted, echo, opening};
+use crate::support::{Puppet, accepted, echo, ws_request};
 use crate::{before, only};
 use holdline::outcome::{Cause, EndedBy};
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ async fn a_token_that_was_chosen_as_subprotocol_is_not_told() {
         let mut client = proxy.connect().await;
         let offers = format!("Sec-WebSocket-Protocol: access_token, {chosen}\r\n");
         let offers = if told == chosen { offers.replace("access_token", "x") } else { offers };
-        client.write(opening("/ws", &offers)).await;
+        client.write(ws_request("/ws", &offers)).await;
         let mut server = puppet.accept().await;
         server.head().await;
         server.write(accepted(&format!("Sec-WebSocket-Protocol: {chosen}\r\n"))).await;
@@ -107,7 +107,7 @@ async fn one_connection_is_closed_with_a_code_and_a_reason() {
     let puppet = Puppet::new().await;
     let (mut proxy, operator) = before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (mut server, _) = puppet.open().await;
     client.head().await;
     let path = format!("/api/connections/{}/close", only(&operator).await);

@@ -1,7 +1,7 @@
 //! Changing an endpoint: drain, down and up.
 
 use crate::support::operator::Operator;
-use crate::support::{Puppet, accepted, echo, opening, route, upstream};
+use crate::support::{Puppet, accepted, echo, route, upstream, ws_request};
 use crate::{ADMIN, before, start};
 use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
@@ -97,7 +97,7 @@ async fn what_was_opening_when_its_endpoint_was_drained_is_closed_as_well() {
     let puppet = Puppet::new().await;
     let (proxy, operator) = before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let mut server = puppet.accept().await;
     server.head().await;
     let drained = operator
@@ -107,7 +107,7 @@ async fn what_was_opening_when_its_endpoint_was_drained_is_closed_as_well() {
     server.write(accepted("")).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101"));
     assert_eq!(client.close().await.code.0, 1012);
-    let refused = proxy.connect().await.ask(&opening("/", "")).await;
+    let refused = proxy.connect().await.ask(&ws_request("/", "")).await;
     assert!(refused.starts_with("HTTP/1.1 503"), "down is not used even where there is no other: {refused}");
 }
 

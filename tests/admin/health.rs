@@ -2,7 +2,7 @@
 
 use crate::before;
 use crate::support::operator::Place;
-use crate::support::{Puppet, opening};
+use crate::support::{Puppet, ws_request};
 use holdline::app::Ended;
 use serde_json::json;
 use std::future::pending;
@@ -13,7 +13,7 @@ async fn it_is_ready_until_the_end_begins_and_answers_until_the_end() {
     let puppet = Puppet::new().await;
     let (proxy, operator) = before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (server, _) = puppet.open().await;
     client.head().await;
     let ready = operator.get("/readyz").await;

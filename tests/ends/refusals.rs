@@ -1,7 +1,7 @@
-//! The table of openings that come to nothing.
+//! The table of handshakes that open no tunnel.
 
 use crate::scene::{Stage, ask, rest};
-use crate::support::{Proxy, Puppet, Raw, nobody, opening, upstream};
+use crate::support::{Proxy, Puppet, Raw, nobody, upstream, ws_request};
 use crate::tunnels::Told::Close;
 use crate::tunnels::told;
 use holdline::outcome::EndedBy;
@@ -16,7 +16,7 @@ struct Refusal {
     /// Lines of the configuration's `[process]`, and of the route.
     process: &'static str,
     settings: &'static str,
-    /// Header lines of the opening, to this path.
+    /// Header lines of the handshake, to this path.
     lines: &'static str,
     path: &'static str,
     /// Who, why and the code of the Close; 0: none.
@@ -69,7 +69,7 @@ const REFUSALS: &[Refusal] = &[
     // the request
     refusal("origin", Behind::Nobody, ("", "allowed_origins = [\"https://example.com\"]"), ("/", "Origin: https://evil.test\r\n"), ("proxy/refused", 0), 403),
     refusal("no route", Behind::Nobody, ("", "hosts = [\"elsewhere.test\"]"), ROOT, ("proxy/refused", 0), 404),
-    refusal("no opening", Behind::Nobody, ("", ""), ("/", "Sec-WebSocket-Key: another\r\n"), ("proxy/refused", 0), 400),
+    refusal("no handshake", Behind::Nobody, ("", ""), ("/", "Sec-WebSocket-Key: another\r\n"), ("proxy/refused", 0), 400),
     refusal("client leaves before the answer", Behind::SilentAsTheClientLeaves, ("", ""), ROOT, ("client/eof", 0), 499),
     // the upstream
     refusal("unreachable", Behind::Nobody, ("", ""), ROOT, ("upstream/unreachable", 0), 502),
@@ -83,7 +83,7 @@ const REFUSALS: &[Refusal] = &[
 ];
 
 #[tokio::test]
-async fn each_opening_that_comes_to_nothing_does_so_as_the_table_says() {
+async fn each_handshake_that_comes_to_nothing_does_so_as_the_table_says() {
     let mut broken = Vec::new();
     for refusal in REFUSALS {
         if tokio::spawn(refuse(*refusal)).await.is_err() {
@@ -108,7 +108,7 @@ async fn refuse(row: Refusal) {
     let has_tunnel = matches!(behind, Behind::OneTunnel);
     let _open = if has_tunnel { Some(ask(connect().await, &puppet).await) } else { None };
     let mut client = connect().await;
-    client.write(opening(row.path, row.lines)).await;
+    client.write(ws_request(row.path, row.lines)).await;
     let server = behind.meet(&puppet).await;
     if matches!(behind, Behind::SilentAsTheClientLeaves) {
         drop(client);

@@ -3,7 +3,7 @@
 use crate::support::certificates::{Authority, Folder, of};
 use crate::support::http2::{Http2, Stream};
 use crate::support::operator::Operator;
-use crate::support::{PATIENCE, Proxy, Puppet, Raw, nobody, opening, route, upstream};
+use crate::support::{PATIENCE, Proxy, Puppet, Raw, nobody, route, upstream, ws_request};
 use crate::tunnels::{Breach, How, Order, Record, Way};
 use holdline::app::{Ended, Running};
 use holdline::telemetry::metrics::Format;
@@ -280,7 +280,7 @@ pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     mut client: Raw<S>,
     puppet: &Puppet,
 ) -> (Raw<S>, Raw) {
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let (server, _) = puppet.open().await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");

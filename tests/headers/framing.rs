@@ -1,6 +1,6 @@
 //! Where a message begins and ends, and what is told of those that are none.
 
-use crate::support::{Proxy, Puppet, opening};
+use crate::support::{Proxy, Puppet, ws_request};
 use crate::{value, with};
 use holdline::outcome::{Cause, EndedBy};
 use holdline::ws::frame::OpCode;
@@ -35,7 +35,7 @@ async fn a_refusal_is_the_proxys_own_decision() {
 }
 
 #[tokio::test]
-async fn frames_right_behind_an_opening_pass_as_they_are() {
+async fn frames_right_behind_a_handshake_pass_as_they_are() {
     let puppet = Puppet::new().await;
     let proxy = Proxy::before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
@@ -43,7 +43,7 @@ async fn frames_right_behind_an_opening_pass_as_they_are() {
     let target = format!("/?{}", "<".repeat(2_500));
     let text = "<\"".repeat(1_000);
     let frame = crate::support::frame(OpCode::Text, text.as_bytes(), Some(MaskKey([9, 8, 7, 6])));
-    client.write([opening(&target, "").as_bytes(), &frame].concat()).await;
+    client.write([ws_request(&target, "").as_bytes(), &frame].concat()).await;
     let (mut server, head) = puppet.open().await;
     assert_eq!(head.split(' ').nth(1), Some(&*target.replace('<', "%3C")));
     assert_eq!(server.frame().await, (OpCode::Text, text.into_bytes()));

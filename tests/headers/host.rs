@@ -1,6 +1,6 @@
 //! `Host`, and the origins that are allowed by it.
 
-use crate::support::{Proxy, Puppet, opening};
+use crate::support::{Proxy, Puppet, ws_request};
 use crate::{value, with};
 
 #[tokio::test]
@@ -8,7 +8,7 @@ async fn pages_of_self_are_of_the_same_scheme() {
     let puppet = Puppet::new().await;
     let ask = async |proxy: &Proxy, origin: &str, lines: &str| {
         let mut client = proxy.connect().await;
-        client.write(opening("/", &format!("Origin: {origin}\r\n{lines}"))).await;
+        client.write(ws_request("/", &format!("Origin: {origin}\r\n{lines}"))).await;
         tokio::select! {
             head = client.head() => head,
             (server, _) = puppet.open() => {

@@ -1,7 +1,7 @@
 //! Names and values of fields, in headers and trailers.
 
 use crate::support::http2::Http2;
-use crate::support::{Puppet, opening};
+use crate::support::{Puppet, ws_request};
 use crate::{has_line, head_bytes, value, with};
 use holdline::proxy_protocol::{Version, encode};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
@@ -51,9 +51,9 @@ async fn no_spelling_of_a_name_gets_past_the_proxy() {
         let head = puppet.accept().await.head().await;
         assert_not_forged(&head);
         assert_eq!((value(&head, "X-Plain"), value(&head, "X_Own")), (Some("1"), allowed.then_some("1")));
-        // Openings pass the same way.
+        // Handshakes pass the same way.
         let mut client = proxy.connect().await;
-        client.write(opening("/", &lines)).await;
+        client.write(ws_request("/", &lines)).await;
         assert_not_forged(&puppet.accept().await.head().await);
     }
 }
@@ -205,7 +205,7 @@ async fn via_can_be_left_out() {
         assert_eq!(value(&server.head().await, "via").is_some(), on_request, "{word}");
         server.write("HTTP/1.1 204 No Content\r\n\r\n").await;
         assert_eq!(value(&client.head().await, "via").is_some(), on_response, "{word}");
-        client.write(opening("/", "")).await;
+        client.write(ws_request("/", "")).await;
         let (_server, head) = puppet.open().await;
         assert_eq!(value(&head, "via").is_some(), on_request, "{word}");
         assert_eq!(value(&client.head().await, "via").is_some(), on_response, "{word}");

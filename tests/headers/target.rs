@@ -1,7 +1,7 @@
 //! Methods and targets.
 
 use crate::support::http2::Http2;
-use crate::support::{PATIENCE, Proxy, Puppet, opening, upstream, with_listen};
+use crate::support::{PATIENCE, Proxy, Puppet, upstream, with_listen, ws_request};
 use crate::{value, with};
 use holdline::outcome::Cause;
 use holdline::ws::frame::OpCode;
@@ -117,7 +117,7 @@ async fn a_target_goes_on_with_what_only_programs_send() {
         (b"/x?f=a|b`[1]\\^", "/x?f=a|b`[1]\\^"),
     ] {
         let mut client = proxy.connect().await;
-        // As the first request, as a later one, and as an opening.
+        // As the first request, as a later one, and as a handshake.
         let ask = |lines: &str| {
             [b"GET ".as_slice(), target, b" HTTP/1.1\r\nHost: x\r\nX: <\"\r\n", lines.as_bytes(), b"\r\n"]
                 .concat()
@@ -136,7 +136,7 @@ async fn a_target_goes_on_with_what_only_programs_send() {
             server.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
             assert!(client.head().await.starts_with("HTTP/1.1 204"));
         }
-        let upgrade = opening("/", "").replacen("GET / HTTP/1.1\r\nHost: example.com\r\n", "", 1);
+        let upgrade = ws_request("/", "").replacen("GET / HTTP/1.1\r\nHost: example.com\r\n", "", 1);
         client.write(ask(upgrade.trim_end_matches("\r\n")).as_slice()).await;
         client.write("\r\n").await;
         let (mut server, head) = puppet.open().await;

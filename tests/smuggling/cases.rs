@@ -7,7 +7,7 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
-    [lengths(), codings(), chunks(), fields(), request_lines(), hosts(), openings()].concat()
+    [lengths(), codings(), chunks(), fields(), request_lines(), hosts(), handshakes()].concat()
 }
 
 /// A GET with more header lines.
@@ -312,36 +312,40 @@ fn hosts() -> Vec<Case> {
     cases
 }
 
-fn openings() -> Vec<Case> {
-    let opening = |lines: &str, behind: &str| {
+fn handshakes() -> Vec<Case> {
+    let ws_request = |lines: &str, behind: &str| {
         let fixed =
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         format!("GET /a HTTP/1.1\r\nHost: x\r\n{fixed}{lines}\r\n{behind}")
     };
     let version = "Sec-WebSocket-Version: 13\r\n";
     vec![
-        // What follows a refused opening is not read any more; the upstream never sees it.
-        ("RFC 6455 4.1: no version", opening("", SMUGGLED), Refused(400)),
-        ("RFC 6455 4.4: another version", opening("Sec-WebSocket-Version: 7\r\n", ""), Refused(426)),
-        ("RFC 6455 4.1: a body", opening(&format!("{version}Content-Length: 5\r\n"), "hello"), Refused(400)),
+        // What follows a refused handshake is not read any more; the upstream never sees it.
+        ("RFC 6455 4.1: no version", ws_request("", SMUGGLED), Refused(400)),
+        ("RFC 6455 4.4: another version", ws_request("Sec-WebSocket-Version: 7\r\n", ""), Refused(426)),
+        (
+            "RFC 6455 4.1: a body",
+            ws_request(&format!("{version}Content-Length: 5\r\n"), "hello"),
+            Refused(400),
+        ),
         (
             "RFC 6455 4.1: a body of chunks",
-            opening(&format!("{version}Transfer-Encoding: chunked\r\n"), "0\r\n\r\n"),
+            ws_request(&format!("{version}Transfer-Encoding: chunked\r\n"), "0\r\n\r\n"),
             Refused(400),
         ),
         (
             "RFC 6455 4.1: both",
-            opening(&format!("{version}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), "0\r\n\r\n"),
+            ws_request(&format!("{version}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), "0\r\n\r\n"),
             Refused(400),
         ),
         (
             "RFC 6455 4.1: two keys",
-            opening(&format!("{version}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), ""),
+            ws_request(&format!("{version}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), ""),
             Refused(400),
         ),
-        ("RFC 6455 4.1: two versions", opening(&format!("{version}{version}"), ""), Refused(426)),
+        ("RFC 6455 4.1: two versions", ws_request(&format!("{version}{version}"), ""), Refused(426)),
         // The upstream answers 200: then no tunnel opens, and what follows is the next request.
-        ("RFC 9110 7.8: an upgrade that is not taken up", opening(version, &get("")), Passed(2)),
+        ("RFC 9110 7.8: an upgrade that is not taken up", ws_request(version, &get("")), Passed(2)),
         (
             "RFC 9110 7.8: an upgrade with a body",
             post("Connection: upgrade\r\nUpgrade: tcp\r\nContent-Length: 5\r\n", "hello"),

@@ -218,7 +218,7 @@ class Guest(Client):
                     await loop.sock_sendall(near, PROXY_V1)
                 secure = {"ssl": client_context(), "server_hostname": "soak.test"} if kind.endswith("tls") else {}
                 await loop.create_connection(lambda: client, sock=near, **secure)
-                await client.opening
+                await client.handshake
         except BaseException:
             client.abort()
             near.close()

@@ -46,7 +46,7 @@ class Sleeper(Holding, Client):
     """A client."""
 
     __slots__ = ("held", "stage")
-    # An opening may be under way while the proxy sleeps.
+    # A handshake may be under way while the proxy sleeps.
     OPEN_TIMEOUT = REPLY_TIMEOUT = PATIENCE
 
     def __init__(self, path, stage):
@@ -114,7 +114,7 @@ class Stage:
         await loop.create_connection(lambda: client, HOST, self.listen)
         self.lab.clients.append(client)
         async with asyncio.timeout(client.OPEN_TIMEOUT):
-            await client.opening
+            await client.handshake
         return client
 
     async def open_many(self, paths):
@@ -205,7 +205,7 @@ async def sleep(stage, report, connections, seconds):
     before = len(stage.proxy.access_log())
     clients = await stage.open_many(f"/{number}" for number in range(connections))
     dead = await stage.open(f"/dead/{seconds}", Dead)
-    openings = start(stage.open(f"/late/{number}") for number in range(REQUESTS))
+    handshakes = start(stage.open(f"/late/{number}") for number in range(REQUESTS))
     requests = start(stage.request("/late/") for _ in range(REQUESTS))
     quiet = await stage.open_many(f"/quiet/{number}" for number in range(QUIET))
     await all_held(stage, 2 * len(clients), 2 * REQUESTS)
@@ -224,12 +224,12 @@ async def sleep(stage, report, connections, seconds):
     await asyncio.sleep(seconds)
     woke = time.monotonic()
     stage.wake()
-    report.none("  openings under way that failed", await counted(openings))
+    report.none("  handshakes under way that failed", await counted(handshakes))
     report.none("  requests under way that failed", await counted(requests))
     report.none("  requests half sent that failed", await counted(halves))
     await judge_quiet(report, quiet)
     await judge_dead(stage, report, dead, woke)
-    clients += [opening.result() for opening in openings if not opening.exception()]
+    clients += [handshake.result() for handshake in handshakes if not handshake.exception()]
     await judge_tunnels(stage, report, clients)
 
 

@@ -180,7 +180,7 @@ class Visitor(Client):
         """Waits for an answer, whichever."""
         with contextlib.suppress(Failure):
             async with asyncio.timeout(self.OPEN_TIMEOUT):
-                await asyncio.shield(self.opening)
+                await asyncio.shield(self.handshake)
         if self.status is None:
             raise Failure(f"{self.path} had no answer, but {self.end}")
 
@@ -313,7 +313,7 @@ class Stage:
         """Opens a connection."""
         visitor = await self.visit(path, port)
         async with asyncio.timeout(5):
-            await visitor.opening
+            await visitor.handshake
         return visitor
 
     async def use(self, path):
@@ -372,7 +372,7 @@ class Stage:
     async def leave(self):
         """Drops what is still open at both ends."""
         for visitor in self.visitors:
-            visitor.opening.cancel()
+            visitor.handshake.cancel()
         for peer in (*self.visitors, *self.hosts):
             if peer.transport:
                 vanish(peer)
@@ -389,7 +389,7 @@ class Stage:
         after = self.proxy.open_files()
         self.report.check("  open files before, after", f"{before}, {after}", before == after)
 
-    async def judge_service(self, name="  restored, an opening ends"):
+    async def judge_service(self, name="  restored, a handshake ends"):
         """With all links there, a connection opens, echoes and closes."""
         before = self.proxy.open_files()
         try:
@@ -402,7 +402,7 @@ class Stage:
         async def quiet():
             return self.proxy.open_files() <= before
 
-        await eventually(quiet, 5, "an opening over the restored link left something open")
+        await eventually(quiet, 5, "a handshake over the restored link left something open")
 
     def judge_log(self, line, who, *whys, **fields):
         """A line of the access log says who, why, and what else is given."""
@@ -447,9 +447,9 @@ async def upstream_before_connect_of_two(stage):
         paths = [f"/pair/{number}" for number in range(4)]
         used = await asyncio.gather(*(stage.use(path) for path in paths))
         good = sum(end == End("close", 1000) for _, end in used)
-        stage.report.check("  openings that echo", f"{good} of {len(paths)}", good == len(paths))
+        stage.report.check("  handshakes that echo", f"{good} of {len(paths)}", good == len(paths))
         slowest = max(visitor.answered - visitor.asked for visitor, _ in used)
-        stage.judge_time("slowest opening", True, slowest, CONNECT, CONNECT + SLACK)
+        stage.judge_time("slowest handshake", True, slowest, CONNECT, CONNECT + SLACK)
         lines = [await stage.line(2, path=path) for path in paths]
         at_spare = {line["endpoint"] for line in lines} == {f"{address_of('spare')}:{PORT}"}
         tries = sorted((line["status"], line["tries"]) for line in lines)
@@ -518,8 +518,8 @@ async def acknowledged(near):
 
 async def client_before_answer(stage):
     """The upstream opens for a client that is gone: the tunnel opens and ends."""
-    async with stage.phase("client gone while its opening waits", "client"):
-        await stage.visit(path := "/pings/late/opening")
+    async with stage.phase("client gone while its handshake waits", "client"):
+        await stage.visit(path := "/pings/late/handshake")
         host = await stage.host(path)
         cut = stage.network.cut("client")
         await stage.end(host, LATE + INTERVAL + TIMEOUT + 5)
@@ -571,7 +571,7 @@ async def check_blackhole(lab, _options, report):
         stage = Stage(lab, network, report)
         watch = asyncio.create_task(stage.watch())
         await stage.start()
-        await stage.judge_service("  at first, an opening ends")
+        await stage.judge_service("  at first, a handshake ends")
         files = stage.proxy.open_files()
         for phase in PHASES:
             await phase(stage)

@@ -18,7 +18,7 @@ import time
 
 from peers import BINARY, HOST, accept_of, split_head
 
-OPENING = (
+HANDSHAKE = (
     b"GET %b HTTP/1.1\r\nHost: soak.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
@@ -38,7 +38,7 @@ def connect(port, path):
     """A WebSocket, opened."""
     near = socket.create_connection((HOST, port))
     near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    near.sendall(OPENING % path.encode())
+    near.sendall(HANDSHAKE % path.encode())
     head = read_head(near)
     if b" 101 " not in head.partition(b"\r\n")[0]:
         raise SystemExit(f"refused: {head!r}")

@@ -172,7 +172,7 @@ class Peer(asyncio.Protocol):
             self.on_end(end)
 
     def on_head(self, head):
-        """Takes the head of the other side's part of the opening handshake."""
+        """Takes the head of the other side's part of the handshake."""
         raise NotImplementedError
 
     def on_message(self, message):
@@ -187,7 +187,7 @@ class Peer(asyncio.Protocol):
 class Client(Peer):
     """A client that sends one message at a time and checks what comes back."""
 
-    __slots__ = ("path", "key", "opening", "reply", "ended")
+    __slots__ = ("path", "key", "handshake", "reply", "ended")
     is_client = True
     OPEN_TIMEOUT, REPLY_TIMEOUT, LINGER = 10, 10, 2
 
@@ -195,18 +195,18 @@ class Client(Peer):
         super().__init__()
         self.path, self.key = path, base64.b64encode(secrets.token_bytes(16))
         loop = asyncio.get_running_loop()
-        self.opening, self.ended, self.reply = loop.create_future(), loop.create_future(), None
+        self.handshake, self.ended, self.reply = loop.create_future(), loop.create_future(), None
 
     @classmethod
     async def open(cls, port, path="/", tls=None):
-        """Connects, by TLS if there is a context for it, and completes the opening handshake, or raises."""
+        """Connects, by TLS if there is a context for it, and completes the handshake, or raises."""
         client, loop = cls(path), asyncio.get_running_loop()
         try:
             async with asyncio.timeout(cls.OPEN_TIMEOUT):
                 await loop.create_connection(
                     lambda: client, HOST, port, ssl=tls, server_hostname=TLS_HOST if tls else None
                 )
-                await client.opening
+                await client.handshake
         except BaseException:
             client.abort()
             raise
@@ -251,8 +251,8 @@ class Client(Peer):
             raise Failure(f"refused: {status.decode('latin-1')}")
         if headers.get(b"sec-websocket-accept") != accept_of(self.key):
             raise Failure("wrong Sec-WebSocket-Accept")
-        if not self.opening.done():
-            self.opening.set_result(None)
+        if not self.handshake.done():
+            self.handshake.set_result(None)
 
     def on_message(self, message):
         if self.reply is None or self.reply.done():
@@ -266,7 +266,7 @@ class Client(Peer):
 
     def on_end(self, end):
         self.ended.set_result(end)
-        for waiting in (self.opening, self.reply):
+        for waiting in (self.handshake, self.reply):
             if waiting and not waiting.done():
                 waiting.set_exception(Failure(f"ended: {end} {end.reason}".strip()))
 
@@ -284,7 +284,7 @@ class EchoServer(Peer):
         _, headers = split_head(head)
         key = headers.get(b"sec-websocket-key")
         if key is None:
-            raise Failure("not an opening handshake")
+            raise Failure("not a handshake")
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_of(key)

@@ -31,7 +31,7 @@ async def check_ports(lab, _options, report):
         clients += more
         failures += failed
     lab.clients += clients
-    report.none(f"openings that failed, of {ROOM} for {ROOM} ports", failures)
+    report.none(f"handshakes that failed, of {ROOM} for {ROOM} ports", failures)
     report.check("warnings that ports run out", warnings(proxy), warnings(proxy) == SERVERS)
     lines = [await refused(proxy, listen[-1]) for _ in range(5)]
     found = {(line["status"], line["ended_by"], line["cause"], line["tries"]) for line in lines}
@@ -40,7 +40,7 @@ async def check_ports(lab, _options, report):
     report.none("echoes that failed beside it", await counted(client.echo() for client in clients))
     await bye(clients[0])
     # It may be that the proxy closed that connection first: then its port is in TIME_WAIT for a second.
-    await eventually(lambda: opens(listen[-1]), 10, "no opening after one has ended")
+    await eventually(lambda: opens(listen[-1]), 10, "no handshake after one has ended")
     report.check("endpoints taken out", taken_out(proxy), taken_out(proxy) == 0)
 
 
@@ -67,7 +67,7 @@ def taken_out(proxy):
 
 
 async def refused(proxy, port):
-    """The line of an opening for which there is no port."""
+    """The line of a handshake for which there is no port."""
     before = len(proxy.log_lines())
     _, failures = await open_many(port, 1)
     if not failures:
@@ -76,7 +76,7 @@ async def refused(proxy, port):
     async def line():
         return proxy.log_lines()[before:]
 
-    return (await eventually(line, 5, "no line of the refused opening"))[0]
+    return (await eventually(line, 5, "no line of the refused handshake"))[0]
 
 
 async def opens(port):

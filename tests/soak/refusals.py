@@ -1,4 +1,4 @@
-"""What a refused opening costs, beside one that is served."""
+"""What a refused handshake costs, beside one that is served."""
 
 import asyncio
 import pathlib
@@ -39,19 +39,19 @@ IN_FLIGHT = 20
 
 
 async def check_refusals(lab, options, report):
-    """A flood of openings that are refused costs less CPU than serving them."""
+    """A flood of handshakes that are refused costs less CPU than serving them."""
     port, _ = await lab.serve()
     listen = lab.free_port()
     proxy = await lab.start_proxy(listen, config(lab, [listen], [port], more=ROUTES))
-    # They take the only place, and the only opening of a minute.
+    # They take the only place, and the only handshake of a minute.
     for path in ("/full", "/close", "/rate"):
         lab.clients.append(await Client.open(listen, path))
     costs = {path: [] for path in WAYS}
     for _ in range(options.rounds):
         for path, status in WAYS.items():
             before = cpu(proxy)
-            await openings(listen, path, status, options.openings // options.rounds)
-            costs[path].append((cpu(proxy) - before) / (options.openings // options.rounds))
+            await handshakes(listen, path, status, options.handshakes // options.rounds)
+            costs[path].append((cpu(proxy) - before) / (options.handshakes // options.rounds))
     medians = {path: statistics.median(found) for path, found in costs.items()}
     served = medians.pop(SERVED)
     report.note("served, and closed", f"{served:.0f} us of CPU each")
@@ -66,18 +66,18 @@ def cpu(proxy):
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1000
 
 
-async def openings(port, path, status, count):
-    """Asks for so many openings, a few at a time, each over a connection of its own."""
+async def handshakes(port, path, status, count):
+    """Asks for so many handshakes, a few at a time, each over a connection of its own."""
     gate = asyncio.Semaphore(IN_FLIGHT)
 
     async def one():
         async with gate, asyncio.timeout(30):
-            await opening(port, path, status)
+            await handshake(port, path, status)
 
     await asyncio.gather(*(one() for _ in range(count)))
 
 
-async def opening(port, path, status):
+async def handshake(port, path, status):
     reader, writer = await asyncio.open_connection(HOST, port)
     writer.write(
         b"GET %b HTTP/1.1\r\nHost: soak.test\r\nOrigin: https://evil.test\r\nUpgrade: websocket\r\n"

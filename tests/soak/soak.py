@@ -46,7 +46,7 @@ async def check_idle(lab, options, report):
     listen = lab.free_port()
     proxy = await lab.start_proxy(listen, config(lab, [listen], [port], route='read_timeout = "60s"'))
     clients, failures = await lab.open(options.connections)
-    report.none("openings that failed", failures)
+    report.none("handshakes that failed", failures)
     await asyncio.sleep(options.minutes * 60)
     pings = sum(client.pings for client in clients)
     report.note("pings seen", f"{pings} ({pings / max(1, len(clients)):.1f} per connection)")
@@ -115,13 +115,13 @@ RELOAD_EVERY, ECHO_EVERY = 0.1, 0.2
 
 
 async def check_reload(lab, options, report):
-    """Reloads, every fifth of a broken file, cost no connection, no opening and no memory."""
+    """Reloads, every fifth of a broken file, cost no connection, no handshake and no memory."""
     port, _ = await lab.serve()
     listen, spare = lab.free_port(), lab.free_port()
     good, broken = reload_configs(lab, listen, spare, port)
     proxy = await lab.start_proxy(listen, good[0])
     clients, failures = await lab.open(options.connections)
-    report.none("first openings that failed", failures)
+    report.none("first handshakes that failed", failures)
 
     until = time.monotonic() + options.seconds
     times = []
@@ -133,10 +133,10 @@ async def check_reload(lab, options, report):
     )
     report.note("SIGHUPs, with broken files", f"{reloads[0]}, {reloads[1]}")
     report.note("echoes", echoed.pop("echoes", 0))
-    report.note("openings", round(options.rate * options.seconds))
+    report.note("handshakes", round(options.rate * options.seconds))
     report.none("refused or cut short", refused)
     report.none("dropped", echoed)
-    report.note("mean and slowest opening", f"{mean(times) * 1000:.0f}, {max(times, default=0) * 1000:.0f} ms")
+    report.note("mean and slowest handshake", f"{mean(times) * 1000:.0f}, {max(times, default=0) * 1000:.0f} ms")
     judge_memory(report, sizes)
     await judge_reloads(report, proxy, good, broken[0], spare)
     report.none("unclean ends", await lab.hang_up())
@@ -263,7 +263,7 @@ async def check_kill(lab, options, report):
     recovery = f'max_fails = 1\nfail_timeout = "2s"\nslow_start = "{SLOW_START}s"'
     proxy = await lab.start_proxy(listen, config(lab, [listen], [kept, lost], upstream=recovery))
     clients, failures = await lab.open(options.connections)
-    report.none("openings that failed", failures)
+    report.none("handshakes that failed", failures)
     homes = dict(zip(clients, await asyncio.gather(*(home(client) for client in clients))))
     victims = [client for client in clients if homes[client] == lost]
     others = [client for client in clients if homes[client] == kept]
@@ -275,7 +275,7 @@ async def check_kill(lab, options, report):
     report.check("told 1014", f"{told} of {len(victims)}", told == len(victims))
     report.note("in the words", victims[0].end.reason if victims and victims[0].end else "")
     report.none("other clients that failed", await counted(client.echo() for client in others))
-    report.none(f"of {OUTAGE * OUTAGE_RATE} openings meanwhile failed", strays)
+    report.none(f"of {OUTAGE * OUTAGE_RATE} handshakes meanwhile failed", strays)
 
     await server.stop()
     await lab.serve(lost)
@@ -308,7 +308,7 @@ async def watch_ramp(lab, report, restarted, elsewhere):
         lab.clients.append(client)
         landings.append((opened, await home(client) == restarted))
 
-    report.none("openings after the restart that failed", await at_rate(RAMP_RATE, RAMP_SECONDS, one))
+    report.none("handshakes after the restart that failed", await at_rate(RAMP_RATE, RAMP_SECONDS, one))
     for second in range(RAMP_SECONDS):
         new = share(landings, second, second + 1)
         total = share_of_open(landings, second + 1, elsewhere)
@@ -329,7 +329,7 @@ def judge_ramp(report, landings, elsewhere):
 
 
 def share(landings, since, until):
-    """The restarted server's share of the openings of a span of time."""
+    """The restarted server's share of the handshakes of a span of time."""
     return mean([there for at, there in landings if since <= at < until])
 
 
@@ -368,7 +368,7 @@ async def weigh(lab, options, report, limit, certificate=None):
     ready = [await holder.event("ready", 300) for holder in holders]
     count = sum(event["open"] for event in ready)
     failures = sum((collections.Counter(event["failures"]) for event in ready), collections.Counter())
-    report.none("openings that failed", failures)
+    report.none("handshakes that failed", failures)
     await asyncio.sleep(SETTLE)
     after = proxy.rss_anon()
     each = (after - before) / max(1, count)
@@ -440,8 +440,8 @@ def check_configs():
 async def check_clumsy_client(port):
     """One byte at a time is understood; an unmasked frame is not."""
     reader, writer = await asyncio.open_connection(HOST, port)
-    opening = b"GET / HTTP/1.1\r\nsec-websocket-KEY: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    for byte in opening + frame(TEXT, b"slow", True):
+    handshake = b"GET / HTTP/1.1\r\nsec-websocket-KEY: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    for byte in handshake + frame(TEXT, b"slow", True):
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
     await reader.readuntil(b"\r\n\r\n")
@@ -456,7 +456,7 @@ async def check_clumsy_client(port):
 CHECKS = {
     "idle": (check_idle, "idle: {connections} connections, {minutes:g} min without data"),
     "frozen": (check_frozen, "frozen: a client process stands still"),
-    "reload": (check_reload, "reload: {connections} connections, {rate} openings/s, {seconds:g} s of SIGHUPs"),
+    "reload": (check_reload, "reload: {connections} connections, {rate} handshakes/s, {seconds:g} s of SIGHUPs"),
     "kill": (check_kill, "kill: {connections} clients, one of two servers dies and returns"),
     "memory": (check_memory, "memory: {connections} idle connections"),
     "memory-wss": (check_memory_wss, "memory: {connections} idle connections by TLS"),
@@ -464,7 +464,7 @@ CHECKS = {
     "clock": (check_clock, "clock: the wall clock jumps under the proxy"),
     "fairness": (check_fairness, "fairness: small messages beside tunnels that move all they can"),
     "pongs": (check_pongs, "pongs: small messages beside 50 Mbit/s of Pongs"),
-    "refusals": (check_refusals, "refusals: {openings} openings of each kind"),
+    "refusals": (check_refusals, "refusals: {handshakes} handshakes of each kind"),
     "ports": (check_ports, "ports: local ports to the upstream, and no more of them"),
     "abuse": (check_abuse, "abuse: {tunnels} tunnels, and what strangers do at the front door"),
     "straddle": (check_straddle, "straddle: half frames of HTTP/2, and slots that others want"),
@@ -523,9 +523,9 @@ def command_line():
             add("--minutes", type=float, default=5)
         if name == "reload":
             add("--seconds", type=float, default=60)
-            add("--rate", type=int, default=100, help="openings a second")
+            add("--rate", type=int, default=100, help="handshakes a second")
         if name == "refusals":
-            add("--openings", type=int, default=5000, help="of each kind")
+            add("--handshakes", type=int, default=5000, help="of each kind")
             add("--rounds", type=int, default=5, help="that these are spread over, in turn")
         if name == "abuse":
             add("--seconds", type=float, default=60, help="of junk")

@@ -82,7 +82,7 @@ impl Proxy {
     /// A WebSocket through it.
     pub async fn open(&self, target: &str) -> Raw {
         let mut raw = self.connect().await;
-        let head = raw.ask(&opening(target, "")).await;
+        let head = raw.ask(&ws_request(target, "")).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         raw
     }
@@ -119,8 +119,8 @@ pub async fn nobody() -> SocketAddr {
     address
 }
 
-/// The opening of RFC 6455 1.2, with more header lines.
-pub fn opening(target: &str, lines: &str) -> String {
+/// The WebSocket request of RFC 6455 1.2, with more header lines.
+pub fn ws_request(target: &str, lines: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{lines}\r\n"
@@ -135,7 +135,7 @@ pub fn accepted(lines: &str) -> String {
     )
 }
 
-/// The answer that accepts the opening with this head, with more header lines.
+/// The answer that accepts the request with this head, with more header lines.
 pub fn accepting(head: &str, lines: &str) -> String {
     accepted(lines).replace(SAMPLE_ACCEPT, &accept_of(head))
 }
@@ -143,7 +143,7 @@ pub fn accepting(head: &str, lines: &str) -> String {
 /// The accept of the sample key of RFC 6455 1.2.
 const SAMPLE_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The accept that answers an opening's key.
+/// Returns the accept that answers the key of a request.
 fn accept_of(head: &str) -> String {
     let key = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -296,7 +296,7 @@ impl Puppet {
         Raw::new(stream)
     }
 
-    /// The next connection, its opening read and accepted; and what the opening was.
+    /// Accepts the next connection and its WebSocket request. Returns the connection and the head of the request.
     pub async fn open(&self) -> (Raw, String) {
         let mut raw = self.accept().await;
         let head = raw.head().await;

@@ -30,7 +30,7 @@ const FACTS = {
   client: ["Client", plain], peer: ["Peer", (value, { client }) => (value === null || value === client ? "the client itself" : value)],
   route: ["Route", plain], upstream: ["Upstream", plain],
   endpoint: ["Endpoint", plain], tries: ["Endpoints tried", count],
-  age: ["Age", span], opened: ["Opened", moment], duration: ["Lasted", span], started: ["Opening arrived", moment], time: ["Ended", moment],
+  age: ["Age", span], opened: ["Opened", moment], duration: ["Lasted", span], started: ["Request arrived", moment], time: ["Ended", moment],
   protocol: ["Protocol", plain], tls: ["TLS", (value, { tls_version: version }) => (value ? version ?? "yes" : "no")],
   subprotocol: ["Subprotocol", plain], extensions: ["Extensions", plain],
   blind: ["Frames", (value) => (value === null ? "read" : `not read: ${value}`)], reason: ["Reason", (value) => value || NONE],

@@ -1,11 +1,11 @@
-//! Openings: what reaches the upstream, what the client is answered, what is tried again.
+//! WebSocket handshakes: what reaches the upstream, what the client is answered, what is tried again.
 
 mod support;
 
 use holdline::outcome::{Cause, EndedBy};
 use holdline::telemetry::report::Ended;
 use holdline::ws::frame::OpCode;
-use support::{Proxy, Puppet, accepted, echo, frame, nobody, opening, route, upstream};
+use support::{Proxy, Puppet, accepted, echo, frame, nobody, route, upstream, ws_request};
 
 #[tokio::test]
 async fn a_websocket_opens_and_echoes() {
@@ -30,7 +30,7 @@ async fn the_upstream_sees_the_request_as_it_should() {
     let mut client = proxy.connect().await;
     let lines = "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nX-Forwarded-For: 203.0.113.9\r\nOrigin: http://a\r\n\
                  Sec-WebSocket-Protocol: chat, mqtt\r\nSec-WebSocket-Extensions: permessage-deflate; x\r\nCookie: a=b\r\n";
-    client.write(opening("/ws/room//1?token=secret&x=%20", lines)).await;
+    client.write(ws_request("/ws/room//1?token=secret&x=%20", lines)).await;
     let mut server = puppet.accept().await;
     let head = server.head().await;
     let has = |line: &str| assert!(head.lines().any(|own| own == line), "no {line:?} in\n{head}");
@@ -65,7 +65,7 @@ async fn bytes_behind_either_handshake_come_first() {
     let proxy = Proxy::before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
     let early = frame(OpCode::Text, b"early", Some(holdline::ws::mask::MaskKey([0; 4])));
-    client.write([opening("/", "").as_bytes(), &early].concat()).await;
+    client.write([ws_request("/", "").as_bytes(), &early].concat()).await;
     let mut server = puppet.accept().await;
     server.head().await;
     let greeting = frame(OpCode::Text, b"greeting", None);
@@ -83,7 +83,7 @@ async fn other_answers_go_to_the_client_whole() {
     let puppet = Puppet::new().await;
     let mut proxy = Proxy::before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let mut server = puppet.accept().await;
     server.head().await;
     server
@@ -96,10 +96,10 @@ async fn other_answers_go_to_the_client_whole() {
 }
 
 #[tokio::test]
-async fn false_openings_are_refused_and_no_upstream_hears_of_them() {
+async fn invalid_handshakes_are_refused_and_no_upstream_hears_of_them() {
     let nobody = nobody().await;
     let mut proxy = Proxy::before(&[nobody]).await;
-    let good = opening("/", "");
+    let good = ws_request("/", "");
     let cases = [
         (good.replace("Connection: Upgrade\r\n", ""), "400"),
         (good.replace("GET", "POST"), "400"),
@@ -133,7 +133,7 @@ async fn a_false_101_is_a_bad_gateway() {
         let puppet = Puppet::new().await;
         let mut proxy = Proxy::before(&[puppet.address()]).await;
         let mut client = proxy.connect().await;
-        client.write(opening("/", "")).await;
+        client.write(ws_request("/", "")).await;
         let mut server = puppet.accept().await;
         server.head().await;
         server.write(&answer).await;
@@ -144,7 +144,7 @@ async fn a_false_101_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn an_opening_is_tried_on_the_next_endpoint() {
+async fn a_handshake_is_tried_on_the_next_endpoint() {
     let (refusing, echo) = (nobody().await, echo().await);
     let breaking = Puppet::new().await;
     let address = breaking.address();
@@ -186,14 +186,14 @@ async fn statuses_are_retried_only_where_that_is_wanted() {
         proxy.open("/").await.echo("never busy").await;
     }
     let plain = Proxy::before(&[address]).await;
-    let head = plain.connect().await.ask(&opening("/", "")).await;
+    let head = plain.connect().await.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
 }
 
 #[tokio::test]
 async fn what_cannot_be_reached_has_a_status() {
     let mut proxy = Proxy::before(&[nobody().await]).await;
-    let head = proxy.connect().await.ask(&opening("/", "")).await;
+    let head = proxy.connect().await.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
     assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::Unreachable);
 
@@ -204,13 +204,13 @@ async fn what_cannot_be_reached_has_a_status() {
         upstream(&[silent.address()], "")
     ))
     .await;
-    let head = proxy.connect().await.ask(&opening("/", "")).await;
+    let head = proxy.connect().await.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
     assert_eq!(proxy.ended().await.outcome.ending.cause, Cause::ResponseTimeout);
 
     let down = format!("[upstream.up]\nservers = [{{ address = \"{}\", state = \"down\" }}]", nobody().await);
     let proxy = Proxy::start(&format!("{}\n{down}", route(""))).await;
-    let head = proxy.connect().await.ask(&opening("/", "")).await;
+    let head = proxy.connect().await.ask(&ws_request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 503") && head.to_ascii_lowercase().contains("retry-after:"), "{head}");
 }
 
@@ -220,7 +220,7 @@ async fn a_browser_is_told_by_close_where_that_is_wanted() {
         Proxy::start(&format!("{}\n{}", route("reject_with = \"close\""), upstream(&[nobody().await], "")))
             .await;
     let mut client = proxy.connect().await;
-    let head = client.ask(&opening("/", "Sec-WebSocket-Protocol: chat, mqtt\r\n")).await;
+    let head = client.ask(&ws_request("/", "Sec-WebSocket-Protocol: chat, mqtt\r\n")).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     assert!(head.to_ascii_lowercase().contains("sec-websocket-protocol: chat\r\n"), "{head}");
     let close = client.close().await;
@@ -231,7 +231,7 @@ async fn a_browser_is_told_by_close_where_that_is_wanted() {
     let ended = proxy.ended().await;
     assert_eq!(ended.outcome.ending.cause, Cause::Unreachable);
     assert_eq!(ended.outcome.ending.code.map(|code| code.0), Some(1014));
-    // Only what could be an opening is answered so.
+    // Only what could be a handshake is answered so.
     let head = proxy.connect().await.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
 }
@@ -266,11 +266,11 @@ async fn other_protocols_pass_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_during_the_opening_is_reported() {
+async fn a_client_that_leaves_during_the_handshake_is_reported() {
     let puppet = Puppet::new().await;
     let mut proxy = Proxy::before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
-    client.write(opening("/", "")).await;
+    client.write(ws_request("/", "")).await;
     let mut server = puppet.accept().await;
     server.head().await;
     drop(client);
@@ -294,7 +294,7 @@ async fn pages_of_other_sites_may_not_open() {
     ];
     for (lines, status) in cases {
         let mut client = proxy.connect().await;
-        let head = client.ask(&opening("/", lines)).await;
+        let head = client.ask(&ws_request("/", lines)).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{lines}: {head}");
         drop(client);
         let ended = proxy.ended().await;

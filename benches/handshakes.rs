@@ -1,4 +1,4 @@
-//! Owns what it costs to count an opening and its end while others read or change all that is counted: with
+//! Owns what it costs to count a handshake and its end while others read or change all that is counted: with
 //! 10,000 open tunnels on 100 routes: alone, beside a thread that shares nothing, beside one scrape after the
 //! other, and beside one reload after the other. Ratios of one run are the numbers.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "benches")]
@@ -29,14 +29,14 @@ struct Scale {
     tunnels: usize,
     /// Each condition is measured so often, in turns.
     rounds: usize,
-    openings: usize,
+    handshakes: usize,
 }
 
 fn main() {
     // `cargo test` runs each bench once, to see that it works.
     let scale = match std::env::args().any(|argument| argument == "--bench") {
-        true => Scale { tunnels: 10_000, rounds: 15, openings: 20_000 },
-        false => Scale { tunnels: 200, rounds: 1, openings: 200 },
+        true => Scale { tunnels: 10_000, rounds: 15, handshakes: 20_000 },
+        false => Scale { tunnels: 200, rounds: 1, handshakes: 200 },
     };
     let stage = Stage::new();
     let open: Vec<_> = (0..scale.tunnels).map(|number| stage.open(number)).collect();
@@ -151,12 +151,17 @@ impl Stage {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             });
-            let mut times: Vec<_> = (0..scale.openings).map(|number| self.time(number)).collect();
+            let mut times: Vec<_> = (0..scale.handshakes).map(|number| self.time(number)).collect();
             done.store(true, Ordering::Relaxed);
-            let mean = times.iter().sum::<Duration>() / scale.openings as u32;
+            let mean = times.iter().sum::<Duration>() / scale.handshakes as u32;
             times.sort_unstable();
-            let late = times[scale.openings - 1 - scale.openings / 1_000];
-            Measured { mean, late, longest: times[scale.openings - 1], beside: count.load(Ordering::Relaxed) }
+            let late = times[scale.handshakes - 1 - scale.handshakes / 1_000];
+            Measured {
+                mean,
+                late,
+                longest: times[scale.handshakes - 1],
+                beside: count.load(Ordering::Relaxed),
+            }
         })
     }
 

@@ -1,5 +1,5 @@
-//! Owns what is held of the opening handshake: what is taken for an opening is one, what is taken for
-//! its acceptance is that, and an extension is never overlooked.
+//! Owns the properties of the WebSocket handshake: an accepted request is valid, an accepted 101 answers it,
+//! and no extension is overlooked.
 //!
 //! An input is lines: a request line ("GET 1.1"), header lines, an empty line, header lines of the
 //! answer. The line "accept" stands for the header that answers the key.
