@@ -7,7 +7,7 @@ use holdline::addr::ClientAddr;
 use holdline::config::Config;
 use holdline::outcome::{Cause, EndedBy, Ending, Outcome, PerSide};
 use holdline::proxy::Proxy;
-use holdline::proxy::registry::{Registration, Tunnel};
+use holdline::proxy::registry::{LiveTunnel, Registration};
 use holdline::proxy::snapshot::Snapshot;
 use holdline::telemetry::access_log::AccessLog;
 use holdline::telemetry::metrics::Format;
@@ -114,7 +114,7 @@ impl Stage {
         let control = Arc::new(Control::new(Counters::counting_into(round_trips)));
         let opened = SystemTime::now().into();
         let endpoint = Arc::clone(&self.endpoint);
-        self.proxy.tunnels.add(Tunnel { report, endpoint, opened, control })
+        self.proxy.tunnels.add(LiveTunnel { report, endpoint, opened, control })
     }
 
     /// What its end counts.

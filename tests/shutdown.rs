@@ -25,7 +25,7 @@ async fn tunnels_are_told_1001_and_no_task_remains() {
     for _ in 0..20 {
         clients.push(proxy.open("/").await);
     }
-    let mut reports = proxy.running.proxy.log.listen();
+    let mut reports = proxy.running.proxy.log.subscribe();
     assert!(proxy.running.permits() >= 20);
     let sessions = proxy.running.proxy.tunnels.clone();
     let ending = tokio::spawn(proxy.running.shut_down(pending()));
@@ -83,7 +83,7 @@ async fn what_does_not_end_is_cut_and_reported() {
     client.write(ws_request("/", "")).await;
     let (server, _) = puppet.open().await;
     client.head().await;
-    let mut reports = proxy.running.proxy.log.listen();
+    let mut reports = proxy.running.proxy.log.subscribe();
     // Neither side answers the Close.
     assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
     assert_eq!(client.close().await.code.0, 1001);
@@ -117,7 +117,7 @@ async fn a_second_signal_cuts_at_once_and_still_tells_everybody() {
     client.write(ws_request("/", "")).await;
     let (mut server, _) = puppet.open().await;
     client.head().await;
-    let mut reports = proxy.running.proxy.log.listen();
+    let mut reports = proxy.running.proxy.log.subscribe();
     assert_eq!(proxy.running.shut_down(ready(())).await, Ended::AtOnce);
     assert_eq!((client.close().await.code.0, server.close().await.code.0), (1001, 1001));
     assert_eq!(reports.recv().await.unwrap().outcome.ending.cause, Cause::Shutdown, "and not aborted");
@@ -131,7 +131,7 @@ async fn a_request_that_is_cut_was_not_left_by_its_client() {
     client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let mut server = puppet.accept().await;
     server.head().await;
-    let mut reports = proxy.running.proxy.log.listen();
+    let mut reports = proxy.running.proxy.log.subscribe();
     assert_eq!(proxy.running.shut_down(pending()).await, Ended::Cut);
     let ended = reports.recv().await.unwrap();
     assert_eq!(

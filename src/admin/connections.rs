@@ -6,7 +6,7 @@ use super::filter::{Groups, Names};
 use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, Seconds, Time, json, json_with};
 use crate::outcome::{Cause, PerSide, Side, Traffic};
-use crate::proxy::registry::Tunnel;
+use crate::proxy::registry::LiveTunnel;
 use crate::telemetry::report::ConnectionId;
 use crate::telemetry::tally::Sums;
 use crate::tunnel::{self, Pong};
@@ -22,14 +22,14 @@ use tokio::time::Instant;
 
 /// A live tunnel at one moment.
 struct Live<'a> {
-    tunnel: &'a Tunnel,
+    tunnel: &'a LiveTunnel,
     age: Duration,
     idle: PerSide<Duration>,
     traffic: PerSide<Traffic>,
 }
 
 impl<'a> Live<'a> {
-    fn at(now: Instant, tunnel: &'a Tunnel) -> Self {
+    fn at(now: Instant, tunnel: &'a LiveTunnel) -> Self {
         let (control, now) = (&tunnel.control, tunnel.control.time_at(now));
         let counters = control.counters();
         let idle = |side| now.since(counters.last_read(side));
@@ -296,7 +296,7 @@ pub(super) fn close(request: &AdminRequest) -> Result<AdminResponse, Problem> {
 }
 
 /// Returns the requested connection.
-pub(super) fn find(request: &AdminRequest) -> Result<Arc<Tunnel>, Problem> {
+pub(super) fn find(request: &AdminRequest) -> Result<Arc<LiveTunnel>, Problem> {
     let id = request.captures.first().filter(|id| id.len() <= 16);
     let id = id.and_then(|id| u64::from_str_radix(id, 16).ok()).map(ConnectionId);
     id.and_then(|id| request.admin.proxy.tunnels.find(id)).ok_or_else(|| {

@@ -76,7 +76,7 @@ async fn pass_on(sender: Sender, mut news: Receiver<Bytes>, mut watch: Watch) {
 }
 
 async fn tick(admin: Arc<Admin>) {
-    let mut ends = admin.proxy.log.listen();
+    let mut ends = admin.proxy.log.subscribe();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

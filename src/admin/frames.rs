@@ -6,7 +6,7 @@ use super::request::AdminRequest;
 use super::response::{AdminResponse, Problem, Time};
 use super::stream::{self, BEAT, Sender};
 use crate::drain::Watch;
-use crate::proxy::registry::Tunnel;
+use crate::proxy::registry::LiveTunnel;
 use crate::telemetry::report::{ConnectionId, Ended};
 use crate::tunnel::inspect::{FrameStream, TimedFrame};
 use crate::tunnel::relay::{Disposition, FrameEvent};
@@ -35,11 +35,11 @@ pub(super) fn answer(request: AdminRequest) -> Result<AdminResponse, Problem> {
     let tunnel = connections::find(&request)?;
     let (sender, answer) = stream::open(&request)?;
     // Listen before tapping, so that the end cannot be missed.
-    let ends = request.admin.proxy.log.listen();
+    let ends = request.admin.proxy.log.subscribe();
     let tail = tunnel.control.inspect(MOST);
     let (id, opened) = (tunnel.report.id, tunnel.opened.into());
     // A viewer must not keep the tunnel alive.
-    drop::<Arc<Tunnel>>(tunnel);
+    drop::<Arc<LiveTunnel>>(tunnel);
     tokio::spawn(pass_on(sender, tail, opened, ends, id, request.watch));
     Ok(answer)
 }

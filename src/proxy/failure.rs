@@ -54,10 +54,10 @@ pub enum Failure {
     /// A limit is reached.
     #[error("{0}")]
     Limit(#[from] LimitExceeded),
-    /// No route serves it.
+    /// No route serves the host and path.
     #[error("no route serves this host and path")]
     NoRoute,
-    /// No endpoint can be asked.
+    /// No endpoint is available.
     #[error("{0}")]
     NoEndpoint(#[from] NoEndpoint),
     /// The last endpoint tried could not be connected to.
@@ -72,25 +72,25 @@ pub enum Failure {
     /// Two readers may disagree where the response's body ends.
     #[error("the length of its answer is ambiguous: {0}")]
     AnswerFraming(&'static str),
-    /// The status refuses a WebSocket handshake of HTTP/1.1, but would accept one of HTTP/2.
+    /// The status is a 2xx: over HTTP/1.1 it refuses the WebSocket handshake, but over HTTP/2 it would accept it.
     #[error("the WebSocket handshake was answered with {0}, not with 101")]
     NotOpened(StatusCode),
-    /// It switched protocols without being asked.
+    /// The endpoint switched protocols, but the request asked for no upgrade.
     #[error("it switched protocols although nobody asked")]
     UnexpectedUpgrade,
 }
 
 impl Failure {
-    /// Why an endpoint that was asked gave no answer; the fault may be the client's.
+    /// Returns the failure of an exchange without an answer. The client's body may have caused it.
     #[must_use]
     pub fn of_exchange(error: ExchangeError) -> Self {
-        match error.body_error::<UploadError>() {
-            Some(failed) => Self::Body(failed.cloned().unwrap_or(UploadError::Broken)),
-            None => Self::NoAnswer(error),
+        if !error.is_caused_by_body() {
+            return Self::NoAnswer(error);
         }
+        Self::Body(error.body_error().cloned().unwrap_or(UploadError::Broken))
     }
 
-    /// Whom an endpoint's failure is charged to.
+    /// Returns who is to blame for a failed try.
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
@@ -100,12 +100,12 @@ impl Failure {
             Self::NoAnswer(_) | Self::BadAnswer(_) | Self::AnswerFraming(_) | Self::UnexpectedUpgrade => {
                 Blame::Either
             }
-            // The client's, or this proxy's own.
+            // The client or this proxy caused it.
             _ => Blame::Nobody,
         }
     }
 
-    /// What the client is answered.
+    /// Returns the status that answers the client.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -113,13 +113,13 @@ impl Failure {
             Self::Path(_) | Self::Host | Self::BadHost | Self::Scheme | Self::Framing(_) => {
                 StatusCode::BAD_REQUEST
             }
-            // A client that left with one half of its connection only still reads (RFC 9112 8).
+            // A client that closed only one half of its connection still reads (RFC 9112 8).
             Self::Body(UploadError::Malformed(_) | UploadError::Broken) => StatusCode::BAD_REQUEST,
             Self::Body(UploadError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Body(UploadError::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Origin { .. } => StatusCode::FORBIDDEN,
-            // What a client has to mend itself, and what it has not (nginx, `limit_conn_status`).
+            // The proxy or the route is full, whatever this client does (nginx, `limit_conn_status`).
             Self::Limit(LimitExceeded { limit: Limit::MaxConnections | Limit::Connections, .. }) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -140,7 +140,7 @@ impl Failure {
         }
     }
 
-    /// The status in logs and metrics.
+    /// Returns the status in logs and metrics.
     #[must_use]
     pub fn logged_status(&self) -> StatusCode {
         match self {
@@ -149,7 +149,7 @@ impl Failure {
         }
     }
 
-    /// When the client may ask again, if that is known.
+    /// Returns after what time the client may try again. `None` means that it is unknown.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -175,7 +175,7 @@ impl Failure {
         }
     }
 
-    /// What the client may know of it: nothing of the hosts behind the proxy.
+    /// Returns the reason for the client. It names no host behind the proxy.
     #[must_use]
     pub fn public(&self) -> String {
         match self {
@@ -191,7 +191,7 @@ impl Failure {
         }
     }
 
-    /// How a report puts it.
+    /// Returns the ending for the report.
     #[must_use]
     pub fn ending(&self) -> Ending {
         let (ended_by, cause) = match self {
@@ -223,7 +223,7 @@ impl Failure {
     }
 }
 
-/// Who is to blame for a failed try.
+/// Who caused a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// No endpoint. The client or this proxy is at fault, and no other endpoint would do better.
@@ -241,7 +241,7 @@ fn own_origin_note(own: Option<&str>) -> String {
 /// The longest path and query that the `http` crate takes.
 const MAX_TARGET: usize = u16::MAX as usize - 1;
 
-/// nginx's status for a request whose client left before the answer; only in logs.
+/// nginx's status for a request whose client left before the answer. It appears only in logs and metrics.
 pub(super) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
     Err(_) => StatusCode::BAD_REQUEST,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// One live tunnel, as other modules see it.
 #[derive(Debug)]
-pub struct Tunnel {
+pub struct LiveTunnel {
     /// Its report. The report of its end is built from this one.
     pub report: Report,
     /// The endpoint it goes to.
@@ -28,7 +28,7 @@ pub struct Tunnel {
     pub control: Arc<Control>,
 }
 
-impl Tunnel {
+impl LiveTunnel {
     /// Returns the name of its route.
     #[must_use]
     pub fn route(&self) -> &str {
@@ -73,7 +73,7 @@ const SHARDS: usize = 64;
 
 #[derive(Debug, Default)]
 struct Shard {
-    live: HashMap<ConnectionId, Arc<Tunnel>>,
+    live: HashMap<ConnectionId, Arc<LiveTunnel>>,
     /// Counts of each route's tunnels that ended since somebody last read the totals.
     ended: HashMap<Arc<str>, Totals>,
     /// Set at shutdown. Tunnels that open later also close by this moment.
@@ -98,7 +98,7 @@ impl Registry {
 
     /// Adds a tunnel. It stays registered as long as the registration lives.
     #[must_use]
-    pub fn add(self: &Arc<Self>, tunnel: Tunnel) -> Registration {
+    pub fn add(self: &Arc<Self>, tunnel: LiveTunnel) -> Registration {
         let tunnel = Arc::new(tunnel);
         let mut shard = self.shard(tunnel.report.id);
         if let Some(until) = shard.closing_until {
@@ -111,7 +111,7 @@ impl Registry {
 
     /// Returns all live tunnels.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Tunnel>> {
+    pub fn all(&self) -> Vec<Arc<LiveTunnel>> {
         let mut all = Vec::with_capacity(self.count());
         for shard in &self.shards {
             all.extend(lock(shard).live.values().cloned());
@@ -121,7 +121,7 @@ impl Registry {
 
     /// Returns the live tunnel with this id.
     #[must_use]
-    pub fn find(&self, id: ConnectionId) -> Option<Arc<Tunnel>> {
+    pub fn find(&self, id: ConnectionId) -> Option<Arc<LiveTunnel>> {
         self.shard(id).live.get(&id).cloned()
     }
 
@@ -243,7 +243,7 @@ fn random_moment(until: Instant) -> Instant {
 pub struct Registration {
     tunnels: Arc<Registry>,
     /// The tunnel.
-    pub tunnel: Arc<Tunnel>,
+    pub tunnel: Arc<LiveTunnel>,
 }
 
 /// Capacity that a shard keeps however few tunnels there are.
@@ -279,17 +279,17 @@ mod tests {
     #[test]
     fn a_tunnel_is_small() {
         // Each idle tunnel has one. With the reference counts of its `Arc` it takes 96 bytes.
-        assert!(size_of::<Tunnel>() <= 80, "{}", size_of::<Tunnel>());
+        assert!(size_of::<LiveTunnel>() <= 80, "{}", size_of::<LiveTunnel>());
     }
 
-    fn tunnel(registry: &Registry, names: &Arc<RouteNames>, endpoint: &Arc<Endpoint>) -> Tunnel {
+    fn tunnel(registry: &Registry, names: &Arc<RouteNames>, endpoint: &Arc<Endpoint>) -> LiveTunnel {
         let (client, target) = (ClientAddr::Unix, &b"/"[..]);
         let info = RequestInfo { client, proxied_by: None, method: "GET", host: b"x", target, tls: None };
         let mut report = Report::new(registry.next_id(), SystemTime::now(), &info);
         report.names = Some(Arc::clone(names));
         let opened = SystemTime::now().into();
         let control = Arc::new(Control::new(Counters::default()));
-        Tunnel { report, endpoint: Arc::clone(endpoint), opened, control }
+        LiveTunnel { report, endpoint: Arc::clone(endpoint), opened, control }
     }
 
     #[test]

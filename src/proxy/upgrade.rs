@@ -4,7 +4,7 @@
 use super::Proxy;
 use super::failure::Failure;
 use super::forward::{self, PoolReturn};
-use super::registry::{Registration, Tunnel};
+use super::registry::{LiveTunnel, Registration};
 use super::reporting::{ReportGuard, ReportSink};
 use super::request::InboundRequest;
 use super::retry::{ResponseAction, Retry, wait_for_room};
@@ -158,7 +158,7 @@ fn answer_101(
         text_of(&parts.headers, &SEC_WEBSOCKET_EXTENSIONS),
     );
     let round_trips = Arc::clone(guard.metrics().round_trips());
-    let tunnel = Tunnel {
+    let tunnel = LiveTunnel {
         report: guard.open(),
         endpoint: Arc::clone(lease.endpoint()),
         opened: SystemTime::now().into(),
@@ -408,7 +408,7 @@ mod tests {
         let info = RequestInfo { client, proxied_by: None, method, host, target, tls: None };
         let lease = upstream.pick(None, &[]).unwrap();
         let endpoint = Arc::clone(lease.endpoint());
-        let tunnel = Tunnel {
+        let tunnel = LiveTunnel {
             report: Report::new(tunnels.next_id(), SystemTime::now(), &info),
             endpoint: Arc::clone(&endpoint),
             opened: SystemTime::now().into(),

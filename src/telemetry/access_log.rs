@@ -19,18 +19,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 use writer::{Remainder, Writer};
 
-/// How many reports a slow listener may lag behind.
-const LISTENERS: usize = 1024;
+/// How many reports a slow subscriber may lag behind.
+const MAX_LAG: usize = 1024;
 
 /// Receives all reports.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// `None` means that reports go to listeners only.
+    /// `None` means that reports go to subscribers only.
     writer: ArcSwapOption<Writer>,
     /// A writer without a successor that may still be writing.
     last: Mutex<Option<Remainder>>,
     shared: Arc<Shared>,
-    listeners: broadcast::Sender<Arc<Ended>>,
+    subscribers: broadcast::Sender<Arc<Ended>>,
 }
 
 /// The state that outlives every target.
@@ -66,13 +66,13 @@ impl AccessLog {
     /// Maximum duration of [`Self::close`].
     pub const CLOSES_WITHIN: Duration = Duration::from_secs(3);
 
-    /// Creates a log without a target: reports go to listeners only.
+    /// Creates a log without a target: reports go to subscribers only.
     #[must_use]
     pub fn new() -> Self {
         let (sampler, drops, since) = (Sampler::default(), Drops::default(), Instant::now());
         let shared = Arc::new(Shared { sampler, drops, since });
         let (writer, last) = (ArcSwapOption::empty(), Mutex::default());
-        Self { writer, last, shared, listeners: broadcast::channel(LISTENERS).0 }
+        Self { writer, last, shared, subscribers: broadcast::channel(MAX_LAG).0 }
     }
 
     /// Creates a log with a target.
@@ -112,14 +112,14 @@ impl AccessLog {
                 }
             }
         }
-        // There may be no listener.
-        let _ = self.listeners.send(end);
+        // There may be no subscriber.
+        let _ = self.subscribers.send(end);
     }
 
     /// Subscribes to all further reports, including those without a line.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<Ended>> {
-        self.listeners.subscribe()
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Ended>> {
+        self.subscribers.subscribe()
     }
 
     /// Returns how many lines were left out or lost.

@@ -66,7 +66,7 @@ pub struct Report {
     /// Its id.
     pub id: ConnectionId,
     /// When its request arrived.
-    pub time: UnixMicros,
+    pub started: UnixMicros,
     packed_text: PackedText,
     /// The names of its route and upstream. `None` means that no route serves it.
     pub names: Option<Arc<RouteNames>>,
@@ -113,21 +113,21 @@ impl PartialEq for RouteNames {
 }
 
 impl Report {
-    /// Starts the report of a request that arrived at `time`.
+    /// Starts the report of a request that arrived at `started`.
     #[must_use]
-    pub fn new(id: ConnectionId, time: SystemTime, info: &RequestInfo<'_>) -> Self {
-        Self::of(id, time, PackedText::new(info, None, None))
+    pub fn new(id: ConnectionId, started: SystemTime, info: &RequestInfo<'_>) -> Self {
+        Self::of(id, started, PackedText::new(info, None, None))
     }
 
     /// Starts a report from the bytes of [`Report::packed_text`].
-    pub(super) fn of_texts(id: ConnectionId, time: SystemTime, packed_text: &[u8]) -> Self {
-        Self::of(id, time, packed_text.into())
+    pub(super) fn of_texts(id: ConnectionId, started: SystemTime, packed_text: &[u8]) -> Self {
+        Self::of(id, started, packed_text.into())
     }
 
-    fn of(id: ConnectionId, time: SystemTime, packed_text: PackedText) -> Self {
+    fn of(id: ConnectionId, started: SystemTime, packed_text: PackedText) -> Self {
         Self {
             id,
-            time: time.into(),
+            started: started.into(),
             packed_text,
             names: None,
             endpoint: None,

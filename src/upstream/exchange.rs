@@ -37,21 +37,25 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// If the request's body failed, returns its error, or `Some(None)` if the error is not a `T`. The
-    /// endpoint is not to blame then. `None` means that the body is not the cause.
+    /// Whether the request's body failed. The endpoint is then not to blame.
     #[must_use]
-    pub fn body_error<T: std::error::Error + 'static>(&self) -> Option<Option<&T>> {
+    pub fn is_caused_by_body(&self) -> bool {
+        matches!(self, Self::Http(error) if error.is_user())
+    }
+
+    /// Returns the error of the request's body. `None` means that the body did not fail, or failed with another
+    /// type of error.
+    #[must_use]
+    pub fn body_error<T: std::error::Error + 'static>(&self) -> Option<&T> {
         let Self::Http(error) = self else { return None };
-        let mut cause: Option<&dyn std::error::Error> = Some(error);
-        error.is_user().then(|| {
-            while let Some(error) = cause {
-                if let Some(found) = error.downcast_ref() {
-                    return Some(found);
-                }
-                cause = error.source();
+        let mut cause: Option<&dyn std::error::Error> = error.is_user().then_some(error);
+        while let Some(error) = cause {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
             }
-            None
-        })
+            cause = error.source();
+        }
+        None
     }
 
     /// Whether the endpoint answered with something other than HTTP.

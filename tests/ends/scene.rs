@@ -214,7 +214,7 @@ impl Stage {
         Self {
             core: Arc::clone(&proxy.running.proxy),
             operator: proxy.running.admin_addr().map(Operator::at),
-            reports: proxy.running.proxy.log.listen(),
+            reports: proxy.running.proxy.log.subscribe(),
             proxy: Some(proxy),
         }
     }

@@ -47,7 +47,7 @@ impl Proxy {
         let startup = Startup::prepare(config, Inherited::default()).await.unwrap();
         let running = startup.run(None).await;
         let address = running.local_addrs()[0].unwrap();
-        let reports = running.proxy.log.listen();
+        let reports = running.proxy.log.subscribe();
         Self { running, address, reports }
     }
 

@@ -7,7 +7,7 @@ use crate::http::body::{Body, full};
 use crate::http::respond::plain;
 use crate::outcome::Side;
 use crate::proxy::Proxy;
-use crate::proxy::registry::Tunnel;
+use crate::proxy::registry::LiveTunnel;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Bytes, Incoming};
@@ -72,8 +72,8 @@ impl Console {
     }
 }
 
-fn connection(tunnel: &Tunnel) -> Value {
-    let Tunnel { report, endpoint, control, .. } = tunnel;
+fn connection(tunnel: &LiveTunnel) -> Value {
+    let LiveTunnel { report, endpoint, control, .. } = tunnel;
     let side = |side: Side| {
         let traffic = control.counters().traffic(side);
         let rtt = traffic.last_rtt.map(|rtt| rtt.as_secs_f64());
@@ -93,7 +93,7 @@ fn connection(tunnel: &Tunnel) -> Value {
 /// Keeps the latest ends of WebSockets for the page.
 pub(super) async fn collect_ends(console: Arc<Console>) {
     let Some((proxy, _)) = console.proxy.get() else { return };
-    let mut ends = proxy.log.listen();
+    let mut ends = proxy.log.subscribe();
     loop {
         let end = match ends.recv().await {
             Ok(end) => end,

@@ -27,7 +27,7 @@ impl Packed {
         put_text(&mut bytes, report.packed_text());
         put_text(&mut bytes, ending.reason.as_bytes());
         bytes.extend([ending.ended_by as u8, ending.cause as u8, u8::from(report.protocol() == "h2")]);
-        let time = SystemTime::from(report.time);
+        let time = SystemTime::from(report.started);
         put_option(&mut bytes, since_1970(time));
         put_option(&mut bytes, ended.and_then(since_1970));
         put_option(&mut bytes, ending.code.map(|code| code.0.into()));
@@ -193,7 +193,7 @@ pub(super) mod tests {
             let moment = |micros: u64| SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
             let time = Duration::from_micros;
             let Ended { mut report, mut outcome } = end(id, "/\u{fc}?a");
-            report.time = moment(times[0]).into();
+            report.started = moment(times[0]).into();
             (report.tries, report.status) = (tries, status);
             if is_h2 {
                 report.version = http::Version::HTTP_2;

@@ -129,8 +129,8 @@ impl Report {
         let client = &outcome.traffic[Side::Client];
         let upstream = &outcome.traffic[Side::Upstream];
         AccessLogEntry {
-            time: moment(outcome.ended.unwrap_or(SystemTime::from(self.time) + outcome.duration)),
-            started: moment(self.time.into()),
+            time: moment(outcome.ended.unwrap_or(SystemTime::from(self.started) + outcome.duration)),
+            started: moment(self.started.into()),
             id: self.id.to_string(),
             client: self.client().to_string(),
             peer: self.packed_text.proxied_by().map(|peer| peer.to_string()),

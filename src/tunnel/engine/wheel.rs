@@ -1,82 +1,82 @@
 //! Owns the wake-ups of many sessions: a hashed timer wheel (Varghese and Lauck, 1987). To set, move or remove one
-//! takes a few steps, however many there are. It must not know clocks, so moments are slot numbers.
+//! takes a few steps, however many there are. It must not know clocks, so moments are bucket numbers.
 
-/// Slots of one turn of the wheel.
-const SLOTS: usize = 8192;
+/// Buckets of one turn of the wheel.
+const BUCKETS: usize = 8192;
 /// The end of a list.
 const NONE: u32 = u32::MAX;
 
 /// A timer wheel. Each session, known by its index, has at most one wake-up.
 pub(super) struct Wheel {
-    /// The first session of each slot.
-    heads: Box<[u32; SLOTS]>,
-    /// One bit for each slot that has a session.
-    taken: [u64; SLOTS / 64],
+    /// The first session of each bucket.
+    heads: Box<[u32; BUCKETS]>,
+    /// One bit for each bucket that has a session.
+    taken: [u64; BUCKETS / 64],
     nodes: Vec<Node>,
-    /// All slots up to this one have expired.
+    /// All buckets up to this one have expired.
     now: u64,
-    /// No slot before this one has a session. `None` means that no slot has one.
+    /// No bucket before this one has a session. `None` means that no bucket has one.
     next: Option<u64>,
 }
 
-/// A session in the list of its slot.
+/// A session in the list of its bucket.
 #[derive(Clone, Copy)]
 struct Node {
-    slot: u32,
+    bucket: u32,
     before: u32,
     behind: u32,
 }
 
 impl Node {
-    const OUT: Self = Self { slot: NONE, before: NONE, behind: NONE };
+    const OUT: Self = Self { bucket: NONE, before: NONE, behind: NONE };
 }
 
 impl Wheel {
     pub(super) fn new() -> Self {
-        let (heads, taken) = (Box::new([NONE; SLOTS]), [0; SLOTS / 64]);
+        let (heads, taken) = (Box::new([NONE; BUCKETS]), [0; BUCKETS / 64]);
         Self { heads, taken, nodes: Vec::new(), now: 0, next: None }
     }
 
-    /// A wheel at the same moment without memory for sessions. This wheel must be empty.
+    /// Returns a wheel at the same moment without memory for sessions. This wheel must be empty.
     pub(super) fn emptied(&mut self) -> Self {
         Self { now: self.now, ..Self::new() }
     }
 
-    /// Sets the wake-up of a session, and replaces an earlier one. A moment in the past moves to the next slot. A
-    /// moment beyond one turn of the wheel moves to the last slot, so that session wakes too early rather than late.
+    /// Sets the wake-up of a session, and replaces an earlier one. A moment in the past moves to the next bucket. A
+    /// moment beyond one turn of the wheel moves to the last bucket, so that session wakes too early rather than late.
     pub(super) fn set(&mut self, index: u32, at: u64) {
         self.remove(index);
-        let at = at.clamp(self.now + 1, self.now + SLOTS as u64);
+        let at = at.clamp(self.now + 1, self.now + BUCKETS as u64);
         if self.nodes.len() <= index as usize {
             self.nodes.resize(index as usize + 1, Node::OUT);
         }
-        let slot = at as usize % SLOTS;
-        let behind = std::mem::replace(&mut self.heads[slot], index);
-        self.nodes[index as usize] = Node { slot: slot as u32, before: NONE, behind };
+        let bucket = at as usize % BUCKETS;
+        let behind = std::mem::replace(&mut self.heads[bucket], index);
+        self.nodes[index as usize] = Node { bucket: bucket as u32, before: NONE, behind };
         if behind != NONE {
             self.nodes[behind as usize].before = index;
         }
-        self.taken[slot / 64] |= 1 << (slot % 64);
+        self.taken[bucket / 64] |= 1 << (bucket % 64);
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
     /// Forgets a session's wake-up, if it has one.
     pub(super) fn remove(&mut self, index: u32) {
         let Some(node) = self.nodes.get_mut(index as usize) else { return };
-        let Node { slot, before, behind } = std::mem::replace(node, Node::OUT);
-        if slot == NONE {
+        let Node { bucket, before, behind } = std::mem::replace(node, Node::OUT);
+        if bucket == NONE {
             return;
         }
-        let slot = slot as usize;
+        let bucket = bucket as usize;
         match before {
-            NONE => self.heads[slot] = behind,
+            NONE => self.heads[bucket] = behind,
             before => self.nodes[before as usize].behind = behind,
         }
         if behind != NONE {
             self.nodes[behind as usize].before = before;
         }
-        if self.heads[slot] == NONE {
-            self.taken[slot / 64] &= !(1 << (slot % 64));
+        if self.heads[bucket] == NONE {
+            self.taken[bucket / 64] &= !(1 << (bucket % 64));
         }
     }
 
@@ -92,9 +92,9 @@ impl Wheel {
             return;
         }
         while let Some(at) = self.first_taken().filter(|&at| at <= now) {
-            let slot = at as usize % SLOTS;
-            while self.heads[slot] != NONE {
-                let index = self.heads[slot];
+            let bucket = at as usize % BUCKETS;
+            while self.heads[bucket] != NONE {
+                let index = self.heads[bucket];
                 self.remove(index);
                 wake(index);
             }
@@ -103,10 +103,10 @@ impl Wheel {
         self.next = self.first_taken();
     }
 
-    /// The first slot with a session, within the turn that begins at `now`.
+    /// The first bucket with a session, within the turn that begins at `now`.
     fn first_taken(&self) -> Option<u64> {
         let first = self.now + 1;
-        let (word, bit) = (first as usize % SLOTS / 64, first as usize % 64);
+        let (word, bit) = (first as usize % BUCKETS / 64, first as usize % 64);
         // The first word is read twice: its upper bits first, its lower bits last.
         let upper = self.taken[word] & (!0 << bit);
         let words = self.taken.len();
@@ -134,10 +134,10 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (0..40_u32, 0..2 * SLOTS as u64).prop_map(|(index, span)| Step::Set(index, span)),
+            4 => (0..40_u32, 0..2 * BUCKETS as u64).prop_map(|(index, span)| Step::Set(index, span)),
             1 => (0..40_u32).prop_map(Step::Remove),
             2 => (0..100_u64).prop_map(Step::Expire),
-            1 => (0..3 * SLOTS as u64).prop_map(Step::Expire),
+            1 => (0..3 * BUCKETS as u64).prop_map(Step::Expire),
         ]
     }
 
@@ -149,7 +149,7 @@ mod tests {
                 match step {
                     Step::Set(index, span) => {
                         wheel.set(index, now + span);
-                        model.insert(index, now + span.clamp(1, SLOTS as u64));
+                        model.insert(index, now + span.clamp(1, BUCKETS as u64));
                     }
                     Step::Remove(index) => {
                         wheel.remove(index);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 /// Events fetched by one `epoll_wait`. Fetched events wait for those before them, and larger batches save little.
 const EVENTS: usize = 256;
 /// Resolution of the timer wheel, in milliseconds.
-const SLOT: u64 = 4;
+const BUCKET: u64 = 4;
 /// When all cells are free and there are more than this, the worker frees their memory.
 const KEPT_CELLS: usize = 1024;
 /// The event data of the wake queue. No session uses it, because there are fewer sessions.
@@ -38,7 +38,7 @@ pub(super) struct Worker {
     /// The generation of new cells. It is above those of freed cells, so no old token matches again.
     generation: u32,
     wheel: Wheel,
-    /// The start of slot 0 of the wheel.
+    /// The start of bucket 0 of the wheel.
     began: Instant,
     /// Sessions that take a turn next.
     due: Vec<u32>,
@@ -164,7 +164,7 @@ impl Worker {
     /// Gives a turn to the sessions whose deadlines have passed.
     fn expire_timers(&mut self, now: Duration) {
         let Some(next) = self.wheel.next() else { return };
-        let now = now.as_millis() as u64 / SLOT;
+        let now = now.as_millis() as u64 / BUCKET;
         if next > now {
             return;
         }
@@ -191,7 +191,7 @@ impl Worker {
             if entry.session.has_bad_pong() {
                 entry.report_bad_pongs();
             }
-            (next, entry.session.arm().map(|at| slot_of(began, entry, at)))
+            (next, entry.session.arm().map(|at| bucket_of(began, entry, at)))
         }));
         let (next, next_wake) = turn.unwrap_or((Next::End, None));
         match next {
@@ -204,10 +204,10 @@ impl Worker {
         }
     }
 
-    /// The slot of the session's next deadline.
+    /// The bucket of the session's next deadline.
     fn armed(&self, index: u32) -> Option<u64> {
         let entry = self.cells[index as usize].entry.as_deref()?;
-        entry.session.armed().map(|at| slot_of(self.began, entry, at))
+        entry.session.armed().map(|at| bucket_of(self.began, entry, at))
     }
 
     fn close(&mut self, index: u32) {
@@ -233,18 +233,18 @@ impl Drop for Worker {
     }
 }
 
-/// The first slot that starts at or after a moment of the session.
-fn slot_of(began: Instant, entry: &Entry, at: TunnelTime) -> u64 {
+/// The first bucket that starts at or after a moment of the session.
+fn bucket_of(began: Instant, entry: &Entry, at: TunnelTime) -> u64 {
     let at = entry.session.control().opened() + at.elapsed();
-    slot_after(at.saturating_duration_since(began))
+    bucket_after(at.saturating_duration_since(began))
 }
 
-fn slot_after(moment: Duration) -> u64 {
-    moment.as_nanos().div_ceil(u128::from(SLOT) * 1_000_000) as u64
+fn bucket_after(moment: Duration) -> u64 {
+    moment.as_nanos().div_ceil(u128::from(BUCKET) * 1_000_000) as u64
 }
 
-fn start_of(slot: u64) -> Duration {
-    Duration::from_millis(slot.saturating_mul(SLOT))
+fn start_of(bucket: u64) -> Duration {
+    Duration::from_millis(bucket.saturating_mul(BUCKET))
 }
 
 fn pack(token: Token, side: Side) -> u64 {
@@ -262,11 +262,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_starts_no_earlier_than_its_deadlines_even_after_years() {
+    fn a_bucket_starts_no_earlier_than_its_deadlines_even_after_years() {
         let year = Duration::from_secs(365 * 24 * 3600);
         for moment in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(4), 10 * year] {
-            let start = start_of(slot_after(moment));
-            assert!(start >= moment && start < moment + Duration::from_millis(SLOT), "{moment:?}: {start:?}");
+            let start = start_of(bucket_after(moment));
+            assert!(
+                start >= moment && start < moment + Duration::from_millis(BUCKET),
+                "{moment:?}: {start:?}"
+            );
         }
     }
 
