@@ -1,5 +1,5 @@
-//! Owns addresses with a meaning: whom we listen as, who connected, whom we connect to.
-//! It must not know sockets.
+//! Owns addresses with a meaning (of listeners, clients, servers and endpoints), and the one splitter of hosts and
+//! ports. It must not know sockets.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -58,6 +58,39 @@ pub enum EndpointAddr {
     Unix(Arc<std::path::Path>),
 }
 
+/// A host and its port, as in an authority or a `Host` header (RFC 3986 3.2, RFC 9110 7.2). Neither part is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort<'a> {
+    /// The host. An IPv6 address keeps its brackets.
+    pub host: &'a str,
+    /// The text after the colon, which may be empty. `None` means that there is no colon.
+    pub port: Option<&'a str>,
+}
+
+impl<'a> HostPort<'a> {
+    /// Splits a text at its last colon. The colons of a bracketed IPv6 address do not count.
+    #[must_use]
+    pub fn split(text: &'a str) -> Self {
+        match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => Self { host, port: Some(port) },
+            _ => Self { host: text, port: None },
+        }
+    }
+
+    /// Returns the address between the brackets of an IP literal (RFC 3986 3.2.2). `None` means that the host has no
+    /// brackets.
+    #[must_use]
+    pub fn literal(self) -> Option<&'a str> {
+        self.host.strip_prefix('[')?.strip_suffix(']')
+    }
+
+    /// Returns the port as a number. `None` means that there is none, or that it is not a number up to 65,535.
+    #[must_use]
+    pub fn port_number(self) -> Option<u16> {
+        self.port?.parse().ok()
+    }
+}
+
 /// Why a text is no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddrError {
@@ -92,9 +125,10 @@ impl FromStr for ServerAddr {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return if address.port() == 0 { Err(AddrError::Server) } else { Ok(Self::Ip(address)) };
         }
-        let (name, port) = text.rsplit_once(':').ok_or(AddrError::Server)?;
+        let split = HostPort::split(text);
+        let name = split.host;
         let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let port = port.parse().ok().filter(|&port| port != 0).ok_or(AddrError::Server)?;
+        let port = split.port_number().filter(|&port| port != 0).ok_or(AddrError::Server)?;
         if name.is_empty() || name.len() > 253 || !name.chars().all(label) {
             return Err(AddrError::Server);
         }
@@ -148,6 +182,52 @@ impl fmt::Display for EndpointAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_port_follows_the_last_colon_outside_of_brackets() {
+        for (text, host, port) in [
+            ("example.com", "example.com", None),
+            ("example.com:80", "example.com", Some("80")),
+            ("example.com:", "example.com", Some("")),
+            ("[::1]", "[::1]", None),
+            ("[::1]:80", "[::1]", Some("80")),
+            ("a:b:80", "a:b", Some("80")),
+            (":80", "", Some("80")),
+            ("", "", None),
+        ] {
+            assert_eq!(HostPort::split(text), HostPort { host, port }, "{text}");
+        }
+        assert_eq!(HostPort::split("[::1]:80").literal(), Some("::1"));
+        assert_eq!(HostPort::split("[::1").literal(), None);
+        assert_eq!(HostPort::split("a:65536").port_number(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_host_and_a_port_are_split_as_they_were_joined(
+            host in "[a-z0-9.-]{0,20}|\\[[0-9a-f:]{0,20}\\]", port in proptest::option::of("[0-9]{0,6}"),
+        ) {
+            let text = port.as_ref().map_or(host.clone(), |port| format!("{host}:{port}"));
+            let split = HostPort::split(&text);
+            prop_assert_eq!((split.host, split.port), (&*host, port.as_deref()));
+            prop_assert_eq!(split.literal().is_some(), host.starts_with('['));
+            prop_assert_eq!(split.port_number(), port.and_then(|port| port.parse().ok()));
+        }
+
+        /// A text loses nothing but the colon. The address and port of a socket are split as the standard library joins
+        /// them.
+        #[test]
+        fn nothing_but_the_colon_is_lost(text in "[\\[\\]:a1.]{0,12}|\\PC{0,12}", ip in any::<IpAddr>(), port in any::<u16>()) {
+            let split = HostPort::split(&text);
+            let joined = split.port.map_or(split.host.to_owned(), |port| format!("{}:{port}", split.host));
+            prop_assert_eq!(joined, text);
+            let address = SocketAddr::new(ip, port).to_string();
+            let split = HostPort::split(&address);
+            prop_assert_eq!(split.literal().unwrap_or(split.host).parse(), Ok(ip));
+            prop_assert_eq!(split.port_number(), Some(port));
+        }
+    }
 
     #[test]
     fn listen_addresses_read_and_print_alike() {

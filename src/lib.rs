@@ -5,7 +5,7 @@
 //!
 //! | rank | may do | modules |
 //! |---|---|---|
-//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log ([`ws`] draws random keys) | [`addr`] [`escape`] [`ws`] [`proxy_protocol`] |
+//! | 1 vocabulary and protocol | bytes in, values out; no tokio, no clock, no log ([`ws`] draws random keys) | [`addr`] < [`ws`]; [`escape`] [`proxy_protocol`] |
 //! | 2 decisions and records | own state; `now` is an argument; no I/O | [`route`] [`real_ip`] [`limit`] [`balance`] [`health`] [`outcome`] |
 //! | 3 services | tokio, tracing, certificate files, where logs go | [`clock`] < [`capacity`] [`telemetry`]; [`io`] < [`tls`]; [`drain`] |
 //! | 4 stages | sockets | [`listener`] [`http`] [`upstream`] [`tunnel`] |

@@ -3,7 +3,7 @@
 
 mod forwarded;
 
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, HostPort};
 use forwarded::Element;
 use http::header::FORWARDED;
 use http::uri::{Authority, Scheme};
@@ -263,7 +263,8 @@ fn node(text: &[u8], obfuscated: bool) -> Option<SocketAddr> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some(canonical(address)).filter(|address| address.port() != 0);
     }
-    let (name, port) = text.rsplit_once(':').filter(|_| obfuscated)?;
+    let HostPort { host: name, port } = HostPort::split(text);
+    let port = port.filter(|_| obfuscated)?;
     let is_hidden = port.len() > 1 && port.starts_with('_') && port.bytes().all(is_obfuscated);
     // An IPv6 address with a port has brackets.
     let ip = ip(name).filter(|ip| is_hidden && (ip.is_ipv4() || name.starts_with('[')))?;

@@ -22,7 +22,8 @@ const RANKS: [(u32, &[&str]); 9] = [
 ];
 
 /// Within a rank: the first lies on the second.
-const LIES_ON: [(&str, &str); 3] = [("tls", "io"), ("capacity", "clock"), ("telemetry", "clock")];
+const LIES_ON: [(&str, &str); 4] =
+    [("ws", "addr"), ("tls", "io"), ("capacity", "clock"), ("telemetry", "clock")];
 
 /// Files of higher ranks that are pure all the same.
 const PURE: [&str; 4] = ["tunnel/relay", "tunnel/timer", "tunnel/counters", "tunnel/blind"];

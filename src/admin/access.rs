@@ -2,7 +2,7 @@
 
 use super::response::Problem;
 use super::token::Token;
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, HostPort};
 use crate::io::Stream;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use http::request::Parts;
@@ -123,10 +123,12 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// Whether a Host, with or without a port, is a loopback name.
 fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
+    let split = HostPort::split(host);
+    let name = split.literal().unwrap_or(split.host);
+    // An IPv6 address needs its brackets (RFC 3986 3.2.2).
+    if split.literal().is_none() && name.contains(':') {
+        return false;
+    }
     // Resolvers map `localhost` and its subdomains to loopback (RFC 6761 6.3).
     let lower = name.trim_end_matches('.').to_ascii_lowercase();
     let is_name = lower == "localhost" || lower.ends_with(".localhost");
@@ -160,9 +162,18 @@ mod tests {
         {
             assert!(is_loopback(host), "{host}");
         }
-        for host in
-            ["", "example.com", "127.0.0.1.example.com", "localhost.example.com", "[::2]", "10.0.0.1", "::1"]
-        {
+        for host in [
+            "",
+            "example.com",
+            "127.0.0.1.example.com",
+            "localhost.example.com",
+            "[::2]",
+            "10.0.0.1",
+            "::1",
+            "::1:80",
+            "[::1]x",
+            "[::1",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

@@ -1,6 +1,7 @@
 //! Owns what messages say about addresses and hosts that are nearly right. It must not know which setting has
 //! them.
 
+use crate::addr::HostPort;
 use regex_syntax::hir::{Class, Hir, HirKind};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -19,14 +20,14 @@ pub(super) fn listen(text: &str) -> Option<String> {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Some(format!("expected a port too, \"{}\"", with_port(address, 80)));
     }
-    let (host, port) = bare.rsplit_once(':')?;
-    let port = port.parse::<u16>().ok()?;
-    match host {
+    let split = HostPort::split(bare);
+    let port = split.port_number()?;
+    match split.host {
         "" | "*" => Some(everywhere(port)),
         "localhost" => {
             Some(format!("expected an IP address: \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all"))
         }
-        _ => match host.parse::<IpAddr>() {
+        host => match host.parse::<IpAddr>() {
             Ok(address) => Some(format!("expected \"{}\"", with_port(address, port))),
             Err(_) => {
                 Some(format!("expected an IP address in place of the name: \"0.0.0.0:{port}\" for all"))
@@ -79,9 +80,9 @@ pub(super) fn server(text: &str) -> Option<String> {
     Some(format!("expected a port too, \"{name}:80\""))
 }
 
-/// Whether an address has something after its last colon.
+/// Whether an address has a port, and not only a colon.
 fn has_port(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'))
+    HostPort::split(address).port.is_some_and(|port| !port.is_empty())
 }
 
 fn without_scheme(text: &str) -> Option<&str> {
@@ -102,7 +103,7 @@ pub(super) fn host(text: &str) -> Option<String> {
     if let Some(rest) = without_scheme(text) {
         return Some(format!(
             "expected \"{}\", without the scheme",
-            rest.split(['/', ':']).next().unwrap_or_default()
+            HostPort::split(rest.split('/').next().unwrap_or_default()).host
         ));
     }
     if text.contains('/') {
@@ -117,7 +118,8 @@ pub(super) fn host(text: &str) -> Option<String> {
     if !text.is_ascii() {
         return Some("expected it as it is in DNS, \"xn--...\" (RFC 5890)".to_owned());
     }
-    let (name, port) = text.rsplit_once(':')?;
+    let HostPort { host: name, port } = HostPort::split(text);
+    let port = port?;
     let is_port = port == "*" || (!port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
     let is_address = text.parse::<Ipv6Addr>().is_ok();
     match (is_port, is_address) {
@@ -206,6 +208,7 @@ mod tests {
             ("~^(.+):\\d+$", "without a port"),
             ("~^(a:1|b:2)$", "without a port"),
             ("https://example.com/x", "\"example.com\""),
+            ("https://[::1]:80/x", "\"[::1]\""),
             ("example.com/x", "`path`"),
             ("a.com b.com", "each host"),
             ("_", "no `hosts`"),

@@ -3,7 +3,7 @@
 
 use super::failure::Failure;
 use super::snapshot::Route;
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, HostPort};
 use crate::balance::{Method as Balance, Source, key_of, key_of_ip};
 use crate::http::headers::{
     add_forwarding, add_via, check_framing, connection_options, remove_expect, remove_hop_by_hop,
@@ -83,7 +83,7 @@ impl InboundRequest {
             (None, _) if parts.version < Version::HTTP_11 => "",
             _ => return Err(Failure::Host),
         };
-        let host = without_port(host);
+        let host = HostPort::split(host).host.to_ascii_lowercase();
         // A request about the whole server goes to the route for `/`.
         let is_of_server = parts.method == Method::OPTIONS && parts.uri.path() == ASTERISK;
         let path = if is_of_server { b"/".to_vec() } else { normalise(parts.uri.path())?.into_owned() };
@@ -292,26 +292,14 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// Whether the text is a host with an optional port (RFC 3986 3.2.2, 3.2.3).
 fn is_host(text: &str) -> bool {
-    let (host, port) = split_port(text);
-    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let split = HostPort::split(text);
+    let HostPort { host, port } = split;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
-    let is_good = match inner {
+    let is_good = match split.literal() {
         Some(literal) => !literal.is_empty() && literal.bytes().all(|b| b == b':' || allowed(b)),
         None => !host.is_empty() && host.bytes().all(allowed),
     };
-    is_good && port.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// Splits off the port, which may be empty.
-fn split_port(text: &str) -> (&str, &str) {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port),
-        _ => (text, ""),
-    }
-}
-
-fn without_port(host: &str) -> String {
-    split_port(host).0.to_ascii_lowercase()
+    is_good && port.unwrap_or_default().bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]

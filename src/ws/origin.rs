@@ -1,6 +1,7 @@
 //! Owns which pages may open a WebSocket: it checks the `Origin` of a browser against a list (RFC 6454, RFC 6455 10.2).
 //! Browsers send cookies with a WebSocket request from any site, so a server that trusts cookies needs this check.
 
+use crate::addr::HostPort;
 use std::fmt;
 use std::str::FromStr;
 
@@ -55,12 +56,10 @@ impl Site {
     fn read(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let is_scheme = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
-            _ => (authority, None),
-        };
-        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let is_good = match inner {
+        let split = HostPort::split(authority);
+        let host = split.host;
+        let port = if split.port.is_some() { Some(split.port_number()?) } else { None };
+        let is_good = match split.literal() {
             Some(literal) => literal.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b)),
             None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._*".contains(&b)),
         };

@@ -1,5 +1,6 @@
 //! Owns one question to the admin endpoint over HTTP/1.1, on TCP or a unix socket.
 
+use crate::addr::HostPort;
 use crate::admin::{Token, TokenError};
 use crate::io::Stream;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -67,13 +68,13 @@ impl Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }
-        let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        match port {
-            Some((host, _)) if !host.is_empty() => Ok(Self::Tcp(text.to_owned())),
-            _ => Err(CtlError::Place(format!(
+        let split = HostPort::split(text);
+        if split.host.is_empty() || split.port_number().is_none() {
+            return Err(CtlError::Place(format!(
                 "--address {text}: expected \"IP:PORT\", \"HOST:PORT\" or \"unix:/path\""
-            ))),
+            )));
         }
+        Ok(Self::Tcp(text.to_owned()))
     }
 
     async fn connect(&self) -> io::Result<Stream> {
