@@ -18,7 +18,7 @@ pub enum ListenAddr {
     Systemd(String),
 }
 
-/// Who connected.
+/// The address of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientAddr {
     /// Over TCP.
@@ -28,7 +28,7 @@ pub enum ClientAddr {
 }
 
 impl ClientAddr {
-    /// The IP address, if there is one. IPv4 peers of a dual-stack socket are given as IPv4.
+    /// Returns the IP address, if there is one. An IPv4-mapped address is returned as IPv4.
     #[must_use]
     pub fn ip(self) -> Option<IpAddr> {
         match self {
@@ -38,10 +38,10 @@ impl ClientAddr {
     }
 }
 
-/// A server as the configuration names it: it may stand for several addresses.
+/// A server in the configuration. A name may have several addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerAddr {
-    /// A name to look up, and a port.
+    /// A DNS name and a port.
     Name(String, u16),
     /// An address.
     Ip(SocketAddr),
@@ -91,13 +91,13 @@ impl<'a> HostPort<'a> {
     }
 }
 
-/// Why a text is no address.
+/// A text that is not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddrError {
-    /// Nothing that listens has this form.
+    /// It is not an address to listen at.
     #[error("expected \"IP:PORT\", \"[IPv6]:PORT\", \"unix:/path\" or \"systemd:NAME\"")]
     Listen,
-    /// Nothing to connect to has this form.
+    /// It is not an address of a server.
     #[error("expected \"host:port\", \"IP:PORT\", \"[IPv6]:PORT\" or \"unix:/path\"")]
     Server,
 }
@@ -136,7 +136,7 @@ impl FromStr for ServerAddr {
     }
 }
 
-/// The path of "unix:/path"; only absolute ones, for a service's working directory is `/`.
+/// Returns the path of "unix:/path". It must be absolute, because a service's working directory is `/`.
 fn unix_path(text: &str) -> Option<PathBuf> {
     text.strip_prefix("unix:").filter(|path| path.starts_with('/')).map(PathBuf::from)
 }

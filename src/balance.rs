@@ -1,4 +1,4 @@
-//! Owns the choice among candidates. It must not know addresses or what makes a candidate.
+//! Owns the choice among candidates. It must not know addresses, or which endpoints are candidates.
 
 use siphasher::sip::SipHasher13;
 use std::cmp::Ordering;
@@ -9,20 +9,20 @@ use std::net::IpAddr;
 /// How an endpoint is chosen for a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// The fewest open connections for its weight; ties by weighted round robin (nginx
+    /// The endpoint with the fewest open connections for its weight. Round robin decides among equals (nginx
     /// `least_conn`).
     LeastConn,
-    /// By the client's address: three octets of IPv4, all of IPv6 (nginx `ip_hash`).
+    /// By the client's address: the first three octets of IPv4, or all of IPv6 (nginx `ip_hash`).
     IpHash,
-    /// In turn, smoothly weighted.
+    /// In turn, by smooth weighted round robin.
     RoundRobin,
-    /// The less loaded of two drawn at random (nginx `random two least_conn`).
+    /// The less loaded of two random endpoints (nginx `random two least_conn`).
     RandomTwo,
-    /// By something in the request.
+    /// By a hash of a part of the request.
     Hash(Source),
 }
 
-/// What of a request is hashed.
+/// The part of a request that is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A header's value.
@@ -47,21 +47,21 @@ impl fmt::Display for Source {
     }
 }
 
-/// What decides over one that may be chosen.
+/// An endpoint that may be chosen, and what the choice depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
-    /// What it is known by, alike in every proxy with the same list.
+    /// Its id, the same in every proxy with the same list.
     pub id: u64,
-    /// Its share, above 0; any unit that all candidates have in common.
+    /// Its share, above 0, in any unit that all candidates share.
     pub weight: u32,
     /// Its connections, also those that are being opened.
     pub active: u32,
-    /// Its place in the round, kept from choice to choice.
+    /// Its state in the round robin, kept between choices.
     pub turn: i64,
 }
 
-/// Chooses one and moves the round on. A method that goes by a key takes the least loaded where
-/// a request has none. `draw` gives a random number below its argument.
+/// Chooses a candidate and advances the round robin. If a request has no key, methods that need one choose the
+/// least loaded. `draw` returns a random number below its argument.
 pub fn pick(
     method: &Method,
     candidates: &mut [Candidate],
@@ -86,15 +86,15 @@ pub fn pick(
     }
 }
 
-/// Load as it would be with one connection more: so a newcomer with a small weight, as
-/// `slow_start` gives it, is not the emptiest for ever.
+/// Compares loads as they would be with one more connection. Otherwise a new endpoint with the small weight of
+/// `slow_start` would be the least loaded each time.
 fn by_load(a: &Candidate, b: &Candidate) -> Ordering {
     let after = |candidate: &Candidate| u128::from(candidate.active) + 1;
     (after(a) * u128::from(b.weight)).cmp(&(after(b) * u128::from(a.weight)))
 }
 
-/// Smooth weighted round robin among those that take part: each gains its weight, the richest is
-/// chosen and pays the total.
+/// Does smooth weighted round robin among those that take part: each gains its weight, and the one with the
+/// highest sum is chosen and pays the total.
 fn next_turn(candidates: &mut [Candidate], takes_part: impl Fn(&Candidate) -> bool) -> usize {
     let (mut chosen, mut total) = (None::<usize>, 0);
     for index in 0..candidates.len() {
@@ -131,14 +131,14 @@ fn draw_weighted(
     0
 }
 
-/// Weighted rendezvous hashing: every candidate scores by itself, so one that comes or goes moves
-/// only its own keys (Thaler, Ravishankar 1998; weights after Schindelhauer, Schomaker 2005).
+/// Does weighted rendezvous hashing. Each candidate has its own score, so a candidate that is added or removed
+/// moves only its own keys (Thaler, Ravishankar 1998; weights after Schindelhauer, Schomaker 2005).
 fn highest(candidates: &[Candidate], key: u64) -> Option<usize> {
     let score = |candidate: &Candidate| {
         let mut hasher = SipHasher13::new();
         hasher.write_u64(key);
         hasher.write_u64(candidate.id);
-        // 53 bits, moved off 0 and 1: a fraction whose logarithm is finite and negative.
+        // 53 bits between 0 and 1, without both: the logarithm is finite and negative.
         let fraction = ((hasher.finish() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         -f64::from(candidate.weight) / fraction.ln()
     };
@@ -146,7 +146,7 @@ fn highest(candidates: &[Candidate], key: u64) -> Option<usize> {
     scores.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
 }
 
-/// The hash of a key, alike in every proxy.
+/// Returns the hash of a key, the same in every proxy.
 #[must_use]
 pub fn key_of(bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
@@ -154,7 +154,7 @@ pub fn key_of(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The key of a client's address.
+/// Returns the key of a client's address.
 #[must_use]
 pub fn key_of_ip(ip: IpAddr) -> u64 {
     match ip {

@@ -247,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    /// Two endpoints, of which the other one serves.
+    /// Two endpoints. The other one serves.
     const PAIR: Group = Group { all: 2, others_out: 0 };
 
     fn rules() -> Rules {

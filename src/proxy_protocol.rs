@@ -36,10 +36,10 @@ pub enum Version {
     V2,
 }
 
-/// Why bytes cannot become a header; the connection is to be closed (2).
+/// Why bytes are not a header. The receiver must close the connection (section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// They begin neither as version 1 nor as version 2 does.
+    /// They begin like neither version 1 nor version 2.
     #[error("no PROXY protocol header")]
     Signature,
     /// A line of version 1 that is not as 2.1 has it, or has no CRLF in its first 107 bytes.

@@ -1,5 +1,5 @@
-//! Owns the answer to who a client really is, when proxies that are trusted stand in front (nginx,
-//! `ngx_http_realip_module`). It must not know sockets.
+//! Owns how Holdline finds the address of a client behind trusted proxies (nginx, `ngx_http_realip_module`). It
+//! must not know sockets.
 
 mod forwarded;
 
@@ -13,28 +13,27 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-/// Who is trusted, and where they say who the client is. By default nobody is.
+/// Which peers are trusted, and where they name the client. By default, no peer is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Peers whose word counts (nginx, `set_real_ip_from`).
+    /// The trusted peers (nginx, `set_real_ip_from`).
     pub trusted: Vec<Network>,
-    /// Where they say it (nginx, `real_ip_header`).
+    /// Where they name the client (nginx, `real_ip_header`).
     pub source: Source,
-    /// Whether to go on from one trusted address of the list to the one before (nginx,
-    /// `real_ip_recursive`).
+    /// Whether to skip trusted addresses at the end of the list (nginx, `real_ip_recursive`).
     pub recursive: bool,
 }
 
 /// Peers that are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Those of a network; IPv4-mapped IPv6 addresses count as IPv4.
+    /// The peers of a network. IPv4-mapped IPv6 addresses count as IPv4.
     Ip(IpNet),
-    /// All that come over a unix socket.
+    /// All peers over unix sockets.
     Unix,
 }
 
-/// Where trusted peers say who the client is.
+/// Where trusted peers name the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A header with a list of addresses, the last hop last. Several lines are one list.
@@ -52,15 +51,15 @@ impl Default for Source {
     }
 }
 
-/// Whence a request came.
+/// Where a request came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The HTTP peer: who is next in `X-Forwarded-For`.
+    /// The HTTP peer, which Holdline appends to `X-Forwarded-For`.
     pub peer: ClientAddr,
-    /// The client: for limits, balancing and logs. A port of 0 is not known.
+    /// The client, as limits, balancing and logs see it. Port 0 means that the port is unknown.
     pub client: ClientAddr,
-    /// Whether the peer's forwarding headers are to be believed, all of them: whoever is trusted
-    /// must set or remove those that its own clients send.
+    /// Whether Holdline believes all forwarding headers of the peer. A trusted peer must set or remove those of
+    /// its own clients.
     pub trusted: bool,
     /// The scheme that the client used, as the trusted peers say.
     pub proto: Option<Scheme>,
@@ -69,7 +68,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of a request that comes from the client itself.
+    /// Returns the origin of a request that comes from the client itself.
     #[must_use]
     pub fn direct(peer: ClientAddr) -> Self {
         Self { peer, client: peer, trusted: false, proto: None, host: None }
@@ -83,26 +82,25 @@ impl Settings {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// The HTTP peer of a connection: whom the header of the PROXY protocol names if the socket's
-    /// peer is trusted, else the socket's peer. Whoever puts this header in front is not the HTTP peer
-    /// and writes no HTTP headers; those of the HTTP peer count if it is trusted as well (HAProxy,
-    /// `accept-proxy`; nginx would want `real_ip_header proxy_protocol`, and read no header then).
+    /// Returns the HTTP peer of a connection: the address in the PROXY protocol header if the socket's peer is
+    /// trusted, otherwise the socket's peer. The sender of a PROXY header writes no HTTP headers. Those of the
+    /// HTTP peer count if it is trusted too (HAProxy, `accept-proxy`). nginx needs `real_ip_header
+    /// proxy_protocol` for this, and then reads no HTTP header.
     #[must_use]
     pub fn peer(&self, socket: ClientAddr, announced: Option<SocketAddr>) -> ClientAddr {
         let announced = announced.filter(|_| self.trusts(socket));
         announced.map_or(socket, |source| ClientAddr::Tcp(canonical(source)))
     }
 
-    /// Whence a request of an HTTP peer came. The list is walked from its end: the last address, or
-    /// with `recursive` the last that is not trusted, or else the first. What is no address ends
-    /// the walk at the one behind it, and where there is none, the peer is the client.
+    /// Returns where a request of an HTTP peer came from. Holdline reads the list from its end. The client is the
+    /// last address. With `recursive` it is the last address that is not trusted, or the first if all are. The
+    /// search ends before an entry that is not an address. If that is the last entry, the peer is the client.
     ///
-    /// A port in the list is the client's; without one the port is 0, as in nginx. `proto` and
-    /// `host` are those of the hop where the walk ended.
+    /// A port in the list is the client's. Without one, the port is 0, as in nginx. `proto` and `host` are those
+    /// of the hop where the search ended.
     ///
-    /// Two things differ from nginx: it reads only the first line of a header other than
-    /// `X-Forwarded-For`, and behind a line that ends with what is no address, it goes on with the
-    /// line before.
+    /// nginx differs in two points. It reads only the first line of a header other than `X-Forwarded-For`. After
+    /// a line that ends with something other than an address, it continues with the previous line.
     #[must_use]
     pub fn origin(&self, peer: ClientAddr, headers: &HeaderMap) -> Origin {
         let direct = Origin::direct(peer);
@@ -130,7 +128,7 @@ impl Settings {
         Origin { trusted: true, ..origin }
     }
 
-    /// Walks hops, the last first. Where it ended, and how far from the end that is.
+    /// Searches hops, the last first. Returns the hop where the search ended, and its distance from the end.
     fn walk(&self, hops: impl Iterator<Item = Option<Element>>) -> (Option<Element>, usize) {
         let mut found = (None, 0);
         for (place, hop) in hops.enumerate() {
@@ -152,13 +150,13 @@ impl Settings {
 
 // === impl Network ===
 
-/// Why a text is no network.
+/// A text that is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a network like \"10.0.0.0/8\", an address or \"unix:\"")]
 pub struct BadNetwork;
 
 impl Network {
-    /// Whether an address is one of its.
+    /// Whether the network contains an address.
     #[must_use]
     pub fn contains(&self, address: ClientAddr) -> bool {
         match self {
@@ -170,8 +168,7 @@ impl Network {
 
 impl FromStr for Network {
     type Err = BadNetwork;
-    /// An address without a prefix is a network of its own. Bits behind the prefix are cleared, as
-    /// nginx does.
+    /// An address without a prefix is a network of one address. Bits after the prefix are cleared, as in nginx.
     fn from_str(text: &str) -> Result<Self, BadNetwork> {
         if text == "unix:" {
             return Ok(Self::Unix);
@@ -182,7 +179,7 @@ impl FromStr for Network {
     }
 }
 
-/// The IPv4 network that an IPv4-mapped one means.
+/// Returns the IPv4 network of an IPv4-mapped one.
 fn mapped_v4(network: IpNet) -> Option<Ipv4Net> {
     let IpNet::V6(v6) = network else { return None };
     let prefix = v6.prefix_len().checked_sub(96)?;
@@ -200,7 +197,7 @@ impl fmt::Display for Network {
 
 // === impl Source ===
 
-/// Why a text is no source.
+/// A text that is not a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected the name of a header or \"proxy_protocol\"")]
 pub struct BadSource;
@@ -228,32 +225,30 @@ impl fmt::Display for Source {
 
 // === reading lists ===
 
-/// The elements of a list of addresses, the last first: what stands between commas and blanks, as
-/// in nginx.
+/// Returns the elements of a list of addresses, the last first. Commas and blanks separate them, as in nginx.
 fn addresses<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let between = |byte: &u8| matches!(byte, b',' | b' ' | b'\t');
     let lines = headers.get_all(name).iter().rev();
     lines.flat_map(move |line| line.as_bytes().rsplit(between)).filter(|text| !text.is_empty())
 }
 
-/// The value of a header for the hop that is `place` hops from the end; the first where the list
-/// is shorter, for most proxies set one value and do not append. A value keeps its place whatever its
-/// bytes are.
+/// Returns the value of a header for the hop that is `place` hops from the end. In a shorter list this is the
+/// first value, because most proxies set one value and do not append. Malformed values count as places too.
 fn value_at<'a>(headers: &'a HeaderMap, name: &HeaderName, place: usize) -> Option<&'a [u8]> {
     let lines = headers.get_all(name).iter().rev();
     let values = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
     values.filter(|value| !value.is_empty()).take(place + 1).last()
 }
 
-/// What is not UTF-8 names no scheme and no host.
+/// Text that is not UTF-8 cannot name a scheme or a host.
 fn text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok()
 }
 
-/// An address, perhaps with a port; 0 stands for none. `obfuscated`: the port may be hidden (RFC
-/// 7239 6.3).
+/// Parses an address with an optional port. Port 0 means that there is none. `obfuscated` means that the port may
+/// be obfuscated (RFC 7239 6.3).
 fn node(text: &[u8], obfuscated: bool) -> Option<SocketAddr> {
-    // A zone has a meaning on its own host only.
+    // An IPv6 zone has a meaning only on its own host.
     let text = self::text(text).filter(|text| !text.contains('%'))?;
     let bracketed = |text: &str| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     let ip = |text: &str| text.parse().ok().or_else(|| bracketed(text));
@@ -280,13 +275,13 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// In lower case, its normal form (RFC 3986 3.1).
+/// Parses a scheme into its normal form, lower case (RFC 3986 3.1).
 fn scheme(text: &str) -> Option<Scheme> {
     let begins = text.starts_with(|first: char| first.is_ascii_alphabetic());
     text.to_ascii_lowercase().parse().ok().filter(|_| begins)
 }
 
-/// A host and perhaps a port; nobody's name belongs here.
+/// Parses a host and an optional port. User names are not allowed.
 fn authority(text: &str) -> Option<Authority> {
     text.parse().ok().filter(|_| !text.contains('@'))
 }

@@ -1,10 +1,9 @@
-//! Owns the way from host and path to a route, compiled once. It must not know what a route leads
-//! to.
+//! Owns how a host and a path select a route. The rules are compiled once. It must not know where a route leads.
 //!
-//! Precedence is nginx's: the most specific host first (exact, longest `*.suffix`, longest
-//! `prefix.*`, regex in file order, none); within it the exact path, then the longest prefix if it
-//! has priority (`^~`), then the first regex, then the longest prefix. Unlike nginx's servers, a
-//! host without a fitting path falls back to the less specific hosts.
+//! The precedence is nginx's. The most specific host wins: exact, longest `*.suffix`, longest `prefix.*`, regex in
+//! file order, none. Within a host the exact path wins, then the longest prefix if it has priority (`^~`), then
+//! the first regex, then the longest prefix. Unlike in nginx, if no path of a host matches, the less specific
+//! hosts are tried.
 
 mod pattern;
 
@@ -17,13 +16,13 @@ use std::collections::HashMap;
 /// The hosts and the path of one route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// Any of these; none: every host.
+    /// The hosts. An empty list means every host.
     pub hosts: Vec<HostPattern>,
     /// The path.
     pub path: PathPattern,
 }
 
-/// All rules, arranged for search. A rule is known by its index in the list it was made from.
+/// All rules, indexed for lookup. A rule is identified by its index in the original list.
 #[derive(Debug, Default)]
 pub struct Table {
     exact: HashMap<String, Paths>,
@@ -43,7 +42,7 @@ struct Paths {
 }
 
 impl Table {
-    /// Arranges rules; of two alike, the first counts.
+    /// Indexes rules. Of two equal rules, the first counts.
     #[must_use]
     pub fn new(rules: &[Rule]) -> Self {
         let mut table = Self::default();
@@ -78,7 +77,7 @@ impl Table {
         }
     }
 
-    /// The rule for a host (without port, in any case) and a normalised path.
+    /// Returns the rule for a host (without port, in any case) and a normalised path.
     #[must_use]
     pub fn find(&self, host: &str, path: impl AsRef<[u8]>) -> Option<usize> {
         let path = path.as_ref();
@@ -129,22 +128,22 @@ impl Paths {
 /// Why a path cannot be normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// It leads above the root.
+    /// The path leads above the root.
     #[error("the path leads above the root")]
     AboveRoot,
-    /// It holds an encoded NUL.
+    /// The path contains an encoded NUL.
     #[error("the path holds a NUL")]
     Nul,
-    /// It is not absolute.
+    /// The path is not absolute.
     #[error("the path does not begin with a slash")]
     Relative,
-    /// Rewritten, it leads out of the path that stands in the configuration.
+    /// The rewritten path leads out of the path in the configuration.
     #[error("the path leads out of its route")]
     LeadsOut,
 }
 
-/// A path as routes are matched on it (nginx, `location`): `%XX` decoded, `.` and `..` resolved,
-/// slashes merged. It need not be UTF-8.
+/// Returns the path against which routes are matched (nginx, `location`): `%XX` is decoded, `.` and `..` are
+/// resolved, and slashes are merged. It need not be UTF-8.
 ///
 /// # Errors
 /// The path has no normal form.
@@ -184,11 +183,11 @@ pub fn normalise(path: &str) -> Result<Cow<'_, [u8]>, PathError> {
 pub struct Rewrite(pub String);
 
 impl Rewrite {
-    /// The path to ask the upstream for, percent-encoded: the part that `matched` is replaced
-    /// (nginx `proxy_pass` with a URI); of a regex, `$1` and its like stand for its groups.
+    /// Returns the percent-encoded path for the upstream. The part that `matched` matches is replaced (nginx
+    /// `proxy_pass` with a URI). With a regex, `$1` stands for its first group.
     ///
     /// # Errors
-    /// What was no `..` in the path is one behind what replaces its beginning: `/ws../x`, less `/ws`.
+    /// After the replacement a segment has become `..`, such as in `/ws../x` without `/ws`.
     pub fn apply(&self, matched: &PathPattern, normal: impl AsRef<[u8]>) -> Result<String, PathError> {
         let normal = normal.as_ref();
         let mut path = match matched {
@@ -219,7 +218,7 @@ impl Rewrite {
     }
 }
 
-/// What may not stand in a path as it is (RFC 3986 3.3), and what would end it.
+/// Bytes that a path must encode (RFC 3986 3.3), and those that would end it.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')

@@ -106,7 +106,7 @@ fn token_fault(config: &Config, secret: &Secret, error: &TokenError) -> String {
     }
 }
 
-/// What is to be said of a token that others on this host may read.
+/// Returns a warning if others on this host may read the token.
 fn open_secret(config: &Path, admin: &Settings) -> Option<String> {
     let is_open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & EVERYBODY_READS != 0);
     match admin.token.as_ref()? {

@@ -33,13 +33,13 @@ pub(super) struct Ctl {
 /// Where the proxy is found.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The admin endpoint: IP:PORT, HOST:PORT or unix:/path; else [admin] of the configuration says it
+    /// The admin endpoint: IP:PORT, HOST:PORT or unix:/path [default: that of [admin] in the configuration]
     #[arg(short, long, global = true, value_name = "ADDRESS", help_heading = WHERE)]
     address: Option<String>,
-    /// A file with the token of the endpoint; else [admin] of the configuration says it
+    /// A file with the token of the endpoint [default: that of [admin] in the configuration]
     #[arg(short, long, global = true, value_name = "FILE", help_heading = WHERE)]
     token_file: Option<PathBuf>,
-    /// The configuration of the running proxy; only its [admin] is needed
+    /// The configuration of the running proxy. Only its [admin] is read
     #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG, help_heading = WHERE)]
     config: PathBuf,
 }
@@ -49,17 +49,17 @@ const WHERE: &str = "Where the proxy is, and how it is shown";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The proxy as a whole: reloads, listeners, upstreams with their endpoints, routes
+    /// Show the proxy as a whole: reloads, listeners, upstreams with their endpoints, routes
     Status,
-    /// Live connections, those that have lasted longest first; or how many there are of a kind
+    /// List live connections, the oldest first, or count them by a key
     #[command(after_help = CONNECTIONS_EXAMPLES)]
     Connections(Box<ConnectionFilter>),
-    /// All that is known of one live connection
+    /// Show everything about one live connection
     Connection {
         /// Its id, as in the access log
         id: String,
     },
-    /// Follow the frames of a live connection: time, side, opcode, length; never their payload
+    /// Follow the frames of a live connection: time, side, opcode and length, but not the payload
     Tail {
         /// Its id, as in the access log
         id: String,
@@ -75,33 +75,33 @@ enum Command {
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// The latest ends of connections: when, who ended each, why, with which code; or how many there are of a kind
+    /// List the latest ends of connections (when, by whom, why, with which close code), or count them by a key
     #[command(after_help = ENDS_EXAMPLES)]
     Ends(Box<EndFilter>),
-    /// Give an endpoint nothing new, and close what it has with 1012
+    /// Send an endpoint no new connections, and close those it has with 1012
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain(Endpoint),
-    /// Give an endpoint nothing new, close what it has with 1012, and leave it unused even when all others fail
+    /// Like drain, but leave the endpoint unused even if all others fail
     ///
-    /// An endpoint that is only drained is used again when no other endpoint of its upstream can be.
+    /// A drained endpoint is used again if no other endpoint of its upstream is available.
     Down(Endpoint),
-    /// Take `drain` or `down` back: the configuration counts again
+    /// Undo `drain` or `down`: the state in the configuration counts again
     Up {
         /// The name of its upstream
         upstream: String,
         /// Its address, as `status` shows it
         endpoint: String,
-        /// Why; it is written to the log
+        /// The reason, for the log
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Load the configuration anew, as SIGHUP does, and say what came of it
+    /// Reload the configuration, as SIGHUP does, and report the result
     Reload {
-        /// Why; it is written to the log
+        /// The reason, for the log
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// The metrics, in the text form of OpenMetrics
+    /// Show the metrics in the text format of OpenMetrics
     Metrics,
 }
 
@@ -131,7 +131,7 @@ struct Endpoint {
     /// upstream, else drain_spread of [process]]
     #[arg(long, value_name = "SPAN")]
     spread: Option<String>,
-    /// Why; it is written to the log
+    /// The reason, for the log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -98,7 +98,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The known word that was probably meant, of which at most a third of the letters differ.
+/// Returns the known word that was probably meant: at most a third of its letters differ.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
     let distances = known.iter().map(|&known| (strsim::damerau_levenshtein(&word, known), known));

@@ -259,7 +259,7 @@ impl<'a> Table<'a> {
         value
     }
 
-    /// Reads each table of a `[[key]]`, of which there must be at least one.
+    /// Reads each table of a `[[key]]`. There must be at least one.
     pub(super) fn each<T>(&self, key: &'static str, mut read: impl FnMut(&Self) -> Option<T>) -> Vec<T> {
         let value = self.take(key);
         let is_list = value.as_ref().is_none_or(|value| matches!(value.node, DeValue::Array(_)));

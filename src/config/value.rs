@@ -99,7 +99,7 @@ pub(super) fn one_of<T>(words: &[(&str, T)], or_else: Option<&str>) -> String {
     format!("expected {}", any_of(quoted.iter().map(String::as_str).chain(or_else)))
 }
 
-/// The word for a meaning, of which `words` has each once.
+/// Returns the word for a meaning. `words` has each meaning once.
 pub(super) fn word_for<'a, T: PartialEq>(words: &[(&'a str, T)], meaning: &T) -> &'a str {
     words.iter().find(|(_, known)| known == meaning).map_or("", |&(word, _)| word)
 }
@@ -204,7 +204,7 @@ fn parse_size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok().filter(|_| is_number)?.checked_mul(factor)
 }
 
-/// A duration as [`duration`] reads it, in the largest unit of which it is a multiple.
+/// Writes a duration as [`duration`] reads it, in the largest unit that divides it.
 pub(super) fn write_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {

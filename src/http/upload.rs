@@ -244,7 +244,7 @@ where
             Poll::Ready(next) => {
                 self.waits = false;
                 match next {
-                    // Trailers of which nothing is left are the end.
+                    // Nothing is left of the trailers, so the body ends here.
                     Some(Ok(frame)) => self.cleaned(frame).map(|frame| self.admit(frame)),
                     Some(Err(error)) => Some(Err(error.into())),
                     None => None,
@@ -326,7 +326,7 @@ mod tests {
             let frame = tokio::select! {
                 frame = upload.frame() => frame,
                 () = empty => unreachable!("it goes on for ever"),
-                () = sleep(2 * PATIENCE) => panic!("the timer began anew"),
+                () = sleep(2 * PATIENCE) => panic!("the timer began again"),
             };
             assert_eq!(frame.unwrap().unwrap_err(), UploadError::TooSlow);
             assert!(began.elapsed().abs_diff(PATIENCE) < Duration::from_millis(5));

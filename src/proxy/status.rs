@@ -1,4 +1,4 @@
-//! Owns the view of what is live, for the metrics and the status.
+//! Owns the view of live tunnels and endpoints that the metrics and the status show.
 
 use super::Proxy;
 use super::failure::CLIENT_LEFT;

@@ -1,7 +1,7 @@
 //! Owns the grammar of `Forwarded` (RFC 7239 4). It must not know who is trusted.
 //!
-//! The list is read from its end: each proxy appends, so what a client put in front, a quote that
-//! never ends among it, cannot change how the elements of the proxies are read.
+//! The list is read from its end, because each proxy appends. So nothing that a client sends, such as an open
+//! quote, can change how the elements of the proxies are read.
 
 use super::{authority, node, scheme};
 use http::HeaderMap;
@@ -9,10 +9,10 @@ use http::header::FORWARDED;
 use http::uri::{Authority, Scheme};
 use std::net::SocketAddr;
 
-/// What one hop says of whoever it got the request from.
+/// What one hop says about the sender of its request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Element {
-    /// `for`, if it is an address: neither "unknown" nor an obfuscated name.
+    /// `for`, if it is an address. `None` means that it is missing, "unknown" or obfuscated.
     pub(super) node: Option<SocketAddr>,
     /// `proto`.
     pub(super) proto: Option<Scheme>,
@@ -21,13 +21,13 @@ pub(super) struct Element {
 }
 
 impl Element {
-    /// Of a header that has addresses only.
+    /// Returns the element of a header that has only addresses.
     pub(super) fn of(node: SocketAddr) -> Self {
         Self { node: Some(node), ..Self::default() }
     }
 
-    /// Reads an element; `None`: it is malformed. Blanks around `;` and values that should be
-    /// quoted are let pass, for both are often written; a parameter that comes twice is not.
+    /// Parses an element. `None` means that it is malformed. Blanks around `;` and unquoted values are common, so
+    /// they are accepted. A repeated parameter is not.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let (mut node_text, mut proto, mut host) = (None, None, None);
         let mut rest = skip_separators(text);
@@ -54,14 +54,14 @@ impl Element {
     }
 }
 
-/// The elements of all lines, the last first, unread. Empty ones are left out (RFC 9110 5.6.1.2).
+/// Returns the elements of all lines, the last first, unparsed. Leaves out empty ones (RFC 9110 5.6.1.2).
 pub(super) fn elements(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(FORWARDED).iter().rev();
     let elements = lines.flat_map(|line| LastFirst(Some(line.as_bytes())));
     elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-/// What stands between the commas of a line that are not in a quoted string, the last first.
+/// The parts of a line between commas, the last first. Commas in quoted strings do not count.
 struct LastFirst<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for LastFirst<'a> {
@@ -84,12 +84,12 @@ impl<'a> Iterator for LastFirst<'a> {
     }
 }
 
-/// Whether an odd number of backslashes stands in front.
+/// Whether an odd number of backslashes precedes a byte.
 fn is_escaped(line: &[u8], at: usize) -> bool {
     line[..at].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
-/// The first `name=value` of an element, and the pairs behind it.
+/// Returns the name and value of an element's first pair, and the rest.
 fn pair(text: &[u8]) -> Option<(&[u8], Vec<u8>, &[u8])> {
     let equals = text.iter().position(|&byte| byte == b'=')?;
     let name = &text[..equals];
@@ -106,14 +106,13 @@ fn pair(text: &[u8]) -> Option<(&[u8], Vec<u8>, &[u8])> {
     (is_name && ends).then(|| (name, value, skip_separators(rest)))
 }
 
-/// A pair may be left out between two `;`.
+/// Skips separators. There may be no pair between two `;`.
 fn skip_separators(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|byte| !b"; \t".contains(byte));
     &text[start.unwrap_or(text.len())..]
 }
 
-/// The text of a quoted string behind its first quote, and what is behind its last (RFC 9110
-/// 5.6.4).
+/// Returns the text of a quoted string that follows its first quote, and the rest after its last (RFC 9110 5.6.4).
 fn unquote(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut value = Vec::new();
     let mut bytes = text.iter().enumerate();

@@ -1,4 +1,4 @@
-//! Owns one pattern of a route: how it is written and what it means.
+//! Owns a pattern of a route: its syntax and what it matches.
 
 use regex::{Regex, bytes};
 use std::fmt;
@@ -22,18 +22,18 @@ pub enum HostPattern {
 pub enum PathPattern {
     /// This path alone (`=`).
     Exact(String),
-    /// Every path that begins so.
+    /// Every path with this beginning.
     Prefix {
         /// The beginning.
         prefix: String,
-        /// It is chosen before any regex (`^~`).
+        /// Whether it takes precedence over any regex (`^~`).
         priority: bool,
     },
     /// Every path with a match (`~`; `(?i)` for `~*`).
     Regex(PathRegex),
 }
 
-/// A regex of paths. A path need not be UTF-8: then each of its bytes is a character, as to nginx.
+/// A regex for paths. In a path that is not UTF-8, each byte counts as a character, as in nginx.
 #[derive(Clone, Debug)]
 pub struct PathRegex {
     text: Regex,
@@ -44,7 +44,7 @@ impl PathRegex {
     fn new(regex: &str) -> Result<Self, PatternError> {
         let text = compile(regex)?;
         let of_bytes = bytes::RegexBuilder::new(regex).unicode(false).build();
-        // Classes of characters beyond ASCII have no meaning among bytes.
+        // Character classes beyond ASCII cannot match bytes.
         let bytes = of_bytes.or_else(|_| bytes::Regex::new(regex)).map_err(|error| unreadable(&error))?;
         Ok(Self { text, bytes })
     }
@@ -55,7 +55,7 @@ impl PathRegex {
         std::str::from_utf8(path).map_or_else(|_| self.bytes.is_match(path), |path| self.text.is_match(path))
     }
 
-    /// The path with `with` in place of the first match; `$1` and its like stand for groups.
+    /// Returns the path with `with` in place of the first match. In it, `$1` stands for the first group.
     pub(super) fn replace(&self, path: &[u8], with: &str) -> Vec<u8> {
         match std::str::from_utf8(path) {
             Ok(path) => self.text.replace(path, with).into_owned().into_bytes(),
@@ -132,7 +132,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// Alike when written alike: a regex has no equality of its own.
+/// Patterns are equal if their texts are, because regexes cannot be compared.
 impl PartialEq for HostPattern {
     fn eq(&self, other: &Self) -> bool {
         self.to_string() == other.to_string()
@@ -183,7 +183,7 @@ impl PathPattern {
         absolute(path).map(Self::Exact)
     }
 
-    /// Every path that begins so.
+    /// Every path with this beginning.
     ///
     /// # Errors
     /// It does not begin with a slash.

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_file_is_opened_anew_and_no_line_is_lost() {
+    fn a_moved_file_is_reopened_and_no_line_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
         let log = AccessLog::open(&settings(AccessTarget::File(path.clone()), Format::Text)).unwrap();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_opened_anew_stays_in_use() {
+    fn a_file_that_cannot_be_reopened_stays_in_use() {
         let folder = tempfile::tempdir().unwrap();
         let (inner, moved) = (folder.path().join("log"), folder.path().join("moved"));
         std::fs::create_dir(&inner).unwrap();

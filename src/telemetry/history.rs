@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn lately_is_what_came_within_the_span_whoever_looked() {
+    fn recent_events_do_not_depend_on_earlier_reads() {
         let mut history = History::default();
         history.ended(at(5), key(Cause::Eof));
         history.ended(at(100), key(Cause::Eof));

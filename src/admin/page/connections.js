@@ -80,7 +80,7 @@ export function filterBy({ text = "", route = "", upstream, endpoint }) {
   restart();
 }
 
-/** Asks anew if somebody sees the answer, and the last time is long enough ago. */
+/** Asks again if the page is visible and the last request is long enough ago. */
 export function refreshConnections() {
   if (!view.isVisible || view.isHeld || document.hidden || performance.now() - asked < REFRESH - 100) return;
   load();

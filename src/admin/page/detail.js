@@ -134,7 +134,7 @@ function complain(text) {
 
 function fill(connection) {
   if (current?.id !== connection.id) return;
-  // Fields that nobody foresaw are shown as they come: everything that is known is to be seen.
+  // Unknown fields are shown as they are, so that the page hides nothing.
   const names = [...Object.keys(FACTS).filter((name) => name in connection),
     ...Object.keys(connection).filter((name) => !(name in FACTS) && !ELSEWHERE.has(name))];
   const facts = names.map((name) => {

@@ -29,7 +29,7 @@ function draw(history) {
   readOut(null);
 }
 
-/** Draws anew, with the colours of the theme that came. */
+/** Draws again, with the colours of the new theme. */
 export function repaint() {
   for (const chart of charts) chart.redraw(false, true);
 }

@@ -86,7 +86,7 @@ function take(event, data) {
 function show(status) {
   // An upgrade brings its own page.
   if (known.version !== null && known.version !== status.version) location.reload();
-  if (known.started !== null && known.started !== status.started) notify(`The proxy was started anew, at ${moment(status.started)}.`, true);
+  if (known.started !== null && known.started !== status.started) notify(`The proxy was restarted at ${moment(status.started)}.`, true);
   Object.assign(known, { version: status.version, started: status.started, heard: status.now, heardAt: performance.now() });
   Object.assign(way, { error: null, attempts: 0 });
   showOverview(status, known.limits);

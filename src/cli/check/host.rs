@@ -118,7 +118,7 @@ fn is_of_this_host(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Addresses that somebody listens at, perhaps a running Holdline: a note, for `check` is run beside it.
+/// Notes addresses that are in use. It is only a note, because Holdline itself may be running.
 pub(super) fn taken(config: &Config) -> Vec<String> {
     // Systemd runs `check` before each reload of a running proxy.
     if std::env::var_os("MAINPID").is_some() {

@@ -1,5 +1,5 @@
-//! Owns where the running proxy is found: by the command line, or by its configuration, of which only `[admin]` is
-//! needed. The hour in which the file has a mistake is the one in which the proxy is asked.
+//! Owns how `ctl` finds the running proxy: by the command line, or by `[admin]` of the configuration. It ignores the
+//! rest of the file, because operators need `ctl` most when the file has mistakes.
 
 use super::Place;
 use super::client::{Address, Client, CtlError};
