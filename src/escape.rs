@@ -1,14 +1,13 @@
-//! Owns how bytes of peers are written where people and programs read lines. It must not know what the bytes
-//! are.
+//! Owns the escaping of peers' bytes in lines of logs and in terminals. It must not know what the bytes mean.
 //!
-//! There is one escape, that of nginx's access log: `\x` and two upper-case hexadecimal digits for a byte. A
-//! backslash is always escaped, so a reader gets back the very bytes: it replaces each `\xXX` by its byte.
+//! The only escape is that of nginx's access log: `\x` and two upper-case hexadecimal digits for a byte. A
+//! backslash is always escaped, so a reader recovers the bytes if it replaces each `\xXX` by its byte.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-/// One field of a line whose fields are parted by blanks. It has neither blanks nor quotes in it, and is ASCII.
-/// Nothing is written as `-`, so a lone `-` is escaped.
+/// One field of a line with blanks between its fields. It is written in ASCII, without blanks or quotes. An empty
+/// field is written as `-`, so a lone `-` is escaped.
 #[derive(Clone, Copy, Debug)]
 pub struct Token<'a>(pub &'a [u8]);
 
@@ -22,8 +21,8 @@ impl fmt::Display for Token<'_> {
     }
 }
 
-/// A text between quotes, which keeps its blanks. A `=` is escaped: a reader that parts the line at blanks finds
-/// no `key=value` in it.
+/// A text between quotes, which keeps its blanks. A `=` is escaped, so that a reader that splits the line at blanks
+/// finds no `key=value` in the text.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a>(pub &'a [u8]);
 
@@ -36,13 +35,13 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A host and what was asked of it, as one field. The first `/`, `?` or `*` begins the target: a host has them
-/// escaped.
+/// A host and a request target as one field. The target begins at the first `/`, `?` or `*`, because these are
+/// escaped in a host.
 #[derive(Clone, Copy, Debug)]
 pub struct HostAndTarget<'a> {
-    /// The host; empty if none was named.
+    /// The host. It is empty if the request names none.
     pub host: &'a [u8],
-    /// The path and query; empty for a CONNECT.
+    /// The path and query. They are empty for a CONNECT.
     pub target: &'a [u8],
 }
 
@@ -61,7 +60,7 @@ impl fmt::Display for HostAndTarget<'_> {
     }
 }
 
-/// Bytes as text: what is not UTF-8 is escaped, and all else stays as it is.
+/// Returns bytes as text. Bytes that are not UTF-8 are escaped, and all others stay as they are.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -75,15 +74,15 @@ pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     shown.into()
 }
 
-/// A text for a terminal: what would command it, or change the order of what it shows, is escaped, and so is a
-/// backslash.
+/// Returns a text for a terminal. Characters that would control the terminal or reorder its text are escaped, and
+/// so are backslashes.
 #[must_use]
 pub fn terminal(text: &str) -> Cow<'_, str> {
     replace(text, |c| c == '\\' || is_unprintable(c), push_bytes)
 }
 
-/// A line of a log for a terminal: as [`terminal`], but its backslashes stay, and the line feed at its end. With
-/// `colours`, ESC stays too: who wrote the line has escaped those of others.
+/// Returns a log line for a terminal. Unlike [`terminal`], it keeps backslashes and the line feed at the end. With
+/// `colours` it keeps ESC too, because the writer of the line has escaped those of peers.
 #[must_use]
 pub fn line(text: &str, colours: bool) -> Cow<'_, str> {
     let Some(body) = text.strip_suffix('\n') else { return line_body(text, colours) };
@@ -98,19 +97,19 @@ fn line_body(text: &str, colours: bool) -> Cow<'_, str> {
     replace(text, |c| is_unprintable(c) && !stays(c), push_bytes)
 }
 
-/// A JSON document, with what a terminal would obey as `\u` (RFC 8259 7). Outside of strings there is none of it.
+/// Returns a JSON document whose control characters are written as `\u` (RFC 8259 7). Only strings can contain them.
 #[must_use]
 pub fn json(document: &str) -> Cow<'_, str> {
     let in_string = |c| is_unprintable(c) && c != '\n' && c != '\r' && c != '\t';
     replace(document, in_string, |shown, c| {
         for unit in c.encode_utf16(&mut [0; 2]) {
-            // Nothing can fail in writing to a string.
+            // Writing to a string cannot fail.
             let _ = write!(shown, "\\u{unit:04x}");
         }
     })
 }
 
-/// Borrowed if nothing is replaced.
+/// Replaces characters. Returns the same text if there are none to replace.
 fn replace(text: &str, is_bad: impl Fn(char) -> bool, push: impl Fn(&mut String, char)) -> Cow<'_, str> {
     let Some(first) = text.find(&is_bad) else { return text.into() };
     let mut shown = String::with_capacity(text.len() + 16);
@@ -126,7 +125,7 @@ fn push_bytes(shown: &mut String, c: char) {
 }
 
 fn push_escaped(shown: &mut String, byte: u8) {
-    // Nothing can fail in writing to a string.
+    // Writing to a string cannot fail.
     let _ = write_escaped(shown, byte);
 }
 
@@ -141,13 +140,13 @@ fn write_all(f: &mut fmt::Formatter<'_>, bytes: &[u8], is_plain: impl Fn(u8) -> 
     })
 }
 
-/// What quotes and escapes are made of.
+/// Whether a byte is part of quotes or escapes.
 fn is_mark(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\')
 }
 
-/// Controls (C0, DEL, C1), the separators of lines and paragraphs, and the format characters (Unicode's Cf),
-/// which turn the direction of writing or are not to be seen.
+/// Whether a character is a control (C0, DEL, C1), a separator of lines or paragraphs, or a format character
+/// (Unicode's Cf). Format characters are invisible or change the direction of the text.
 fn is_unprintable(c: char) -> bool {
     c.is_control() || (!c.is_ascii() && FORMAT.iter().any(|range| range.contains(&c)))
 }

@@ -1,5 +1,5 @@
 //! Owns the model of a configuration file: sections, entries and comments, in the order of the file. It must
-//! not know which settings there are, nor how TOML spells them.
+//! not know which settings exist, or how TOML writes them.
 
 use super::raw::join;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// A configuration file as data. `Document::write` makes TOML of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Document {
-    /// Written at the top; each of its lines becomes one of the file.
+    /// The comment at the top. Each of its lines becomes a line of the file.
     pub comment: Option<String>,
     /// In the order of the file.
     pub sections: Vec<Section>,
@@ -53,7 +53,7 @@ pub struct Entry {
 pub enum Item {
     /// A text in which `$` has no meaning.
     Text(String),
-    /// A text in which the file has `$$` for each `$` of this one.
+    /// A text whose `$` the file writes as `$$`.
     Literal(String),
     /// A whole number.
     Integer(i64),

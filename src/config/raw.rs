@@ -1,8 +1,8 @@
-//! Owns the file as it was written: its tables and values with their places, and the mistakes met in reading
-//! them. It must not know defaults, nor what a key means.
+//! Owns the file as the operator wrote it: its tables and values with their places, and the mistakes in them. It
+//! must not know defaults, or what a key means.
 //!
-//! A table knows a key once the reader has asked for it; a key that was written and never asked for is
-//! unknown. So the source names each key once, where it is read, and one mistake does not hide the next.
+//! A key is known if the reader asks for it, and unknown if the file has it but the reader never asks. So the
+//! source names each key once, where it is read, and one mistake does not hide the next.
 
 mod node;
 mod unknown;
@@ -86,8 +86,8 @@ impl<'a> File<'a> {
         }
     }
 
-    /// Reads the whole file. If the text is not TOML, nothing is read: what the parser makes of it would lead
-    /// to mistakes that nobody made.
+    /// Reads the whole file. Reads nothing if the text is not TOML, because the parser's guesses would cause further,
+    /// false mistakes.
     pub(super) fn read<T>(self, read: impl FnOnce(&Table<'_>) -> T) -> Reading<T> {
         let (root, syntax) = DeTable::parse_recoverable(self.text);
         let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! Owns how a value is read as it was written. It must not know defaults, nor what the value means.
+//! Owns how a value is read as it was written. It must not know defaults, or what the value means.
 
 use super::{Table, Value, join};
 use std::fmt::Display;

@@ -27,8 +27,8 @@ impl Shared {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that hyper has made a request of a head. Returns whether the head had two lengths, of which
-    /// hyper shows one.
+    /// Records that hyper has made a request of a head. Returns whether the head had two lengths. hyper shows only
+    /// one of them.
     pub(in crate::http::conn) fn mark_request(&self) -> bool {
         self.has_request.store(true, Ordering::Relaxed);
         self.heads().mark_request()

@@ -1,11 +1,11 @@
 //! Owns the parsing of HTTP/1 requests alongside hyper: where each head begins and ends. It must not know how
 //! requests are answered.
 //!
-//! hyper takes no `"`, `<` and `>` in a target (RFC 3986 2), which nginx and HAProxy pass. They are
-//! percent-encoded before hyper sees them, and nothing else is ever changed. So it must be certain that
-//! a byte belongs to a target: the reader follows the framing of bodies only as long as there is one way
-//! to read it, in the strictest form of RFC 9112. Where it is in doubt it is [`Place::Lost`] and touches
-//! nothing any more. What hyper refuses it may misread, for then the connection ends.
+//! hyper refuses `"`, `<` and `>` in a target (RFC 3986 2), but nginx and HAProxy pass them. The parser
+//! percent-encodes them before hyper sees them, and changes nothing else. So it must be certain that a byte belongs
+//! to a target. It follows the framing of bodies only while there is one way to read it, in the strictest form of
+//! RFC 9112. In doubt it is [`Place::Lost`], and changes nothing from then on. It may misread what hyper refuses,
+//! because the connection ends then.
 
 mod chunks;
 mod explain;
@@ -83,8 +83,8 @@ impl Heads {
         (!edits.is_empty()).then(|| encoded(bytes, &edits))
     }
 
-    /// Records that hyper has made a request of a head. Returns whether the head had two lengths, of which
-    /// hyper shows one.
+    /// Records that hyper has made a request of a head. Returns whether the head had two lengths. hyper shows only
+    /// one of them.
     pub(super) fn mark_request(&mut self) -> bool {
         let number = self.requests;
         self.requests += 1;

@@ -1,11 +1,10 @@
-//! Owns the explanation of a head that is no request, for its client and for the log. It must not know more
-//! than the start of the head.
+//! Owns the explanation why a head is not a request, for its client and for the log. It must know only the start of
+//! the head.
 
 use super::is_token;
 use http::Uri;
 
-/// What could be read of a head, and what is wrong with it. Nothing in it is escaped: that is for whoever
-/// writes it.
+/// The readable parts of a head, and what is wrong with it. Nothing in it is escaped. Its writer must do that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartialRequest {
     /// The status of its response.
