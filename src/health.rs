@@ -1,5 +1,5 @@
-//! Owns the health of one endpoint: what the evidence about it adds up to. It must not know sockets. The time is an
-//! argument.
+//! Owns the health of one endpoint, which follows from the evidence about it. It must not know sockets. The time is
+//! an argument.
 
 mod testimony;
 
@@ -38,7 +38,7 @@ pub struct EarlyEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Percent(pub u8);
 
-/// What was seen of an endpoint.
+/// An observation of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// It answered a request.
@@ -46,8 +46,8 @@ pub enum Evidence {
     /// It failed in a way that no client can cause: it refused the connection, could not be reached, failed the TLS
     /// handshake, or answered a key wrongly.
     Failed,
-    /// It failed over a request that may have caused that: it broke off before the answer, gave none in time, or a bad
-    /// one.
+    /// It failed, but the request may have caused the failure: it broke off before the answer, did not answer in
+    /// time, or gave a bad answer.
     FailedOver(Witness),
     /// It broke off a young tunnel.
     EndedEarly(Witness),
@@ -111,16 +111,16 @@ pub struct Standing {
 /// Whether an endpoint may take a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// It may.
+    /// It may take any connection.
     Up,
-    /// It was out, and may take one connection, which decides.
+    /// It was out, and may take one connection as a trial.
     Trial,
-    /// It may not.
+    /// It may take none.
     Out,
 }
 
 impl Standing {
-    /// The health of an endpoint that joins others under way. It starts slowly.
+    /// Returns the health of a new endpoint beside others that already serve. It starts slowly.
     #[must_use]
     pub fn newcomer(now: Instant) -> Self {
         Self { back_since: Some(now), ..Self::default() }
@@ -136,12 +136,12 @@ impl Standing {
         }
     }
 
-    /// Records that the connection that decides has begun.
+    /// Records that the trial connection has begun.
     pub fn begin_trial(&mut self) {
         self.on_trial = true;
     }
 
-    /// Records that it ended without a decision, because the client left first.
+    /// Records that the trial ended without a result, because the client left first.
     pub fn cancel_trial(&mut self) {
         self.on_trial = false;
     }
@@ -182,7 +182,7 @@ impl Standing {
         self.doubts.add(witness, now, if self.on_trial { Duration::MAX } else { rules.fail_timeout });
         let agreement = self.doubts.agreement();
         if agreement == Agreement::Nobody {
-            // It decides nothing. The next connection does.
+            // It decides nothing. The next connection is the trial.
             self.on_trial = false;
             return Verdict::Remembered;
         }

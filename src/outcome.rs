@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 /// One of the two peers of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Whoever connected to the proxy.
+    /// The client, which connected to the proxy.
     Client,
     /// The server that the proxy connected to.
     Upstream,
@@ -28,7 +28,7 @@ impl Side {
         }
     }
 
-    /// The other one.
+    /// Returns the other side.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -38,7 +38,7 @@ impl Side {
     }
 }
 
-/// Two of a thing, one for each side.
+/// Two values, one for each side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerSide<T> {
     /// The client's.
@@ -69,11 +69,11 @@ impl<T> IndexMut<Side> for PerSide<T> {
 /// Who ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EndedBy {
-    /// The client did.
+    /// The client.
     Client,
-    /// The upstream did.
+    /// The upstream.
     Upstream,
-    /// The proxy did, by a limit, a timeout or its operator's order.
+    /// The proxy, because of a limit, a timeout or an order of the operator.
     Proxy,
 }
 
@@ -104,7 +104,7 @@ impl EndedBy {
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
-    /// An HTTP exchange was answered in full: nothing to explain.
+    /// An HTTP exchange was answered in full.
     Done,
     /// A Close frame.
     Close,
@@ -117,27 +117,27 @@ pub enum Cause {
     Unresponsive,
     /// Neither side delivered a byte for `read_timeout`.
     ReadTimeout,
-    /// Bytes were waiting for that side and it took none for `send_timeout`.
+    /// Bytes waited for that side, but it took none for `send_timeout`.
     SendTimeout,
-    /// `max_lifetime` is over.
+    /// The tunnel reached `max_lifetime`.
     Lifetime,
-    /// The kernel gave the peer up (ETIMEDOUT: keepalive or `tcp_user_timeout`).
+    /// The kernel gave up on the peer (ETIMEDOUT: keepalive or `tcp_user_timeout`).
     TcpTimeout,
     /// The operator drains its endpoint.
     Drain,
-    /// The proxy stops.
+    /// The proxy shuts down.
     Shutdown,
-    /// The endpoint was taken out of the configuration.
+    /// A reload removed the endpoint from the configuration.
     EndpointRemoved,
     /// The operator closed this one connection.
     Operator,
     /// A message over `max_message_size`.
     TooBig,
-    /// A breach of framing, with `on_violation = "close"` or `max_message_size`.
+    /// A violation of framing, with `on_violation = "close"` or `max_message_size`.
     Violation,
     /// A limit on connections or WebSocket handshakes is reached.
     Limit,
-    /// The request was refused as malformed, or no route serves it.
+    /// The request is malformed, or no route serves it.
     Refused,
     /// No endpoint could be reached, or none is available.
     Unreachable,
@@ -145,7 +145,7 @@ pub enum Cause {
     ResponseTimeout,
     /// An endpoint gave an answer that is not valid.
     BadAnswer,
-    /// The task was dropped: a defect, reported so that it shows.
+    /// The task was dropped, which is a defect.
     Aborted,
 }
 
@@ -232,7 +232,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Who, why, and the words of the Close frame if there was one.
+/// Who ended a connection, why, and the Close frame if there was one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// Who ended it.
@@ -241,18 +241,18 @@ pub struct Ending {
     pub cause: Cause,
     /// The code of the Close frame that ended it, received or sent by the proxy.
     pub code: Option<CloseCode>,
-    /// The text of that frame, or what explains an end that had none.
+    /// The text of that frame, or an explanation of an end without one.
     pub reason: Box<str>,
 }
 
 impl Ending {
-    /// Who wrote the code of [`Ending::code`]: a side, in its Close frame, or the proxy, to tell the peers.
+    /// Returns who wrote [`Ending::code`]: a side in its Close frame, or the proxy to tell the peers.
     #[must_use]
     pub fn code_from(&self) -> Option<EndedBy> {
         self.code.map(|_| if self.cause == Cause::Close { self.ended_by } else { EndedBy::Proxy })
     }
 
-    /// An end without a Close frame.
+    /// Makes an ending without a Close frame.
     #[must_use]
     pub fn new(ended_by: impl Into<EndedBy>, cause: Cause) -> Self {
         Self { ended_by: ended_by.into(), cause, code: None, reason: "".into() }
@@ -264,7 +264,7 @@ impl Ending {
 pub struct Traffic {
     /// Bytes received from this side.
     pub bytes: u64,
-    /// Messages begun by this side and received whole; 0 on blind tunnels.
+    /// Messages received whole from this side. It is 0 on blind tunnels.
     pub messages: u64,
     /// Pings that the proxy sent to this side.
     pub pings: u32,
@@ -290,7 +290,8 @@ pub struct Outcome {
     /// Why frames were not read, if they were not: another protocol, an unknown extension, a
     /// breach of framing.
     pub blind: Option<&'static str>,
-    /// When it ended, by the wall clock; `None` until it is reported, as relays know no wall clock.
+    /// When it ended, by the wall clock. `None` means that it is not reported yet, because relays know no wall
+    /// clock.
     pub ended: Option<SystemTime>,
 }
 

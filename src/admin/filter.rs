@@ -22,7 +22,7 @@ enum Clients {
 impl Clients {
     const EXPECTED: &str = "an address, a network like 10.0.0.0/8, or unix:";
 
-    /// Parses a filter. `None` means that the text is none.
+    /// Parses a filter. `None` means that the text is not one.
     fn parse(text: &str) -> Option<Self> {
         if text == "unix:" {
             return Some(Self::Unix);
@@ -39,7 +39,7 @@ impl Clients {
     }
 }
 
-/// Whose connections, or whose ends, are asked for.
+/// The connections or ends that a query asks for.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
     route: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct Scope {
 impl Scope {
     pub(super) const KNOWN: [&str; 4] = ["route", "upstream", "endpoint", "client"];
 
-    /// Takes a parameter; whether it is one of these.
+    /// Sets the value of a parameter. Returns false if the parameter is not one of these.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<bool, Problem> {
         match key {
             "route" => self.route = Some(value.to_owned()),
@@ -66,8 +66,8 @@ impl Scope {
         Ok(true)
     }
 
-    /// What it names that is neither in use nor in `reports`, and what there is. An empty name is that of what no
-    /// route served.
+    /// Returns which requested name is neither in use nor in `reports`, and the names that exist. An empty name
+    /// stands for requests that no route served.
     pub(super) fn unknown<'a>(
         &self,
         mut names: Names,

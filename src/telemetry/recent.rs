@@ -1,5 +1,5 @@
-//! Owns the last ends, bounded in number and in bytes. They stand one behind the other in a few blocks of
-//! memory, so that a mass disconnect leaves no small allocations all over the heap.
+//! Owns the last ends, bounded in number and in bytes. They follow each other in a few blocks of
+//! memory, so that a mass disconnect does not fragment the heap.
 
 mod packed;
 
@@ -20,21 +20,21 @@ pub struct Recent {
     bytes: usize,
     /// The reasons of tunnels whose frames are not read: a handful of texts of the program.
     blind: Vec<&'static str>,
-    /// How many there ever were, which is the number of the next one.
+    /// The number of all ends so far, which is the index of the next one.
     count: u64,
 }
 
-/// What an end shares with others, and the size of what it does not.
+/// What an end shares with others, and the size of its own part.
 #[derive(Clone, Debug)]
 struct Kept {
     names: Option<Arc<RouteNames>>,
     endpoint: Option<Arc<EndpointAddr>>,
     size: u32,
-    /// Where its reason stands; `None` means that its frames were read.
+    /// The index of its reason. `None` means that its frames were read.
     blind: Option<u8>,
 }
 
-/// No end is in two blocks.
+/// Size of a block, in bytes. No end is in two blocks.
 const BLOCK: usize = 64 << 10;
 
 impl Default for Recent {
@@ -63,7 +63,7 @@ impl Recent {
         }
     }
 
-    /// Returns how many there ever were, so that a caller can find newer ones later.
+    /// Returns the number of all ends so far, so that a caller can find newer ones later.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -94,7 +94,7 @@ impl Recent {
         found
     }
 
-    /// The memory that they take.
+    /// Returns the memory that they take.
     fn size(&self) -> usize {
         self.bytes + self.ends.capacity() * size_of::<Kept>()
     }

@@ -1,4 +1,4 @@
-//! Owns the form in which an end is kept: its numbers and texts in few bytes, and beside them what it shares.
+//! Owns the packed form of an end: its numbers and texts in few bytes, and references to what it shares with others.
 
 use crate::addr::EndpointAddr;
 use crate::outcome::{Cause, EndedBy, Ending, Outcome, PerSide, Side, Traffic};
@@ -7,8 +7,8 @@ use crate::ws::close::CloseCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// An end in few bytes. Of the version of HTTP it is kept whether it was HTTP/2, and times to the microsecond, as
-/// they are shown.
+/// An end in few bytes. It keeps only whether the version of HTTP was 2, and times to the microsecond, as they are
+/// shown.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Packed {
     pub(super) names: Option<Arc<RouteNames>>,
@@ -47,7 +47,7 @@ impl Packed {
     }
 }
 
-/// The end that was packed so; `None` means that it was not.
+/// Unpacks an end. `None` means that the bytes are not a packed end.
 pub(super) fn unpack(
     bytes: &[u8],
     names: Option<Arc<RouteNames>>,
@@ -120,7 +120,7 @@ fn take_as<T: TryFrom<u64>>(bytes: &mut &[u8]) -> Option<T> {
     T::try_from(take(bytes)?).ok()
 }
 
-/// Nothing is 0, and each number one more than it is.
+/// Writes 0 for `None`, and a number as one more than it is.
 fn put_option(bytes: &mut Vec<u8>, number: Option<u64>) {
     put(bytes, number.map_or(0, |number| number.saturating_add(1)));
 }

@@ -1,5 +1,5 @@
-//! Owns the wake-ups of many sessions: a hashed timer wheel (Varghese and Lauck, 1987). To set, move or remove one
-//! takes a few steps, however many there are. It must not know clocks, so moments are bucket numbers.
+//! Owns the wake-ups of many sessions: a hashed timer wheel (Varghese and Lauck, 1987). It sets, moves or removes a
+//! wake-up in a few steps, however many there are. It must not know clocks, so moments are bucket numbers.
 
 /// Buckets of one turn of the wheel.
 const BUCKETS: usize = 8192;
@@ -43,7 +43,7 @@ impl Wheel {
     }
 
     /// Sets the wake-up of a session, and replaces an earlier one. A moment in the past moves to the next bucket. A
-    /// moment beyond one turn of the wheel moves to the last bucket, so that session wakes too early rather than late.
+    /// moment beyond one turn of the wheel moves to the last bucket, so that the session wakes too early rather than late.
     pub(super) fn set(&mut self, index: u32, at: u64) {
         self.remove(index);
         let at = at.clamp(self.now + 1, self.now + BUCKETS as u64);
@@ -60,7 +60,7 @@ impl Wheel {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
-    /// Forgets a session's wake-up, if it has one.
+    /// Removes a session's wake-up, if it has one.
     pub(super) fn remove(&mut self, index: u32) {
         let Some(node) = self.nodes.get_mut(index as usize) else { return };
         let Node { bucket, before, behind } = std::mem::replace(node, Node::OUT);
@@ -80,7 +80,7 @@ impl Wheel {
         }
     }
 
-    /// The earliest moment at which a session may be due. `None` means that no session waits.
+    /// Returns the earliest moment at which a session may be due. `None` means that no session waits.
     pub(super) fn next(&self) -> Option<u64> {
         self.next
     }
@@ -103,7 +103,7 @@ impl Wheel {
         self.next = self.first_taken();
     }
 
-    /// The first bucket with a session, within the turn that begins at `now`.
+    /// Returns the first bucket with a session, within the turn that begins at `now`.
     fn first_taken(&self) -> Option<u64> {
         let first = self.now + 1;
         let (word, bit) = (first as usize % BUCKETS / 64, first as usize % 64);
