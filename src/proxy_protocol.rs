@@ -42,7 +42,7 @@ pub enum Malformed {
     /// They begin like neither version 1 nor version 2.
     #[error("no PROXY protocol header")]
     Signature,
-    /// A line of version 1 that is not as 2.1 has it, or has no CRLF in its first 107 bytes.
+    /// The line of version 1 is malformed (section 2.1), or has no CRLF in its first 107 bytes.
     #[error("a PROXY protocol line that is not valid")]
     Line,
     /// The 13th byte of version 2: version and command.
@@ -66,8 +66,8 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if bytes[..shared] == SIGNATURE[..shared] { decode_v2(bytes) } else { decode_v1(bytes) }
 }
 
-/// Writes a header for a connection between `(source, destination)`; `None`: LOCAL, in version 1
-/// UNKNOWN. If one of the addresses is IPv6, the other is mapped to it.
+/// Writes a header for a connection between `(source, destination)`. `None` means LOCAL, or UNKNOWN in version 1. If
+/// one of the addresses is IPv6, the other is mapped to it.
 #[must_use]
 pub fn encode(version: Version, addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let Some((source, destination)) = addresses else {
@@ -213,7 +213,7 @@ fn decode_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     Ok(Some((header.unwrap_or(Header::Local), V2_HEAD + rest)))
 }
 
-/// Two addresses of `N` bytes and their ports; `None`: the block is too short.
+/// Reads two addresses of `N` bytes and their ports. `None` means that the block is too short.
 fn read_block<const N: usize>(block: &[u8]) -> Option<Header>
 where
     IpAddr: From<[u8; N]>,

@@ -127,8 +127,8 @@ struct Endpoint {
     upstream: String,
     /// Its address, as `status` shows it
     endpoint: String,
-    /// Over how long its connections are closed, like 30s; 0s: at once; off: they stay [default: drain_timeout of the
-    /// upstream, else drain_spread of [process]]
+    /// Close its connections over this time, like 30s. 0s closes them at once, and off keeps them [default: the
+    /// upstream's drain_timeout, else drain_spread of [process]]
     #[arg(long, value_name = "SPAN")]
     spread: Option<String>,
     /// The reason, for the log

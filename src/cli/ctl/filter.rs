@@ -2,44 +2,44 @@
 
 use clap::Args;
 
-/// Whose connections and whose ends are shown.
+/// The filters that connections and ends share.
 #[derive(Debug, Args)]
 struct Scope {
-    /// Those of this route
+    /// Only those of this route
     #[arg(long)]
     route: Option<String>,
-    /// Those of this upstream
+    /// Only those of this upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// Those of this endpoint
+    /// Only those of this endpoint
     #[arg(long)]
     endpoint: Option<String>,
-    /// Those of this client: an address, a network like 10.0.0.0/8, or unix:
+    /// Only those of this client: an address, a network like 10.0.0.0/8, or unix:
     #[arg(long)]
     client: Option<String>,
 }
 
-/// Which live connections are shown.
+/// The options for live connections.
 #[derive(Debug, Args)]
 pub(super) struct ConnectionFilter {
     #[command(flatten)]
     scope: Scope,
-    /// Those with this in id, client, host, path, route or endpoint
+    /// Only those with this text in their id, client, host, path, route or endpoint
     #[arg(short = 'q', long = "search", value_name = "TEXT")]
     q: Option<String>,
-    /// Those that have lasted so long at least, like 5m
+    /// Only those that are at least this old, like 5m
     #[arg(long, value_name = "SPAN")]
     min_age: Option<String>,
-    /// Those that have lasted so long at most
+    /// Only those that are at most this old
     #[arg(long, value_name = "SPAN")]
     max_age: Option<String>,
     /// Count them by these, with commas between them: route, upstream, endpoint, client, host, path, protocol
     #[arg(long, value_name = "KEYS")]
     pub(super) by: Option<String>,
-    /// By what they are sorted
+    /// The key to sort by
     #[arg(long, value_parser = ["age", "idle", "bytes", "messages", "rtt"])]
     sort: Option<String>,
-    /// Which ones come first
+    /// The order
     #[arg(long, value_parser = ["asc", "desc"])]
     order: Option<String>,
     /// How many to skip
@@ -50,24 +50,24 @@ pub(super) struct ConnectionFilter {
     pub(super) limit: Option<usize>,
 }
 
-/// Which ends are shown.
+/// The options for ends.
 #[derive(Debug, Args)]
 pub(super) struct EndFilter {
-    /// Those that this one ended: client, upstream or proxy
+    /// Only those that this one ended: client, upstream or proxy
     #[arg(long)]
     ended_by: Option<String>,
-    /// Those with this cause, like eof
+    /// Only those with this cause, like eof
     #[arg(long)]
     cause: Option<String>,
-    /// Those with this close code; 3xxx, 4xxx, none
+    /// Only those with this close code, or with 3xxx, 4xxx or none
     #[arg(long)]
     code: Option<String>,
     #[command(flatten)]
     scope: Scope,
-    /// Those since then: a span back from now like 10m, or a time like 2026-11-28T02:13:00Z
+    /// Only those since this time: a span like 10m, back from now, or a time like 2026-11-28T02:13:00Z
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
-    /// Those until then
+    /// Only those until this time
     #[arg(long, value_name = "WHEN")]
     until: Option<String>,
     /// Count them by these, with commas between them: endpoint, end (ended_by and cause), ended_by, cause, code,
@@ -80,12 +80,12 @@ pub(super) struct EndFilter {
 }
 
 impl ConnectionFilter {
-    /// The query that asks for all of it at once.
+    /// Returns the query for everything at once.
     pub(super) fn query(&self) -> String {
         self.written(self.offset, self.limit)
     }
 
-    /// The query that asks for a page of it.
+    /// Returns the query for one page.
     pub(super) fn page(&self, offset: usize, limit: usize) -> String {
         self.written(Some(offset), Some(limit))
     }
@@ -120,7 +120,7 @@ impl EndFilter {
 }
 
 impl Scope {
-    /// What was said of a query's parameters: of these and of more.
+    /// Returns the query of these parameters, and of `more`.
     fn query(&self, more: &[(&str, &Option<String>)]) -> String {
         let Self { route, upstream, endpoint, client } = self;
         let own = [("route", route), ("upstream", upstream), ("endpoint", endpoint), ("client", client)];
@@ -131,7 +131,7 @@ impl Scope {
     }
 }
 
-/// A text as one segment of a path, or a value of a query.
+/// Encodes a text as one segment of a path, or as a value of a query.
 pub(super) fn segment(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

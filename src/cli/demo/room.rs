@@ -75,7 +75,7 @@ impl Room {
     }
 
     fn say(&self, what: &serde_json::Value) {
-        // It fails when nobody is there to hear it.
+        // It fails if the room is empty.
         let _ = self.said.send(what.to_string());
     }
 }

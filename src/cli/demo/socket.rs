@@ -54,7 +54,7 @@ where
 }
 
 impl Socket {
-    /// The next message; `None` at the end. To wait for it may be given up at any time.
+    /// Returns the next message. `None` means the end. It is cancel safe.
     pub(super) async fn next(&mut self) -> Option<Message> {
         let mut message: Option<Message> = None;
         loop {

@@ -78,8 +78,8 @@ async fn the_certificate_of_a_session_that_is_resumed_is_verified_again() {
         alpn: Vec::new(),
     };
     let before = Config::load(&settings(Vec::new()), None).unwrap();
-    // A reload gives new keys for tickets. Here the old ones are kept: what happens to who has ended
-    // without a reload is to be seen, and revocation is quicker than expiry.
+    // A reload gives new keys for tickets. This test keeps the old ones, to check tickets
+    // whose certificate has become invalid. Revocation is quicker than expiry.
     let mut after = Config::load(&settings(vec![at("crl.pem")]), None).unwrap();
     let mut rustls = (*after.rustls).clone();
     rustls.ticketer = Arc::clone(&before.resumption.ticketer);
