@@ -3,18 +3,18 @@
 //! other, and beside one reload after the other. Ratios of one run are the numbers.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "benches")]
 
-use holdline::addr::ClientAddr;
-use holdline::config::Config;
-use holdline::outcome::{Cause, EndedBy, Ending, Outcome, PerSide};
-use holdline::proxy::Proxy;
-use holdline::proxy::registry::{LiveTunnel, Registration};
-use holdline::proxy::snapshot::Snapshot;
-use holdline::telemetry::access_log::AccessLog;
-use holdline::telemetry::metrics::Format;
-use holdline::telemetry::report::{Ended, Kind, Report, RequestInfo};
-use holdline::tunnel::control::Control;
-use holdline::tunnel::counters::Counters;
-use holdline::upstream::Endpoint;
+use holdline::testing::addr::ClientAddr;
+use holdline::testing::config::Config;
+use holdline::testing::outcome::{Cause, EndedBy, Ending, Outcome, PerSide};
+use holdline::testing::proxy::Proxy;
+use holdline::testing::proxy::registry::{LiveTunnel, Registration};
+use holdline::testing::proxy::snapshot::Snapshot;
+use holdline::testing::telemetry::access_log::AccessLog;
+use holdline::testing::telemetry::metrics::Format;
+use holdline::testing::telemetry::report::{Ended, Kind, Report, RequestInfo};
+use holdline::testing::tunnel::control::Control;
+use holdline::testing::tunnel::counters::Counters;
+use holdline::testing::upstream::Endpoint;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;

@@ -2,15 +2,15 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "benches")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use holdline::balance::{Candidate, Method, Source, key_of, pick};
-use holdline::outcome::{PerSide, Side};
-use holdline::route::{PathPattern, Rule, Table, normalise};
-use holdline::tunnel::relay::{Output, Relay};
-use holdline::tunnel::timer::TunnelTime;
-use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
-use holdline::ws::frame::{OpCode, encode};
-use holdline::ws::mask::MaskKey;
-use holdline::ws::scanner::{Rules, Scanner};
+use holdline::testing::balance::{Candidate, Method, Source, key_of, pick};
+use holdline::testing::outcome::{PerSide, Side};
+use holdline::testing::route::{PathPattern, Rule, Table, normalise};
+use holdline::testing::tunnel::relay::{Output, Relay};
+use holdline::testing::tunnel::timer::TunnelTime;
+use holdline::testing::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
+use holdline::testing::ws::frame::{OpCode, encode};
+use holdline::testing::ws::mask::MaskKey;
+use holdline::testing::ws::scanner::{Rules, Scanner};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;

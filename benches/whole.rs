@@ -3,11 +3,11 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "benches")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use holdline::app::{Running, Startup};
-use holdline::config::Config;
-use holdline::listener::socket::Inherited;
-use holdline::ws::frame::{OpCode, encode};
-use holdline::ws::mask::MaskKey;
+use holdline::testing::app::{Running, Startup};
+use holdline::testing::config::Config;
+use holdline::testing::listener::socket::Inherited;
+use holdline::testing::ws::frame::{OpCode, encode};
+use holdline::testing::ws::mask::MaskKey;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;

@@ -60,7 +60,7 @@ pub enum EndpointAddr {
 
 /// A host and its port, as in an authority or a `Host` header (RFC 3986 3.2, RFC 9110 7.2). Neither part is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostPort<'a> {
+pub(crate) struct HostPort<'a> {
     /// The host. An IPv6 address keeps its brackets.
     pub host: &'a str,
     /// The text after the colon, which may be empty. `None` means that there is no colon.
@@ -70,7 +70,7 @@ pub struct HostPort<'a> {
 impl<'a> HostPort<'a> {
     /// Splits a text at its last colon. The colons of a bracketed IPv6 address do not count.
     #[must_use]
-    pub fn split(text: &'a str) -> Self {
+    pub(crate) fn split(text: &'a str) -> Self {
         match text.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => Self { host, port: Some(port) },
             _ => Self { host: text, port: None },
@@ -80,13 +80,13 @@ impl<'a> HostPort<'a> {
     /// Returns the address between the brackets of an IP literal (RFC 3986 3.2.2). `None` means that the host has no
     /// brackets.
     #[must_use]
-    pub fn literal(self) -> Option<&'a str> {
+    pub(crate) fn literal(self) -> Option<&'a str> {
         self.host.strip_prefix('[')?.strip_suffix(']')
     }
 
     /// Returns the port as a number. `None` means that there is none, or that it is not a number up to 65,535.
     #[must_use]
-    pub fn port_number(self) -> Option<u16> {
+    pub(crate) fn port_number(self) -> Option<u16> {
         self.port?.parse().ok()
     }
 }

@@ -13,15 +13,15 @@ mod reload;
 mod request;
 mod response;
 mod router;
-pub mod server;
+pub(crate) mod server;
 mod stats;
 mod status;
 mod stream;
 mod token;
 
-pub use reload::{ReloadOrigin, ReloadRejected, ReloadRequest, ReloadWarnings};
+pub(crate) use reload::{ReloadOrigin, ReloadRejected, ReloadRequest, ReloadWarnings};
 pub use router::{OPENAPI, routes};
-pub use token::{Secret, Token, TokenError};
+pub(crate) use token::{Secret, Token, TokenError};
 
 use crate::addr::ListenAddr;
 use crate::capacity::Slots;
@@ -39,7 +39,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// The admin endpoint, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where it listens.
     pub address: ListenAddr,
     /// The token that a request must show. `None` means none.
@@ -48,7 +48,7 @@ pub struct Settings {
 
 /// Whether only processes on this host can reach an address.
 #[must_use]
-pub fn is_local(address: &ListenAddr) -> bool {
+pub(crate) fn is_local(address: &ListenAddr) -> bool {
     match address {
         ListenAddr::Tcp(address) => is_loopback(address.ip()),
         ListenAddr::Unix(_) => true,
@@ -63,7 +63,7 @@ fn is_loopback(ip: IpAddr) -> bool {
 
 /// What the status shows about the process, beyond what [`Proxy`] knows.
 #[derive(Clone, Debug, Default)]
-pub struct RuntimeInfo {
+pub(crate) struct RuntimeInfo {
     /// The listeners for clients, in the order of the file.
     pub listeners: Vec<Listener>,
     /// Default time over which Holdline closes tunnels.
@@ -72,7 +72,7 @@ pub struct RuntimeInfo {
 
 /// A listener for clients.
 #[derive(Clone, Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     /// Its address in the file.
     pub address: ListenAddr,
     /// The address it is bound to. `None` means a unix socket.
@@ -87,7 +87,7 @@ pub struct Listener {
 
 /// Answers the operator. It lives as long as the process, even without a listener.
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     proxy: Arc<Proxy>,
     /// Slots of client connections.
     slots: Slots,
@@ -103,7 +103,7 @@ pub struct Admin {
 impl Admin {
     /// Creates it for a proxy that begins to serve. Returns the queue of reload requests too.
     #[must_use]
-    pub fn new(proxy: Arc<Proxy>, slots: Slots) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
+    pub(crate) fn new(proxy: Arc<Proxy>, slots: Slots) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
         // Reloads run one at a time. Further requests wait.
         let (reloads, requests) = mpsc::channel(1);
         let admin = Self {
@@ -120,17 +120,17 @@ impl Admin {
     }
 
     /// Sets the process information.
-    pub fn set_runtime_info(&self, runtime_info: RuntimeInfo) {
+    pub(crate) fn set_runtime_info(&self, runtime_info: RuntimeInfo) {
         self.runtime_info.store(Arc::new(runtime_info));
     }
 
     /// Sets the token.
-    pub fn set_token(&self, token: Option<Token>) {
+    pub(crate) fn set_token(&self, token: Option<Token>) {
         self.token.store(token.map(Arc::new));
     }
 
     /// Records that shutdown has begun: the proxy is no longer ready.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 

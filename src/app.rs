@@ -9,7 +9,7 @@ mod pid_file;
 mod prepare;
 mod reload;
 mod shutdown;
-pub mod signal;
+pub(crate) mod signal;
 mod start;
 
 pub use prepare::PrepareError;

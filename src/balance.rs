@@ -156,7 +156,7 @@ pub fn key_of(bytes: &[u8]) -> u64 {
 
 /// Returns the key of a client's address.
 #[must_use]
-pub fn key_of_ip(ip: IpAddr) -> u64 {
+pub(crate) fn key_of_ip(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(v4) => key_of(&v4.octets()[..3]),
         IpAddr::V6(v6) => key_of(&v6.octets()),

@@ -19,14 +19,15 @@ mod upstream_room;
 
 use crate::clock::LogLimit;
 use budget::{Budget, Decisions, Limits, Need};
-pub use eviction::{EVICT_AFTER, Evicted};
+pub use eviction::EVICT_AFTER;
+pub(crate) use eviction::Evicted;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-pub use upstream_room::{IncludedRoom, UpstreamRoom};
+pub(crate) use upstream_room::{IncludedRoom, UpstreamRoom};
 
 /// Descriptors of the process itself: the runtime, listeners, logs, name look-ups, and the 64 connections of the
 /// admin endpoint.

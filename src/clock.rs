@@ -5,7 +5,7 @@
 
 mod log_limit;
 
-pub use log_limit::LogLimit;
+pub(crate) use log_limit::LogLimit;
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout as strict_timeout};
@@ -19,13 +19,13 @@ const LATE: Duration = Duration::from_millis(20);
 
 /// Whether a timer that fired this late shows that the process was paused.
 #[must_use]
-pub fn is_stall(late: Duration) -> bool {
+pub(crate) fn is_stall(late: Duration) -> bool {
     late >= STALL
 }
 
 /// Whether a timer that fired this late may have overtaken bytes that wait to be read.
 #[must_use]
-pub fn is_late(late: Duration) -> bool {
+pub(crate) fn is_late(late: Duration) -> bool {
     late >= LATE
 }
 
@@ -34,7 +34,7 @@ pub fn is_late(late: Duration) -> bool {
 ///
 /// # Errors
 /// [`Elapsed`] if `awaited` is still pending after the limit and all extensions.
-pub async fn timeout<F: Future>(limit: Duration, awaited: F) -> Result<F::Output, Elapsed> {
+pub(crate) async fn timeout<F: Future>(limit: Duration, awaited: F) -> Result<F::Output, Elapsed> {
     tokio::pin!(awaited);
     let (mut wait, mut extension_left) = (limit, limit);
     loop {

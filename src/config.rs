@@ -6,7 +6,7 @@
 //! `write` makes TOML of that.
 
 mod defaults;
-pub mod document;
+pub(crate) mod document;
 mod error;
 mod foreign;
 mod hint;
@@ -17,7 +17,7 @@ mod words;
 mod write;
 
 pub(crate) use error::Place;
-pub use error::{Error, Errors, Warning};
+pub(crate) use error::{Error, Errors, Warning};
 pub use write::{Form, Secrets};
 
 use crate::proxy::snapshot::Plan;
@@ -48,7 +48,7 @@ pub struct Config {
 
 /// `[process]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
+pub(crate) struct Process {
     /// Threads that accept connections, and as many that relay tunnels (nginx `worker_processes`). 0 means
     /// one of each for each CPU.
     pub(crate) workers: usize,
@@ -64,7 +64,7 @@ pub struct Process {
 
 /// A listening socket, and how it takes requests (nginx `listen`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
+pub(crate) struct Listen {
     /// The socket with its TLS.
     pub(crate) socket: listener::Settings,
     /// Protocols, timeouts and sizes of requests.

@@ -21,7 +21,7 @@ pub enum Phase {
 
 /// Sets the phase. There is one trigger.
 #[derive(Debug)]
-pub struct Trigger(watch::Sender<Phase>);
+pub(crate) struct Trigger(watch::Sender<Phase>);
 
 /// Tells a task the phase. Each task holds one as long as it lives, so the trigger knows how many tasks run.
 #[derive(Clone, Debug)]
@@ -29,30 +29,30 @@ pub struct Watch(watch::Receiver<Phase>);
 
 /// A trigger and its first watch.
 #[must_use]
-pub fn channel() -> (Trigger, Watch) {
+pub(crate) fn channel() -> (Trigger, Watch) {
     let (trigger, watch) = watch::channel(Phase::Serving);
     (Trigger(trigger), Watch(watch))
 }
 
 impl Trigger {
     /// Begins the drain, with a deadline after `grace`.
-    pub fn drain(&self, grace: Duration) {
+    pub(crate) fn drain(&self, grace: Duration) {
         self.0.send_replace(Phase::Draining { deadline: Instant::now() + grace });
     }
 
     /// Ends all tasks that are left.
-    pub fn expire(&self) {
+    pub(crate) fn expire(&self) {
         self.0.send_replace(Phase::Expired);
     }
 
     /// How many watches are alive.
     #[must_use]
-    pub fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.0.receiver_count()
     }
 
     /// Waits until the last watch is dropped.
-    pub async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         self.0.closed().await;
     }
 }

@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 /// One field of a line with blanks between its fields. It is written in ASCII, without blanks or quotes. An empty
 /// field is written as `-`, so a lone `-` is escaped.
 #[derive(Clone, Copy, Debug)]
-pub struct Token<'a>(pub &'a [u8]);
+pub(crate) struct Token<'a>(pub &'a [u8]);
 
 impl fmt::Display for Token<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,7 +24,7 @@ impl fmt::Display for Token<'_> {
 /// A text between quotes, which keeps its blanks. A `=` is escaped, so that a reader that splits the line at blanks
 /// finds no `key=value` in the text.
 #[derive(Clone, Copy, Debug)]
-pub struct Quoted<'a>(pub &'a [u8]);
+pub(crate) struct Quoted<'a>(pub &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +38,7 @@ impl fmt::Display for Quoted<'_> {
 /// A host and a request target as one field. The target begins at the first `/`, `?` or `*`, because these are
 /// escaped in a host.
 #[derive(Clone, Copy, Debug)]
-pub struct HostAndTarget<'a> {
+pub(crate) struct HostAndTarget<'a> {
     /// The host. It is empty if the request names none.
     pub host: &'a [u8],
     /// The path and query. They are empty for a CONNECT.
@@ -62,7 +62,7 @@ impl fmt::Display for HostAndTarget<'_> {
 
 /// Returns bytes as text. Bytes that are not UTF-8 are escaped, and all others stay as they are.
 #[must_use]
-pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.into();
     }
@@ -77,14 +77,14 @@ pub fn text(bytes: &[u8]) -> Cow<'_, str> {
 /// Returns a text for a terminal. Characters that would control the terminal or reorder its text are escaped, and
 /// so are backslashes.
 #[must_use]
-pub fn terminal(text: &str) -> Cow<'_, str> {
+pub(crate) fn terminal(text: &str) -> Cow<'_, str> {
     replace(text, |c| c == '\\' || is_unprintable(c), push_bytes)
 }
 
 /// Returns a log line for a terminal. Unlike [`terminal`], it keeps backslashes and the line feed at the end. With
 /// `colours` it keeps ESC too, because the writer of the line has escaped those of peers.
 #[must_use]
-pub fn line(text: &str, colours: bool) -> Cow<'_, str> {
+pub(crate) fn line(text: &str, colours: bool) -> Cow<'_, str> {
     let Some(body) = text.strip_suffix('\n') else { return line_body(text, colours) };
     match line_body(body, colours) {
         Cow::Borrowed(_) => text.into(),
@@ -99,7 +99,7 @@ fn line_body(text: &str, colours: bool) -> Cow<'_, str> {
 
 /// Returns a JSON document whose control characters are written as `\u` (RFC 8259 7). Only strings can contain them.
 #[must_use]
-pub fn json(document: &str) -> Cow<'_, str> {
+pub(crate) fn json(document: &str) -> Cow<'_, str> {
     let in_string = |c| is_unprintable(c) && c != '\n' && c != '\r' && c != '\t';
     replace(document, in_string, |shown, c| {
         for unit in c.encode_utf16(&mut [0; 2]) {

@@ -3,14 +3,14 @@
 
 mod testimony;
 
-pub use testimony::Witness;
+pub(crate) use testimony::Witness;
 
 use std::time::{Duration, Instant};
 use testimony::{Agreement, Testimony};
 
 /// When failures take an endpoint out, and how it comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// This many failures within `fail_timeout` take it out (nginx `max_fails`). 0 means never.
     pub max_fails: u32,
     /// The window of failures, and how long the endpoint stays out (nginx `fail_timeout`).
@@ -40,7 +40,7 @@ pub struct Percent(pub u8);
 
 /// An observation of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
+pub(crate) enum Evidence {
     /// It answered a request.
     Answered,
     /// It failed in a way that no client can cause: it refused the connection, could not be reached, failed the TLS
@@ -57,7 +57,7 @@ pub enum Evidence {
 
 /// What follows from a piece of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing yet. A failure is only remembered while one client alone may have caused it.
     Remembered,
     /// It counts as a failure.
@@ -70,7 +70,7 @@ pub enum Verdict {
 
 /// The endpoints of an upstream that are in use, including this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// How many there are.
     pub all: usize,
     /// How many of the others are out.
@@ -96,7 +96,7 @@ impl Group {
 
 /// The health of an endpoint.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub(crate) struct Standing {
     fails: u32,
     first_fail: Option<Instant>,
     /// Failures that clients may have caused.
@@ -122,13 +122,13 @@ pub enum Availability {
 impl Standing {
     /// Returns the health of a new endpoint beside others that already serve. It starts slowly.
     #[must_use]
-    pub fn newcomer(now: Instant) -> Self {
+    pub(crate) fn newcomer(now: Instant) -> Self {
         Self { back_since: Some(now), ..Self::default() }
     }
 
     /// Returns whether it may take a connection now.
     #[must_use]
-    pub fn availability(&self, now: Instant) -> Availability {
+    pub(crate) fn availability(&self, now: Instant) -> Availability {
         match self.out_until {
             None => Availability::Up,
             Some(until) if now >= until && !self.on_trial => Availability::Trial,
@@ -137,17 +137,23 @@ impl Standing {
     }
 
     /// Records that the trial connection has begun.
-    pub fn begin_trial(&mut self) {
+    pub(crate) fn begin_trial(&mut self) {
         self.on_trial = true;
     }
 
     /// Records that the trial ended without a result, because the client left first.
-    pub fn cancel_trial(&mut self) {
+    pub(crate) fn cancel_trial(&mut self) {
         self.on_trial = false;
     }
 
     /// Records evidence, and returns what follows. `group` matters only for evidence that names a witness.
-    pub fn record(&mut self, evidence: Evidence, group: Group, rules: &Rules, now: Instant) -> Verdict {
+    pub(crate) fn record(
+        &mut self,
+        evidence: Evidence,
+        group: Group,
+        rules: &Rules,
+        now: Instant,
+    ) -> Verdict {
         match evidence {
             Evidence::Answered => self.answered(now),
             Evidence::Failed => self.failed(rules, now),
@@ -211,7 +217,7 @@ impl Standing {
 
     /// Returns how many failures count towards `max_fails` now.
     #[must_use]
-    pub fn counted(&self, rules: &Rules, now: Instant) -> u32 {
+    pub(crate) fn counted(&self, rules: &Rules, now: Instant) -> u32 {
         let agreed = self.doubts.agreement() != Agreement::Nobody;
         let is_current = self.doubts.is_current(now, rules.fail_timeout);
         let doubts = if agreed && is_current { self.doubts.count() } else { 0 };
@@ -234,7 +240,7 @@ impl Standing {
 
     /// Returns its current share of its weight, in thousandths. The share grows evenly over `slow_start`, from 1.
     #[must_use]
-    pub fn share(&self, rules: &Rules, now: Instant) -> u32 {
+    pub(crate) fn share(&self, rules: &Rules, now: Instant) -> u32 {
         let Some(since) = self.back_since.filter(|_| !rules.slow_start.is_zero()) else { return 1000 };
         let passed = now.saturating_duration_since(since).as_secs_f64() / rules.slow_start.as_secs_f64();
         (passed * 1000.0).clamp(1.0, 1000.0) as u32

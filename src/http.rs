@@ -1,22 +1,22 @@
 //! Owns the HTTP server side of a connection. It must not know proxying.
 
-pub mod body;
-pub mod conn;
-pub mod headers;
-pub mod incoming;
-pub mod malformed;
-pub mod names;
-pub mod request;
-pub mod respond;
-pub mod upload;
+pub(crate) mod body;
+pub(crate) mod conn;
+pub(crate) mod headers;
+pub(crate) mod incoming;
+pub(crate) mod malformed;
+pub(crate) mod names;
+pub(crate) mod request;
+pub(crate) mod respond;
+pub(crate) mod upload;
 
-pub use request::Request;
+pub(crate) use request::Request;
 
 use std::time::Duration;
 
 /// How Holdline accepts requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The enabled versions.
     pub protocols: Protocols,
     /// Time limit for a request head, from its first byte, or from the start of the connection (nginx,
@@ -35,7 +35,7 @@ pub struct Settings {
 
 /// The enabled versions of HTTP. At least one is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Protocols {
+pub(crate) struct Protocols {
     /// HTTP/1.1, and 1.0.
     pub http1: bool,
     /// HTTP/2, with WebSockets by extended CONNECT (RFC 8441): by ALPN over TLS, else by prior

@@ -3,8 +3,8 @@
 mod epoll_socket;
 mod prefixed_stream;
 
-pub use epoll_socket::EpollSocket;
-pub use prefixed_stream::PrefixedStream;
+pub(crate) use epoll_socket::EpollSocket;
+pub(crate) use prefixed_stream::PrefixedStream;
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use std::fmt::Debug;

@@ -15,6 +15,8 @@
 //! | 8 process | knows everything; runs tasks | [`app`] |
 //! | 9 command line | calls 7 and 8 | [`cli`], and `main` |
 //!
+//! Everything is private to the crate but the command line, and what [`testing`] lists.
+//!
 //! The path of one connection: [`listener`] accepts it, and `app` passes it to [`proxy::connection`]. That calls
 //! [`listener::establish`] (PROXY header, [`tls`]) and [`http::conn`], which reads requests. For each, `proxy::exchange`
 //! finds the client by [`real_ip`] and the route by [`route`], checks a WebSocket handshake with [`ws`], and admits it
@@ -23,30 +25,33 @@
 //! that `proxy::reporting` has [`telemetry`] write down.
 
 // The modules that a connection meets, roughly in order. `proxy` joins them.
-pub mod listener;
-pub mod proxy_protocol;
-pub mod tls;
-pub mod http;
-pub mod real_ip;
-pub mod route;
-pub mod limit;
-pub mod balance;
-pub mod health;
-pub mod upstream;
-pub mod ws;
-pub mod tunnel;
-pub mod outcome;
-pub mod proxy;
-pub mod telemetry;
+mod listener;
+mod proxy_protocol;
+mod tls;
+mod http;
+mod real_ip;
+mod route;
+mod limit;
+mod balance;
+mod health;
+mod upstream;
+mod ws;
+mod tunnel;
+mod outcome;
+mod proxy;
+mod telemetry;
 
 // What surrounds it.
-pub mod addr;
-pub mod escape;
-pub mod io;
-pub mod drain;
-pub mod capacity;
-pub mod clock;
-pub mod admin;
-pub mod config;
-pub mod app;
+mod addr;
+mod escape;
+mod io;
+mod drain;
+mod capacity;
+mod clock;
+mod admin;
+mod config;
+mod app;
 pub mod cli;
+
+#[doc(hidden)]
+pub mod testing;

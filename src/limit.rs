@@ -1,7 +1,7 @@
 //! Owns admission: the limits on connections and on the rate of WebSocket handshakes. It must not know HTTP statuses.
 
-pub mod connections;
-pub mod rate;
+pub(crate) mod connections;
+pub(crate) mod rate;
 
 use crate::addr::ClientAddr;
 use connections::{Connections, Permit};

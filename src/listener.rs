@@ -1,10 +1,10 @@
 //! Owns listening sockets, the accept loop, and what a connection does before HTTP: PROXY header and TLS. It must not
 //! know HTTP, routes or upstreams.
 
-pub mod accept;
-pub mod establish;
-pub mod handshakes;
-pub mod socket;
+pub(crate) mod accept;
+pub(crate) mod establish;
+pub(crate) mod handshakes;
+pub(crate) mod socket;
 
 use crate::addr::{ClientAddr, ListenAddr};
 use crate::capacity::Slot;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// One listening socket (nginx, `listen`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where to listen.
     pub address: ListenAddr,
     /// How many connections may wait in the kernel to be accepted. `net.core.somaxconn` is the upper limit.
@@ -32,7 +32,7 @@ pub struct Settings {
 
 /// TLS to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// The server's certificates, and whether clients need one.
     pub server: tls::server::Settings,
     /// How long a handshake may take, counted from accept or from the end of the PROXY header.
@@ -43,7 +43,7 @@ pub struct Tls {
 
 /// An accepted connection.
 #[derive(Debug)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// The stream.
     pub stream: Stream,
     /// The address of the peer.

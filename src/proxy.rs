@@ -1,22 +1,20 @@
 //! Owns the request path. Holdline reads a request, finds its route and an endpoint, and returns an answer or
 //! opens a tunnel.
 
-pub mod connection;
-pub mod endpoint_state;
+pub(crate) mod connection;
+pub(crate) mod endpoint_state;
 mod exchange;
 mod failure;
 mod forward;
 mod no_request;
-pub mod registry;
+pub(crate) mod registry;
 mod reject;
 mod reporting;
 mod request;
 mod retry;
-pub mod snapshot;
+pub(crate) mod snapshot;
 mod status;
 mod upgrade;
-
-pub use failure::Failure;
 
 use crate::limit::Limiter;
 use crate::telemetry::access_log::AccessLog;

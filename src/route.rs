@@ -7,7 +7,8 @@
 
 mod pattern;
 
-pub use pattern::{HostPattern, PathPattern, PathRegex, PatternError};
+pub(crate) use pattern::PathRegex;
+pub use pattern::{HostPattern, PathPattern};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use std::borrow::Cow;

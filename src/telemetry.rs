@@ -1,18 +1,18 @@
 //! Owns observation: the metrics, the log and the access log. It must not decide anything.
 
-pub mod access_log;
-pub mod bursts;
-pub mod end_key;
-pub mod history;
-pub mod idle_limits;
-pub mod log;
-pub mod metrics;
-pub mod process;
-pub mod recent;
-pub mod report;
+pub(crate) mod access_log;
+pub(crate) mod bursts;
+pub(crate) mod end_key;
+pub(crate) mod history;
+pub(crate) mod idle_limits;
+pub(crate) mod log;
+pub(crate) mod metrics;
+pub(crate) mod process;
+pub(crate) mod recent;
+pub(crate) mod report;
 mod secrets;
-pub mod tally;
-pub mod unix_micros;
+pub(crate) mod tally;
+pub(crate) mod unix_micros;
 
 use crate::limit::rate::Rate;
 use std::fmt;

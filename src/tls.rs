@@ -15,13 +15,13 @@
 //! [`cause`] tells them apart. A shutdown of the stream sends `close_notify`.
 
 pub(crate) mod alert;
-pub mod certs;
-pub mod client;
+pub(crate) mod certs;
+pub(crate) mod client;
 pub(crate) mod problem;
-pub mod server;
-pub mod session;
+pub(crate) mod server;
+pub(crate) mod session;
 pub(crate) mod sources;
-pub mod stream;
+pub(crate) mod stream;
 mod layers;
 mod pem;
 mod x509;

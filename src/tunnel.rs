@@ -2,19 +2,19 @@
 //! HTTP, routes, or how the upstream was chosen.
 
 mod blind;
-pub mod control;
-pub mod counters;
+pub(crate) mod control;
+pub(crate) mod counters;
 mod ends;
-pub mod engine;
+pub(crate) mod engine;
 mod session;
-pub mod pump;
-pub mod relay;
-pub mod inspect;
-pub mod timer;
+pub(crate) mod pump;
+pub(crate) mod relay;
+pub(crate) mod inspect;
+pub(crate) mod timer;
 mod wake;
 
 pub use blind::Blind;
-pub use ends::possible_ends;
+pub(crate) use ends::possible_ends;
 
 use crate::outcome::{Outcome, PerSide};
 use crate::ws::close::CloseCode;
@@ -123,7 +123,7 @@ impl<F: FnOnce(Outcome) + Send> Observer for F {
 /// Which driver relays tunnels over sockets of their own. Tunnels over HTTP/2 share a socket, so they are always tokio
 /// tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
+pub(crate) enum Driver {
     /// The threads of [`engine`], each with its epoll instance.
     Epoll,
     /// One tokio task for each tunnel: [`pump`].

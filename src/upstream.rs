@@ -1,26 +1,26 @@
 //! Owns a named group of endpoints: which may be chosen, which is chosen, and how its connections went. It
 //! must not know routes or the connections of clients.
 
-pub mod bound_login;
-pub mod connect;
-pub mod discovery;
+pub(crate) mod bound_login;
+pub(crate) mod connect;
+pub(crate) mod discovery;
 mod endpoint;
-pub mod exchange;
+pub(crate) mod exchange;
 mod lease;
 mod members;
 mod overrides;
-pub mod pool;
-pub mod ports;
+pub(crate) mod pool;
+pub(crate) mod ports;
 mod private_pool;
 mod resources;
 mod status;
 
 pub use endpoint::Endpoint;
-pub use lease::{Lease, PendingCharge};
-pub use overrides::StateSource;
-pub use private_pool::PrivatePool;
-pub use resources::ConnectionResources;
-pub use status::EndpointStatus;
+pub(crate) use lease::{Lease, PendingCharge};
+pub(crate) use overrides::StateSource;
+pub(crate) use private_pool::PrivatePool;
+pub(crate) use resources::ConnectionResources;
+pub(crate) use status::EndpointStatus;
 
 use crate::addr::{EndpointAddr, ServerAddr};
 use crate::balance::{self, Candidate, Method};

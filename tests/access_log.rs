@@ -4,12 +4,12 @@
 
 mod support;
 
-use holdline::app::Startup;
-use holdline::config::Config;
-use holdline::listener::socket::Inherited;
-use holdline::telemetry::tally::Missing;
-use holdline::ws::close::{CloseCode, payload};
-use holdline::ws::frame::OpCode;
+use holdline::testing::app::Startup;
+use holdline::testing::config::Config;
+use holdline::testing::listener::socket::Inherited;
+use holdline::testing::telemetry::tally::Missing;
+use holdline::testing::ws::close::{CloseCode, payload};
+use holdline::testing::ws::frame::OpCode;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
@@ -75,7 +75,7 @@ async fn a_flood_of_requests_is_sampled_exactly_and_leaves_tunnels_their_lines()
     assert_eq!(written[10].0["cause"], "close", "a tunnel's end has an allowance of its own");
     let missing = proxy.running.proxy.log.missing();
     assert_eq!(missing, Missing { sampled: 990, ..Missing::default() }, "99 after the last line");
-    let metrics = proxy.running.proxy.metrics_text(holdline::telemetry::metrics::Format::Prometheus);
+    let metrics = proxy.running.proxy.metrics_text(holdline::testing::telemetry::metrics::Format::Prometheus);
     let count = "holdline_access_log_lost_lines_total{reason=\"sampled\"} 990.0\n";
     assert!(metrics.contains(count), "{metrics}");
 }
@@ -98,7 +98,7 @@ async fn a_flood_of_what_never_became_a_request_is_sampled_and_still_counted() {
     let written: Vec<_> =
         lines(&path).iter().map(|(line, left_out)| (line["status"].clone(), *left_out)).collect();
     assert_eq!(written, [(400.into(), 0), (400.into(), 99), (204.into(), 0)]);
-    let metrics = proxy.running.proxy.metrics_text(holdline::telemetry::metrics::Format::Prometheus);
+    let metrics = proxy.running.proxy.metrics_text(holdline::testing::telemetry::metrics::Format::Prometheus);
     assert!(metrics.contains("holdline_http_requests_total{route=\"\",status=\"400\"} 150.0\n"), "{metrics}");
 }
 

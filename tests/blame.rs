@@ -5,10 +5,10 @@
 
 mod support;
 
-use holdline::health::Availability;
-use holdline::outcome::Cause;
-use holdline::telemetry::metrics::Format;
-use holdline::ws::frame::OpCode;
+use holdline::testing::health::Availability;
+use holdline::testing::outcome::Cause;
+use holdline::testing::telemetry::metrics::Format;
+use holdline::testing::ws::frame::OpCode;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

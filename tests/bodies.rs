@@ -5,7 +5,7 @@
 mod support;
 
 use h2::Reason;
-use holdline::outcome::{Cause, EndedBy};
+use holdline::testing::outcome::{Cause, EndedBy};
 use http::{Request, Response};
 use hyper::body::Bytes;
 use support::http2::Http2;

@@ -1,9 +1,9 @@
 //! What an operator writes, and what is said to it. Each file of `config/invalid` stands beside
 //! the exact messages; `BLESS=1` writes them anew, for a person to read.
 
-use holdline::config::document::{Document, InlineTable, Item, Section};
-use holdline::config::{Config, Form, Secrets};
-use holdline::upstream::Server;
+use holdline::testing::config::document::{Document, InlineTable, Item, Section};
+use holdline::testing::config::{Config, Form, Secrets};
+use holdline::testing::upstream::Server;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,9 +3,9 @@
 
 mod support;
 
-use holdline::outcome::Side;
-use holdline::telemetry::tally::Totals;
-use holdline::ws::frame::OpCode;
+use holdline::testing::outcome::Side;
+use holdline::testing::telemetry::tally::Totals;
+use holdline::testing::ws::frame::OpCode;
 use support::{Proxy, echo, route, upstream};
 
 fn totals(proxy: &Proxy) -> Totals {

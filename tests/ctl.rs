@@ -220,7 +220,7 @@ async fn it_counts_ends_and_connections_together() {
     let server = site.server.to_string();
     for code in [1000_u16, 1000, 4001] {
         let mut client = site.open().await;
-        client.send(holdline::ws::frame::OpCode::Close, &code.to_be_bytes()).await;
+        client.send(holdline::testing::ws::frame::OpCode::Close, &code.to_be_bytes()).await;
         client.close().await;
     }
     let open = [site.open().await, site.open().await];

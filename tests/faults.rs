@@ -4,8 +4,8 @@
 
 mod support;
 
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
 use socket2::SockRef;
 use std::time::Duration;
 use support::{Proxy, Puppet, Raw, accepted, frame, route, upstream, ws_request};
@@ -184,7 +184,7 @@ async fn a_client_that_vanishes_in_the_middle_of_a_frame() {
     let (mut client, mut server) = rig.asked().await;
     server.write(accepted("")).await;
     client.head().await;
-    let message = frame(OpCode::Binary, &[7; 1000], Some(holdline::ws::mask::MaskKey([1; 4])));
+    let message = frame(OpCode::Binary, &[7; 1000], Some(holdline::testing::ws::mask::MaskKey([1; 4])));
     client.write(&message[..500]).await;
     assert_eq!(server.bytes(500).await, message[..500]);
     reset(client);
@@ -221,5 +221,5 @@ async fn a_full_disk_under_the_log_stops_nothing() {
         assert_eq!(proxy.ended().await.report.status, 204);
     }
     drop(client);
-    assert_eq!(proxy.running.shut_down(std::future::pending()).await, holdline::app::Ended::InTime);
+    assert_eq!(proxy.running.shut_down(std::future::pending()).await, holdline::testing::app::Ended::InTime);
 }

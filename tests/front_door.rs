@@ -2,8 +2,8 @@
 
 mod support;
 
-use holdline::outcome::{Cause, EndedBy};
-use holdline::proxy_protocol::{Version, encode};
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::proxy_protocol::{Version, encode};
 use support::{Proxy, Puppet, echo, route, upstream, with_listen, ws_request};
 
 const TRUST_US: &str = "[real_ip]\ntrusted = [\"127.0.0.1\", \"203.0.113.0/24\"]\n";

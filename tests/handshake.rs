@@ -2,9 +2,9 @@
 
 mod support;
 
-use holdline::outcome::{Cause, EndedBy};
-use holdline::telemetry::report::Ended;
-use holdline::ws::frame::OpCode;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::telemetry::report::Ended;
+use holdline::testing::ws::frame::OpCode;
 use support::{Proxy, Puppet, accepted, echo, frame, nobody, route, upstream, ws_request};
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn bytes_behind_either_handshake_come_first() {
     let puppet = Puppet::new().await;
     let proxy = Proxy::before(&[puppet.address()]).await;
     let mut client = proxy.connect().await;
-    let early = frame(OpCode::Text, b"early", Some(holdline::ws::mask::MaskKey([0; 4])));
+    let early = frame(OpCode::Text, b"early", Some(holdline::testing::ws::mask::MaskKey([0; 4])));
     client.write([ws_request("/", "").as_bytes(), &early].concat()).await;
     let mut server = puppet.accept().await;
     server.head().await;

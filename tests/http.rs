@@ -2,8 +2,8 @@
 
 mod support;
 
-use holdline::health::Availability;
-use holdline::outcome::{Cause, EndedBy};
+use holdline::testing::health::Availability;
+use holdline::testing::outcome::{Cause, EndedBy};
 use std::time::Duration;
 use support::{PATIENCE, Proxy, Puppet, nobody, route, upstream, with_listen};
 use tokio::io::AsyncWriteExt as _;
@@ -233,7 +233,11 @@ async fn a_stale_connection_costs_no_client_anything() {
     }
     let snapshot = proxy.running.proxy.snapshot.load();
     let endpoint = &snapshot.upstream("up").unwrap().endpoints()[0];
-    assert_eq!(endpoint.availability(), holdline::health::Availability::Up, "nor the endpoint its standing");
+    assert_eq!(
+        endpoint.availability(),
+        holdline::testing::health::Availability::Up,
+        "nor the endpoint its standing"
+    );
 }
 
 #[tokio::test]
@@ -253,7 +257,7 @@ async fn idle_connections_end_by_their_timeout_and_hold_up_no_shutdown() {
             assert!(server.rest().await.is_empty(), "closed by the proxy");
         } else {
             let ended = proxy.running.shut_down(std::future::pending()).await;
-            assert_eq!(ended, holdline::app::Ended::InTime);
+            assert_eq!(ended, holdline::testing::app::Ended::InTime);
             return;
         }
     }

@@ -2,10 +2,10 @@
 
 mod support;
 
-use holdline::app::Ended;
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::close::CloseReason;
-use holdline::ws::frame::OpCode;
+use holdline::testing::app::Ended;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::close::CloseReason;
+use holdline::testing::ws::frame::OpCode;
 use http::{Method, Request};
 use support::http2::{Http2, Stream};
 use support::{PATIENCE, Proxy, Puppet, Raw, echo, nobody, route, upstream, with_listen};

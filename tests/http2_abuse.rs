@@ -5,7 +5,7 @@
 mod support;
 
 use h2::Reason;
-use holdline::outcome::{Cause, EndedBy};
+use holdline::testing::outcome::{Cause, EndedBy};
 use http::Request;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -7,9 +7,9 @@
 mod support;
 
 use h2::Reason;
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
-use holdline::ws::mask::MaskKey;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
+use holdline::testing::ws::mask::MaskKey;
 use std::net::SocketAddr;
 use support::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,

@@ -6,7 +6,7 @@
 mod support;
 
 use h2::client::ResponseFuture;
-use holdline::outcome::Cause;
+use holdline::testing::outcome::Cause;
 use http::{Request, Response, StatusCode};
 use std::future::poll_fn;
 use support::http2::Http2;

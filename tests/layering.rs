@@ -18,7 +18,7 @@ const RANKS: [(u32, &[&str]); 9] = [
     (6, &["admin"]),
     (7, &["config"]),
     (8, &["app"]),
-    (9, &["cli", "main"]),
+    (9, &["cli", "main", "testing"]),
 ];
 
 /// Within a rank: the first lies on the second.

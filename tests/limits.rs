@@ -2,7 +2,7 @@
 
 mod support;
 
-use holdline::outcome::Cause;
+use holdline::testing::outcome::Cause;
 use std::net::SocketAddr;
 use support::{Proxy, Raw, echo, route, upstream, ws_request};
 

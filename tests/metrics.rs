@@ -3,9 +3,9 @@
 
 mod support;
 
-use holdline::app::Running;
-use holdline::telemetry::metrics::{Code, Format};
-use holdline::ws::frame::OpCode;
+use holdline::testing::app::Running;
+use holdline::testing::telemetry::metrics::{Code, Format};
+use holdline::testing::ws::frame::OpCode;
 use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use holdline::admin::{OPENAPI, routes};
+use holdline::testing::admin::{OPENAPI, routes};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use support::certificates::{Authority, Folder, of};

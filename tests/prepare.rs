@@ -5,9 +5,9 @@
 
 mod support;
 
-use holdline::app::{Running, Startup};
-use holdline::config::Config;
-use holdline::listener::socket::Inherited;
+use holdline::testing::app::{Running, Startup};
+use holdline::testing::config::Config;
+use holdline::testing::listener::socket::Inherited;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};

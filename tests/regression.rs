@@ -3,21 +3,21 @@
 
 mod support;
 
-use holdline::config::Config;
-use holdline::http::headers::remove_hop_by_hop;
-use holdline::outcome::{Cause, EndedBy, PerSide, Side};
-use holdline::route::{PathError, PathPattern, Rewrite};
-use holdline::telemetry::report::redact;
-use holdline::tunnel::relay::{Output, Relay};
-use holdline::tunnel::timer::TunnelTime;
-use holdline::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
-use holdline::ws::frame::{OpCode, Violation};
-use holdline::ws::handshake::{
+use holdline::testing::config::Config;
+use holdline::testing::http::headers::remove_hop_by_hop;
+use holdline::testing::outcome::{Cause, EndedBy, PerSide, Side};
+use holdline::testing::route::{PathError, PathPattern, Rewrite};
+use holdline::testing::telemetry::report::redact;
+use holdline::testing::tunnel::relay::{Output, Relay};
+use holdline::testing::tunnel::timer::TunnelTime;
+use holdline::testing::tunnel::{CloseCodes, Framing, OnViolation, Pong, Settings};
+use holdline::testing::ws::frame::{OpCode, Violation};
+use holdline::testing::ws::handshake::{
     AnswerError, Extensions, UpgradeKind, accept, check_answer, check_other_answer, classify, extensions,
     list_names,
 };
-use holdline::ws::mask::MaskKey;
-use holdline::ws::scanner::{Rules, Scanner};
+use holdline::testing::ws::mask::MaskKey;
+use holdline::testing::ws::scanner::{Rules, Scanner};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 
 mod support;
 
-use holdline::app::Startup;
-use holdline::config::Config;
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
+use holdline::testing::app::Startup;
+use holdline::testing::config::Config;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
 use support::{Proxy, Puppet, echo, nobody, route, upstream, with_listen, ws_request};
 use tokio::net::TcpStream;
 
@@ -48,7 +48,7 @@ async fn endpoints_keep_their_counts_and_standing() {
     let endpoints = snapshot.upstream("up").unwrap().endpoints();
     let active: Vec<_> = endpoints.iter().map(|endpoint| endpoint.active()).collect();
     assert_eq!(active, [0, 2]);
-    assert_ne!(endpoints[0].availability(), holdline::health::Availability::Up, "it is still out");
+    assert_ne!(endpoints[0].availability(), holdline::testing::health::Availability::Up, "it is still out");
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 mod support;
 
-use holdline::app::Ended;
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
+use holdline::testing::app::Ended;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
 use std::future::{pending, ready};
 use std::time::{Duration, Instant};
 use support::{Proxy, Puppet, echo, route, upstream, ws_request};

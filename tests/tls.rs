@@ -4,12 +4,12 @@
 
 mod support;
 
-use holdline::app::PrepareError;
-use holdline::capacity::EVICT_AFTER;
-use holdline::config::Config;
-use holdline::outcome::{Cause, EndedBy};
-use holdline::telemetry::metrics::Format;
-use holdline::tls::certs::Pair;
+use holdline::testing::app::PrepareError;
+use holdline::testing::capacity::EVICT_AFTER;
+use holdline::testing::config::Config;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::telemetry::metrics::Format;
+use holdline::testing::tls::certs::Pair;
 use http::Request;
 use std::sync::Arc;
 use support::certificates::{Authority, Folder, Issued, of, provider};
@@ -90,7 +90,7 @@ async fn a_websocket_over_tls() {
     assert!(head.contains("x-forwarded-proto: https\r\n") && !head.contains("forged"), "{head}");
     assert!(client.head().await.starts_with("HTTP/1.1 101"));
     // More than fits into what is on the way: it waits, and comes whole.
-    let large = support::frame(holdline::ws::frame::OpCode::Binary, &[7; 3_000_000], None);
+    let large = support::frame(holdline::testing::ws::frame::OpCode::Binary, &[7; 3_000_000], None);
     let send = async { server.write(&large).await };
     let (_, (_, received)) = tokio::join!(send, client.frame());
     assert_eq!(received.len(), 3_000_000);

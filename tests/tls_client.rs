@@ -3,10 +3,10 @@
 
 mod support;
 
-use holdline::tls::client::{Config, ConnectError, Settings, connect};
-use holdline::tls::session::{ClientCertificate, Session};
-use holdline::tls::stream::TlsStream as ServerStream;
-use holdline::tls::{Alpn, Cause, MinVersion, ServerName, cause, server};
+use holdline::testing::tls::client::{Config, ConnectError, Settings, connect};
+use holdline::testing::tls::session::{ClientCertificate, Session};
+use holdline::testing::tls::stream::TlsStream as ServerStream;
+use holdline::testing::tls::{Alpn, Cause, MinVersion, ServerName, cause, server};
 use std::io;
 use support::certificates::{Authority, Folder, Issued, of};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};

@@ -3,11 +3,11 @@
 
 mod support;
 
-use holdline::app::{PrepareError, Startup};
-use holdline::config::Config;
-use holdline::listener::socket::Inherited;
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
+use holdline::testing::app::{PrepareError, Startup};
+use holdline::testing::config::Config;
+use holdline::testing::listener::socket::Inherited;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use support::certificates::{Authority, Folder, Issued, of, provider};

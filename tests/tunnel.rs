@@ -3,9 +3,9 @@
 
 mod support;
 
-use holdline::outcome::{Cause, EndedBy, Side};
-use holdline::ws::frame::OpCode;
-use holdline::ws::mask::MaskKey;
+use holdline::testing::outcome::{Cause, EndedBy, Side};
+use holdline::testing::ws::frame::OpCode;
+use holdline::testing::ws::mask::MaskKey;
 use socket2::SockRef;
 use std::time::Duration;
 use support::{Proxy, Puppet, Raw, accepted, echo, frame, route, upstream, ws_request};

@@ -5,7 +5,7 @@
 
 mod support;
 
-use holdline::outcome::{Cause, EndedBy};
+use holdline::testing::outcome::{Cause, EndedBy};
 use support::{Proxy, Puppet, Raw, route, upstream, with_listen};
 use tokio::io::AsyncWriteExt as _;
 

@@ -4,9 +4,9 @@
 
 mod support;
 
-use holdline::config::Config;
-use holdline::upstream::ports::{Usage, ports_per_source};
-use holdline::ws::frame::OpCode;
+use holdline::testing::config::Config;
+use holdline::testing::upstream::ports::{Usage, ports_per_source};
+use holdline::testing::ws::frame::OpCode;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use support::{Proxy, Puppet, Raw, accepted, echo, nobody, route, upstream, with_listen, ws_request};

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use holdline::config::{Config, Form, Secrets};
+use holdline::testing::config::{Config, Form, Secrets};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

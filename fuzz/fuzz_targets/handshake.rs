@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use holdline::ws::handshake::{self, AnswerError, Extensions, UpgradeKind};
+use holdline::testing::ws::handshake::{self, AnswerError, Extensions, UpgradeKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use libfuzzer_sys::fuzz_target;
 

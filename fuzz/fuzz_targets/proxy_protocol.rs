@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use holdline::proxy_protocol::{Header, MAX_LENGTH, Version, decode, encode};
+use holdline::testing::proxy_protocol::{Header, MAX_LENGTH, Version, decode, encode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

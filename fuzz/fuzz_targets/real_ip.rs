@@ -6,8 +6,8 @@
 
 #![no_main]
 
-use holdline::addr::ClientAddr;
-use holdline::real_ip::{Settings, Source};
+use holdline::testing::addr::ClientAddr;
+use holdline::testing::real_ip::{Settings, Source};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use std::net::{IpAddr, SocketAddr};

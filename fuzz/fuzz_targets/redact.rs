@@ -6,7 +6,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use holdline::telemetry::report::redact;
+use holdline::testing::telemetry::report::redact;
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]

@@ -6,13 +6,13 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use holdline::outcome::{Cause, Ending, PerSide, Side};
-use holdline::tunnel::relay::{CloseRequest, Output, Relay};
-use holdline::tunnel::timer::TunnelTime;
-use holdline::tunnel::{Blind, CloseCodes, Framing, OnViolation, Pong, Settings};
-use holdline::ws::frame::{Header, OpCode, encode};
-use holdline::ws::mask::MaskKey;
-use holdline::ws::scanner::{Found, Rules, Scanner};
+use holdline::testing::outcome::{Cause, Ending, PerSide, Side};
+use holdline::testing::tunnel::relay::{CloseRequest, Output, Relay};
+use holdline::testing::tunnel::timer::TunnelTime;
+use holdline::testing::tunnel::{Blind, CloseCodes, Framing, OnViolation, Pong, Settings};
+use holdline::testing::ws::frame::{Header, OpCode, encode};
+use holdline::testing::ws::mask::MaskKey;
+use holdline::testing::ws::scanner::{Found, Rules, Scanner};
 use libfuzzer_sys::fuzz_target;
 use std::collections::VecDeque;
 use std::sync::Arc;

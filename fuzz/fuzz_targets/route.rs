@@ -7,7 +7,7 @@
 
 #![no_main]
 
-use holdline::route::{HostPattern, PathPattern, Rewrite, Rule, Table, normalise};
+use holdline::testing::route::{HostPattern, PathPattern, Rewrite, Rule, Table, normalise};
 use libfuzzer_sys::fuzz_target;
 
 fn rule(line: &str) -> Option<Rule> {

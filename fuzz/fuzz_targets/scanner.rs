@@ -6,8 +6,8 @@
 
 #![no_main]
 
-use holdline::ws::frame::{Header, MAX_CONTROL_FRAME, Violation};
-use holdline::ws::scanner::{Data, Found, Rules, Scanner};
+use holdline::testing::ws::frame::{Header, MAX_CONTROL_FRAME, Violation};
+use holdline::testing::ws::scanner::{Data, Found, Rules, Scanner};
 use libfuzzer_sys::fuzz_target;
 
 /// What a scan found, payload by payload joined: chunks split those, and nothing else.

@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// The bound socket of the admin endpoint.
 #[derive(Debug)]
-pub struct Bound {
+pub(crate) struct Bound {
     socket: Socket,
     address: ListenAddr,
 }
@@ -37,7 +37,7 @@ pub struct Bound {
 ///
 /// # Errors
 /// Returns [`BindError`] if the socket cannot be bound.
-pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
+pub(crate) async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
     let address = settings.address.clone();
     let socket = listener::Settings {
         address: address.clone(),
@@ -53,7 +53,7 @@ pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, B
 impl Bound {
     /// Starts to accept. Connections end with the watch.
     #[must_use]
-    pub fn serve(self, admin: &Arc<Admin>, watch: &Watch) -> AcceptLoop {
+    pub(crate) fn serve(self, admin: &Arc<Admin>, watch: &Watch) -> AcceptLoop {
         let Self { socket, address } = self;
         match socket.local_addr() {
             Some(local) => tracing::info!(%address, %local, "admin endpoint"),

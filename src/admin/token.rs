@@ -8,11 +8,11 @@ use std::str::FromStr;
 
 /// The token that a request must show. It never appears in logs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(Box<str>);
+pub(crate) struct Token(Box<str>);
 
 /// The source of the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Secret {
+pub(crate) enum Secret {
     /// The configuration.
     Given(Token),
     /// A file whose only line is the token.
@@ -38,7 +38,7 @@ pub enum TokenError {
 /// Why a text is no valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{NO_TOKEN}")]
-pub struct NoToken;
+pub(crate) struct NoToken;
 
 const NO_TOKEN: &str =
     "expected 16 to 512 characters, letters and digits or -._~+/=, as `openssl rand -hex 32` gives";
@@ -46,13 +46,13 @@ const NO_TOKEN: &str =
 impl Token {
     /// Compares a text with the token. The time it takes reveals only the length.
     #[must_use]
-    pub fn is(&self, text: &[u8]) -> bool {
+    pub(crate) fn is(&self, text: &[u8]) -> bool {
         verify_slices_are_equal(self.0.as_bytes(), text).is_ok()
     }
 
     /// Returns the token, for sending it.
     #[must_use]
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
@@ -60,7 +60,7 @@ impl Token {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or holds no valid token.
-    pub fn read(path: &Path) -> Result<Self, TokenError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| TokenError::Io { path: path.to_owned(), error })?;
         text.trim_end_matches(['\r', '\n']).parse().map_err(|NoToken| TokenError::Malformed(path.to_owned()))
@@ -72,7 +72,7 @@ impl Secret {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or holds no valid token.
-    pub fn token(&self) -> Result<Token, TokenError> {
+    pub(crate) fn token(&self) -> Result<Token, TokenError> {
         match self {
             Self::Given(token) => Ok(token.clone()),
             Self::File(path) => Token::read(path),

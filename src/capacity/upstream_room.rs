@@ -7,11 +7,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The room for one connection to an upstream that the slot of a client connection includes.
 #[derive(Clone, Debug)]
-pub struct IncludedRoom(Arc<Semaphore>);
+pub(crate) struct IncludedRoom(Arc<Semaphore>);
 
 /// Room for one connection to an upstream. Dropping it frees the room.
 #[derive(Debug)]
-pub enum UpstreamRoom {
+#[expect(dead_code, reason = "room is held, not read")]
+pub(crate) enum UpstreamRoom {
     /// What the slot includes.
     Included(OwnedSemaphorePermit),
     /// Room beyond that, as concurrent HTTP/2 requests need it.
@@ -26,7 +27,7 @@ impl Default for IncludedRoom {
 
 impl IncludedRoom {
     /// Waits for room and takes it: what `slot` includes, or an upstream slot of all connections.
-    pub async fn take(self, slot: &Slot) -> UpstreamRoom {
+    pub(crate) async fn take(self, slot: &Slot) -> UpstreamRoom {
         tokio::select! {
             biased;
             Ok(permit) = self.0.acquire_owned() => UpstreamRoom::Included(permit),

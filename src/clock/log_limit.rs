@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 /// Allows one log line a minute.
 #[derive(Debug, Default)]
-pub struct LogLimit(Mutex<Option<Instant>>);
+pub(crate) struct LogLimit(Mutex<Option<Instant>>);
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
 impl LogLimit {
     /// Returns whether the caller may write a line now. If so, no other line is allowed for a minute.
     #[must_use]
-    pub fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|last| last.elapsed() >= INTERVAL);
         if is_due {

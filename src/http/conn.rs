@@ -17,17 +17,17 @@ use crate::capacity::{EVICT_AFTER, Evicted, Slot};
 use crate::clock::{is_late, timeout};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
-pub use client_stream::ClientStream;
+pub(crate) use client_stream::ClientStream;
 use client_stream::PendingStream;
 use http::Response;
 use http::header::CONTENT_LENGTH;
-pub use http1::PartialRequest;
+pub(crate) use http1::PartialRequest;
 use http1::{HeadFilter, ObservedStream, ResponseBody, Shared};
 use hyper::server::conn::http1::UpgradeableConnection;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use shared::{ConnState, RequestGuard};
-pub use shared::{ConnectionEnd, InterimSender};
+pub(crate) use shared::{ConnectionEnd, InterimSender};
 use state::Verdict;
 use std::convert::Infallible;
 use std::error::Error;
@@ -49,7 +49,7 @@ const MAX_UNSENT: u32 = 16 * 1024;
 
 /// Why the client's bytes did not become a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadRequestKind {
+pub(crate) enum BadRequestKind {
     /// It is not valid HTTP of an enabled version: 400.
     Malformed,
     /// Its head exceeds `max_header_size` or has too many headers: 431. Or its target exceeds 64 KiB: 414.
@@ -64,7 +64,7 @@ pub enum BadRequestKind {
 /// `on_bad_request` with bytes that did not become a request, and over HTTP/1 with what could be read of them.
 /// It allocates some 10 KB. The first byte of a plain connection has come by then; a client over TLS may still
 /// be silent. An idle connection gives up its `slot` if another one needs it.
-pub async fn serve<F, A, R>(
+pub(crate) async fn serve<F, A, R>(
     mut stream: Stream,
     settings: &Settings,
     watch: Watch,

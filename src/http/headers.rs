@@ -44,7 +44,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// Returns the headers that `Connection` names, except those that tell the upstream about the client. A
 /// client must not make the proxy remove these.
 #[must_use]
-pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+pub(crate) fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter();
     let names = lines.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
@@ -61,7 +61,7 @@ fn is_told_upstream(name: &HeaderName) -> bool {
 ///
 /// # Errors
 /// Returns what is ambiguous.
-pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
+pub(crate) fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'static str> {
     let lines = |name| headers.get_all(name).iter().collect::<Vec<_>>();
     let (codings, lengths) = (lines(TRANSFER_ENCODING), lines(CONTENT_LENGTH));
     let is_chunked = |coding: &&HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
@@ -84,7 +84,7 @@ pub fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), &'stat
 ///
 /// # Errors
 /// Returns an error if it does not fit 64 bits.
-pub fn settle_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
+pub(crate) fn settle_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
     let Some(length) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
     let number = std::str::from_utf8(length.as_bytes()).ok().and_then(|length| length.parse::<u64>().ok());
     let number = number.ok_or("Content-Length is not one number")?;
@@ -93,7 +93,7 @@ pub fn settle_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
 }
 
 /// Appends this proxy to `Via`, as a proxy must (RFC 9110 7.6.3).
-pub fn add_via(headers: &mut HeaderMap, received: Version) {
+pub(crate) fn add_via(headers: &mut HeaderMap, received: Version) {
     let version = match received {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2.0",
@@ -105,7 +105,7 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
 /// Tells the upstream the identity in the client's certificate: `X-SSL-Client-S-DN` (nginx,
 /// `$ssl_client_s_dn`), `-Serial`, and `-Fingerprint`, its SHA-256. Holdline removes what the client sends
 /// under these names.
-pub fn set_client_certificate(headers: &mut HeaderMap, certificate: Option<&ClientCertificate>) {
+pub(crate) fn set_client_certificate(headers: &mut HeaderMap, certificate: Option<&ClientCertificate>) {
     let values = certificate.map(|found| [&found.subject, &found.serial, &found.sha256]);
     for (place, name) in CLIENT_CERTIFICATE.into_iter().enumerate() {
         headers.remove(&name);
@@ -120,7 +120,7 @@ const CLIENT_CERTIFICATE: [HeaderName; 3] = [
 ];
 
 /// Removes `Expect: 100-continue`, because the proxy answers it itself.
-pub fn remove_expect(headers: &mut HeaderMap) {
+pub(crate) fn remove_expect(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
 }
 
@@ -130,7 +130,12 @@ pub fn remove_expect(headers: &mut HeaderMap) {
 ///
 /// Holdline removes the claims of an untrusted peer, because upstreams read these headers without knowing who
 /// wrote them. `X-Forwarded-For` stays, with the peer at its end (nginx, `$proxy_add_x_forwarded_for`).
-pub fn add_forwarding(headers: &mut HeaderMap, mode: Forwarded, origin: &Origin, scheme: &'static str) {
+pub(crate) fn add_forwarding(
+    headers: &mut HeaderMap,
+    mode: Forwarded,
+    origin: &Origin,
+    scheme: &'static str,
+) {
     if mode == Forwarded::Off {
         return;
     }

@@ -3,14 +3,14 @@
 mod http2;
 
 use super::malformed::Malformed;
-pub use http2::Http2Body;
+pub(crate) use http2::Http2Body;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// The body of a request.
 #[derive(Debug)]
-pub enum Incoming {
+pub(crate) enum Incoming {
     /// Of HTTP/1.
     Http1(hyper::body::Incoming),
     /// Of HTTP/2.
@@ -55,7 +55,7 @@ impl Body for Incoming {
 
 /// Why a request's body failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UploadError {
+pub(crate) enum UploadError {
     /// The client sent nothing for `body_timeout`.
     #[error("nothing of the request's body came within body_timeout")]
     TooSlow,

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 
 /// How a body violates its framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Malformed {
+pub(crate) enum Malformed {
     /// The body is complete, but its trailer section exceeds the read limit.
     Trailers(String),
     /// The end of the body cannot be determined.
@@ -16,7 +16,7 @@ impl Malformed {
     /// Returns the violation that a body's error reports. `None` means that the sender left or its connection
     /// broke.
     #[must_use]
-    pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = error.source();
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>() {

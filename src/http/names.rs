@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 
 /// Whether two names are equal to a reader that treats `-` and `_` alike.
 #[must_use]
-pub fn is_alike(a: &HeaderName, b: &HeaderName) -> bool {
+pub(crate) fn is_alike(a: &HeaderName, b: &HeaderName) -> bool {
     let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
 }
@@ -18,19 +18,19 @@ fn fold(byte: u8) -> u8 {
 }
 
 /// Removes a header in every spelling.
-pub fn remove_alike(headers: &mut HeaderMap, name: &HeaderName) {
+pub(crate) fn remove_alike(headers: &mut HeaderMap, name: &HeaderName) {
     remove_where(headers, |key| is_alike(key, name));
 }
 
 /// Removes request headers whose names contain anything but letters, digits and `-` (nginx,
 /// `ignore_invalid_headers`). With `underscores`, `_` passes too (nginx, `underscores_in_headers`).
-pub fn remove_invalid(headers: &mut HeaderMap, underscores: bool) {
+pub(crate) fn remove_invalid(headers: &mut HeaderMap, underscores: bool) {
     remove_where(headers, |name| !passes(name, underscores));
 }
 
 /// Removes request trailers that the proxy would not pass as headers, or controls itself. Some servers merge
 /// trailers into headers (RFC 9110 6.5.1 warns of it). `barred` names more.
-pub fn clean_trailers(trailers: &mut HeaderMap, underscores: bool, barred: &[HeaderName]) {
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, underscores: bool, barred: &[HeaderName]) {
     remove_where(trailers, |name| {
         let is_barred = barred.iter().any(|barred| is_alike(name, barred));
         is_barred || !passes(name, underscores) || is_ruled(name.as_str())

@@ -7,7 +7,7 @@ use http::request::Parts;
 /// A request of a client, over any version of HTTP. An extended CONNECT of HTTP/2 (RFC 8441) has the form of
 /// HTTP/1.1 here: GET with `Upgrade`.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// Its method, target and headers.
     pub head: Parts,
     /// Its body.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 /// Returns a plain text response: the status and a message.
 #[must_use]
-pub fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
+pub(crate) fn plain(status: StatusCode, explanation: &str) -> Response<Body> {
     let mut response = Response::new(full(body_of(status, explanation)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -30,14 +30,14 @@ pub(super) fn title(status: StatusCode) -> &'static str {
 }
 
 /// Tells a rejected client when to try again (RFC 9110 10.2.3), in whole seconds.
-pub fn retry_after<B>(response: &mut Response<B>, wait: Duration) {
+pub(crate) fn retry_after<B>(response: &mut Response<B>, wait: Duration) {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
 }
 
 /// Sets `Date` if it is missing (RFC 9110 6.6.1). hyper caches its date until the clock has passed it, so
 /// that it would stand still after the clock is set back.
-pub fn date<B>(response: &mut Response<B>) {
+pub(crate) fn date<B>(response: &mut Response<B>) {
     response.headers_mut().entry(DATE).or_insert_with(|| {
         let now = httpdate::fmt_http_date(SystemTime::now());
         HeaderValue::from_str(&now).expect("a date is ASCII")

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 /// A request's body. Its timeout runs only while Holdline waits for bytes: a slow upstream is not the
 /// client's fault.
 #[derive(Debug)]
-pub struct Upload<B = Incoming> {
+pub(crate) struct Upload<B = Incoming> {
     body: B,
     patience: Option<Duration>,
     /// Runs while Holdline waits for the client. Created on the first wait.
@@ -36,7 +36,7 @@ pub struct Upload<B = Incoming> {
 
 /// The state of a body, for a caller that sees only the broken exchange that follows from its failure.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Option<Arc<State>>);
+pub(crate) struct Progress(Option<Arc<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -50,13 +50,13 @@ struct State {
 impl Progress {
     /// Returns why it failed. `None` means that it has not.
     #[must_use]
-    pub fn failure(&self) -> Option<&UploadError> {
+    pub(crate) fn failure(&self) -> Option<&UploadError> {
         self.0.as_ref().and_then(|state| state.failure.get())
     }
 
     /// Polls the body to learn why its stream ended, for a request that is being dropped. It discards the
     /// data.
-    pub fn look(&self) {
+    pub(crate) fn look(&self) {
         let body = self.0.as_ref().filter(|state| !state.is_over.load(Ordering::Relaxed));
         let Some(body) = body.and_then(|state| state.body.get()).and_then(Weak::upgrade) else { return };
         // Another poll in progress will see the error.
@@ -67,7 +67,7 @@ impl Progress {
 
     /// Whether more chunks of HTTP/1.1, and perhaps trailers, are still missing.
     #[must_use]
-    pub fn is_amid_chunks(&self) -> bool {
+    pub(crate) fn is_amid_chunks(&self) -> bool {
         self.0.as_ref().is_some_and(|state| state.is_chunked && !state.is_over.load(Ordering::Relaxed))
     }
 }
@@ -75,7 +75,7 @@ impl Progress {
 impl Upload {
     /// Returns it as the body of the forwarded request.
     #[must_use]
-    pub fn boxed(self) -> body::Body {
+    pub(crate) fn boxed(self) -> body::Body {
         let Some(state) = self.progress.0.clone().filter(|_| self.is_flagged) else {
             return self.map_err(Into::into).boxed_unsync();
         };
@@ -119,7 +119,7 @@ impl<B: Body> Upload<B> {
     /// Creates a body that may stall for `patience`. `None` means no limit. `is_flagged` means that a flag of
     /// its last frame marks its end, as in HTTP/2.
     #[must_use]
-    pub fn new(body: B, patience: Option<Duration>, is_flagged: bool) -> Self {
+    pub(crate) fn new(body: B, patience: Option<Duration>, is_flagged: bool) -> Self {
         let is_chunked = !is_flagged && body.size_hint().exact().is_none();
         let progress = (!body.is_end_stream()).then(|| Arc::new(State { is_chunked, ..State::default() }));
         let progress = Progress(progress);
@@ -140,7 +140,7 @@ impl<B: Body> Upload<B> {
     ///
     /// # Errors
     /// Returns [`UploadError::TooLarge`] if its announced size exceeds the limit.
-    pub fn limit(&mut self, most: Option<u64>) -> Result<(), UploadError> {
+    pub(crate) fn limit(&mut self, most: Option<u64>) -> Result<(), UploadError> {
         self.room = most;
         match most {
             Some(most) if self.body.size_hint().lower() > most => Err(UploadError::TooLarge),
@@ -150,19 +150,19 @@ impl<B: Body> Upload<B> {
 
     /// Returns a handle to its state, which outlives the body.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
     /// Sets whether names of its trailers may contain `_`.
     #[must_use]
-    pub fn with_underscores(self, underscores: bool) -> Self {
+    pub(crate) fn with_underscores(self, underscores: bool) -> Self {
         Self { underscores, ..self }
     }
 
     /// Bars names from its trailers that are removed from the headers.
     #[must_use]
-    pub fn barring(self, barred: Vec<HeaderName>) -> Self {
+    pub(crate) fn barring(self, barred: Vec<HeaderName>) -> Self {
         Self { barred, ..self }
     }
 

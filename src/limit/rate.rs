@@ -73,7 +73,7 @@ impl Rate {
 /// passed, the entry was free anyway. Otherwise that client has used up the least of its rate. So a flood of
 /// addresses costs neither memory nor time. The table always admits new clients, and forgets the worst clients last.
 #[derive(Debug)]
-pub struct ClientRates {
+pub(crate) struct ClientRates {
     /// Each shard is empty until its first event.
     shards: Vec<Mutex<Vec<Set>>>,
     sets_of_shard: usize,
@@ -90,7 +90,7 @@ impl Default for ClientRates {
 impl ClientRates {
     /// Makes a table of at most `entries` entries, but at least 8.
     #[must_use]
-    pub fn new(entries: usize) -> Self {
+    pub(crate) fn new(entries: usize) -> Self {
         let sets = (entries / WAYS).max(1);
         let shards = sets.min(SHARDS);
         let sets_of_shard = sets / shards;
@@ -103,7 +103,7 @@ impl ClientRates {
     ///
     /// # Errors
     /// The event comes too early. Returns how long the client must wait. A refused event does not count.
-    pub fn admit(&self, client: ClientKey, rate: Rate, now: Duration) -> Result<(), Duration> {
+    pub(crate) fn admit(&self, client: ClientKey, rate: Rate, now: Duration) -> Result<(), Duration> {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         // The hash identifies the client. Any two of 65,536 clients share a hash with a probability of 2^-33.
         let hash = self.hasher.hash_one(client);

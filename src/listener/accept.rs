@@ -22,7 +22,7 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// A task that accepts connections. Dropping this ends it; connections go on.
 #[derive(Debug)]
-pub struct AcceptLoop {
+pub(crate) struct AcceptLoop {
     /// The address in the configuration.
     pub address: ListenAddr,
     /// The bound address. `None` means a unix socket.
@@ -34,7 +34,7 @@ impl AcceptLoop {
     /// Accepts connections while slots are free, and passes each to `serve`, until the drain begins. `options`
     /// returns the present TCP options, which may change.
     #[must_use]
-    pub fn start(
+    pub(crate) fn start(
         bound: Bound,
         address: ListenAddr,
         slots: Slots,

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// A connection that is ready for requests.
 #[derive(Debug)]
-pub struct ClientConnection {
+pub(crate) struct ClientConnection {
     /// Its id, which its first request shares.
     pub id: ConnectionId,
     /// Whether it has had a request.
@@ -44,21 +44,21 @@ pub struct ClientConnection {
 impl ClientConnection {
     /// A plain connection that has just been accepted.
     #[must_use]
-    pub fn new(id: ConnectionId, peer: ClientAddr, local: Option<SocketAddr>, slot: Slot) -> Self {
+    pub(crate) fn new(id: ConnectionId, peer: ClientAddr, local: Option<SocketAddr>, slot: Slot) -> Self {
         let (had_request, slot) = (AtomicBool::new(false), Arc::new(slot));
         Self { id, had_request, peer, peer_is_unknown: false, local, tls: None, slot }
     }
 
     /// Returns the id of the next request. The first one has the connection's own, so that one id leads from the accept
     /// to the report of a WebSocket. Later ones have new ids.
-    pub fn next_request_id(&self, new: impl FnOnce() -> ConnectionId) -> ConnectionId {
+    pub(crate) fn next_request_id(&self, new: impl FnOnce() -> ConnectionId) -> ConnectionId {
         if self.had_request.swap(true, Ordering::Relaxed) { new() } else { self.id }
     }
 }
 
 /// The result of a TLS handshake.
 #[derive(Debug)]
-pub struct TlsInfo {
+pub(crate) struct TlsInfo {
     /// What was negotiated.
     pub session: Session,
     /// The client's verified certificate. `None` means that it sent none.
@@ -67,7 +67,7 @@ pub struct TlsInfo {
 
 /// Why Holdline closes a connection before its first request.
 #[derive(Debug, thiserror::Error)]
-pub enum EstablishError {
+pub(crate) enum EstablishError {
     /// The client sent no byte: a port scan, or a check that the port is open.
     #[error("closed without a byte")]
     Silent,
@@ -105,7 +105,7 @@ impl From<Evicted> for EstablishError {
 ///
 /// # Errors
 /// Why the connection must be closed. Nothing has been sent, except TLS alerts, and the 400 for plain HTTP.
-pub async fn establish(
+pub(crate) async fn establish(
     id: ConnectionId,
     accepted: Accepted,
     settings: &Settings,

@@ -19,7 +19,7 @@ static HANDSHAKE_CPU: LazyLock<Semaphore> =
 
 /// Limits the concurrent TLS handshakes of a listener.
 #[derive(Clone, Debug)]
-pub struct Handshakes {
+pub(crate) struct Handshakes {
     slots: Slots,
     log_limit: Arc<LogLimit>,
 }
@@ -27,13 +27,13 @@ pub struct Handshakes {
 impl Handshakes {
     /// Allows `limit` handshakes at once.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { slots: Slots::new(limit, "max_handshakes"), log_limit: Arc::default() }
     }
 
     /// How many handshakes may run at once.
     #[must_use]
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.slots.total()
     }
 
@@ -43,7 +43,7 @@ impl Handshakes {
     /// # Errors
     /// [`Evicted`] if the client keeps Holdline waiting while others need its handshake slot or its connection slot.
     /// The caller must then drop the connection.
-    pub async fn run<T>(
+    pub(crate) async fn run<T>(
         &self,
         connection: &Slot,
         waited: &mut Duration,

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// A bound socket.
 #[derive(Debug)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// A TCP socket.
     Tcp(TcpListener),
     /// A unix socket. If this process made its file, the file is removed with it.
@@ -23,7 +23,7 @@ pub enum Bound {
 
 /// The file of a unix socket. Dropping this removes the file.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub(crate) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -123,7 +123,7 @@ impl Inherited {
 impl Bound {
     /// The bound address, with the real port if the configuration has 0. `None` means a unix socket.
     #[must_use]
-    pub fn local_addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(..) => None,
@@ -144,7 +144,7 @@ impl Bound {
 ///
 /// # Errors
 /// [`BindError`]: the address is in use, not permitted, or not of this host. Or systemd passed no such socket.
-pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
+pub(crate) async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
     // As in other proxies, the permissions of the directory decide who may connect.
     bind_as(settings, inherited, 0o666).await
 }
@@ -153,7 +153,7 @@ pub async fn bind(settings: &Settings, inherited: &Inherited) -> Result<Bound, B
 ///
 /// # Errors
 /// Those of [`bind`].
-pub async fn bind_for_group(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
+pub(crate) async fn bind_for_group(settings: &Settings, inherited: &Inherited) -> Result<Bound, BindError> {
     bind_as(settings, inherited, 0o660).await
 }
 

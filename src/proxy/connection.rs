@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 
 /// What a listener's new connections need: its settings, and its certificates in memory.
 #[derive(Debug)]
-pub struct ListenerConfig {
+pub(crate) struct ListenerConfig {
     /// The settings of the socket, and of what comes before HTTP.
     pub socket: listener::Settings,
     /// The settings of HTTP.
@@ -29,7 +29,7 @@ pub struct ListenerConfig {
 
 /// Serves one accepted connection until it ends or becomes a tunnel. Its first request shares its id, and later ones
 /// have their own within the same span.
-pub async fn serve_connection(
+pub(crate) async fn serve_connection(
     accepted: Accepted,
     config: Arc<ListenerConfig>,
     proxy: Arc<Proxy>,

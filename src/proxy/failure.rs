@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Why a request was not forwarded, or not answered by its upstream.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The WebSocket handshake is invalid.
     #[error("{0}")]
     BadHandshake(#[from] UpgradeError),
@@ -83,7 +83,7 @@ pub enum Failure {
 impl Failure {
     /// Returns the failure of an exchange without an answer. The client's body may have caused it.
     #[must_use]
-    pub fn of_exchange(error: ExchangeError) -> Self {
+    pub(crate) fn of_exchange(error: ExchangeError) -> Self {
         if !error.is_caused_by_body() {
             return Self::NoAnswer(error);
         }
@@ -92,7 +92,7 @@ impl Failure {
 
     /// Returns who is to blame for a failed try.
     #[must_use]
-    pub fn blame(&self) -> Blame {
+    pub(crate) fn blame(&self) -> Blame {
         match self {
             Self::NotConnected(error) if error.is_own() => Blame::Nobody,
             Self::NotConnected(_) | Self::BadAnswer(AnswerError::Accept) => Blame::Endpoint,
@@ -107,7 +107,7 @@ impl Failure {
 
     /// Returns the status that answers the client.
     #[must_use]
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadHandshake(error) => error.status(),
             Self::Path(_) | Self::Host | Self::BadHost | Self::Scheme | Self::Framing(_) => {
@@ -142,7 +142,7 @@ impl Failure {
 
     /// Returns the status in logs and metrics.
     #[must_use]
-    pub fn logged_status(&self) -> StatusCode {
+    pub(crate) fn logged_status(&self) -> StatusCode {
         match self {
             Self::Body(UploadError::Broken) => CLIENT_LEFT,
             _ => self.status(),
@@ -151,7 +151,7 @@ impl Failure {
 
     /// Returns after what time the client may try again. `None` means that it is unknown.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Limit(refused) => refused.retry_after,
             _ => None,
@@ -161,7 +161,7 @@ impl Failure {
     /// Returns the close code for clients whose handshakes are refused with one. `None` means that the
     /// request is at fault, and only a status can say so.
     #[must_use]
-    pub fn close_code(&self) -> Option<CloseCode> {
+    pub(crate) fn close_code(&self) -> Option<CloseCode> {
         match self {
             Self::NoEndpoint(_) | Self::Limit(_) => Some(CloseCode::TRY_AGAIN_LATER),
             Self::NotConnected(error) if error.is_shortage() => Some(CloseCode::TRY_AGAIN_LATER),
@@ -177,7 +177,7 @@ impl Failure {
 
     /// Returns the reason for the client. It names no host behind the proxy.
     #[must_use]
-    pub fn public(&self) -> String {
+    pub(crate) fn public(&self) -> String {
         match self {
             Self::NotConnected(error) if error.is_exhausted() => "too many connections at once".to_owned(),
             Self::NotConnected(_) => "the upstream cannot be reached".to_owned(),
@@ -193,7 +193,7 @@ impl Failure {
 
     /// Returns the ending for the report.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub(crate) fn ending(&self) -> Ending {
         let (ended_by, cause) = match self {
             Self::BadHandshake(_)
             | Self::Path(_)
@@ -225,7 +225,7 @@ impl Failure {
 
 /// Who caused a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub(crate) enum Blame {
     /// No endpoint. The client or this proxy is at fault, and no other endpoint would do better.
     Nobody,
     /// The endpoint. No client can cause this failure.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Many tunnels of one endpoint that ended in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Burst {
+pub(crate) struct Burst {
     /// Number of tunnels.
     pub tunnels: u64,
     /// Their endpoint.

@@ -22,7 +22,7 @@ pub struct Step {
 
 /// The last hour.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     /// Steps that are over, the oldest first.
     steps: VecDeque<Step>,
     /// Number of the current step, since the start.
@@ -32,30 +32,30 @@ pub struct History {
 
 impl History {
     /// Length of a step.
-    pub const STEP: Duration = Duration::from_secs(10);
+    pub(crate) const STEP: Duration = Duration::from_secs(10);
     /// Number of steps.
-    pub const STEPS: usize = 360;
+    pub(crate) const STEPS: usize = 360;
 
     /// Returns the number of the step at `at`, the time since the start.
     #[must_use]
-    pub fn step(at: Duration) -> u64 {
+    pub(crate) fn step(at: Duration) -> u64 {
         at.as_secs() / Self::STEP.as_secs()
     }
 
     /// Returns the number of the current step.
     #[must_use]
-    pub fn current_step(&self) -> u64 {
+    pub(crate) fn current_step(&self) -> u64 {
         self.number
     }
 
     /// Records that tunnels opened in the current step.
-    pub fn opened(&mut self, tunnels: u64) {
+    pub(crate) fn opened(&mut self, tunnels: u64) {
         self.current.opened += tunnels;
         self.current.tunnels += tunnels;
     }
 
     /// Records that a tunnel ended.
-    pub fn ended(&mut self, at: Duration, key: EndKey) {
+    pub(crate) fn ended(&mut self, at: Duration, key: EndKey) {
         self.advance(at);
         self.current.ended += 1;
         self.current.abnormal += u64::from(key.cause.is_abnormal());
@@ -68,13 +68,13 @@ impl History {
 
     /// Returns the completed steps, the oldest first, and when the last of them ended. There are fewer than
     /// [`History::STEPS`] in the first hour.
-    pub fn steps(&mut self, at: Duration) -> (Vec<Step>, Duration) {
+    pub(crate) fn steps(&mut self, at: Duration) -> (Vec<Step>, Duration) {
         self.advance(at);
         (self.steps.iter().cloned().collect(), Self::STEP * u32::try_from(self.number).unwrap_or(u32::MAX))
     }
 
     /// Returns how tunnels ended within the last `span`, in whole steps and the current one.
-    pub fn lately(&mut self, at: Duration, span: Duration) -> BTreeMap<EndKey, u64> {
+    pub(crate) fn lately(&mut self, at: Duration, span: Duration) -> BTreeMap<EndKey, u64> {
         self.advance(at);
         let steps = usize::try_from(span.as_secs() / Self::STEP.as_secs()).unwrap_or(usize::MAX);
         let mut counts = BTreeMap::new();
@@ -88,12 +88,12 @@ impl History {
 
     /// Returns the number of open tunnels.
     #[must_use]
-    pub fn open(&self) -> u64 {
+    pub(crate) fn open(&self) -> u64 {
         self.current.tunnels
     }
 
     /// Fills in the steps that are over at `at`.
-    pub fn advance(&mut self, at: Duration) {
+    pub(crate) fn advance(&mut self, at: Duration) {
         let number = Self::step(at);
         // After a long pause, only its last hour matters.
         let missing = number.saturating_sub(self.number).min(Self::STEPS as u64 + 1);

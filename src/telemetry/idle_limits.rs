@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Idle limits of hops between clients and servers, in seconds, by their makers' documentation. Those "by
 /// reports" come from users' experience only. A match proves nothing.
-pub const LIMITS: [(u32, &str); 15] = [
+pub(crate) const LIMITS: [(u32, &str); 15] = [
     (30, "HAProxy timeout client/server (common value)"),
     (30, "GCP external Application Load Balancer"),
     (55, "Heroku router"),
@@ -25,7 +25,7 @@ pub const LIMITS: [(u32, &str); 15] = [
 /// Returns the known idle limit that would explain this silence, in whole seconds. The silence includes the
 /// moment until the end was noticed.
 #[must_use]
-pub fn limit_of(silence: Duration) -> Option<u32> {
+pub(crate) fn limit_of(silence: Duration) -> Option<u32> {
     let silence = silence.as_secs_f64();
     let fits = |limit: f64| silence >= limit && silence <= limit + f64::max(LEAST_NOTICE, limit * NOTICE);
     LIMITS.iter().map(|(seconds, _)| *seconds).find(|&seconds| fits(f64::from(seconds)))

@@ -22,7 +22,7 @@ type FullRegistry = tracing_subscriber::layer::Layered<reload::Layer<Output, Reg
 
 /// Starts the log of this process. Call it once.
 #[must_use]
-pub fn start(settings: &Settings) -> LogControl {
+pub(crate) fn start(settings: &Settings) -> LogControl {
     let (output, output_handle) = reload::Layer::new(output(settings.format));
     let (level, level_handle) = reload::Layer::new(filter(settings.level));
     // A second start, as in tests, keeps the first.

@@ -7,9 +7,10 @@ mod last_hour;
 mod read;
 mod tallies;
 
-pub use super::end_key::{Code, EndKey};
+pub use super::end_key::Code;
+pub(crate) use super::end_key::EndKey;
 pub use encode::Format;
-pub use families::{EndpointState, Live, STANDINGS};
+pub(crate) use families::{EndpointState, Live};
 
 use super::bursts::Burst;
 use super::idle_limits::{LIMITS, limit_of};
@@ -313,7 +314,7 @@ impl Drop for Metrics {
 }
 
 /// Logs each burst of ends when it is over, as long as the metrics exist.
-pub async fn log_bursts(metrics: Weak<Metrics>) {
+pub(crate) async fn log_bursts(metrics: Weak<Metrics>) {
     let Some(begun) = metrics.upgrade().map(|metrics| Arc::clone(&metrics.burst)) else { return };
     loop {
         begun.notified().await;

@@ -6,7 +6,7 @@ use std::fs;
 
 /// The kernel's figures of this process. `None` means that the kernel does not provide one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Process {
+pub(crate) struct Process {
     /// Processor time used, in seconds.
     pub cpu_seconds: Option<f64>,
     /// Resident memory, in bytes.
@@ -24,7 +24,7 @@ pub struct Process {
 impl Process {
     /// Reads the current figures.
     #[must_use]
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // The name, in parentheses, may hold anything.
         let fields: Vec<&str> =

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// The last ends.
 #[derive(Clone, Debug)]
-pub struct Recent {
+pub(crate) struct Recent {
     ends: VecDeque<Kept>,
     blocks: VecDeque<Vec<u8>>,
     /// Where the oldest end begins in the first block.
@@ -46,9 +46,9 @@ impl Default for Recent {
 
 impl Recent {
     /// Maximum number of ends: a mass disconnect of a few thousand clients fits.
-    pub const MOST: usize = 10_000;
+    pub(crate) const MOST: usize = 10_000;
     /// Most bytes of them: some 180 for each, and paths may be long.
-    pub const MOST_BYTES: usize = 2 << 20;
+    pub(crate) const MOST_BYTES: usize = 2 << 20;
 
     /// Adds one, and drops the oldest if there are too many.
     pub(super) fn add(&mut self, end: Packed) {
@@ -65,13 +65,13 @@ impl Recent {
 
     /// Returns the number of all ends so far, so that a caller can find newer ones later.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Returns the last `most` ends, the newest first.
     #[must_use]
-    pub fn newest(&self, most: usize) -> Vec<Arc<Ended>> {
+    pub(crate) fn newest(&self, most: usize) -> Vec<Arc<Ended>> {
         let (mut blocks, mut at) = (self.blocks.iter(), self.start);
         let mut block = blocks.next();
         let mut found = Vec::with_capacity(self.ends.len().min(most));

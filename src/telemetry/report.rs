@@ -3,8 +3,9 @@
 mod line;
 mod packed_text;
 
-pub use super::secrets::{redact, redact_bytes};
-pub use line::Seconds;
+pub use super::secrets::redact;
+pub(crate) use super::secrets::redact_bytes;
+pub(crate) use line::Seconds;
 pub use packed_text::RequestInfo;
 
 use super::secrets;

@@ -7,7 +7,7 @@
 
 mod bytes;
 
-pub use bytes::redact_bytes;
+pub(crate) use bytes::redact_bytes;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 

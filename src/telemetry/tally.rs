@@ -3,8 +3,8 @@
 mod route;
 mod shared;
 
-pub use route::{RouteCounters, RouteMetrics};
-pub use shared::{Counts, SharedHistogram};
+pub(crate) use route::{RouteCounters, RouteMetrics};
+pub(crate) use shared::{Counts, SharedHistogram};
 
 use crate::outcome::{Cause, EndedBy, Ending, PerSide, Side, Traffic};
 use std::sync::atomic::AtomicU64;
@@ -170,22 +170,23 @@ fn bucket(edges: &[f64], value: f64) -> usize {
 }
 
 /// Edges of the histogram of round-trip times, in seconds.
-pub const ROUND_TRIP_EDGES: [f64; 13] =
+pub(crate) const ROUND_TRIP_EDGES: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Edges of the histogram of tunnels' durations, in seconds.
-pub const DURATION_EDGES: [f64; 7] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0];
+pub(crate) const DURATION_EDGES: [f64; 7] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0];
 
 /// Edges of the histograms of silence before the end, in seconds: those of the known idle limits. A tunnel that a limit
 /// ended was silent slightly longer than the limit, so it counts in the bucket above.
-pub const SILENCE_EDGES: [f64; 10] = [30.0, 55.0, 60.0, 100.0, 230.0, 240.0, 300.0, 350.0, 600.0, 900.0];
+pub(crate) const SILENCE_EDGES: [f64; 10] =
+    [30.0, 55.0, 60.0, 100.0, 230.0, 240.0, 300.0, 350.0, 600.0, 900.0];
 
 /// Edges of the histograms of handshakes, in seconds.
-pub const HANDSHAKE_EDGES: [f64; 12] =
+pub(crate) const HANDSHAKE_EDGES: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// Edges of the histogram of tries for one WebSocket handshake.
-pub const TRIES_EDGES: [f64; 4] = [1.0, 2.0, 3.0, 5.0];
+pub(crate) const TRIES_EDGES: [f64; 4] = [1.0, 2.0, 3.0, 5.0];
 
 #[cfg(test)]
 mod tests {

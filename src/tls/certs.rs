@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-pub use super::x509::AltName;
+pub(crate) use super::x509::AltName;
 
 /// A certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// Every end of a tunnel whose route sends these close codes: who, why, and the code. Codes of libraries, codes of
 /// applications and codes that may not be sent are each listed as one.
 #[must_use]
-pub fn possible_ends(codes: CloseCodes) -> Vec<(EndedBy, Cause, Option<CloseCode>)> {
+pub(crate) fn possible_ends(codes: CloseCodes) -> Vec<(EndedBy, Cause, Option<CloseCode>)> {
     let mut ends = Vec::new();
     for side in Side::BOTH {
         let codes_of_frames = SENDABLE.into_iter().chain([UNSENDABLE]).map(|code| Some(CloseCode(code)));

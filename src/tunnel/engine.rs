@@ -12,11 +12,11 @@ mod worker;
 
 use super::control::Control;
 use super::session::Session;
-pub use super::wake::WakeOnDrop;
+pub(crate) use super::wake::WakeOnDrop;
 use super::{Framing, Observer, Settings};
 use crate::io::PrefixedStream;
 use crate::outcome::PerSide;
-pub use detached_stream::DetachedStream;
+pub(crate) use detached_stream::DetachedStream;
 use entry::Entry;
 use intake::Intake;
 use std::io;

@@ -18,14 +18,14 @@ use tokio::time::{Sleep, sleep_until};
 /// An open tunnel, as a future that resolves to its outcome. Only one task may poll it, because it keeps the waker of
 /// its first poll.
 #[must_use = "a tunnel does nothing unless polled"]
-pub struct Pump<S> {
+pub(crate) struct Pump<S> {
     session: Session<S>,
     /// One timer for all deadlines. It is reset only when it fires or must fire earlier.
     timer: Pin<Box<Sleep>>,
 }
 
 /// Relays between two streams until the tunnel ends. The tunnel's time begins with its control.
-pub fn run<S>(
+pub(crate) fn run<S>(
     streams: PerSide<PrefixedStream<S>>,
     settings: Arc<Settings>,
     framing: Framing,
@@ -65,13 +65,13 @@ impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Future for Pump<S> {
 
 impl<S: AsyncRead + AsyncWrite + Readiness + Unpin> Pump<S> {
     /// Takes a bad Pong that was found since the last call.
-    pub fn take_bad_pong(&mut self) -> Option<BadPong> {
+    pub(crate) fn take_bad_pong(&mut self) -> Option<BadPong> {
         self.session.take_bad_pong()
     }
 
     /// The outcome up to now, for a tunnel that is dropped before its end.
     #[must_use]
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         self.session.outcome()
     }
 }

@@ -59,7 +59,7 @@ impl Add<Duration> for TunnelTime {
 /// The timers of a tunnel. One wake-up serves all of them. The relay computes the earliest deadline from its state, so
 /// traffic never touches a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
+pub(crate) enum Timer {
     /// The next Ping to a side is due, counted from its last byte or the last Ping to it.
     PingDue(crate::outcome::Side),
     /// A side sent no byte in time after a Ping.

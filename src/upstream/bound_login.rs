@@ -10,7 +10,7 @@ const SCHEMES: [&str; 4] = ["ntlm", "negotiate", "nego2", "kerberos"];
 
 /// Whether a request carries credentials of such a login.
 #[must_use]
-pub fn has_credentials(request: &HeaderMap) -> bool {
+pub(crate) fn has_credentials(request: &HeaderMap) -> bool {
     name(request, &[AUTHORIZATION, PROXY_AUTHORIZATION])
 }
 

@@ -1,6 +1,6 @@
 //! Owns what a server of the configuration resolves to. It must not know the endpoints that exist already.
 
-pub mod dns;
+pub(crate) mod dns;
 
 use super::Server;
 use crate::addr::{EndpointAddr, ServerAddr};

@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A streamed body of any kind.
-pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Maximum size of a response head, and of its trailers.
 const MAX_HEAD: usize = 64 * 1024;
@@ -225,7 +225,7 @@ impl EndpointConnection {
 
 /// Calls `tell` for each interim response (1xx) to a request (RFC 9110 15.2), except for a 100, which is for
 /// this proxy, and a 101, which is the final response.
-pub fn on_interim<F>(request: &mut Request<Body>, tell: F)
+pub(crate) fn on_interim<F>(request: &mut Request<Body>, tell: F)
 where
     F: Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
 {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// The idle private connections of one client connection.
 #[derive(Debug, Default)]
-pub struct PrivatePool {
+pub(crate) struct PrivatePool {
     idle: Mutex<Vec<Idle>>,
     /// Whether it is registered as a source of descriptors.
     is_offered: AtomicBool,
@@ -34,7 +34,11 @@ impl PrivatePool {
     /// Returns the client's connection that was used last to an endpoint of this upstream, if the endpoint
     /// takes it.
     #[must_use]
-    pub fn take(&self, client: ClientAddr, upstream: &Upstream) -> Option<(Lease, EndpointConnection)> {
+    pub(crate) fn take(
+        &self,
+        client: ClientAddr,
+        upstream: &Upstream,
+    ) -> Option<(Lease, EndpointConnection)> {
         let mut idle = self.lock();
         idle.retain(|idle| !idle.connection.is_closed());
         let (at, lease) = idle.iter().enumerate().rev().find_map(|(at, idle)| {
@@ -45,7 +49,7 @@ impl PrivatePool {
     }
 
     /// Keeps a connection after an exchange. The oldest is closed if there are too many.
-    pub fn keep(
+    pub(crate) fn keep(
         self: &Arc<Self>,
         client: ClientAddr,
         endpoint: &Arc<Endpoint>,

@@ -54,7 +54,7 @@ impl fmt::Display for CloseCode {
 }
 
 /// The longest reason in a Close frame: 125 bytes of control payload less 2 of the code.
-pub const MAX_REASON: usize = 123;
+pub(crate) const MAX_REASON: usize = 123;
 
 /// The code and text of a Close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl CloseReason {
 
 /// What is wrong with the payload of a Close frame (RFC 6455 5.5.1, 7.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InvalidClose {
+pub(crate) enum InvalidClose {
     /// Half a code.
     OneByte,
     /// A code that may not be sent.
@@ -105,7 +105,7 @@ impl fmt::Display for InvalidClose {
 ///
 /// # Errors
 /// [`InvalidClose`] tells the first fault of the payload.
-pub fn check(payload: &[u8]) -> Result<(), InvalidClose> {
+pub(crate) fn check(payload: &[u8]) -> Result<(), InvalidClose> {
     match payload {
         [] => Ok(()),
         [_] => Err(InvalidClose::OneByte),

@@ -31,7 +31,7 @@ const DEFLATE: &[u8] = b"permessage-deflate";
 ///
 /// # Errors
 /// [`ExtensionError`] if the client would have to fail the connection.
-pub fn check(request: &HeaderMap, answer: &HeaderMap) -> Result<(), ExtensionError> {
+pub(crate) fn check(request: &HeaderMap, answer: &HeaderMap) -> Result<(), ExtensionError> {
     if !answer.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
         return Ok(());
     }

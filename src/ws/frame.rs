@@ -4,9 +4,9 @@ use super::mask::MaskKey;
 use std::fmt;
 
 /// The longest frame header: 2 bytes, 8 of extended length, 4 of mask key.
-pub const MAX_HEADER: usize = 14;
+pub(crate) const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 5.5).
-pub const MAX_CONTROL_PAYLOAD: usize = 125;
+pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
 /// The longest control frame on the wire.
 pub const MAX_CONTROL_FRAME: usize = MAX_HEADER + MAX_CONTROL_PAYLOAD;
 

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
 
 /// The only version of the protocol (RFC 6455 4.1).
-pub const VERSION: &str = "13";
+pub(crate) const VERSION: &str = "13";
 
 /// Whether a request asks for an upgrade, and to which protocol.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ fn has_body(headers: &HeaderMap) -> bool {
 
 /// Returns a random key for a WebSocket request of Holdline itself (RFC 6455 4.1 point 7).
 #[must_use]
-pub fn new_key() -> String {
+pub(crate) fn new_key() -> String {
     BASE64.encode(rand::random::<[u8; 16]>())
 }
 
@@ -277,7 +277,7 @@ pub fn list_names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// Returns the members of a comma-separated list header, over all its lines (RFC 9110 5.6.1). It leaves out members
 /// that are not ASCII, because they cannot be tokens.
-pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+pub(crate) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
         .iter()

@@ -34,7 +34,7 @@ pub struct OriginError;
 /// Whether a WebSocket request may come from `origin`, the only value of its header. `scheme` is the client's scheme,
 /// and `host` its `Host` header (RFC 6454 4). A request without `Origin` is allowed, because browsers always send it.
 #[must_use]
-pub fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, scheme: &str, host: &str) -> bool {
+pub(crate) fn is_allowed(allowed: &[AllowedOrigin], origin: Option<&str>, scheme: &str, host: &str) -> bool {
     let Some(origin) = origin else { return true };
     if origin == "null" {
         return allowed.contains(&AllowedOrigin::Null);

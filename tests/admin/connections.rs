@@ -2,7 +2,7 @@
 
 use crate::support::{Puppet, accepted, echo, ws_request};
 use crate::{before, only};
-use holdline::outcome::{Cause, EndedBy};
+use holdline::testing::outcome::{Cause, EndedBy};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 

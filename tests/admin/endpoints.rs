@@ -3,8 +3,8 @@
 use crate::support::operator::Operator;
 use crate::support::{Puppet, accepted, echo, route, upstream, ws_request};
 use crate::{ADMIN, before, start};
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use crate::before;
 use crate::support::echo;
-use holdline::ws::frame::OpCode;
+use holdline::testing::ws::frame::OpCode;
 use serde_json::{Value, json};
 
 #[tokio::test]

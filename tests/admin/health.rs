@@ -3,7 +3,7 @@
 use crate::before;
 use crate::support::operator::Place;
 use crate::support::{Puppet, ws_request};
-use holdline::app::Ended;
+use holdline::testing::app::Ended;
 use serde_json::json;
 use std::future::pending;
 use tokio::net::TcpStream;

@@ -3,9 +3,9 @@
 use crate::ADMIN;
 use crate::support::operator::{Operator, Place};
 use crate::support::{Proxy, Raw, with_listen};
-use holdline::app::Startup;
-use holdline::app::signal::Signals;
-use holdline::config::Config;
+use holdline::testing::app::Startup;
+use holdline::testing::app::signal::Signals;
+use holdline::testing::config::Config;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 
 use crate::support::{echo, route, upstream};
 use crate::{before, only, start};
-use holdline::ws::frame::OpCode;
+use holdline::testing::ws::frame::OpCode;
 use serde_json::json;
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Blocks of TOML and JSON: the program reads them.
 
 use crate::page::all;
-use holdline::config::Config;
+use holdline::testing::config::Config;
 
 /// A block as a whole configuration: what it lacks of listeners, routes and upstreams stands below it.
 fn whole(block: &str) -> String {

@@ -1,7 +1,7 @@
 //! The keys of the configuration and their defaults.
 
 use crate::page::{Page, quoted};
-use holdline::config::Config;
+use holdline::testing::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every table that there is, and in each a mark where a key may be written.

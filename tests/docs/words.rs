@@ -3,9 +3,9 @@
 use crate::page::{Page, manual, quoted};
 use crate::shell;
 use crate::support::{self, Proxy};
-use holdline::admin::{OPENAPI, routes};
-use holdline::outcome::{Cause, EndedBy};
-use holdline::telemetry::metrics::Format;
+use holdline::testing::admin::{OPENAPI, routes};
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::telemetry::metrics::Format;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The texts between backticks of the first cells of a table.

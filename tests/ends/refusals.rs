@@ -4,7 +4,7 @@ use crate::scene::{Stage, ask, rest};
 use crate::support::{Proxy, Puppet, Raw, nobody, upstream, ws_request};
 use crate::tunnels::Told::Close;
 use crate::tunnels::told;
-use holdline::outcome::EndedBy;
+use holdline::testing::outcome::EndedBy;
 use socket2::SockRef;
 
 /// One way not to become a tunnel.

@@ -5,9 +5,9 @@ use crate::support::http2::{Http2, Stream};
 use crate::support::operator::Operator;
 use crate::support::{PATIENCE, Proxy, Puppet, Raw, nobody, route, upstream, ws_request};
 use crate::tunnels::{Breach, How, Order, Record, Way};
-use holdline::app::{Ended, Running};
-use holdline::telemetry::metrics::Format;
-use holdline::telemetry::report;
+use holdline::testing::app::{Ended, Running};
+use holdline::testing::telemetry::metrics::Format;
+use holdline::testing::telemetry::report;
 use serde_json::{Value, json};
 use socket2::SockRef;
 use std::future::{pending, ready};
@@ -27,7 +27,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 pub(crate) struct Stage {
     /// Until it is told to stop.
     pub(crate) proxy: Option<Proxy>,
-    core: Arc<holdline::proxy::Proxy>,
+    core: Arc<holdline::testing::proxy::Proxy>,
     operator: Option<Operator>,
     reports: broadcast::Receiver<Arc<report::Ended>>,
 }

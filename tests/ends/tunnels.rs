@@ -2,10 +2,10 @@
 
 use crate::scene::Scene;
 use crate::support::{PATIENCE, Raw, frame};
-use holdline::app::Ended;
-use holdline::outcome::EndedBy;
-use holdline::ws::close::CloseReason;
-use holdline::ws::frame::{Header, OpCode};
+use holdline::testing::app::Ended;
+use holdline::testing::outcome::EndedBy;
+use holdline::testing::ws::close::CloseReason;
+use holdline::testing::ws::frame::{Header, OpCode};
 use socket2::SockRef;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -299,7 +299,7 @@ where
 
 /// A frame as this side sends it.
 fn sent_by(ended_by: EndedBy, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let mask = (ended_by == EndedBy::Client).then_some(holdline::ws::mask::MaskKey([9, 8, 7, 6]));
+    let mask = (ended_by == EndedBy::Client).then_some(holdline::testing::ws::mask::MaskKey([9, 8, 7, 6]));
     frame(opcode, payload, mask).to_vec()
 }
 

@@ -2,9 +2,9 @@
 
 use crate::support::{Proxy, Puppet, ws_request};
 use crate::{value, with};
-use holdline::outcome::{Cause, EndedBy};
-use holdline::ws::frame::OpCode;
-use holdline::ws::mask::MaskKey;
+use holdline::testing::outcome::{Cause, EndedBy};
+use holdline::testing::ws::frame::OpCode;
+use holdline::testing::ws::mask::MaskKey;
 use tokio::io::AsyncWriteExt as _;
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::support::http2::Http2;
 use crate::support::{Puppet, ws_request};
 use crate::{has_line, head_bytes, value, with};
-use holdline::proxy_protocol::{Version, encode};
+use holdline::testing::proxy_protocol::{Version, encode};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use hyper::body::Bytes;
 use tokio::net::TcpStream;

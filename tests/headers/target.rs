@@ -3,8 +3,8 @@
 use crate::support::http2::Http2;
 use crate::support::{PATIENCE, Proxy, Puppet, upstream, with_listen, ws_request};
 use crate::{value, with};
-use holdline::outcome::Cause;
-use holdline::ws::frame::OpCode;
+use holdline::testing::outcome::Cause;
+use holdline::testing::ws::frame::OpCode;
 use http::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -1,6 +1,6 @@
 //! Certificates made on the spot, and the folder they lie in.
 
-use holdline::tls::certs::Pair;
+use holdline::testing::tls::certs::Pair;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
     KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,

@@ -4,7 +4,7 @@ use super::{MaskKey, OpCode, PATIENCE, frame};
 use h2::client::{Builder, SendRequest};
 use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
-use holdline::ws::frame::Header;
+use holdline::testing::ws::frame::Header;
 use http::{Request, Response, StatusCode};
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};

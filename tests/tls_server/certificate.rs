@@ -2,8 +2,8 @@
 
 use crate::support::certificates::{Issued, of, provider};
 use crate::{Site, shake};
-use holdline::tls::certs::Expiry;
-use holdline::tls::server::{ClientAuth, ClientCa, HandshakeError};
+use holdline::testing::tls::certs::Expiry;
+use holdline::testing::tls::server::{ClientAuth, ClientCa, HandshakeError};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;

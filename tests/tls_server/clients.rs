@@ -2,9 +2,9 @@
 
 use crate::support::certificates::{Authority, of};
 use crate::{Site, shake};
-use holdline::tls::server::{ClientAuth, ClientCa, HandshakeError};
-use holdline::tls::session::ClientCertificate;
-use holdline::tls::{Cause, cause};
+use holdline::testing::tls::server::{ClientAuth, ClientCa, HandshakeError};
+use holdline::testing::tls::session::ClientCertificate;
+use holdline::testing::tls::{Cause, cause};
 use std::time::SystemTime;
 use tokio::io::AsyncReadExt as _;
 

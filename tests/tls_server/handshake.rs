@@ -2,9 +2,9 @@
 
 use crate::support::certificates::{Authority, of, provider};
 use crate::{Site, shake};
-use holdline::tls::server::{HandshakeError, NotTls, accept};
-use holdline::tls::session::Session;
-use holdline::tls::{Alpn, Cause, MinVersion, cause};
+use holdline::testing::tls::server::{HandshakeError, NotTls, accept};
+use holdline::testing::tls::session::Session;
+use holdline::testing::tls::{Alpn, Cause, MinVersion, cause};
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};

@@ -8,9 +8,9 @@ mod reload;
 #[path = "../support/mod.rs"]
 mod support;
 
-use holdline::tls::MinVersion;
-use holdline::tls::server::{ClientAuth, Config, HandshakeError, Settings, accept};
-use holdline::tls::stream::TlsStream as ServerStream;
+use holdline::testing::tls::MinVersion;
+use holdline::testing::tls::server::{ClientAuth, Config, HandshakeError, Settings, accept};
+use holdline::testing::tls::stream::TlsStream as ServerStream;
 use std::io;
 use std::sync::Arc;
 use support::certificates::{Authority, Folder, Issued, of, provider};

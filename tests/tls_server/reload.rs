@@ -2,8 +2,8 @@
 
 use crate::support::certificates::{of, provider};
 use crate::{Site, shake};
-use holdline::tls::server::{ClientAuth, ClientCa, Server};
-use holdline::tls::session::Session;
+use holdline::testing::tls::server::{ClientAuth, ClientCa, Server};
+use holdline::testing::tls::session::Session;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::rustls::{ClientConfig, version};

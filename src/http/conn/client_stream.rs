@@ -29,7 +29,7 @@ impl PendingStream {
 
 /// The connection or HTTP/2 stream of a request. It becomes a tunnel after a 101, or a 2xx to CONNECT.
 #[derive(Clone, Debug)]
-pub struct ClientStream {
+pub(crate) struct ClientStream {
     pending: PendingStream,
     version: http::Version,
     request_guard: Arc<RequestGuard>,
@@ -46,26 +46,26 @@ impl ClientStream {
 
     /// Returns a handle to the end of the connection.
     #[must_use]
-    pub fn connection_end(&self) -> ConnectionEnd {
+    pub(crate) fn connection_end(&self) -> ConnectionEnd {
         self.request_guard.connection_end()
     }
 
     /// Returns what sends interim responses to the client. `None` means that HTTP/1.0 has none (RFC 9110
     /// 15.2).
     #[must_use]
-    pub fn interim_sender(&self) -> Option<InterimSender> {
+    pub(crate) fn interim_sender(&self) -> Option<InterimSender> {
         (self.version >= http::Version::HTTP_11).then(|| self.request_guard.interim_sender())
     }
 
     /// Waits until there is room for a connection to an upstream. The request or its tunnel holds it to
     /// its end.
-    pub async fn wait_for_room(&self, slot: &Slot) {
+    pub(crate) async fn wait_for_room(&self, slot: &Slot) {
         self.request_guard.wait_for_room(slot).await;
     }
 
     /// Waits until the response is written. Returns the stream and the bytes already read from it. They are
     /// copied, because keeping hyper's would keep its whole buffer. `None` means that the client left first.
-    pub async fn into_stream(self) -> Option<PrefixedStream<Stream>> {
+    pub(crate) async fn into_stream(self) -> Option<PrefixedStream<Stream>> {
         let upgraded = match self.pending {
             PendingStream::Http1(upgrade) => upgrade.await.ok()?,
             PendingStream::Http2(opened) => {

@@ -8,7 +8,7 @@ mod response_body;
 
 use super::super::Settings;
 pub(super) use head_filter::{HeadFilter, Shared};
-pub use heads::PartialRequest;
+pub(crate) use heads::PartialRequest;
 use hyper::server::conn::http1::Builder;
 pub(super) use observed_stream::ObservedStream;
 pub(super) use response_body::ResponseBody;

@@ -10,7 +10,7 @@ use super::state::{Moment, State, Verdict, verdict, waited};
 use crate::capacity::{IncludedRoom, Slot, UpstreamRoom};
 use flush::Flush;
 use interim::InterimQueue;
-pub use interim_sender::InterimSender;
+pub(crate) use interim_sender::InterimSender;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) struct ConnState {
 
 /// How the connection or HTTP/2 stream of a request ended.
 #[derive(Clone, Debug, Default)]
-pub struct ConnectionEnd(Arc<AtomicU8>);
+pub(crate) struct ConnectionEnd(Arc<AtomicU8>);
 
 const CLIENT_LEFT: u8 = 1;
 const STALLED: u8 = 2;
@@ -46,14 +46,14 @@ const STALLED: u8 = 2;
 impl ConnectionEnd {
     /// Whether Holdline ended it because the client accepted nothing for `body_timeout`.
     #[must_use]
-    pub fn is_stalled(&self) -> bool {
+    pub(crate) fn is_stalled(&self) -> bool {
         self.0.load(Ordering::Relaxed) == STALLED
     }
 
     /// Whether it ended before the client had accepted the whole response. HTTP/1 does not tell that if the
     /// whole response had come.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.0.load(Ordering::Relaxed) != 0
     }
 

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 
 /// A request's body. Only END_STREAM ends it. A reset with any code is an error.
-pub struct Http2Body {
+pub(crate) struct Http2Body {
     stream: RecvStream,
     /// Missing bytes by its `Content-Length`, which `h2` enforces (RFC 9113 8.1.1).
     left: Option<u64>,

@@ -40,7 +40,7 @@ pub struct EndpointState {
 }
 
 /// The health of an endpoint: it takes connections; only if no other can; one, on trial.
-pub const STANDINGS: [&str; 3] = ["available", "failed", "trial"];
+pub(crate) const STANDINGS: [&str; 3] = ["available", "failed", "trial"];
 
 pub(super) fn families(metrics: &Metrics, live: &Live, process: &Process) -> Vec<Family> {
     let tallies = metrics.tallies();

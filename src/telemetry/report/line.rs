@@ -57,7 +57,7 @@ struct AccessLogEntry<'a> {
 
 /// A duration as a number of seconds, to the microsecond.
 #[derive(Clone, Copy, Debug)]
-pub struct Seconds(pub Duration);
+pub(crate) struct Seconds(pub Duration);
 
 impl Serialize for Seconds {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,7 +9,7 @@ const PRIVATE_USE: u32 = 0xe000;
 
 /// Redacts a target that need not be UTF-8, such as that of a refused request.
 #[must_use]
-pub fn redact_bytes(target: &[u8]) -> Vec<u8> {
+pub(crate) fn redact_bytes(target: &[u8]) -> Vec<u8> {
     if let Ok(target) = std::str::from_utf8(target) {
         return redact(target).into_bytes();
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The counters of one route.
 #[derive(Debug)]
-pub struct RouteMetrics {
+pub(crate) struct RouteMetrics {
     /// Tunnels that ended.
     pub ends: Counts<EndKey>,
     /// How long they lasted.
@@ -42,14 +42,14 @@ impl Default for RouteMetrics {
 
 impl RouteMetrics {
     /// Counts a WebSocket handshake that was answered.
-    pub fn count_handshake(&self, status: u16, tries: u32, took: Duration) {
+    pub(crate) fn count_handshake(&self, status: u16, tries: u32, took: Duration) {
         self.handshakes.add(status);
         self.handshake_times.add(took.as_secs_f64());
         self.tries.add(f64::from(tries));
     }
 
     /// Counts a tunnel that ended.
-    pub fn count_end(&self, outcome: &Outcome) {
+    pub(crate) fn count_end(&self, outcome: &Outcome) {
         self.ends.add(EndKey::from(&outcome.ending));
         self.durations.add(outcome.duration.as_secs_f64());
     }
@@ -57,7 +57,7 @@ impl RouteMetrics {
 
 /// Where the requests of a route are counted.
 #[derive(Clone, Debug)]
-pub struct RouteCounters {
+pub(crate) struct RouteCounters {
     /// The route's counters.
     pub route: Arc<RouteMetrics>,
     /// Durations of connects to its upstream, including TLS handshakes.

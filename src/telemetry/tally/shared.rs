@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// A histogram that threads share. A reader may see a value in its bucket before it is in the sum.
 #[derive(Debug)]
-pub struct SharedHistogram {
+pub(crate) struct SharedHistogram {
     edges: &'static [f64],
     counts: Box<[AtomicU64]>,
     /// The bits of an `f64`.
@@ -17,13 +17,13 @@ pub struct SharedHistogram {
 impl SharedHistogram {
     /// Creates an empty histogram.
     #[must_use]
-    pub fn new(edges: &'static [f64]) -> Self {
+    pub(crate) fn new(edges: &'static [f64]) -> Self {
         let counts = (0..=edges.len()).map(|_| AtomicU64::default()).collect();
         Self { edges, counts, sum: AtomicU64::new(0.0_f64.to_bits()) }
     }
 
     /// Counts one value.
-    pub fn add(&self, value: f64) {
+    pub(crate) fn add(&self, value: f64) {
         self.counts[bucket(self.edges, value)].fetch_add(1, Relaxed);
         let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
         // It cannot fail: there always is a new sum.
@@ -32,7 +32,7 @@ impl SharedHistogram {
 
     /// Returns the present counts.
     #[must_use]
-    pub fn read(&self) -> Histogram {
+    pub(crate) fn read(&self) -> Histogram {
         let counts = self.counts.iter().map(|count| count.load(Relaxed)).collect();
         Histogram { edges: self.edges, counts, sum: f64::from_bits(self.sum.load(Relaxed)) }
     }
@@ -41,7 +41,7 @@ impl SharedHistogram {
 /// Counts by key. Most keys are expected in advance, and there are few, so a sorted list is searched. Threads
 /// that count share its lock. Only a new key takes the lock alone.
 #[derive(Debug)]
-pub struct Counts<K>(RwLock<Vec<(K, AtomicU64)>>);
+pub(crate) struct Counts<K>(RwLock<Vec<(K, AtomicU64)>>);
 
 impl<K> Default for Counts<K> {
     fn default() -> Self {
@@ -51,7 +51,7 @@ impl<K> Default for Counts<K> {
 
 impl<K: Copy + Ord> Counts<K> {
     /// Starts keys at 0 that have no count yet.
-    pub fn expect(&self, keys: impl IntoIterator<Item = K>) {
+    pub(crate) fn expect(&self, keys: impl IntoIterator<Item = K>) {
         let mut counts = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
             if let Err(at) = position(&counts, key) {
@@ -61,7 +61,7 @@ impl<K: Copy + Ord> Counts<K> {
     }
 
     /// Counts one event.
-    pub fn add(&self, key: K) {
+    pub(crate) fn add(&self, key: K) {
         if !self.add_to_known(key) {
             self.expect([key]);
             self.add_to_known(key);
@@ -70,13 +70,13 @@ impl<K: Copy + Ord> Counts<K> {
 
     /// Returns all keys in order, and their counts.
     #[must_use]
-    pub fn read(&self) -> Vec<(K, u64)> {
+    pub(crate) fn read(&self) -> Vec<(K, u64)> {
         self.lock().iter().map(|(key, count)| (*key, count.load(Relaxed))).collect()
     }
 
     /// Returns all keys in order, and their counts, and forgets them.
     #[must_use]
-    pub fn take(&self) -> Vec<(K, u64)> {
+    pub(crate) fn take(&self) -> Vec<(K, u64)> {
         let taken = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
         taken.into_iter().map(|(key, count)| (key, count.into_inner())).collect()
     }

@@ -16,7 +16,7 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Looks up all names once. Returns the names that failed, with the reason. Their last results stay.
-pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
+pub(crate) async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
     *upstream.looked_up() = Some(Instant::now());
     let mut found = HashMap::new();
     let mut failed = Vec::new();
@@ -46,20 +46,20 @@ pub async fn refresh(upstream: &Upstream) -> Vec<(ServerAddr, String)> {
 
 /// Whether the upstream has names to look up.
 #[must_use]
-pub fn has_names(upstream: &Upstream) -> bool {
+pub(crate) fn has_names(upstream: &Upstream) -> bool {
     upstream.settings().servers.iter().any(|server| matches!(server.address, ServerAddr::Name(..)))
 }
 
 /// Whether a name has never resolved.
 #[must_use]
-pub fn is_missing_names(upstream: &Upstream) -> bool {
+pub(crate) fn is_missing_names(upstream: &Upstream) -> bool {
     upstream.settings().servers.iter().any(|server| {
         matches!(server.address, ServerAddr::Name(..)) && upstream.discovered(&server.address).is_empty()
     })
 }
 
 /// Looks up an upstream's names at its interval, until the upstream is gone or the proxy drains.
-pub async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
+pub(crate) async fn keep_fresh(upstream: Weak<Upstream>, mut watch: Watch) {
     let mut failing = false;
     loop {
         let Some(due) = upstream.upgrade().and_then(|upstream| due(&upstream)) else { return };

@@ -11,7 +11,7 @@ mod chunks;
 mod explain;
 
 use chunks::Chunks;
-pub use explain::PartialRequest;
+pub(crate) use explain::PartialRequest;
 use std::collections::VecDeque;
 
 /// Maximum bytes kept of a head, to explain what is wrong with it.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 /// Sends interim responses to the client of one request.
 #[derive(Clone, Debug)]
-pub struct InterimSender(Way);
+pub(crate) struct InterimSender(Way);
 
 #[derive(Clone, Debug)]
 enum Way {
@@ -29,7 +29,7 @@ impl InterimSender {
     }
 
     /// Sends one. Holdline drops it if the final response has begun, or if the client reads nothing.
-    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+    pub(crate) fn send(&self, status: StatusCode, headers: &HeaderMap) {
         match &self.0 {
             Way::Http1 { conn_state, exchange } => {
                 if let Some(conn_state) = conn_state.upgrade()

@@ -6,7 +6,7 @@ use http::Uri;
 
 /// The readable parts of a head, and what is wrong with it. Nothing in it is escaped. Its writer must do that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartialRequest {
+pub(crate) struct PartialRequest {
     /// The status of its response.
     pub status: u16,
     /// Its method, if its request line could be read.
