@@ -60,9 +60,13 @@ NUMBERS = {
     "trip-many": Number("CPU per round trip, 64 B, {active:,} active", "µs"),
     "trip-64-tls": Number("CPU per round trip, 64 B, 64 active, `wss`", "µs"),
     "trip-65536-tls": Number("CPU per round trip, 64 KiB, 16 active, `wss`", "µs"),
+    "trip-64-tls12": Number("CPU per round trip, 64 B, 64 active, `wss` with TLS 1.2", "µs"),
+    "trip-65536-tls12": Number("CPU per round trip, 64 KiB, 16 active, `wss` with TLS 1.2", "µs"),
     "trips-64": Number("round trips a second, 64 B, 64 active", "/s", 0, True),
     "opening": Number("CPU per opening and its end", "µs"),
     "opening-tls": Number("CPU per opening and its end, `wss`", "µs"),
+    "opening-user": Number("the share of that outside of the kernel", "%", 0),
+    "opening-user-tls": Number("the share of that outside of the kernel, `wss`", "%", 0),
     "openings": Number("openings a second", "/s", 0, True),
     "openings-tls": Number("openings a second, `wss`", "/s", 0, True),
     **{at: Number(f"latency, {at}, {RATE:,} messages a second", "µs") for at in ("p50", "p99", "p99.9")},
@@ -81,7 +85,7 @@ NUMBERS = {
 }
 
 
-def load(lab, scale, proxy, kind, connections, *more, tls=False, seconds=None):
+def load(lab, scale, proxy, kind, connections, *more, tls=None, seconds=None):
     """Runs a load to its end; what came of it."""
     seconds = seconds or scale.seconds
     words = [kind, *proxy.target(tls), "--connections", connections, "--seconds", seconds]
@@ -113,10 +117,15 @@ def per(result, count):
     return result["cpu"]["proxy"] * 1e6 / count if "proxy" in result["cpu"] else None
 
 
+def user_share(result):
+    """How much of the proxy's processor time it ran outside of the kernel, in percent."""
+    return result["user"]["proxy"] * 100 if "proxy" in result["user"] else None
+
+
 # -- the measures ---------------------------------------------------------------------------------
 
 
-def idle(lab, scale, proxy, tls=False):
+def idle(lab, scale, proxy, tls=None):
     """Many connections that say nothing, and what is left when they have closed. It yields where the proxy's memory is
     to settle, and is sent how much that is: so that the proxies can be waited for together."""
     suffix = "-tls" if tls else ""
@@ -143,7 +152,7 @@ def idle(lab, scale, proxy, tls=False):
 
 
 def idle_tls(lab, scale, proxy):
-    return idle(lab, scale, proxy, tls=True)
+    return idle(lab, scale, proxy, tls="1.3")
 
 
 def messages(lab, scale, proxy):
@@ -157,13 +166,17 @@ def messages(lab, scale, proxy):
     return numbers, shares
 
 
-def messages_tls(lab, scale, proxy):
+def messages_tls(lab, scale, proxy, tls="1.3", suffix="-tls"):
     numbers, shares = {}, {}
     for size in 64, 64 * 1024:
-        name = f"trip-{size}-tls"
-        result = load(lab, scale, proxy, "rounds", SIZES[size], "--size", size, tls=True)
+        name = f"trip-{size}{suffix}"
+        result = load(lab, scale, proxy, "rounds", SIZES[size], "--size", size, tls=tls)
         numbers[name], shares[name] = per(whole(result, SIZES[size]), result["received"]), busy(result)
     return numbers, shares
+
+
+def messages_tls12(lab, scale, proxy):
+    return messages_tls(lab, scale, proxy, "1.2", "-tls12")
 
 
 def many(lab, scale, proxy):
@@ -172,19 +185,20 @@ def many(lab, scale, proxy):
     return {"trip-many": per(result, result["received"])}, {"trip-many": busy(result)}
 
 
-def openings(lab, scale, proxy, tls=False):
+def openings(lab, scale, proxy, tls=None):
     """Openings one after the other, each with its end."""
     suffix = "-tls" if tls else ""
     result = whole(load(lab, scale, proxy, "openings", scale.openings_at_once, tls=tls))
     numbers = {
         f"opening{suffix}": per(result, result["opened"]),
         f"openings{suffix}": result["opened"] / result["cpu"]["seconds"],
+        f"opening-user{suffix}": user_share(result),
     }
     return numbers, {f"opening{suffix}": busy(result)}
 
 
 def openings_tls(lab, scale, proxy):
-    return openings(lab, scale, proxy, tls=True)
+    return openings(lab, scale, proxy, tls="1.3")
 
 
 def latency(lab, scale, proxy):
@@ -257,6 +271,7 @@ MEASURES = {
     "idle-tls": Measure(idle_tls, together=True),
     "messages": Measure(messages),
     "messages-tls": Measure(messages_tls),
+    "messages-tls12": Measure(messages_tls12),
     "many": Measure(many),
     "openings": Measure(openings),
     "openings-tls": Measure(openings_tls),

@@ -198,10 +198,11 @@ class Proxy:
     def processes(self):
         return tree(self.process.pid)
 
-    def target(self, tls=False):
-        """What the load is told of it."""
-        port = self.tls_port if tls else self.port
-        return ["--to", f"{HOST}:{port}", *(["--ca", self.lab.cert, "--host", TLS_HOST] if tls else [])]
+    def target(self, tls=None):
+        """What the load is told of it; `tls` is a version."""
+        if tls is None:
+            return ["--to", f"{HOST}:{self.port}"]
+        return ["--to", f"{HOST}:{self.tls_port}", "--ca", self.lab.cert, "--host", TLS_HOST, "--tls", tls]
 
     def watch(self):
         """What the load is to tell the processor time of."""
@@ -227,7 +228,7 @@ class Direct:
     def start(self):
         pass
 
-    def target(self, tls=False):
+    def target(self, tls=None):
         if tls:
             raise Failure("the echo speaks no TLS")
         return ["--to", f"{HOST}:{self.port}"]

@@ -33,12 +33,21 @@ impl FromStr for Watched {
 pub struct Reading {
     at: Instant,
     spent: Vec<u64>,
+    ticks: Vec<Ticks>,
+}
+
+/// Processor time by where it was spent, in ticks of the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ticks {
+    user: u64,
+    kernel: u64,
 }
 
 impl Reading {
     /// Reads what all have run until now.
     pub fn take(watched: &[Watched]) -> Self {
-        Self { at: Instant::now(), spent: watched.iter().map(|one| spent(&one.processes)).collect() }
+        let spent = watched.iter().map(|one| spent(&one.processes)).collect();
+        Self { at: Instant::now(), spent, ticks: watched.iter().map(|one| ticks(&one.processes)).collect() }
     }
 
     /// Seconds since then, of the clock as `seconds` and of each of the watched under its name.
@@ -51,6 +60,34 @@ impl Reading {
         all.insert("seconds".to_owned(), Value::from((now.at - self.at).as_secs_f64()));
         all
     }
+
+    /// Which part of its time since then each of the watched has spent outside of the kernel. Those that have spent
+    /// none are left out.
+    pub fn user_since(&self, watched: &[Watched]) -> Map<String, Value> {
+        let now = Self::take(watched);
+        let all =
+            watched.iter().zip(self.ticks.iter().zip(&now.ticks)).filter_map(|(one, (before, after))| {
+                let user = after.user.saturating_sub(before.user);
+                let whole = user + after.kernel.saturating_sub(before.kernel);
+                (whole > 0).then(|| (one.name.clone(), Value::from(user as f64 / whole as f64)))
+            });
+        all.collect()
+    }
+}
+
+/// Where processes have spent their time. What cannot be read is 0, as with a process that has ended.
+fn ticks(processes: &[u32]) -> Ticks {
+    let all = processes.iter().filter_map(|id| fs::read_to_string(format!("/proc/{id}/stat")).ok());
+    all.filter_map(|text| ticks_of(&text)).fold(Ticks::default(), |sum, one| Ticks {
+        user: sum.user + one.user,
+        kernel: sum.kernel + one.kernel,
+    })
+}
+
+/// The 14th and the 15th field (`proc_pid_stat(5)`). The second is a name in parentheses, which may hold anything.
+fn ticks_of(stat: &str) -> Option<Ticks> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    Some(Ticks { user: fields.next()?.parse().ok()?, kernel: fields.next()?.parse().ok()? })
 }
 
 /// Nanoseconds that the threads of processes have run. Those that have ended count no longer, which for the rest is
@@ -77,7 +114,16 @@ mod tests {
         while spent() < 0.02 {
             std::hint::black_box((0..100_000).fold(0_u64, |sum, number| sum ^ std::hint::black_box(number)));
         }
+        assert!(before.user_since(&watched)["me"].as_f64().unwrap() > 0.5);
         assert!(spent() <= before.since(&watched)["seconds"].as_f64().unwrap() * 64.0);
+    }
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_is_skipped() {
+        let text = "17 (a ) b) S 1 17 17 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
+        let ticks = ticks_of(text).unwrap();
+        assert_eq!((ticks.user, ticks.kernel), (250, 50));
+        assert!(ticks_of("17 (a) S 1").is_none());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use stream::TlsVersion;
 
 /// The two ends of a comparison of proxies: an echo behind them and a load before them. What comes of it is said on
 /// the standard output, an object of JSON a line.
@@ -112,6 +113,9 @@ struct Target {
     /// Speaks TLS; the certificates to trust, as PEM.
     #[arg(long)]
     ca: Option<PathBuf>,
+    /// The version of TLS.
+    #[arg(long, default_value = "1.3")]
+    tls: TlsVersion,
     /// The host that is asked for.
     #[arg(long, default_value = "localhost")]
     host: String,
@@ -143,7 +147,7 @@ impl Target {
         let tls = match &self.ca {
             Some(ca) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
-                Some((stream::tls_config(ca)?, name))
+                Some((stream::tls_config(ca, self.tls)?, name))
             }
             None => None,
         };

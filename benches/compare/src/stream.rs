@@ -2,9 +2,11 @@
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{cipher_suite::TLS13_AES_128_GCM_SHA256, default_provider};
+use rustls::crypto::ring::cipher_suite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, version::TLS13};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,9 +14,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-/// How clients speak TLS: 1.3 with AES-128-GCM only, so that every proxy does the same work, and without resuming, so
-/// that each handshake is a whole one.
-pub fn tls_config(ca: &Path) -> Result<Arc<ClientConfig>, String> {
+/// The version of TLS that clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[value(name = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+/// How clients speak TLS: one version with AES-128-GCM only, so that every proxy does the same work, and without
+/// resuming, so that each handshake is a whole one.
+pub fn tls_config(ca: &Path, version: TlsVersion) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in
         CertificateDer::pem_file_iter(ca).map_err(|error| format!("{}: {error}", ca.display()))?
@@ -22,8 +35,12 @@ pub fn tls_config(ca: &Path) -> Result<Arc<ClientConfig>, String> {
         let certificate = certificate.map_err(|error| format!("{}: {error}", ca.display()))?;
         roots.add(certificate).map_err(|error| format!("{}: {error}", ca.display()))?;
     }
-    let provider = CryptoProvider { cipher_suites: vec![TLS13_AES_128_GCM_SHA256], ..default_provider() };
-    let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[&TLS13]);
+    let (suite, version) = match version {
+        TlsVersion::Tls12 => (TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, &TLS12),
+        TlsVersion::Tls13 => (TLS13_AES_128_GCM_SHA256, &TLS13),
+    };
+    let provider = CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]);
     let builder = builder.map_err(|error| error.to_string())?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.resumption = Resumption::disabled();

@@ -24,13 +24,14 @@ pub fn run(mut fleet: Fleet, at_once: usize, span: Span, watched: &[Watched]) ->
     (all.opened, all.latencies) = (0, Latencies::default());
     let before = Reading::take(watched);
     all.go(&mut fleet, span.counted)?;
-    let (cpu, opened, latency) = (before.since(watched), all.opened, all.latencies.json());
+    let (cpu, user) = (before.since(watched), before.user_since(watched));
+    let (opened, latency) = (all.opened, all.latencies.json());
     all.rest(&mut fleet)?;
     say(
         "result",
         json!({
             "opened": opened, "failures": all.failures.json(), "ended": all.ends.json(),
-            "latency": latency, "cpu": cpu,
+            "latency": latency, "cpu": cpu, "user": user,
         }),
     );
     Ok(())
