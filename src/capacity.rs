@@ -37,7 +37,8 @@ const CLOSE_WAIT: Duration = Duration::from_millis(200);
 /// The largest number of slots or descriptors.
 const MOST: usize = usize::MAX >> 3;
 
-/// The slots and descriptors of all listeners together, or the handshake slots of one listener.
+/// A set of slots: those of all listeners together, with the descriptors; the handshake slots of one listener; or
+/// those of the admin endpoint.
 #[derive(Clone, Debug)]
 pub struct Slots(Arc<Shared>);
 
@@ -47,6 +48,7 @@ struct Shared {
     total: usize,
     reserved: usize,
     limited_by: &'static str,
+    counts_descriptors: bool,
     /// Whether somebody waits for a descriptor, as the budget says.
     is_short_of_descriptors: AtomicBool,
     idle_pools: Mutex<Vec<Weak<dyn IdlePool>>>,
@@ -110,6 +112,7 @@ impl Slots {
             total: limits.total / limits.slot_cost,
             reserved,
             limited_by,
+            counts_descriptors: limits.descriptors < MOST,
             is_short_of_descriptors: AtomicBool::new(false),
             idle_pools: Mutex::default(),
             upstream_slot_log: LogLimit::default(),
@@ -167,9 +170,15 @@ impl Slots {
         let (waker, mut served) = oneshot::channel();
         let ticket = self.0.change(|budget| budget.wait(need, waker));
         let mut waiter = Waiter { shared: &self.0, need, ticket, is_served: false };
+        if !self.0.may_wait_for_descriptors(need) {
+            // The budget keeps the waker until it serves.
+            let _ = served.await;
+            waiter.is_served = true;
+            return;
+        }
         // A connection may close slowly.
         while timeout(CLOSE_WAIT, &mut served).await.is_err() {
-            self.0.change(|budget| budget.expect_fewer_to_close(MOST));
+            self.0.change(|budget| budget.stop_expecting(need, ticket));
             if need == Need::Descriptor && self.0.descriptor_log.take() {
                 tracing::warn!("connections wait for descriptors, and none is idle: raise LimitNOFILE");
             }
@@ -240,16 +249,21 @@ impl Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // It closes no others: a pool that drops a connection may hold its own lock.
-        self.0.0.settle(|budget| budget.free(Need::Descriptor));
+        self.0.0.settle(|budget| budget.free(Need::Descriptor), |_| ());
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
+    /// Whether one that waits may depend on how fast idle connections close.
+    fn may_wait_for_descriptors(&self, need: Need) -> bool {
+        self.counts_descriptors && need != Need::UpstreamSlot
+    }
+
     /// Changes the budget, and closes idle connections if that is needed then.
     fn change<R>(&self, change: impl FnOnce(&mut Budget<oneshot::Sender<()>>) -> R) -> R {
-        let (result, to_close) = self.settle(|budget| (change(budget), budget.close()));
+        let (result, to_close) = self.settle(change, Budget::close);
         let closed = (0..to_close).take_while(|_| self.close_oldest()).count();
         if closed < to_close {
             self.lock().expect_fewer_to_close(to_close - closed);
@@ -257,18 +271,24 @@ impl Shared {
         result
     }
 
-    /// Changes the budget, and wakes those who are served or asked then.
-    fn settle<R>(&self, change: impl FnOnce(&mut Budget<oneshot::Sender<()>>) -> R) -> R {
+    /// Changes the budget, and wakes those who are served or asked then. `then` is called after that, under the same
+    /// lock.
+    fn settle<R, T>(
+        &self,
+        change: impl FnOnce(&mut Budget<oneshot::Sender<()>>) -> R,
+        then: impl FnOnce(&mut Budget<oneshot::Sender<()>>) -> T,
+    ) -> (R, T) {
         let mut budget = self.lock();
         let result = change(&mut budget);
         let Decisions { served, asked } = budget.settle();
+        let then = then(&mut budget);
         self.is_short_of_descriptors.store(budget.is_short_of_descriptors(), Ordering::SeqCst);
         drop(budget);
         for waker in served.into_iter().chain(asked) {
             // One that has stopped to wait withdraws by itself.
             let _ = waker.send(());
         }
-        result
+        (result, then)
     }
 
     /// Closes the connection that has been idle longest. Returns whether there was one.

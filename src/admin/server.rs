@@ -95,6 +95,8 @@ async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
     let mut draining = false;
     loop {
         tokio::select! {
+            // A request that has come counts before the wait for it.
+            biased;
             // The result does not matter: the request was answered, or its sender has left.
             _ = &mut connection => return,
             () = watch.draining(), if !draining => {

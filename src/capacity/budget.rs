@@ -152,9 +152,19 @@ impl<T> Budget<T> {
         self.free(Need::Slot);
     }
 
-    /// Records that fewer idle connections were there to close, or that they take too long.
+    /// Records that fewer idle connections were there to close.
     pub(super) fn expect_fewer_to_close(&mut self, fewer: usize) {
         self.closing = self.closing.saturating_sub(fewer);
+    }
+
+    /// Expects no more of connections that were told to close, because they take too long. Of all that wait, only
+    /// the first says so, or each of them would have others closed.
+    pub(super) fn stop_expecting(&mut self, need: Need, ticket: u64) {
+        let descriptors = self.waiting.descriptors.first_key_value();
+        let first = descriptors.or_else(|| self.waiting.slots.first_key_value());
+        if need != Need::UpstreamSlot && first.is_some_and(|(first, _)| *first == ticket) {
+            self.closing = 0;
+        }
     }
 
     /// Whether somebody waits for a descriptor. Then no connection should become idle and be kept.
@@ -195,18 +205,28 @@ impl<T> Budget<T> {
         missing
     }
 
+    /// Whether all slots that were asked must leave. If not, one of them may decline.
+    pub(super) fn is_asked_rightly(&self) -> bool {
+        let others = self.asked.saturating_sub(1);
+        self.wanted() > self.unreserved() + others * self.limits.slot_cost
+    }
+
     /// Asks slots, the one that keeps Holdline waiting longest first.
     fn ask(&mut self) -> Vec<T> {
-        let wanted = self.waiting.slots.len() * self.limits.slot_cost
-            + self.waiting.upstream_slots.len().min(self.limits.upstream_slots - self.upstream_slots);
         let mut asked = Vec::new();
-        while wanted > self.unreserved() + self.asked * self.limits.slot_cost
+        while self.wanted() > self.unreserved() + self.asked * self.limits.slot_cost
             && let Some((_, waker)) = self.evictable.pop_first()
         {
             self.asked += 1;
             asked.push(waker);
         }
         asked
+    }
+
+    /// What slots and upstream slots are waited for.
+    fn wanted(&self) -> usize {
+        self.waiting.slots.len() * self.limits.slot_cost
+            + self.waiting.upstream_slots.len().min(self.limits.upstream_slots - self.upstream_slots)
     }
 
     /// Descriptors that are waited for, by those with room for them.
@@ -366,8 +386,8 @@ mod tests {
                 turns.sort_unstable();
                 turns.into_iter().map(|(_, name)| name).collect()
             };
-            let _ = self.budget.close();
             let Decisions { served, asked } = self.budget.settle();
+            let _ = self.budget.close();
             for name in served {
                 let at = self.waiting.iter().position(|(.., waiting)| *waiting == name).unwrap();
                 let (need, ..) = self.waiting.remove(at);
@@ -447,6 +467,19 @@ mod tests {
         assert_eq!(budget.settle().asked, [1, 2]);
         budget.free_evicted();
         assert_eq!(budget.settle().served, [100]);
+    }
+
+    #[test]
+    fn a_slot_that_no_longer_fits_has_nothing_closed() {
+        let mut budget = Budget::new(LIMITS);
+        for _ in 0..5 {
+            assert!(budget.try_take(Need::Slot));
+        }
+        while budget.try_take(Need::Descriptor) {}
+        budget.wait(Need::UpstreamSlot, 1);
+        budget.wait(Need::Slot, 2);
+        assert_eq!(budget.settle().served, [1]);
+        assert_eq!(budget.close(), 0);
     }
 
     #[test]

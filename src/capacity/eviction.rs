@@ -3,8 +3,9 @@
 use super::Slot;
 use super::budget::Turn;
 use crate::clock::is_late;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -13,6 +14,12 @@ use tokio::time::{Instant, sleep};
 /// A lost packet arrives again within this time.
 pub const EVICT_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a slot that is asked still waits for what its client may have sent. The kernel may hold it, unknown to the
+/// runtime, which looks before it fires a timer.
+const LOOK: Duration = Duration::from_millis(1);
+/// Waits that began within this time are the same one: the states of connections count in milliseconds.
+const SAME_WAIT: Duration = Duration::from_millis(5);
+
 /// A connection or handshake must free its slot, because others wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evicted;
@@ -20,13 +27,25 @@ pub struct Evicted;
 impl Slot {
     /// Waits until another connection needs this slot. Then the caller must drop the slot. `waited` tells for how
     /// long the client has kept Holdline waiting, and `None` means that it does not. Only a slot for which this is
-    /// `after` or more is evicted. The one that waited longest comes first.
+    /// `after` or more is evicted, and the one that waited longest comes first. The caller must poll this whenever
+    /// `waited` may have changed, after what changes it.
     pub async fn evicted(&self, after: Duration, waited: impl Fn() -> Option<Duration>) -> Evicted {
+        let mut declined = None;
         loop {
-            let since = wait_until(after, &waited).await;
-            let offer = Offer::until_asked(self, since).await;
-            if waited().is_some_and(|waited| waited >= after) {
-                return offer.accept();
+            wait_until(after, &waited).await;
+            let offer = Offer::new(self, waited().unwrap_or(after));
+            // Only now, so that meanwhile no other slot is asked.
+            drop(declined.take());
+            let offer = offer.asked().await;
+            // The runtime sees what has arrived before the timer fires, and the caller handles it first.
+            sleep(LOOK).await;
+            match waited() {
+                Some(waited) if waited >= after && offer.is_from(waited) && offer.is_needed() => {
+                    return offer.accept();
+                }
+                // It has waited long again, but not as long as it was offered: others may have waited longer.
+                Some(waited) if waited >= after => declined = Some(offer),
+                _ => {}
             }
         }
     }
@@ -53,13 +72,14 @@ impl Slot {
     }
 }
 
-/// Sleeps until the client has kept Holdline waiting for `after`. Returns since when.
-async fn wait_until(after: Duration, waited: &impl Fn() -> Option<Duration>) -> Instant {
+/// Waits until the client has kept Holdline waiting for `after`. It takes no time to find that out while the client
+/// does not.
+async fn wait_until(after: Duration, waited: &impl Fn() -> Option<Duration>) {
     loop {
-        let kept = waited().unwrap_or_default();
+        let kept = poll_fn(|_| waited().map_or(Poll::Pending, Poll::Ready)).await;
         let left = after.saturating_sub(kept);
         if left.is_zero() {
-            return Instant::now().checked_sub(kept).unwrap_or_else(Instant::now);
+            return;
         }
         let began = Instant::now();
         sleep(left).await;
@@ -75,18 +95,34 @@ async fn wait_until(after: Duration, waited: &impl Fn() -> Option<Duration>) -> 
 struct Offer<'a> {
     slot: &'a Slot,
     turn: Turn,
+    asked: oneshot::Receiver<()>,
     is_accepted: bool,
 }
 
 impl<'a> Offer<'a> {
-    /// Offers the slot until another connection needs it.
-    async fn until_asked(slot: &'a Slot, since: Instant) -> Self {
+    /// Offers the slot of a client that has kept Holdline waiting for `waited`.
+    fn new(slot: &'a Slot, waited: Duration) -> Self {
         let (waker, asked) = oneshot::channel();
+        let since = Instant::now().checked_sub(waited).unwrap_or_else(Instant::now);
         let turn = slot.slots.0.change(|budget| budget.offer(since.into_std(), waker));
-        let offer = Self { slot, turn, is_accepted: false };
+        Self { slot, turn, asked, is_accepted: false }
+    }
+
+    /// Waits until another connection needs the slot.
+    async fn asked(mut self) -> Self {
         // The budget keeps the waker until it asks.
-        let _ = asked.await;
-        offer
+        let _ = (&mut self.asked).await;
+        self
+    }
+
+    /// Whether this is how long the client has waited since the moment of the offer, and not a later wait.
+    fn is_from(&self, waited: Duration) -> bool {
+        Instant::now().into_std().saturating_duration_since(self.turn.0) <= waited + SAME_WAIT
+    }
+
+    /// Whether others still wait for the slot: another one may have come free.
+    fn is_needed(&self) -> bool {
+        self.slot.slots.0.lock().is_asked_rightly()
     }
 
     /// Keeps the promise: the caller drops its slot next.

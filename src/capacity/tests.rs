@@ -165,7 +165,16 @@ async fn one_that_became_busy_declines_and_another_is_evicted() {
         let is_busy = Arc::clone(&is_busy);
         async move {
             let waited = || (!is_busy.load(Ordering::Relaxed)).then_some(EVICT_AFTER * 9);
-            busy.evicted(EVICT_AFTER, waited).await
+            // It is polled as a connection is that checks its timeouts.
+            let checks = async {
+                loop {
+                    sleep(EVICT_AFTER).await;
+                }
+            };
+            tokio::select! {
+                evicted = busy.evicted(EVICT_AFTER, waited) => evicted,
+                () = checks => Evicted,
+            }
         }
     });
     keep_silent(slots.take().await, &gone);
@@ -195,6 +204,43 @@ async fn a_waiter_that_gives_up_evicts_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_was_asked_stays_if_the_waiter_gives_up_meanwhile() {
+    let (slots, gone) = (Slots::new(1, ""), Arc::default());
+    keep_silent(slots.take().await, &gone);
+    sleep(EVICT_AFTER * 2).await;
+    {
+        let mut waiting = pin!(slots.take());
+        assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending());
+    }
+    sleep(EVICT_AFTER).await;
+    assert_eq!(gone.load(Ordering::Relaxed), 0);
+    slots.take().await;
+    assert_eq!(gone.load(Ordering::Relaxed), 1);
+}
+
+/// Awaits for a minute, and counts how often that is polled.
+async fn polls_in_a_minute<T>(awaited: impl Future<Output = T>) -> usize {
+    let (mut awaited, mut polls) = (pin!(awaited), 0);
+    let counted = poll_fn(|cx| {
+        polls += 1;
+        awaited.as_mut().poll(cx)
+    });
+    assert!(timeout(Duration::from_secs(60), counted).await.is_err());
+    polls
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_for_nothing_slow_and_those_that_are_busy_need_no_timer() {
+    let handshakes = Slots::new(1, "");
+    let slot = handshakes.take().await;
+    // Once at the start, and once at the end of the minute.
+    assert_eq!(polls_in_a_minute(handshakes.take()).await, 2);
+    assert_eq!(polls_in_a_minute(slot.evicted(EVICT_AFTER, || None)).await, 2);
+    let idle = || Some(EVICT_AFTER);
+    assert_eq!(polls_in_a_minute(slot.evicted(EVICT_AFTER, idle)).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_time_spent_waiting_for_the_client_counts() {
     let slots = Slots::new(1, "");
     let slot = slots.take().await;
@@ -218,6 +264,46 @@ impl IdlePool for Kept {
 
     fn close_oldest(&self) {
         self.0.lock().unwrap().remove(0);
+    }
+}
+
+/// Keeps descriptors, which stay open when it is told to close them.
+#[derive(Debug)]
+struct Slow(Mutex<Vec<Descriptor>>, Mutex<Vec<Descriptor>>);
+
+impl IdlePool for Slow {
+    fn oldest_since(&self) -> Option<Instant> {
+        (!self.0.lock().unwrap().is_empty()).then(Instant::now)
+    }
+
+    fn close_oldest(&self) {
+        self.1.lock().unwrap().push(self.0.lock().unwrap().remove(0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_closes_have_one_more_closed_for_each_waiter() {
+    // All of it is open.
+    let slots = Slots::within(26);
+    let pool = Arc::new(Slow(Mutex::default(), Mutex::default()));
+    for _ in 0..20 {
+        let descriptor = slots.descriptor().await;
+        descriptor.offer(Arc::downgrade(&pool) as Weak<dyn IdlePool>);
+        pool.0.lock().unwrap().push(descriptor);
+    }
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let slots = slots.clone();
+            tokio::spawn(async move { slots.descriptor().await })
+        })
+        .collect();
+    yield_now().await;
+    assert_eq!(pool.1.lock().unwrap().len(), 5);
+    sleep(CLOSE_WAIT + Duration::from_millis(10)).await;
+    assert_eq!(pool.1.lock().unwrap().len(), 10);
+    pool.1.lock().unwrap().clear();
+    for waiting in waiting {
+        waiting.await.unwrap();
     }
 }
 

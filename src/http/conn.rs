@@ -36,6 +36,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
 /// The start of the HTTP/2 preface (RFC 9113 3.4), as far as no HTTP/1 request can begin with it.
@@ -217,7 +218,8 @@ where
     // When Holdline told the client to close.
     let mut told_to_close: Option<Instant> = None;
     let mut end = watch.clone();
-    let evicted = slot.evicted(EVICT_AFTER, || waited(conn_state, settings));
+    // Unconstrained, so that a client that uses up the turns of this task is evicted all the same.
+    let evicted = unconstrained(slot.evicted(EVICT_AFTER, || waited(conn_state, settings)));
     tokio::pin!(evicted);
     loop {
         tokio::select! {
@@ -229,7 +231,7 @@ where
                 shut_down(connection.as_mut());
             }
             () = end.expired() => return None,
-            // Poll the connection again: it then writes what the failing response gave before.
+            // Poll the connection again: it then writes interim responses, or what a failing response gave before.
             () = conn_state.flush.requested() => {}
             Evicted = &mut evicted => return Some(BadRequestKind::Evicted),
             () = sleep_until(due) => {

@@ -1,10 +1,11 @@
 //! Owns the limit of concurrent TLS handshakes of a listener, and keeps their signatures from taking the CPUs away from
-//! tunnels. It must not know TLS.
+//! tunnels. It must not know how a handshake works.
 
 use crate::capacity::{EVICT_AFTER, Evicted, Slot, Slots};
 use crate::clock::LogLimit;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::thread::available_parallelism;
@@ -51,23 +52,35 @@ impl Handshakes {
     ) -> Result<T, Evicted> {
         let slot = self.slot().await;
         let mut handshake = pin!(handshake);
-        loop {
+        // All time counts as the client's but what Holdline itself computes.
+        let (before, began, computed) = (*waited, Instant::now(), AtomicU64::new(0));
+        let computed_so_far = || Duration::from_micros(computed.load(Ordering::Relaxed));
+        let kept = || Some(before + began.elapsed().saturating_sub(computed_so_far()));
+        // One future for all waits: a client that sends a byte now and then must not begin it again.
+        let mut evicted = pin!(async {
+            tokio::select! {
+                evicted = connection.evicted(EVICT_AFTER, &kept) => evicted,
+                evicted = slot.evicted(EVICT_AFTER, &kept) => evicted,
+            }
+        });
+        let done = loop {
+            let computing = Instant::now();
             let cpu = HANDSHAKE_CPU.acquire().await;
             let polled = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
             drop(cpu);
             if let Poll::Ready(done) = polled {
-                return Ok(done);
+                break Ok(done);
             }
-            let (before, began) = (*waited, Instant::now());
-            let kept = || Some(before + began.elapsed());
+            computed.fetch_add(computing.elapsed().as_micros() as u64, Ordering::Relaxed);
             tokio::select! {
                 // `woken` is ready whenever this task wakes, so it comes last.
                 biased;
-                evicted = connection.evicted(EVICT_AFTER, kept) => return Err(evicted),
-                evicted = slot.evicted(EVICT_AFTER, kept) => return Err(evicted),
-                () = woken() => *waited += began.elapsed(),
+                evicted = &mut evicted => break Err(evicted),
+                () = woken() => {}
             }
-        }
+        };
+        *waited = kept().unwrap_or_default();
+        done
     }
 
     async fn slot(&self) -> Slot {

@@ -1,6 +1,9 @@
 use super::*;
 use crate::capacity::Slots;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Mutex;
+use std::task::Poll;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{advance, sleep};
@@ -167,6 +170,48 @@ async fn who_asks_again_keeps_its_place() {
         _other = other => {}
     }
     assert_eq!((busy.refused(), idle.refused()), (None, Some(BadRequestKind::Evicted)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_silent_for_long_and_asks_again_keeps_its_place() {
+    let slots = Slots::new(2, "");
+    let mut busy = Client::new(&slots, false).await;
+    sleep(Duration::from_millis(100)).await;
+    let idle = Client::new(&slots, false).await;
+    let keep_asking = async {
+        let mut head = [0; 256];
+        loop {
+            // Each time it may be evicted.
+            sleep(EVICT_AFTER * 5 / 4).await;
+            busy.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert!(busy.stream.read(&mut head).await.unwrap() > 0);
+        }
+    };
+    let other = async {
+        sleep(EVICT_AFTER * 5 / 4 * 4 + EVICT_AFTER * 9 / 8).await;
+        slots.take().await
+    };
+    tokio::select! {
+        () = keep_asking => {}
+        _other = other => {}
+    }
+    assert_eq!((busy.refused(), idle.refused()), (None, Some(BadRequestKind::Evicted)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_runtime_has_not_seen_yet_is_answered() {
+    let slots = Slots::new(1, "");
+    let mut client = Client::new(&slots, false).await;
+    sleep(EVICT_AFTER * 2).await;
+    client.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut other = pin!(slots.take());
+    assert!(poll_fn(|cx| Poll::Ready(other.as_mut().poll(cx))).await.is_pending());
+    let mut head = [0; 256];
+    let length = client.stream.read(&mut head).await.unwrap();
+    assert!(head[..length].starts_with(b"HTTP/1.1 204"), "{length}");
+    assert_eq!(client.refused(), None);
+    other.await;
+    assert_eq!(client.refused(), Some(BadRequestKind::Evicted), "once it was silent again");
 }
 
 #[tokio::test(start_paused = true)]
