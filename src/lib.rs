@@ -1,7 +1,8 @@
 //! Holdline: a WebSocket-aware reverse proxy.
 //!
 //! This is the map. The table lists the modules by rank, and below it stands the path of a connection. The first
-//! line of each module says what it owns. Dependencies run down the ranks only (`tests/layering.rs` holds them to it):
+//! line of each module says what it owns. Dependencies run down the ranks. Within a rank, `a < b` means
+//! that `b` may import `a` (`tests/layering.rs` holds them to it):
 //!
 //! | rank | may do | modules |
 //! |---|---|---|
@@ -13,9 +14,7 @@
 //! | 6 operator's window | reads 2 to 5, and gives their orders | [`admin`] |
 //! | 7 configuration | knows every settings type of 1 to 6, and TOML | [`config`] |
 //! | 8 process | knows everything; runs tasks | [`app`] |
-//! | 9 command line | calls 7 and 8 | [`cli`], and `main` |
-//!
-//! Everything is private to the crate but the command line, and what [`testing`] lists.
+//! | 9 command line | calls 7 and 8 | [`cli`], `main`; [`testing`] lists what tests, benches and fuzz targets use |
 //!
 //! The path of one connection: [`listener`] accepts it, and `app` passes it to [`proxy::connection`]. That calls
 //! [`listener::establish`] (PROXY header, [`tls`]) and [`http::conn`], which reads requests. For each, `proxy::exchange`

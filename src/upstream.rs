@@ -206,7 +206,8 @@ impl Upstream {
             ports_per_source: ports::ports_per_source(),
             looked_up: Mutex::default(),
         };
-        // A reload does not delay look-ups. Without an interval, it asks for one.
+        // A reload keeps the time of the last look-up, so the next is not put off. Without `resolve_interval` it
+        // forgets the time, so a look-up is due at once.
         let last = previous.filter(|_| upstream.settings.resolve_interval.is_some());
         *upstream.looked_up() = last.and_then(|previous| *previous.looked_up());
         let known = previous.map(|previous| previous.members.list.load_full());
@@ -279,17 +280,28 @@ impl Upstream {
         self.set_members(found, &known, !known.is_empty());
     }
 
-    fn set_members(&self, found: &HashMap<ServerAddr, Vec<Discovered>>, known: &[Member], under_way: bool) {
+    fn set_members(
+        &self,
+        found: &HashMap<ServerAddr, Vec<Discovered>>,
+        known: &[Member],
+        starts_slowly: bool,
+    ) {
         let mut members: Vec<Member> = Vec::new();
         for server in &self.settings.servers {
-            let looked_up = || found.get(&server.address).cloned().unwrap_or_default();
-            for discovered in discovery::fixed(server).map_or_else(looked_up, |fixed| vec![fixed]) {
+            let addresses = || found.get(&server.address).cloned().unwrap_or_default();
+            for discovered in discovery::fixed(server).map_or_else(addresses, |fixed| vec![fixed]) {
                 let is_it = |member: &&Member| *member.endpoint.address() == discovered.address;
                 if members.iter().any(|member| is_it(&member)) {
                     continue;
                 }
                 let endpoint = known.iter().find(is_it).map_or_else(
-                    || Arc::new(Endpoint::new(&self.settings.name, discovered.address.clone(), under_way)),
+                    || {
+                        Arc::new(Endpoint::new(
+                            &self.settings.name,
+                            discovered.address.clone(),
+                            starts_slowly,
+                        ))
+                    },
                     |known| Arc::clone(&known.endpoint),
                 );
                 let terms = Terms {

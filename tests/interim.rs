@@ -54,6 +54,19 @@ async fn hints_come_before_the_answer_at_once() {
 }
 
 #[tokio::test]
+async fn hints_have_a_via_only_where_responses_have_one() {
+    let puppet = Puppet::new().await;
+    let rest = format!("{}\n{}", route("via = \"request\""), upstream(&[puppet.address()], ""));
+    let proxy = Proxy::start(&rest).await;
+    let mut client = proxy.connect().await;
+    client.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut server = puppet.accept().await;
+    server.head().await;
+    server.write(HINTS).await;
+    assert_eq!(client.head().await.to_ascii_lowercase(), PASSED.replace("via: 1.1 holdline\r\n", ""));
+}
+
+#[tokio::test]
 async fn hints_beside_an_expectation() {
     let puppet = Puppet::new().await;
     let proxy = before(&puppet).await;

@@ -69,7 +69,7 @@ fn check_classify(method: &Method, version: Version, request: &HeaderMap) -> boo
                 "what was asked for is accepted"
             );
         }
-        Ok(UpgradeKind::Http) => {}
+        Ok(UpgradeKind::None) => {}
         Err(error) => {
             assert!(has(request, "upgrade", b"websocket"), "only who says so is refused");
             assert!(error.status().is_client_error() && !error.to_string().is_empty());

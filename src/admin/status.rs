@@ -43,7 +43,7 @@ struct Reloads {
 struct Connections {
     tunnels: usize,
     clients: usize,
-    room: usize,
+    capacity: usize,
 }
 
 #[derive(Serialize)]
@@ -139,7 +139,7 @@ pub(super) fn changing(admin: &Admin) -> Status {
         connections: Connections {
             tunnels: admin.proxy.tunnels.count(),
             clients: admin.slots.taken().saturating_sub(held),
-            room: admin.slots.total(),
+            capacity: admin.slots.total(),
         },
         listeners: None,
         upstreams,

@@ -63,7 +63,7 @@ impl Running {
         admin_endpoint.close().await;
         drop(pid_file);
         let closed = (ended_tunnels(&proxy) - before).saturating_sub(cut);
-        tracing::info!(closed, cut, took = ?began.elapsed(), "stopped; tunnels were closed, and cut at the end of the grace");
+        tracing::info!(closed, cut, took = ?began.elapsed(), "stopped");
         ended
     }
 }

@@ -34,7 +34,7 @@ pub enum NotFound {
         name: String,
         /// The address in the request.
         address: String,
-        /// The names that exist.
+        /// The addresses that exist.
         known: Vec<String>,
     },
 }

@@ -88,7 +88,7 @@ impl Exchange<'_> {
         };
         let body = if body.is_end_stream() { body } else { body.barring(inbound.barred_trailers(route)) };
         match kind {
-            UpgradeKind::Http => self.forward(route, upstream, &inbound, body, guard).await,
+            UpgradeKind::None => self.forward(route, upstream, &inbound, body, guard).await,
             kind => match self.admit(route, &inbound) {
                 Ok(permit) => self.upgrade(route, upstream, &inbound, &kind, permit, body, guard).await,
                 Err(failure) => reject_upgrade(&failure, &kind, route, &inbound, self.client, guard),
@@ -185,7 +185,7 @@ fn route<'a>(
     guard: &mut ReportGuard,
 ) -> Result<(&'a Arc<Route>, Destination<'a>), Failure> {
     let Some(route) = snapshot.route(&inbound.host, &inbound.path) else {
-        if upgrade_kind(inbound) != Ok(UpgradeKind::Http) {
+        if upgrade_kind(inbound) != Ok(UpgradeKind::None) {
             guard.mark_upgrade();
         }
         return Err(Failure::NoRoute);
@@ -210,7 +210,7 @@ fn authorise(
     guard: &mut ReportGuard,
 ) -> Result<UpgradeKind, Failure> {
     let kind = upgrade_kind(inbound);
-    if kind != Ok(UpgradeKind::Http) {
+    if kind != Ok(UpgradeKind::None) {
         guard.mark_upgrade();
     }
     let kind = kind?;
@@ -267,6 +267,6 @@ fn respond(status: StatusCode, body: &str, route: &Route, guard: ReportGuard) ->
 /// Reports a response that Holdline gives itself.
 fn report_own(response: Response<Body>, mut guard: ReportGuard) -> Response<Body> {
     guard.report().status = response.status().as_u16();
-    guard.finish_http(Ending::new(EndedBy::Proxy, Cause::Done), PerSide::default());
+    guard.finish(Ending::new(EndedBy::Proxy, Cause::Done), PerSide::default());
     response
 }

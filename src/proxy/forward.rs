@@ -54,7 +54,8 @@ pub(super) async fn forward(
         let body = body.take().map_or_else(|| full(""), Upload::boxed);
         let mut request = inbound.for_upstream(route, None, body);
         if let Some(interim) = interim.clone() {
-            on_interim(&mut request, move |status, headers| send_interim(&interim, status, headers));
+            let has_via = route.via.is_on_responses();
+            on_interim(&mut request, move |status, headers| send_interim(&interim, status, headers, has_via));
         }
         let failure = match retry.exchange(&mut connection, request).await {
             Ok(Answer::Tunnel(..)) => Failure::UnexpectedUpgrade,
@@ -75,10 +76,12 @@ pub(super) async fn forward(
 }
 
 /// Forwards an interim response.
-fn send_interim(interim: &InterimSender, status: StatusCode, headers: &HeaderMap) {
+fn send_interim(interim: &InterimSender, status: StatusCode, headers: &HeaderMap, has_via: bool) {
     let mut headers = headers.clone();
     remove_hop_by_hop(&mut headers);
-    add_via(&mut headers, Version::HTTP_11);
+    if has_via {
+        add_via(&mut headers, Version::HTTP_11);
+    }
     interim.send(status, &headers);
 }
 
@@ -186,7 +189,7 @@ impl RelayedBody {
 
     fn finish(&mut self, ending: Ending) {
         if let Some(guard) = self.guard.take() {
-            guard.finish_http(ending, PerSide { client: 0, upstream: self.bytes });
+            guard.finish(ending, PerSide { client: 0, upstream: self.bytes });
         }
     }
 }

@@ -96,7 +96,7 @@ impl Proxy {
         guard.mark_no_request();
         guard.report().status = status.as_u16();
         let ending = Ending { reason: reason.into(), ..Ending::new(EndedBy::Proxy, Cause::Refused) };
-        guard.finish_http(ending, PerSide::default());
+        guard.finish(ending, PerSide::default());
     }
 }
 

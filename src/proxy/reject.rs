@@ -49,7 +49,7 @@ pub(super) fn with_status(failure: &Failure, mut guard: ReportGuard) -> Response
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     guard.report().status = failure.logged_status().as_u16();
-    guard.finish_http(failure.ending(), PerSide::<u64>::default());
+    guard.finish(failure.ending(), PerSide::<u64>::default());
     response
 }
 
@@ -86,7 +86,7 @@ pub(super) fn with_close(
     ending.code = Some(code);
     tokio::spawn(async move {
         send_close(client, &frame).await;
-        guard.finish_http(ending, PerSide::<u64>::default());
+        guard.finish(ending, PerSide::<u64>::default());
         // The socket is closed only now.
         drop(slot);
     });

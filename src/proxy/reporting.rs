@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
-/// Writes exactly one report of a request. [`ReportGuard::finish_http`] writes it. If the request is dropped
+/// Writes exactly one report of a request. [`ReportGuard::finish`] writes it. If the request is dropped
 /// first, the report says that its client left. The owner of a tunnel writes the tunnel's report.
 #[derive(Debug)]
 pub(super) struct ReportGuard {
@@ -165,11 +165,11 @@ impl ReportGuard {
     }
 
     /// Writes the report of a plain exchange.
-    pub(super) fn finish_http(mut self, ending: Ending, sent: PerSide<u64>) {
-        self.write_http(ending, sent);
+    pub(super) fn finish(mut self, ending: Ending, sent: PerSide<u64>) {
+        self.write(ending, sent);
     }
 
-    fn write_http(&mut self, ending: Ending, sent: PerSide<u64>) {
+    fn write(&mut self, ending: Ending, sent: PerSide<u64>) {
         let mut traffic = PerSide::default();
         for side in Side::BOTH {
             traffic[side] = Traffic { bytes: sent[side], ..Traffic::default() };
@@ -218,7 +218,7 @@ impl Drop for ReportGuard {
                 report.status = failed.unwrap_or(CLIENT_LEFT).as_u16();
             }
             let ending = self.aborted_ending("client left before the answer");
-            self.write_http(ending, PerSide::default());
+            self.write(ending, PerSide::default());
         }
     }
 }

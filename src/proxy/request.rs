@@ -147,8 +147,8 @@ impl InboundRequest {
     }
 
     /// Whether any 2xx status would open a tunnel, as for a CONNECT over HTTP/2 (RFC 8441 5). HTTP/1.1 knows
-    /// only the 101. The request has been translated to HTTP/1.1 here. Other HTTP/2 requests have no
-    /// `Upgrade` header.
+    /// only the 101. Such a CONNECT is a GET with `Upgrade` here, and its version stays HTTP/2. No other HTTP/2
+    /// request has an `Upgrade` header.
     #[must_use]
     pub(super) fn opens_by_success(&self) -> bool {
         self.parts.version == Version::HTTP_2 && self.parts.headers.contains_key(UPGRADE)

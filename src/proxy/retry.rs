@@ -329,7 +329,7 @@ pub(super) async fn wait_for_room(
     room.map_err(|_| ConnectError::NoRoom(limit).into())
 }
 
-/// RFC 9110 9.2.2.
+/// RFC 9110 9.2.2. TRACE is idempotent as well, but never forwarded.
 fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }

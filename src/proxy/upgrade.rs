@@ -106,7 +106,7 @@ pub(super) async fn open(
                         continue;
                     };
                     drop(retry);
-                    return Ok(answer_101(upgrade, head, stream, lease, connection.into_resources(), guard));
+                    return Ok(open_tunnel(upgrade, head, stream, lease, connection.into_resources(), guard));
                 }
                 Err(error) => error.into(),
             },
@@ -139,9 +139,9 @@ fn check(kind: &UpgradeKind, sent: &HeaderMap, answer: &HeaderMap) -> Result<(),
     }
 }
 
-/// Registers the tunnel, returns the upstream's 101 for the client, and spawns [`switch`], which waits: hyper
-/// gives up both sockets only after the request's body is sent and the 101 is written.
-fn answer_101(
+/// Registers the tunnel and returns the 101 for the client. Spawns [`switch`], which takes both sockets over as
+/// soon as hyper gives them up: after the request's body is sent and the 101 is written.
+fn open_tunnel(
     upgrade: UpgradeRequest<'_>,
     mut parts: Parts,
     upstream: EndpointStream,
@@ -311,15 +311,15 @@ impl TunnelEnd {
 }
 
 impl Observer for TunnelEnd {
-    fn report_bad_pong(&self, how: BadPong) {
-        let (report, key) = (&self.held.registration.tunnel.report, how.side.as_str());
+    fn report_bad_pong(&self, bad_pong: BadPong) {
+        let (report, key) = (&self.held.registration.tunnel.report, bad_pong.side.as_str());
         tracing::warn!(
             id = %report.id,
             route = self.held.registration.tunnel.route(),
             client = %report.client(),
             endpoint = %self.held.registration.tunnel.endpoint.address(),
             "the {key} answers pings of the proxy badly ({}); its answers are not passed on. To send it none, set ping = {{ {key} = \"off\" }}",
-            how.fault
+            bad_pong.fault
         );
     }
 
@@ -344,9 +344,9 @@ impl Future for PumpTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let polled = Pin::new(&mut self.pump).poll(cx);
-        while let Some(how) = self.pump.take_bad_pong() {
+        while let Some(bad_pong) = self.pump.take_bad_pong() {
             if let Some(end) = &self.end {
-                end.report_bad_pong(how);
+                end.report_bad_pong(bad_pong);
             }
         }
         let Poll::Ready(outcome) = polled else { return Poll::Pending };

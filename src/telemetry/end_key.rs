@@ -1,4 +1,5 @@
-//! Owns the causes of ends in the metrics. There are few, whatever peers send.
+//! Owns the key by which metrics count ends: who ended it, the cause, and a group of close codes. There are few
+//! keys, whatever peers send.
 
 use crate::outcome::{Cause, EndedBy, Ending};
 use crate::ws::close::CloseCode;

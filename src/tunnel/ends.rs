@@ -6,7 +6,7 @@ use crate::outcome::{Cause, EndedBy, Side};
 use crate::ws::close::CloseCode;
 use std::collections::BTreeSet;
 
-/// Every end of a tunnel whose route sends these close codes: who, why, and the code. Codes of libraries, codes of
+/// Every end of a tunnel whose route sends these close codes: who ended it, the cause, and the code. Codes of libraries, codes of
 /// applications and codes that may not be sent are each listed as one.
 #[must_use]
 pub(crate) fn possible_ends(codes: CloseCodes) -> Vec<(EndedBy, Cause, Option<CloseCode>)> {

@@ -94,7 +94,7 @@ impl Relay {
 }
 
 impl<C: AsRef<Counters>> Relay<C> {
-    /// A tunnel that opens now and counts in `counters`. No other tunnel may count there.
+    /// Like [`Relay::new`], but counts in `counters`, where no other tunnel may count.
     #[must_use]
     pub fn with_counters(settings: Arc<Settings>, framing: Framing, tags: PerSide<u32>, counters: C) -> Self {
         let deflate = match framing {

@@ -103,7 +103,7 @@ impl Upstream {
 }
 
 impl Endpoint {
-    /// Connects as [`Upstream::connect`] does, without a lease. So it counts nothing, and uses up no trial.
+    /// Opens the connection for [`Upstream::connect`]. It needs no lease, so it counts nothing and uses up no trial.
     async fn connect(
         &self,
         options: &ConnectOptions<'_>,

@@ -96,9 +96,7 @@ impl Member {
             turn: self.endpoint.turn(),
         }
     }
-}
 
-impl Member {
     /// Returns its override, if one is in force.
     pub(super) fn override_in_force(&self, overrides: &HashMap<EndpointAddr, Override>) -> Option<Override> {
         overrides.get(self.endpoint.address()).copied().filter(|entry| entry.configured == self.server.state)

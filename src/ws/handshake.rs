@@ -19,8 +19,8 @@ pub(crate) const VERSION: &str = "13";
 /// Whether a request asks for an upgrade, and to which protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UpgradeKind {
-    /// An ordinary request.
-    Http,
+    /// None: an ordinary request.
+    None,
     /// A valid WebSocket request.
     WebSocket,
     /// An upgrade to another protocol, with the tokens of the `Upgrade` header.
@@ -80,13 +80,13 @@ pub fn classify(method: &Method, version: Version, headers: &HeaderMap) -> Resul
         return check_request(method, version, headers, asks).map(|()| UpgradeKind::WebSocket);
     }
     if !asks || version < Version::HTTP_11 {
-        return Ok(UpgradeKind::Http);
+        return Ok(UpgradeKind::None);
     }
     let others: Vec<&str> =
         tokens(headers, &UPGRADE).filter(|token| !token.eq_ignore_ascii_case("h2c")).collect();
     match HeaderValue::from_str(&others.join(", ")) {
         Ok(value) if !value.is_empty() => Ok(UpgradeKind::Other(value)),
-        _ => Ok(UpgradeKind::Http),
+        _ => Ok(UpgradeKind::None),
     }
 }
 
@@ -371,10 +371,10 @@ mod tests {
     fn other_tokens_pass_and_h2c_is_dropped() {
         let other = with("upgrade", "h2c, tcp");
         assert_eq!(kind_of(&other), Ok(UpgradeKind::Other(HeaderValue::from_static("tcp"))));
-        assert_eq!(kind_of(&with("upgrade", "h2c")), Ok(UpgradeKind::Http));
+        assert_eq!(kind_of(&with("upgrade", "h2c")), Ok(UpgradeKind::None));
         assert_eq!(
             kind_of(&headers(&[("upgrade", "tcp")])),
-            Ok(UpgradeKind::Http),
+            Ok(UpgradeKind::None),
             "Connection does not name it"
         );
         // It may have a body (RFC 9110 7.8).

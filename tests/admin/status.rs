@@ -20,7 +20,7 @@ async fn status_tells_of_the_whole() {
         (&status["connections"]["tunnels"], &status["connections"]["clients"]),
         (&json!(3), &json!(3))
     );
-    assert!(status["connections"]["room"].as_u64().unwrap() >= 3);
+    assert!(status["connections"]["capacity"].as_u64().unwrap() >= 3);
     let listener = &status["listeners"][0];
     assert_eq!((&listener["address"], &listener["tls"]), (&json!("127.0.0.1:0"), &json!(false)));
     assert_eq!(listener["local"], json!(proxy.address.to_string()));

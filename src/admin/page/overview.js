@@ -41,13 +41,13 @@ function showReloads({ succeeded, failed, last_success: last, last_error: error 
   put(byId("reload-error"), error ?? "");
 }
 
-function showNow({ tunnels, clients, room }) {
+function showNow({ tunnels, clients, capacity }) {
   put(byId("tunnels"), count(tunnels));
   document.title = `${count(tunnels)} · Holdline`;
   put(byId("clients"), count(clients));
-  put(byId("room"), `${percent(clients, room)} of the ${count(room)} that fit`);
-  stretch(byId("room-bar"), clients / room);
-  mark(byId("room-bar"), "data-tone", room - clients < TIGHT * room ? "warn" : null);
+  put(byId("capacity"), `${percent(clients, capacity)} of the ${count(capacity)} that fit`);
+  stretch(byId("capacity-bar"), clients / capacity);
+  mark(byId("capacity-bar"), "data-tone", capacity - clients < TIGHT * capacity ? "warn" : null);
 }
 
 /**

@@ -48,7 +48,7 @@ fn status(answer: &Value) -> String {
         span(&answer["uptime"]),
         cell(&connections["tunnels"]),
         cell(&connections["clients"]),
-        cell(&connections["room"]),
+        cell(&connections["capacity"]),
         cell(&reloads["succeeded"]),
         cell(&reloads["failed"]),
     );

@@ -39,7 +39,8 @@ pub struct EndpointState {
     pub ends: Vec<(EndedBy, Cause, u64)>,
 }
 
-/// The health of an endpoint: it takes connections; only if no other can; one, on trial.
+/// The words for an endpoint's health: `available` takes connections, `failed` only if no other endpoint can, `trial`
+/// takes one connection as a test.
 pub(crate) const STANDINGS: [&str; 3] = ["available", "failed", "trial"];
 
 pub(super) fn families(metrics: &Metrics, live: &Live, process: &Process) -> Vec<Family> {

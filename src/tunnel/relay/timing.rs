@@ -11,14 +11,14 @@ impl<C: AsRef<Counters>> Relay<C> {
     /// Close, and while a Ping is queued. Also `None` while a Pong is awaited that decides whether the peer is alive.
     pub(super) fn ping_due(&self, side: Side) -> Option<TunnelTime> {
         let state = &self.sides[side];
-        let closing = !self.is_open()
+        let is_held_back = !self.is_open()
             || !state.takes_injected()
             || state.blocked_since.is_some()
             || state.keepalive.queued_ping;
         let judged = self.settings.pong == Pong::Required
             && state.keepalive.is_awaiting()
             && !self.is_read_paused(side);
-        if self.is_blind() || closing || judged {
+        if self.is_blind() || is_held_back || judged {
             return None;
         }
         let interval = self.settings.ping[side]?;

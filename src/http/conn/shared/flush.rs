@@ -1,12 +1,13 @@
-//! Owns the flush before a broken response ends, so that the client gets what came before. When a body fails,
-//! hyper drops what it has not written yet, even the head.
+//! Owns requests to write out what hyper holds: for interim responses, and before a broken response ends. When a
+//! body fails, hyper drops what it has not written yet, even the head.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
-/// Tells the bodies of a connection when all their data so far is written. Only failing bodies ask.
+/// Tells a connection to write, and bodies when all their data so far is written. Failing bodies and interim
+/// responses ask.
 #[derive(Debug, Default)]
 pub(in crate::http::conn) struct Flush {
     requested: AtomicU64,
