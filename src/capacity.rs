@@ -20,7 +20,7 @@ mod upstream_room;
 use crate::clock::LogLimit;
 use budget::{Budget, Decisions, Limits, Need};
 pub use eviction::EVICT_AFTER;
-pub(crate) use eviction::Evicted;
+pub(crate) use eviction::{Evicted, LOOK};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -4,7 +4,7 @@
 use super::access::Requester;
 use super::{Admin, Settings, router};
 use crate::addr::ListenAddr;
-use crate::capacity::Slots;
+use crate::capacity::{LOOK, Slots};
 use crate::drain::Watch;
 use crate::http::body::Body;
 use crate::io::{Stream, TcpOptions};
@@ -89,7 +89,7 @@ async fn serve_one(accepted: Accepted, admin: Arc<Admin>, mut watch: Watch) {
     let connection =
         http.serve_connection(TokioIo::new(SendTimeoutStream { stream, stalled: None }), service);
     tokio::pin!(connection);
-    let evicted = slot.evicted(PATIENCE, || idleness.waited());
+    let evicted = slot.evicted(PATIENCE, LOOK, || idleness.waited());
     tokio::pin!(evicted);
     let mut end = watch.clone();
     let mut draining = false;

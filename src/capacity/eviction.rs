@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep};
 pub const EVICT_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a slot that is asked still waits for what its client may have sent. The kernel may hold it, unknown to the
-/// runtime, which looks before it fires a timer.
-const LOOK: Duration = Duration::from_millis(1);
+/// runtime, which looks before it fires a timer. Only connections that can have had a request do so: it slows those that
+/// wait, of whom a flood of silent connections makes many.
+pub(crate) const LOOK: Duration = Duration::from_millis(1);
 /// Waits that began within this time are the same one: the states of connections count in milliseconds.
 const SAME_WAIT: Duration = Duration::from_millis(5);
 
@@ -27,9 +28,15 @@ pub struct Evicted;
 impl Slot {
     /// Waits until another connection needs this slot. Then the caller must drop the slot. `waited` tells for how
     /// long the client has kept Holdline waiting, and `None` means that it does not. Only a slot for which this is
-    /// `after` or more is evicted, and the one that waited longest comes first. The caller must poll this whenever
-    /// `waited` may have changed, after what changes it.
-    pub async fn evicted(&self, after: Duration, waited: impl Fn() -> Option<Duration>) -> Evicted {
+    /// `after` or more is evicted, and the one that waited longest comes first. It still looks for bytes of the
+    /// client for `look`: zero, or [`LOOK`]. The caller must poll this whenever `waited` may have changed, after what
+    /// changes it.
+    pub async fn evicted(
+        &self,
+        after: Duration,
+        look: Duration,
+        waited: impl Fn() -> Option<Duration>,
+    ) -> Evicted {
         let mut declined = None;
         loop {
             wait_until(after, &waited).await;
@@ -38,7 +45,7 @@ impl Slot {
             drop(declined.take());
             let offer = offer.asked().await;
             // The runtime sees what has arrived before the timer fires, and the caller handles it first.
-            sleep(LOOK).await;
+            sleep(look).await;
             match waited() {
                 Some(waited) if waited >= after && offer.is_from(waited) && offer.is_needed() => {
                     return offer.accept();
@@ -65,7 +72,7 @@ impl Slot {
             // Most futures are ready at once, and need no timer.
             biased;
             done = awaited => Ok(done),
-            evicted = self.evicted(EVICT_AFTER, || Some(before + began.elapsed())) => Err(evicted),
+            evicted = self.evicted(EVICT_AFTER, Duration::ZERO, || Some(before + began.elapsed())) => Err(evicted),
         };
         *waited += began.elapsed();
         done

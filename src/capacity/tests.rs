@@ -172,7 +172,7 @@ async fn one_that_became_busy_declines_and_another_is_evicted() {
                 }
             };
             tokio::select! {
-                evicted = busy.evicted(EVICT_AFTER, waited) => evicted,
+                evicted = busy.evicted(EVICT_AFTER, LOOK, waited) => evicted,
                 () = checks => Evicted,
             }
         }
@@ -235,9 +235,9 @@ async fn those_that_wait_for_nothing_slow_and_those_that_are_busy_need_no_timer(
     let slot = handshakes.take().await;
     // Once at the start, and once at the end of the minute.
     assert_eq!(polls_in_a_minute(handshakes.take()).await, 2);
-    assert_eq!(polls_in_a_minute(slot.evicted(EVICT_AFTER, || None)).await, 2);
+    assert_eq!(polls_in_a_minute(slot.evicted(EVICT_AFTER, LOOK, || None)).await, 2);
     let idle = || Some(EVICT_AFTER);
-    assert_eq!(polls_in_a_minute(slot.evicted(EVICT_AFTER, idle)).await, 2);
+    assert_eq!(polls_in_a_minute(slot.evicted(EVICT_AFTER, LOOK, idle)).await, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use super::incoming::Incoming;
 use super::names::remove_invalid;
 use super::upload::Upload;
 use super::{Protocols, Request, Settings, respond};
-use crate::capacity::{EVICT_AFTER, Evicted, Slot};
+use crate::capacity::{EVICT_AFTER, Evicted, LOOK, Slot};
 use crate::clock::{is_late, timeout};
 use crate::drain::{Phase, Watch};
 use crate::io::Stream;
@@ -219,7 +219,7 @@ where
     let mut told_to_close: Option<Instant> = None;
     let mut end = watch.clone();
     // Unconstrained, so that a client that uses up the turns of this task is evicted all the same.
-    let evicted = unconstrained(slot.evicted(EVICT_AFTER, || waited(conn_state, settings)));
+    let evicted = unconstrained(slot.evicted(EVICT_AFTER, LOOK, || waited(conn_state, settings)));
     tokio::pin!(evicted);
     loop {
         tokio::select! {

@@ -59,8 +59,8 @@ impl Handshakes {
         // One future for all waits: a client that sends a byte now and then must not begin it again.
         let mut evicted = pin!(async {
             tokio::select! {
-                evicted = connection.evicted(EVICT_AFTER, &kept) => evicted,
-                evicted = slot.evicted(EVICT_AFTER, &kept) => evicted,
+                evicted = connection.evicted(EVICT_AFTER, Duration::ZERO, &kept) => evicted,
+                evicted = slot.evicted(EVICT_AFTER, Duration::ZERO, &kept) => evicted,
             }
         });
         let done = loop {
