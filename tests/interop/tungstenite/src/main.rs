@@ -96,11 +96,11 @@ fn header(headers: &HeaderMap) -> &str {
 fn open(request: &Value) -> Outcome {
     let uri: tungstenite::http::Uri = text(request, "url").parse()?;
     let stream = TcpStream::connect(uri.authority().ok_or("no authority")?.as_str())?;
-    let mut request = ClientRequestBuilder::new(uri);
+    let mut upgrade = ClientRequestBuilder::new(uri);
     for protocol in request["protocols"].as_array().into_iter().flatten() {
-        request = request.with_sub_protocol(protocol.as_str().unwrap_or_default());
+        upgrade = upgrade.with_sub_protocol(protocol.as_str().unwrap_or_default());
     }
-    let (socket, response) = tungstenite::client_tls(request, stream)?;
+    let (socket, response) = tungstenite::client_tls(upgrade, stream)?;
     Conn::keep(text(request, "conn").to_owned(), socket, header(response.headers()).to_owned());
     Ok(Value::Null)
 }
