@@ -170,18 +170,17 @@ impl Slots {
         let (waker, mut served) = oneshot::channel();
         let ticket = self.0.change(|budget| budget.wait(need, waker));
         let mut waiter = Waiter { shared: &self.0, need, ticket, is_served: false };
-        if !self.0.may_wait_for_descriptors(need) {
+        if self.0.may_wait_for_descriptors(need) {
+            // A connection may close slowly.
+            while timeout(CLOSE_WAIT, &mut served).await.is_err() {
+                self.0.change(|budget| budget.stop_expecting(need, ticket));
+                if need == Need::Descriptor && self.0.descriptor_log.take() {
+                    tracing::warn!("connections wait for descriptors, and none is idle: raise LimitNOFILE");
+                }
+            }
+        } else {
             // The budget keeps the waker until it serves.
             let _ = served.await;
-            waiter.is_served = true;
-            return;
-        }
-        // A connection may close slowly.
-        while timeout(CLOSE_WAIT, &mut served).await.is_err() {
-            self.0.change(|budget| budget.stop_expecting(need, ticket));
-            if need == Need::Descriptor && self.0.descriptor_log.take() {
-                tracing::warn!("connections wait for descriptors, and none is idle: raise LimitNOFILE");
-            }
         }
         waiter.is_served = true;
     }
