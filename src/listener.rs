@@ -1,5 +1,5 @@
 //! Owns listening sockets, the accept loop, and what a connection does before HTTP: PROXY header and TLS. It must not
-//! know HTTP, routes or upstreams.
+//! know routes or upstreams, and of HTTP only the answer to plain HTTP on a TLS port.
 
 pub(crate) mod accept;
 pub(crate) mod establish;

@@ -1,5 +1,5 @@
 //! Owns a named group of endpoints: which may be chosen, which is chosen, and how its connections went. It
-//! must not know routes or the connections of clients.
+//! must not know routes, nor of clients more than whose private connections are whose.
 
 pub(crate) mod bound_login;
 pub(crate) mod connect;

@@ -1,5 +1,5 @@
-//! Owns the handling of one request, in five phases: read, route, authorise, admit (upgrades only), and forward
-//! or upgrade. Each way out writes exactly one report.
+//! Owns the handling of one request, in five phases: read, route (where a fixed response ends it), authorise, admit
+//! (upgrades only), and forward or upgrade. Each way out writes exactly one report.
 
 use super::Proxy;
 use super::failure::Failure;

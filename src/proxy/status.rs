@@ -1,4 +1,5 @@
-//! Owns the view of live tunnels and endpoints that the metrics and the status show.
+//! Owns what the metrics and the status are told: what is live, which series to expect, and what a new snapshot makes
+//! obsolete.
 
 use super::Proxy;
 use super::failure::CLIENT_LEFT;

@@ -80,8 +80,8 @@ impl Keepalive {
     pub(super) fn due(&self, last_seen: TunnelTime, interval: Duration, timeout: Duration) -> TunnelTime {
         let due = last_seen.max(self.last_ping) + self.less_a_random_tenth(interval);
         match &self.peer_ping {
-            // A peer may answer only the latest of several Pings (RFC 6455 5.5.3), so one of ours could replace the
-            // Pong that the other side waits for. We wait for that Pong as long as for one of our own.
+            // A peer may answer only the latest of several Pings (RFC 6455 5.5.3), so one of Holdline's could replace
+            // the Pong that the other side waits for. Holdline waits for that Pong as long as for one to itself.
             Some(peer_ping) if !peer_ping.answered => due.max(peer_ping.unanswered_since + timeout),
             _ => due,
         }

@@ -1,5 +1,5 @@
-//! Owns the observation of a connection's bytes below hyper's HTTP/1 server: the first byte of each request,
-//! and what the client accepts.
+//! Owns the stream between hyper's HTTP/1 server and the socket: it notes what the client sends and accepts,
+//! filters heads, replaces hyper's own error answers, and writes interim responses.
 
 use super::super::shared::ConnState;
 use super::super::{LARGE_RESPONSE, MAX_UNSENT};
