@@ -284,7 +284,7 @@ impl Shared {
         self.is_short_of_descriptors.store(budget.is_short_of_descriptors(), Ordering::SeqCst);
         drop(budget);
         for waker in served.into_iter().chain(asked) {
-            // One that has stopped to wait withdraws by itself.
+            // The receiver may be gone. Then its guard tells the budget.
             let _ = waker.send(());
         }
         (result, then)

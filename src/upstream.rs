@@ -24,13 +24,13 @@ pub(crate) use status::EndpointStatus;
 
 use crate::addr::{EndpointAddr, ServerAddr};
 use crate::balance::{self, Candidate, Method};
-use crate::health::{Availability, EarlyEnd, Percent, Rules};
+use crate::health::{EarlyEnd, Percent, Rules};
 use crate::io::TcpOptions;
 use crate::proxy_protocol;
 use crate::tls::problem::Problem;
 use crate::tls::{self, ServerName};
 use discovery::Discovered;
-use members::{Member, Members, Terms};
+use members::{Member, Members, Terms, first_tier};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -389,17 +389,6 @@ impl Upstream {
         let chosen = chosen.ok_or(NoEndpoint::None)?;
         Ok(Lease::new(tier[chosen], now))
     }
-}
-
-/// Returns the members to choose from: those of the first priority that can serve. If all are out, Holdline tries
-/// them all the same, as nginx does.
-fn first_tier<'a>(free: &[&'a Member], now: std::time::Instant) -> Option<Vec<&'a Member>> {
-    let is_in = |member: &&&Member| member.endpoint.standing().availability(now) != Availability::Out;
-    let of_first = |members: Vec<&'a Member>| {
-        let first = members.iter().map(|member| member.discovered.priority).min()?;
-        Some(members.into_iter().filter(|member| member.discovered.priority == first).collect())
-    };
-    of_first(free.iter().filter(is_in).copied().collect()).or_else(|| of_first(free.to_vec()))
 }
 
 #[cfg(test)]

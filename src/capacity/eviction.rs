@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep};
 /// A lost packet arrives again within this time.
 pub const EVICT_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a slot that is asked still waits for what its client may have sent. The kernel may hold it, unknown to the
-/// runtime, which looks before it fires a timer. Only connections that can have had a request do so: it slows those that
-/// wait, of whom a flood of silent connections makes many.
+/// How long a slot that is asked still waits for bytes of its client. The kernel may hold some that the runtime has not
+/// seen; it looks before it fires a timer. Plain connections before their first byte, and handshakes, skip this: in a
+/// flood of them, each accept would wait this long.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 /// Waits that began within this time are the same one: the states of connections count in milliseconds.
 const SAME_WAIT: Duration = Duration::from_millis(5);
@@ -79,8 +79,7 @@ impl Slot {
     }
 }
 
-/// Waits until the client has kept Holdline waiting for `after`. It takes no time to find that out while the client
-/// does not.
+/// Waits until the client has kept Holdline waiting for `after`. While the client does not, no timer runs.
 async fn wait_until(after: Duration, waited: &impl Fn() -> Option<Duration>) {
     loop {
         let kept = poll_fn(|_| waited().map_or(Poll::Pending, Poll::Ready)).await;

@@ -108,3 +108,14 @@ impl Member {
         self.override_in_force(overrides).map_or(of_file, |entry| (entry.state, StateSource::Operator))
     }
 }
+
+/// Returns the members to choose from: those of the first priority that can serve. If all are out, Holdline tries
+/// them all the same, as nginx does.
+pub(super) fn first_tier<'a>(free: &[&'a Member], now: std::time::Instant) -> Option<Vec<&'a Member>> {
+    let is_in = |member: &&&Member| member.endpoint.standing().availability(now) != Availability::Out;
+    let of_first = |members: Vec<&'a Member>| {
+        let first = members.iter().map(|member| member.discovered.priority).min()?;
+        Some(members.into_iter().filter(|member| member.discovered.priority == first).collect())
+    };
+    of_first(free.iter().filter(is_in).copied().collect()).or_else(|| of_first(free.to_vec()))
+}
